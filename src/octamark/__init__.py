@@ -1,0 +1,50 @@
+"""octamark: facial landmarks with an expected error for every point, on a plain CPU.
+
+Example:
+    >>> import numpy as np, octamark
+    >>> landmarker = octamark.load("nano")
+    >>> faces = landmarker(np.zeros((64, 64, 3), np.uint8))  # a path, bytes, PIL image or RGB array
+    >>> len(faces)
+    0
+"""
+
+from octamark._version import __version__
+from octamark.detector import FaceDetector
+from octamark.errors import (
+    BoxError,
+    ConfigError,
+    DataError,
+    DeviceError,
+    LayoutError,
+    OctamarkError,
+    OutputError,
+    PictureError,
+    WeightsError,
+)
+from octamark.faces import Face, Faces
+from octamark.imaging import read_picture
+from octamark.landmarker import Landmarker, load
+from octamark.layouts import Layout, layout
+from octamark.weights import ModelCard
+
+__all__ = [
+    "BoxError",
+    "ConfigError",
+    "DataError",
+    "DeviceError",
+    "Face",
+    "FaceDetector",
+    "Faces",
+    "Landmarker",
+    "Layout",
+    "LayoutError",
+    "ModelCard",
+    "OctamarkError",
+    "OutputError",
+    "PictureError",
+    "WeightsError",
+    "__version__",
+    "layout",
+    "load",
+    "read_picture",
+]

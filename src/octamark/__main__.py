@@ -1,0 +1,5 @@
+"""``python -m octamark``."""
+
+from octamark.cli import main
+
+main()

@@ -1,0 +1,62 @@
+"""The command line: one module per verb; heavy imports inside the verbs.
+
+Exit codes: 0 done; 1 done, but some inputs failed (each is named on standard error); 2 nothing could be done.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from octamark import __version__
+from octamark.cli import inspect, predict, train
+from octamark.cli.console import fail
+from octamark.errors import OctamarkError
+
+app = typer.Typer(
+    help="Facial landmarks with an expected error for every point; and the training of such detectors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("predict")(predict.predict)
+app.command("train")(train.train)
+app.command("export")(train.export)
+app.command("models")(inspect.models)
+app.command("layouts")(inspect.layouts)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"octamark {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None: ...
+
+
+def main() -> None:
+    """Entry point of the ``octamark`` command: errors as one line, never a traceback."""
+    try:
+        app()
+    except OctamarkError as error:
+        fail(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        fail("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of standard output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:  # a full disk, a closed terminal
+        fail(f"{error.filename or 'output'}: {error.strerror}")
+        sys.exit(2)
+    except MemoryError:
+        fail("out of memory")
+        sys.exit(2)

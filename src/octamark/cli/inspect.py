@@ -1,0 +1,95 @@
+"""``octamark models`` and ``octamark layouts``: what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from octamark import weights
+from octamark.cli.console import make_folder, note, stdout
+from octamark.errors import OctamarkError
+from octamark.landmarker import Landmarker
+from octamark.layouts import BUILTIN, layout
+
+
+def models(
+    names: Annotated[list[str] | None, typer.Argument(help="Models to print; all that ship by default")] = None,
+    sizes: Annotated[bool, typer.Option("--sizes", help="Parameters, GFLOPs and file size of every width")] = False,
+) -> None:
+    """Print the cards of models: layout, scores, training data and its terms; or the table of sizes."""
+    if sizes:
+        _sizes()
+        return
+    for name in names or weights.available():
+        card = Landmarker(name).card
+        table = Table(
+            title=f"{card.name}, {len(weights.read(name)) / 1e6:.2f} MB", title_justify="left", show_header=False
+        )
+        table.add_row("layout", card.layout)
+        table.add_row(
+            "input", f"{card.crop.size}x{card.crop.size}, width C = {card.width}, {card.parameters:,} parameters"
+        )
+        for score, value in card.scores.items():
+            table.add_row(score, f"{value:.2f}")
+        table.add_row("normaliser", card.normaliser)
+        table.add_row("trained on", card.training_data)
+        table.add_row("terms", card.terms)
+        table.add_row("exported by", f"octamark {card.version}")
+        stdout.print(table)
+
+
+def _sizes() -> None:
+    try:
+        from octamark.nets.sizes import rows
+    except ImportError as error:
+        raise OctamarkError(
+            f"--sizes builds the networks and needs torch ({error}): pip install 'octamark[train]'"
+        ) from error
+    table = Table(title="68 landmarks, 256x256 input; weights stored as float16", title_justify="left")
+    for column in ("size", "C", "parameters", "GFLOPs", "file, MB"):
+        table.add_column(column, justify="left" if column == "size" else "right")
+    for row in rows():
+        table.add_row(row.name, str(row.width), f"{row.parameters:,}", f"{row.gflops:.2f}", f"{row.megabytes:.2f}")
+    stdout.print(table)
+
+
+def layouts(
+    names: Annotated[list[str] | None, typer.Argument(help="Layouts, or paths of .toml tables; all by default")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for numbered diagrams, NAME.png")] = None,
+) -> None:
+    """Print the parts of layouts, and draw numbered diagrams of them."""
+    from octamark.drawing import diagram
+    from octamark.imaging import write_picture
+
+    if out is not None:
+        make_folder(out)
+    for name in names or BUILTIN:
+        one = layout(name)
+        table = Table(title=f"{one.name}: {one.title}", title_justify="left")
+        for column in ("part", "points", "kind"):
+            table.add_column(column)
+        for part, indices in one.parts.items():
+            kind = "global" if set(indices) <= set(one.outline) else "local"
+            table.add_row(part, _ranges(indices), kind)
+        table.add_section()
+        for normaliser, (first, second) in one.normalisers.items():
+            table.add_row(normaliser, f"{_ranges(first)} to {_ranges(second)}", "normaliser")
+        stdout.print(table)
+        if out is not None:
+            write_picture(out / f"{one.name}.png", diagram(one))
+            note(f"diagram: {out / one.name}.png")
+
+
+def _ranges(indices: tuple[int, ...]) -> str:
+    """(3, 5, 6, 7) -> "3, 5-7"."""
+    texts: list[str] = []
+    start = 0
+    for position in range(1, len(indices) + 1):
+        if position == len(indices) or indices[position] != indices[position - 1] + 1:
+            first, last = indices[start], indices[position - 1]
+            texts.append(str(first) if first == last else f"{first}-{last}")
+            start = position
+    return ", ".join(texts)

@@ -1,0 +1,115 @@
+"""``octamark train`` and ``octamark export``: from labelled faces to a weight file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from octamark.cli.console import make_folder, note, progress
+from octamark.errors import ConfigError, OctamarkError
+from octamark.imaging import write_atomically
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_DATA = typer.Option("--data", help="The data folder; for 300W the one that holds afw, helen and lfpw")
+
+
+def _need_torch() -> None:
+    try:
+        import lightning_fabric  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise OctamarkError(f"training needs more packages ({error}): pip install 'octamark[train]'") from error
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a .toml file such as configs/small.toml")],
+    data: Annotated[Path, _DATA],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run; runs/NAME by default")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder")] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda")] = "auto",
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Only draw 32 augmented samples into this picture, then stop")
+    ] = None,
+) -> None:
+    """Train a network by a recipe.
+
+    Several processes: torchrun --nproc-per-node N -m octamark train ...
+    """
+    _need_torch()
+    from octamark.datasets.load import training_and_validation
+    from octamark.training.config import load
+    from octamark.training.trainer import Epoch, Trainer, Watcher
+
+    config = load(recipe)
+    faces, held_out = training_and_validation(config.data, data)
+    if sheet is not None:
+        from octamark.training.sheet import draw
+
+        draw(faces, config, sheet)
+        note(f"32 augmented samples: {sheet}")
+        return
+
+    class Bar(Watcher):
+        """Draws the progress of a run."""
+
+        def __init__(self, bar: Progress) -> None:
+            self.bar = bar
+            self.load_task = bar.add_task("decoding faces", total=None)
+            self.step_task = bar.add_task("training", total=None, visible=False)
+
+        def loading(self, done: int, total: int) -> None:
+            self.bar.update(self.load_task, completed=done, total=total, visible=done < total)
+
+        def started(self, total_steps: int, done_steps: int) -> None:
+            self.bar.update(self.step_task, total=total_steps, completed=done_steps, visible=True)
+
+        def stepped(self, loss: float) -> None:
+            self.bar.advance(self.step_task)
+
+        def finished_epoch(self, epoch: Epoch) -> None:
+            said = f"epoch {epoch.number}/{epoch.total}  NME {epoch.nme:.2%}  best {epoch.best_nme:.2%}"
+            self.bar.update(self.step_task, description=said)
+            note(f"{said}  loss {epoch.loss:.4f}  failures at 8 % {epoch.failures:.1%}")
+
+    folder = out or Path("runs") / config.name
+    with progress() as bar:
+        trainer = Trainer(config, faces, held_out, folder, device=device, resume=resume, watcher=Bar(bar))
+        best = trainer.run()
+    if trainer.fabric.is_global_zero:
+        note(f"best validation NME {best:.2%} (inter-ocular, boxes from labels, {len(held_out)} faces): {folder}")
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a released checkpoint (.safetensors)")],
+    data: Annotated[Path, _DATA],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .onnx file to write")],
+    full: Annotated[bool, typer.Option("--full", help="Store weights as float32 instead of float16")] = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Also write the averaged weights as a float16 .safetensors")
+    ] = None,
+) -> None:
+    """Write a trained network as one ONNX file: decoding inside, crop rule and scores in its card."""
+    _need_torch()
+    from octamark.training.release import release
+
+    if out.suffix != ".onnx":
+        raise ConfigError(f"{out}: weight files end in .onnx")
+    make_folder(out.parent)
+    with progress() as bar:
+        task = bar.add_task("measuring", total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        made = release(run, data, half=not full, advance=advance)
+    write_atomically(out, made.onnx)
+    if checkpoint is not None:
+        make_folder(checkpoint.parent)
+        write_atomically(checkpoint, made.checkpoint)
+    for name, value in made.card.scores.items():
+        note(f"{name}: {value:.2f}")
+    note(f"{out}: {len(made.onnx) / 1e6:.2f} MB")

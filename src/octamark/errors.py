@@ -1,0 +1,59 @@
+"""What can go wrong, as one small tree.
+
+    OctamarkError            everything octamark raises on purpose
+    ├── PictureError         a picture that cannot be read or used
+    ├── BoxError             face boxes that make no sense
+    ├── LayoutError          an unknown layout or part, or a layout table with mistakes
+    ├── WeightsError         an unknown model, a damaged or foreign weight file
+    ├── DeviceError          a device or thread count that cannot be had
+    ├── DataError            a data set with a missing or malformed file
+    ├── ConfigError          a training recipe with unknown keys or impossible values
+    └── OutputError          a result that cannot be written
+
+Messages say what was given, what is allowed, and which file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class OctamarkError(Exception):
+    """Base of all errors that octamark raises on purpose."""
+
+
+class PictureError(OctamarkError):
+    """A picture that cannot be read or used."""
+
+
+class BoxError(OctamarkError):
+    """Face boxes that make no sense."""
+
+
+class LayoutError(OctamarkError):
+    """An unknown layout or part, or a layout table with mistakes."""
+
+
+class WeightsError(OctamarkError):
+    """An unknown model, a damaged or foreign weight file."""
+
+
+class DeviceError(OctamarkError):
+    """A device or thread count that cannot be had."""
+
+
+class DataError(OctamarkError):
+    """A data set with a missing or malformed file."""
+
+
+class ConfigError(OctamarkError):
+    """A training recipe with unknown keys or impossible values."""
+
+
+class OutputError(OctamarkError):
+    """A result that cannot be written."""
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names for an error message: ``a, b, c``."""
+    return ", ".join(str(name) for name in names)

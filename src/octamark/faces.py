@@ -1,0 +1,147 @@
+"""Faces: what a prediction is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octamark.layouts import Layout
+
+F32 = NDArray[np.float32]
+
+CONFIDENCE_SHARE = 0.05
+"""``confidence`` is about errors below this share of the face's inter-ocular distance."""
+
+
+def confidence(landmarks: F32, spread: F32, layout: Layout) -> F32:
+    """The probability that each point is less than 5 % of the inter-ocular distance off, on both axes.
+
+    Computed from the spread as the scale of a Laplace density per axis: with r = 0.05 * distance,
+    (1 - exp(-r / spread_x)) * (1 - exp(-r / spread_y)). A layout without an inter-ocular normaliser uses half the
+    root of the landmark box's area as its distance.
+
+    Args:
+        landmarks: (n, M, 2) points; spread: (n, M, 2) expected absolute error per axis; both in pixels.
+
+    Returns:
+        (n, M) in 0..1.
+    """
+    if "inter-ocular" in layout.normalisers:
+        distance = layout.distance(landmarks, "inter-ocular")
+    else:
+        distance = 0.5 * layout.distance(landmarks, "box")
+    radius = CONFIDENCE_SHARE * distance[:, None, None]
+    within = -np.expm1(-radius / np.maximum(spread, 1e-9))
+    return np.asarray(within.prod(axis=-1), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face. ``face["left_eye"]`` gives the (k, 2) points of a part; sides are the person's own.
+
+    Attributes: as in :class:`Faces`, without the first axis: ``landmarks`` (M, 2), ``spread`` (M, 2), ``confidence``
+    (M,), ``box`` (4,), ``score``.
+    """
+
+    layout: Layout
+    landmarks: F32
+    spread: F32
+    confidence: F32
+    box: F32
+    score: float
+
+    def __getitem__(self, part: str) -> F32:
+        return self.landmarks[list(self.layout.part(part))]
+
+    def __repr__(self) -> str:
+        box = ", ".join(f"{side:.0f}" for side in self.box)
+        return f"Face(box=({box}), score={self.score:.2f}, layout={self.layout.name!r})"
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """The faces of one picture; a picture without faces has an empty one.
+
+    ``faces[0]`` is a :class:`Face`; a slice, mask or index array gives Faces; iterating gives each Face.
+
+    Attributes:
+        layout: which landmarks these are.
+        size: (width, height) of the picture in pixels.
+        landmarks: (n, M, 2) float32 points (x, y), 0-based pixels of the picture, pixel centres at integers.
+        spread: (n, M, 2) expected absolute error per axis, pixels of the picture.
+        confidence: (n, M) in 0..1, the probability that a point is less than 5 % of the inter-ocular distance off
+            on both axes (see :func:`confidence`).
+        boxes: (n, 4) xyxy, as the detector or the caller gave them.
+        scores: (n,) the detector's scores; 1 for boxes that the caller gave.
+        crops: (n, 2, 3) similarities from pixels of the network's input to pixels of the picture.
+        heatmaps: (n, M, h, w) probabilities over the crop, each map summing to 1; None unless asked for.
+    """
+
+    layout: Layout
+    size: tuple[int, int]
+    landmarks: F32
+    spread: F32
+    confidence: F32
+    boxes: F32
+    scores: F32
+    crops: NDArray[np.float64]
+    heatmaps: F32 | None = None
+
+    @classmethod
+    def empty(cls, layout: Layout, size: tuple[int, int]) -> Faces:
+        """No face in a picture of that (width, height)."""
+        count = layout.count
+        points = np.zeros((0, count, 2), np.float32)
+        return cls(
+            layout,
+            size,
+            landmarks=points,
+            spread=points.copy(),
+            confidence=np.zeros((0, count), np.float32),
+            boxes=np.zeros((0, 4), np.float32),
+            scores=np.zeros(0, np.float32),
+            crops=np.zeros((0, 2, 3)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.landmarks)
+
+    def __iter__(self) -> Iterator[Face]:
+        return (self[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Face: ...
+    @overload
+    def __getitem__(self, index: slice | NDArray[np.generic] | list[int]) -> Faces: ...
+    def __getitem__(self, index: int | slice | NDArray[np.generic] | list[int]) -> Face | Faces:
+        if isinstance(index, int | np.integer):
+            return Face(
+                self.layout,
+                self.landmarks[index],
+                self.spread[index],
+                self.confidence[index],
+                self.boxes[index],
+                float(self.scores[index]),
+            )
+        return Faces(
+            self.layout,
+            self.size,
+            self.landmarks[index],
+            self.spread[index],
+            self.confidence[index],
+            self.boxes[index],
+            self.scores[index],
+            self.crops[index],
+            None if self.heatmaps is None else self.heatmaps[index],
+        )
+
+    def part(self, name: str) -> F32:
+        """The points of one part of every face, (n, k, 2)."""
+        return self.landmarks[:, list(self.layout.part(name))]
+
+    def __repr__(self) -> str:
+        return f"Faces({len(self)} faces, layout={self.layout.name!r}, picture {self.size[0]}x{self.size[1]})"

@@ -1,0 +1,107 @@
+"""Boxes, crops and similarity transforms. The pixel convention lives here.
+
+Pixel centres are at integer coordinates: pixel 0 covers -0.5..0.5. Scaling by s takes x to (x + 0.5) * s - 0.5; a
+mirrored picture of width W has x' = W - 1 - x. Points are (x, y); boxes are xyxy; transforms are (2, 3) matrices.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+F64 = NDArray[np.float64]
+Picture = NDArray[np.uint8]
+
+
+def scale_points(points: Floats, scale: float) -> F64:
+    """Points (..., 2) of a picture after it was resized by ``scale``."""
+    return (np.asarray(points, dtype=np.float64) + 0.5) * scale - 0.5
+
+
+def mirror_points(points: Floats, width: float, mirror: NDArray[np.int64]) -> F64:
+    """Landmarks (..., M, 2) of a picture of the given width after it was mirrored left to right.
+
+    ``mirror`` is the layout's permutation: the mirrored right eye is a left eye.
+    """
+    flipped = np.array(points, dtype=np.float64)
+    flipped[..., 0] = width - 1 - flipped[..., 0]
+    return flipped[..., mirror, :]
+
+
+def landmark_boxes(landmarks: Floats) -> F64:
+    """Tight boxes (..., 4) xyxy around landmarks (..., M, 2)."""
+    points = np.asarray(landmarks, dtype=np.float64)
+    return np.concatenate([points.min(axis=-2), points.max(axis=-2)], axis=-1)
+
+
+def squares(boxes: Floats, scale: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)) -> F64:
+    """Squares around boxes, as (n, 3): centre x, centre y, side in pixels.
+
+    The side is ``scale`` times the box's longer side; ``shift`` moves the centre by that share of the longer side.
+    """
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    longer = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 + longer[:, None] * np.asarray(shift)
+    return np.concatenate([centres, longer[:, None] * scale], axis=1)
+
+
+def crop_transform(square: Floats, size: int, angle: float = 0.0) -> F64:
+    """The similarity (2, 3) that takes points of a crop to points of the picture.
+
+    Args:
+        square: (3,) centre x, centre y, side in picture pixels.
+        size: side of the crop in pixels.
+        angle: rotation of the square in the picture, degrees, clockwise as seen.
+
+    For ``angle`` 0: x = centre + ((u + 0.5) / size - 0.5) * side.
+    """
+    x, y, side = (float(value) for value in square)
+    scale = side / size
+    radians = np.deg2rad(angle)
+    cos, sin = scale * np.cos(radians), scale * np.sin(radians)
+    middle = size / 2 - 0.5
+    return np.array([[cos, -sin, x - cos * middle + sin * middle], [sin, cos, y - sin * middle - cos * middle]])
+
+
+def invert(transform: Floats) -> F64:
+    """The inverse of an affine transform (2, 3)."""
+    linear = np.linalg.inv(np.asarray(transform, dtype=np.float64)[:, :2])
+    return np.concatenate([linear, -linear @ np.asarray(transform, dtype=np.float64)[:, 2:]], axis=1)
+
+
+def apply(transform: Floats, points: Floats) -> F64:
+    """Points (..., 2) under an affine transform (2, 3)."""
+    matrix = np.asarray(transform, dtype=np.float64)
+    return np.asarray(points, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
+
+
+def crop(picture: Picture, transform: Floats, size: int) -> Picture:
+    """The (size, size, 3) crop whose points :func:`crop_transform` takes to the picture; black outside the picture.
+
+    Bilinear; where the picture is shrunk by more than 2, the part at hand is first reduced by area averages, so that
+    a large face does not alias and cost follows the face, not the picture.
+    """
+    height, width = picture.shape[:2]
+    corners = apply(transform, np.array([[-1.0, -1.0], [size, -1.0], [-1.0, size], [size, size]]))
+    first = np.clip(np.floor(corners.min(axis=0)) - 1, 0, (width, height)).astype(int)
+    last = np.clip(np.ceil(corners.max(axis=0)) + 2, 0, (width, height)).astype(int)
+    if (last <= first).any():
+        return np.zeros((size, size, 3), dtype=np.uint8)
+    part = picture[first[1] : last[1], first[0] : last[0]]
+    matrix = np.array(transform, dtype=np.float64)
+    matrix[:, 2] -= first
+    shrink = int(np.hypot(matrix[0, 0], matrix[1, 0]))
+    if shrink >= 2:
+        rows, columns = (-(-side // shrink) for side in part.shape[:2])
+        padded = cv2.copyMakeBorder(
+            part, 0, rows * shrink - part.shape[0], 0, columns * shrink - part.shape[1], cv2.BORDER_REPLICATE
+        )
+        part = np.asarray(cv2.resize(padded, (columns, rows), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        matrix /= shrink
+        matrix[:, 2] += 0.5 / shrink - 0.5
+    if max(part.shape[:2]) >= 32767:  # the limit of cv2.warpAffine; reached by slivers such as 20,000 x 10 only
+        raise ValueError(f"a crop source of {part.shape[1]}x{part.shape[0]} pixels is too long")
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(part, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT), np.uint8)

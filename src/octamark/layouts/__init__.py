@@ -1,0 +1,202 @@
+"""Layouts: which landmarks there are, what they are called, and how they belong together.
+
+A layout is data, one .toml table each. Sides are the person's own: the right eye is on the left of the picture.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octamark.errors import LayoutError, listed
+
+BUILTIN = ("ibug68", "wflw98", "cofw29", "aflw19", "webcaricature17")
+"""Names of the layouts that come with the package."""
+
+_KEYS = {"name", "title", "count", "parts", "edges", "mirror", "normalisers", "global", "regions", "diagram"}
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """One convention of facial landmarks.
+
+    Attributes:
+        name: short name, as in :data:`BUILTIN`.
+        title: one line for people.
+        count: M, the number of landmarks.
+        parts: part name -> indices, each point in exactly one part; sides are the person's own.
+        edges: (E, 2) pairs of indices to draw as lines.
+        mirror: (M,) index of each point's partner in a mirrored picture; points on the midline are their own.
+        normalisers: name -> (group, group): the distance between the mean points of two groups of indices.
+        outline: indices of the global landmarks (face outline); all others are local.
+        regions: region name -> indices; crops of the regional networks, may overlap.
+        diagram: (M, 2) a schematic face in the unit square, for numbered diagrams.
+    """
+
+    name: str
+    title: str
+    count: int
+    parts: Mapping[str, tuple[int, ...]]
+    edges: NDArray[np.int64]
+    mirror: NDArray[np.int64]
+    normalisers: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    outline: tuple[int, ...]
+    regions: Mapping[str, tuple[int, ...]]
+    diagram: NDArray[np.float32]
+    point_names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = [""] * self.count
+        for part, indices in self.parts.items():
+            for order, index in enumerate(indices):
+                names[index] = part if len(indices) == 1 else f"{part}_{order}"
+        object.__setattr__(self, "point_names", tuple(names))
+
+    def __repr__(self) -> str:
+        return f"Layout({self.name!r}, {self.count} landmarks)"
+
+    def part(self, name: str) -> tuple[int, ...]:
+        """Indices of one part.
+
+        Raises:
+            LayoutError: no part of that name; the message lists the parts.
+        """
+        try:
+            return self.parts[name]
+        except KeyError:
+            raise LayoutError(f"layout {self.name} has no part {name!r}; parts: {listed(self.parts)}") from None
+
+    def distance(self, landmarks: NDArray[np.floating], normaliser: str) -> NDArray[np.float64]:
+        """The normalising distance of each face in pixels.
+
+        Args:
+            landmarks: (..., M, 2) points.
+            normaliser: a name of :attr:`normalisers`, or ``"box"``, the root of the landmark box's area, or
+                ``"diagonal"``, its diagonal.
+
+        Returns:
+            (...) distances.
+
+        Raises:
+            LayoutError: unknown normaliser; the message lists the names.
+        """
+        points = np.asarray(landmarks, dtype=np.float64)
+        if normaliser in ("box", "diagonal"):
+            sides = points.max(axis=-2) - points.min(axis=-2)
+            return np.asarray(np.sqrt(sides.prod(axis=-1)) if normaliser == "box" else np.linalg.norm(sides, axis=-1))
+        if normaliser not in self.normalisers:
+            allowed = listed([*self.normalisers, "box", "diagonal"])
+            raise LayoutError(f"layout {self.name} has no normaliser {normaliser!r}; allowed: {allowed}")
+        first, second = self.normalisers[normaliser]
+        apart = points[..., list(first), :].mean(axis=-2) - points[..., list(second), :].mean(axis=-2)
+        return np.asarray(np.linalg.norm(apart, axis=-1))
+
+
+def _expand(value: Any) -> tuple[int, ...]:
+    """Indices written as a list of integers and inclusive ranges: [3, "5-8"] -> (3, 5, 6, 7, 8)."""
+    indices: list[int] = []
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, str):
+            first, last = (int(part) for part in item.split("-"))
+            indices.extend(range(first, last + 1))
+        else:
+            indices.append(int(item))
+    return tuple(indices)
+
+
+def _edges(value: Any) -> list[tuple[int, int]]:
+    """Lines written as chains of indices: [["0-16"], [36, "37-41", 36]] -> pairs of neighbours."""
+    pairs: list[tuple[int, int]] = []
+    for chain in value:
+        indices = _expand(chain)
+        pairs.extend(itertools.pairwise(indices))
+    return pairs
+
+
+def parse(table: Mapping[str, Any], source: str) -> Layout:
+    """A Layout from a parsed .toml table; ``source`` names it in errors.
+
+    Raises:
+        LayoutError: unknown or missing keys, indices out of range, points in no part or in two, a mirror that does
+            not undo itself.
+    """
+
+    def fail(problem: str) -> LayoutError:
+        return LayoutError(f"{source}: {problem}")
+
+    if set(table) != _KEYS:
+        missing, unknown = _KEYS - set(table), set(table) - _KEYS
+        said = [f"unknown keys: {listed(sorted(unknown))}"] if unknown else []
+        said += [f"missing keys: {listed(sorted(missing))}"] if missing else []
+        raise fail(f"{'; '.join(said)}; a layout has {listed(sorted(_KEYS))}")
+    try:
+        count = int(table["count"])
+        parts = {name: _expand(value) for name, value in table["parts"].items()}
+        edges = np.array(_edges(table["edges"]), dtype=np.int64).reshape(-1, 2)
+        swaps = [tuple(int(index) for index in pair) for pair in table["mirror"]]
+        normalisers = {name: (_expand(pair[0]), _expand(pair[1])) for name, pair in table["normalisers"].items()}
+        outline = _expand(table["global"])
+        regions = {name: _expand(value) for name, value in table["regions"].items()}
+        diagram = np.array(table["diagram"], dtype=np.float32).reshape(-1, 2)
+    except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        raise fail(f"a value of the wrong form ({error})") from error
+    members = [index for indices in parts.values() for index in indices]
+    if sorted(members) != list(range(count)):
+        raise fail(f"parts must hold each of the {count} points exactly once")
+    used = [*edges.ravel(), *outline, *(i for pair in swaps for i in pair), *(i for r in regions.values() for i in r)]
+    used += [i for pair in normalisers.values() for group in pair for i in group]
+    if any(not 0 <= index < count for index in used):
+        raise fail(f"indices must lie between 0 and {count - 1}")
+    if diagram.shape != (count, 2):
+        raise fail(f"diagram must hold {count} points; it holds {len(diagram)}")
+    mirror = np.arange(count)
+    swapped = [index for pair in swaps for index in pair]
+    if any(len(pair) != 2 for pair in swaps) or len(set(swapped)) != len(swapped):
+        raise fail("mirror must be pairs of points, each point in at most one pair")
+    for left, right in swaps:
+        mirror[left], mirror[right] = right, left
+    for array in (edges, mirror, diagram):
+        array.setflags(write=False)
+    return Layout(
+        str(table["name"]), str(table["title"]), count, parts, edges, mirror, normalisers, outline, regions, diagram
+    )
+
+
+@cache
+def _builtin(name: str) -> Layout:
+    text = (resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8")
+    return parse(tomllib.loads(text), f"layouts/{name}.toml")
+
+
+def layout(name: str | Path | Layout) -> Layout:
+    """A layout by name, or from the path of a .toml table of your own.
+
+    Raises:
+        LayoutError: unknown name (the message lists the names), unreadable or wrong table.
+
+    Example:
+        >>> layout("ibug68").part("left_eye")
+        (42, 43, 44, 45, 46, 47)
+    """
+    if isinstance(name, Layout):
+        return name
+    if str(name) in BUILTIN:
+        return _builtin(str(name))
+    path = Path(name)
+    if path.suffix != ".toml":
+        raise LayoutError(f"unknown layout {str(name)!r}; known: {listed(BUILTIN)}, or the path of a .toml table")
+    try:
+        return parse(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+    except OSError as error:
+        raise LayoutError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise LayoutError(f"{path}: not a TOML table ({error})") from error

@@ -1,0 +1,187 @@
+"""From a trained network to one ONNX file with decoding inside and the model card in its metadata."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from typing import cast
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+from octamark.nets import heatmaps
+from octamark.nets.network import STRIDE, EncoderLayer, OctaveNetwork
+from octamark.nets.octave import Maps, OctaveBlock, OctaveConv
+from octamark.weights import METADATA_KEY, ModelCard
+
+OPSET = 18
+
+
+def fold_norms(network: OctaveNetwork) -> OctaveNetwork:
+    """A copy for inference whose batch normalisations live in the weights and biases of the convolutions.
+
+    Exact: a normalisation of a sum of paths scales each path and adds one bias.
+    """
+    folded = copy.deepcopy(network).eval().float()
+    for block in folded.modules():
+        if isinstance(block, OctaveBlock):
+            for name in ("high", "low"):
+                norm = getattr(block, f"{name}_norm")
+                if norm is not None:
+                    _fold(block.conv, name, norm)
+                    setattr(block, f"{name}_norm", nn.Identity())
+    return folded
+
+
+def _fold(conv: OctaveConv, name: str, norm: nn.BatchNorm2d) -> None:
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    gain = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()
+    shift = (norm.bias - norm.running_mean * gain).detach()
+    paths = [path for source in ("high", "low") if (path := getattr(conv, f"{source}_to_{name}")) is not None]
+    for path in paths:
+        per_output = (1, -1, 1, 1) if isinstance(path, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+        path.weight.data *= gain.view(per_output)
+    own = getattr(conv, f"{name}_to_{name}")
+    (own if own is not None else paths[0]).bias = nn.Parameter(shift)
+
+
+class _PooledStem(nn.Module):
+    """The first octave convolution on a picture, its pooling merged into the low path's weights.
+
+    Average pooling by 2 and a k x k convolution of stride s is one 2k x 2k convolution of stride 2s, exactly.
+    """
+
+    def __init__(self, conv: OctaveConv) -> None:
+        super().__init__()
+        self.high = cast(nn.Conv2d, conv.high_to_high)
+        pooled = cast(nn.Conv2d, conv.high_to_low)
+        kernel, stride, padding = (2 * cast(tuple[int, ...], v)[0] for v in
+                                   (pooled.kernel_size, pooled.stride, pooled.padding))  # fmt: skip
+        self.low = nn.Conv2d(pooled.in_channels, pooled.out_channels, kernel, stride, padding)
+        weight = pooled.weight.detach().repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) / 4
+        self.low.weight = nn.Parameter(weight)
+        assert pooled.bias is not None
+        self.low.bias = nn.Parameter(pooled.bias.detach())
+
+    def forward(self, maps: Maps) -> Maps:
+        assert maps.high is not None
+        return Maps(self.high(maps.high), self.low(maps.high))
+
+
+class Predictor(nn.Module):
+    """What the ONNX graph computes.
+
+    Input: crops (n, size, size, 3) uint8 RGB. Output: landmarks (n, M, 2) and spread (n, M, 2) in pixels of the
+    crop, spread times ``spread_gain``; heatmaps (n, M, size/4, size/4), probabilities.
+    """
+
+    def __init__(self, network: OctaveNetwork, beta: float, spread_gain: float) -> None:
+        super().__init__()
+        self.network = fold_norms(network)
+        self.beta, self.spread_gain = beta, spread_gain
+        first = cast(EncoderLayer, self.network.encoder[0]).first
+        if not network.config.stem and first.conv.high_to_low is not None and first.conv.high_to_high is not None:
+            first.conv = cast(OctaveConv, _PooledStem(first.conv))
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pictures = crops.permute(0, 3, 1, 2).float() * (1 / 255)
+        p = heatmaps.probabilities(self.network(pictures), self.beta)
+        points = heatmaps.to_input_pixels(heatmaps.decode(p), STRIDE)
+        return points.position, points.spread * self.spread_gain, p
+
+
+def to_onnx(predictor: Predictor, card: ModelCard, *, half: bool = True) -> bytes:
+    """The predictor as an ONNX file.
+
+    Args:
+        card: written into the metadata.
+        half: store large weights as float16 and widen them when the file is loaded; computing stays float32.
+
+    Returns:
+        The file's bytes. Inputs and outputs are those of :class:`Predictor`, with any number of crops.
+    """
+    size = card.crop.size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own deprecations
+            program = torch.onnx.export(
+                predictor.eval(),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["crops"],
+                output_names=["landmarks", "spread", "heatmaps"],
+                dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+                verbose=False,
+            )
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    if half:
+        _store_half(model)
+    model.producer_name, model.producer_version = "octamark", card.version
+    helper.set_model_props(model, {METADATA_KEY: card.model_dump_json()})
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop what only a debugger reads: source lines and intermediate shapes, most of a small file."""
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+
+
+def _store_half(model: onnx.ModelProto, least: int = 64) -> None:
+    """Replace float32 initializers of at least ``least`` values by float16 ones behind a Cast node."""
+    casts = []
+    for tensor in list(model.graph.initializer):
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size >= least:
+            stored = numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}.half")
+            casts.append(helper.make_node("Cast", [stored.name], [tensor.name], to=onnx.TensorProto.FLOAT))
+            model.graph.initializer.remove(tensor)
+            model.graph.initializer.append(stored)
+    for node in reversed(casts):
+        model.graph.node.insert(0, node)
+
+
+def flops(network: OctaveNetwork, size: int) -> int:
+    """Multiply-adds times two of one input of that side, convolutions and attention, as the exported graph runs."""
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.ConvTranspose2d):
+            total += 2 * module.weight.numel() * inputs[0].shape[-2:].numel()
+        elif isinstance(module, nn.Conv2d):
+            total += 2 * module.weight.numel() * output.shape[-2:].numel()
+
+    copied = fold_norms(network)
+    hooks = [m.register_forward_hook(count) for m in copied.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    with torch.no_grad():
+        copied(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    if copied.attention is not None:
+        high, low = (size // 16) ** 2, (size // 32) ** 2
+        total += 2 * 2 * high * low * copied.config.width
+    return total

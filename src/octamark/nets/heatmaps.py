@@ -1,0 +1,50 @@
+"""From heatmaps to points: soft-argmax and spread, once, for training and for the exported graph.
+
+Source: Laplace Landmark Localization, equation 1 and section 1. Coordinates follow octamark's pixel convention:
+pixel centres at integers, so a heatmap of stride s puts its position j at (j + 0.5) * s - 0.5 of the input.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Points(NamedTuple):
+    """Landmarks read from heatmaps.
+
+    Shapes and units: ``position`` (n, M, 2), s~ = E[x], as (x, y); ``spread`` (n, M, 2), b = E|x - s~| per axis;
+    both in heatmap pixels from :func:`decode`, in input pixels after :func:`to_input_pixels`.
+    """
+
+    position: Tensor
+    spread: Tensor
+
+
+def probabilities(heatmaps: Tensor, beta: float = 1.0) -> Tensor:
+    """p = softmax over positions of beta * h (equation 1). (n, M, h, w) -> the same, each map summing to 1."""
+    return torch.softmax((heatmaps.float() * beta).flatten(2), dim=-1).view(heatmaps.shape)
+
+
+def decode(p: Tensor) -> Points:
+    """Soft-argmax and per-axis mean absolute deviation of probability maps (n, M, h, w), in heatmap pixels."""
+    marginals = (p.sum(dim=2), p.sum(dim=3))  # over y: n, M, w; over x: n, M, h
+    positions, spreads = [], []
+    for marginal in marginals:
+        grid = torch.arange(marginal.shape[-1], dtype=p.dtype, device=p.device)
+        position = (marginal * grid).sum(dim=-1, keepdim=True)
+        positions.append(position)
+        spreads.append((marginal * (grid - position).abs()).sum(dim=-1, keepdim=True))
+    return Points(torch.cat(positions, dim=-1), torch.cat(spreads, dim=-1))
+
+
+def to_input_pixels(points: Points, stride: float) -> Points:
+    """Heatmap pixels -> input pixels: x' = (x + 0.5) * stride - 0.5; spreads scale by stride."""
+    return Points((points.position + 0.5) * stride - 0.5, points.spread * stride)
+
+
+def to_heatmap_pixels(landmarks: Tensor, stride: float) -> Tensor:
+    """Input pixels -> heatmap pixels, the inverse of :func:`to_input_pixels` for positions. Any shape."""
+    return (landmarks + 0.5) / stride - 0.5

@@ -1,0 +1,161 @@
+"""The multi-frequency encoder-decoder: picture in, one heatmap per landmark out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from octamark.nets.attention import MultiFrequencyAttention
+from octamark.nets.octave import (
+    BilinearOctaveConv,
+    Maps,
+    OctaveBlock,
+    OctaveConv,
+    TransposedOctaveConv,
+    add,
+    pool,
+    split_channels,
+)
+
+WIDTHS = {"nano": 8, "tiny": 16, "small": 32, "medium": 64, "base": 128}
+"""Width C by size name; ``base`` is the source's C = 128, the others 1/2, 1/4, 1/8 and 1/16 of it."""
+
+STRIDE = 4
+"""Input pixels per heatmap pixel."""
+
+SIZE_MULTIPLE = 32
+"""Input sides must be multiples of this: the low frequency of the bottleneck is 32 times smaller."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What fixes a network's shape.
+
+    Args:
+        landmarks: M, the number of heatmaps.
+        width: C; layers have C, 2C, 4C, 8C channels.
+        alpha: share of low-frequency channels, in [0, 1].
+        upsample: ``"transposed"`` convolutions in the decoder, or ``"bilinear"`` interpolation instead.
+        attention: multi-frequency attention at the bottleneck (needs 0 < alpha < 1).
+        stem: channels of an octave convolution at full resolution, before the first layer. 0 (the default) has
+            none: the picture and its 2x2 average are the initial maps, and the first layer reads them by a 4x4
+            octave convolution of stride 2, so that the 256x256 stage costs nothing.
+    """
+
+    landmarks: int = 68
+    width: int = 32
+    alpha: float = 0.25
+    upsample: Literal["transposed", "bilinear"] = "bilinear"
+    attention: bool = True
+    stem: int = 0
+
+    def as_dict(self) -> dict[str, int | float | str | bool]:
+        return asdict(self)
+
+
+Upsampling = TransposedOctaveConv | BilinearOctaveConv
+
+
+class Split(nn.Module):
+    """The picture as initial maps without a convolution: itself, and its 2x2 average as the low frequency."""
+
+    def forward(self, maps: Maps) -> Maps:
+        assert maps.high is not None
+        return Maps(maps.high, F.avg_pool2d(maps.high, 2))
+
+
+class EncoderLayer(nn.Module):
+    """Two octave convolutions at one resolution."""
+
+    def __init__(self, first: OctaveConv, alpha: float) -> None:
+        super().__init__()
+        self.first = OctaveBlock(first)
+        channels_out = first.high_out + first.low_out
+        self.second = OctaveBlock(OctaveConv(channels_out, channels_out, alpha_in=alpha, alpha_out=alpha))
+
+    def forward(self, maps: Maps) -> Maps:
+        out: Maps = self.second(self.first(maps))
+        return out
+
+
+class DecoderLayer(nn.Module):
+    """Two transposed octave convolutions, the first one doubling the resolution; the skip is added between them."""
+
+    def __init__(self, channels_in: int, channels_out: int, alpha: float, operator: type[Upsampling]) -> None:
+        super().__init__()
+        self.up = OctaveBlock(operator(channels_in, channels_out, alpha_in=alpha, alpha_out=alpha, stride=2))
+        self.refine = OctaveBlock(operator(channels_out, channels_out, alpha_in=alpha, alpha_out=alpha, stride=1))
+
+    def forward(self, maps: Maps, skip: Maps) -> Maps:
+        high, low = self.up(maps)
+        refined: Maps = self.refine(Maps(add(high, skip.high), add(low, skip.low)))
+        return refined
+
+
+class OctaveNetwork(nn.Module):
+    """Encoder-decoder of octave convolutions with multi-frequency attention (WO 2022/264089, figures 3A to 3C).
+
+    For a 256x256 input the high/low maps measure 256/128 (stem), 128/64, 64/32, 32/16, 16/8 (bottleneck, 8C
+    channels), then 32/16 and 64/32 in the decoder. Fully convolutional.
+
+    Input: (n, 3, h, w), RGB in 0..1, h and w multiples of 32. Output: heatmaps (n, M, h/4, w/4), unnormalised.
+
+    Raises:
+        ValueError: an input side that is no multiple of 32; attention where alpha leaves only one frequency.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, alpha = config.width, config.alpha
+        operator: type[Upsampling] = TransposedOctaveConv if config.upsample == "transposed" else BilinearOctaveConv
+        if config.stem:
+            self.stem: Split | OctaveBlock = OctaveBlock(OctaveConv(3, config.stem, alpha_in=0.0, alpha_out=alpha))
+            first = OctaveConv(config.stem, width, alpha_in=alpha, alpha_out=alpha)
+        else:
+            self.stem = Split()
+            first = OctaveConv(3, width, alpha_in=0.0, alpha_out=alpha, kernel=4, stride=2)
+        layers = [EncoderLayer(first, alpha)]
+        layers.extend(
+            EncoderLayer(OctaveConv(channels, 2 * channels, alpha_in=alpha, alpha_out=alpha), alpha)
+            for channels in (width, 2 * width, 4 * width)
+        )
+        self.encoder = nn.ModuleList(layers)
+        high, low = split_channels(8 * width, alpha)
+        if config.attention and not (high and low):
+            raise ValueError(f"attention joins two frequencies, but alpha {alpha} leaves one of them no channels")
+        self.attention = MultiFrequencyAttention(high, low, width) if config.attention else None
+        self.decoder = nn.ModuleList(
+            [
+                DecoderLayer(8 * width, 4 * width, alpha, operator),
+                DecoderLayer(4 * width, 2 * width, alpha, operator),
+            ]
+        )
+        self.head = operator(2 * width, config.landmarks, alpha_in=alpha, alpha_out=0.0, stride=1, bias=True)
+
+    def features(self, pictures: Tensor) -> list[Maps]:
+        """Every stage's maps in order: stem, four encoder layers, attention, two decoder layers."""
+        if pictures.shape[-1] % SIZE_MULTIPLE or pictures.shape[-2] % SIZE_MULTIPLE:
+            raise ValueError(f"input sides must be multiples of {SIZE_MULTIPLE}; got {tuple(pictures.shape)}")
+        maps = self.stem(Maps(pictures * 4.0 - 2.0, None))
+        stages = [maps]
+        for index, layer in enumerate(self.encoder):
+            if index == 0 and not self.config.stem:
+                maps = layer(Maps(maps.high, None))  # strides over the picture; its average is taken on the way
+            else:
+                maps = layer(pool(maps))
+            stages.append(maps)
+        if self.attention is not None:
+            maps = self.attention(maps)
+        stages.append(maps)
+        for layer, skip in zip(self.decoder, (stages[3], stages[2]), strict=True):
+            maps = layer(maps, skip)
+            stages.append(maps)
+        return stages
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        heatmaps: Tensor = self.head(self.features(pictures)[-1]).high
+        return heatmaps

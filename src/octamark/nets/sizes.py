@@ -1,0 +1,38 @@
+"""The table of sizes: what each width costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from octamark._version import __version__
+from octamark.nets.export import Predictor, flops, to_onnx
+from octamark.nets.network import WIDTHS, NetworkConfig, OctaveNetwork
+from octamark.weights import CropRule, ModelCard
+
+
+@dataclass(frozen=True)
+class Size:
+    """One row: width C, parameters, multiply-adds times two in 1e9, exported file in 1e6 bytes."""
+
+    name: str
+    width: int
+    parameters: int
+    gflops: float
+    megabytes: float
+
+
+def rows(landmarks: int = 68, size: int = 256) -> Iterator[Size]:
+    """A row for each named width, smallest first; file sizes are those of really exported (untrained) networks."""
+    for name, width in WIDTHS.items():
+        network = OctaveNetwork(NetworkConfig(landmarks=landmarks, width=width)).eval()
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        rule = CropRule(
+            size=size, margin=1.25, detector_scale=1.0, detector_shift=(0.0, 0.0), detector_residual=(0, 0, 0)
+        )
+        card = ModelCard(
+            name=name, layout="ibug68", parameters=parameters, width=width, crop=rule, spread_gain=1.0, normaliser="",
+            scores={}, training_data="", terms="", recipe={}, version=__version__,
+        )  # fmt: skip
+        data = to_onnx(Predictor(network, beta=1.0, spread_gain=1.0), card)
+        yield Size(name, width, parameters, flops(network, size) / 1e9, len(data) / 1e6)

@@ -1,0 +1,170 @@
+"""Augmentation as batched tensor operations, on whatever device the pictures are.
+
+One similarity per face (rotation, scale, shift, mirror) cuts the network's crop out of the stored one; then colour,
+then damage (blur, low resolution, noise, JPEG), then occlusion. Randomness comes from one generator, so that a
+step's batch depends on its seed alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import kornia
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from octamark.training.config import Augment
+
+_GREY = (0.299, 0.587, 0.114)
+
+
+def similarity(config: Augment, count: int, side: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random similarities from points of the crop to points of the stored crop.
+
+    Args:
+        side, size: sides of the stored crop and of the network's crop, pixels; without augmentation the crop is the
+            middle of the stored one at the same scale.
+
+    Returns:
+        (n, 2, 3) matrices and (n,) booleans, whether the face is mirrored.
+    """
+    angle = torch.deg2rad(_normal(count, generator).clamp(-2.5, 2.5) * config.rotation)
+    scale = torch.exp(_normal(count, generator).clamp(-2.5, 2.5) * config.scale)
+    shift = torch.randn(count, 2, generator=generator).clamp(-2.5, 2.5) * config.shift * size
+    mirrored = torch.rand(count, generator=generator) < config.mirror
+    sign = torch.where(mirrored, -1.0, 1.0)
+    cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
+    linear = torch.stack([torch.stack([cos * sign, -sin], -1), torch.stack([sin * sign, cos], -1)], 1)  # n, 2, 2
+    middle = torch.full((2,), size / 2 - 0.5)
+    offset = (side / 2 - 0.5) + shift - linear @ middle
+    return torch.cat([linear, offset[:, :, None]], dim=2), mirrored
+
+
+def cut(pictures: Tensor, matrices: Tensor, size: int) -> Tensor:
+    """Crops (n, 3, size, size) float in 0..1 from stored pictures (n, 3, s, s) uint8; black outside them."""
+    side = pictures.shape[-1]
+    # normalised coordinates of grid_sample (align_corners=False): g = (2 x + 1) / side - 1
+    linear = matrices[:, :, :2] * (size / side)
+    centre = matrices[:, :, :2] @ matrices.new_full((2,), (size - 1) / 2) + matrices[:, :, 2]
+    theta = torch.cat([linear, ((2 * centre + 1) / side - 1)[:, :, None]], dim=2)
+    grid = F.affine_grid(theta, [len(pictures), 3, size, size], align_corners=False)
+    return F.grid_sample(pictures.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False) / 255
+
+
+def move_points(landmarks: Tensor, matrices: Tensor, mirrored: Tensor, mirror: Tensor) -> Tensor:
+    """Landmarks (n, M, 2) of the stored crops, in pixels of the cut ones; mirrored faces swap sides."""
+    linear, offset = matrices[:, :, :2], matrices[:, :, 2]
+    moved = torch.linalg.solve(linear, (landmarks - offset[:, None]).transpose(1, 2)).transpose(1, 2)
+    return torch.where(mirrored[:, None, None], moved[:, mirror], moved)
+
+
+def _normal(count: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(count, generator=generator)
+
+
+def _some(share: float, count: int, generator: torch.Generator) -> Tensor:
+    """Indices of a random share of the batch."""
+    return torch.nonzero(torch.rand(count, generator=generator) < share)[:, 0]
+
+
+def colours(pictures: Tensor, config: Augment, generator: torch.Generator) -> Tensor:
+    """Brightness, contrast, saturation, channel gains and grey, as one 3x3 matrix and offset per picture."""
+    count, device = len(pictures), pictures.device
+    grey = torch.tensor(_GREY).expand(3, 3)
+    saturation = torch.exp(_normal(count, generator) * config.colour)
+    saturation[_some(config.grey, count, generator)] = 0.0
+    gains = torch.exp(torch.randn(count, 3, generator=generator) * config.colour * 0.4)
+    matrix = saturation[:, None, None] * (torch.eye(3) - grey) + grey  # n, 3, 3
+    matrix = gains[:, :, None] * matrix * torch.exp(_normal(count, generator) * config.contrast)[:, None, None]
+    offset = (_normal(count, generator) * config.brightness * 0.6)[:, None] + 0.5 - 0.5 * matrix.sum(dim=2)
+    flat = torch.baddbmm(offset.to(device)[:, :, None], matrix.to(device), pictures.flatten(2))
+    return flat.view(pictures.shape).clamp_(0.0, 1.0)
+
+
+def blur(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian blur, its own sigma for each picture, up to 1.5 % of the side."""
+    side = pictures.shape[-1]
+    largest = 0.015 * side
+    sigma = (torch.rand(len(pictures), 1, generator=generator) * (largest - 0.3) + 0.3).to(pictures.device)
+    kernel = 2 * math.ceil(2 * largest) + 1
+    return kornia.filters.gaussian_blur2d(pictures, (kernel, kernel), sigma.expand(-1, 2))
+
+
+def low_resolution(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Shrunk to a fifth up to two thirds of the side and back, one size a batch."""
+    share = 0.2 + 0.47 * float(torch.rand(1, generator=generator))
+    side = pictures.shape[-1]
+    small = F.interpolate(pictures, size=max(8, round(side * share)), mode="bilinear", antialias=True)
+    return F.interpolate(small, size=side, mode="bilinear")
+
+
+def noise(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal noise of a standard deviation up to 0.08, its own for each picture."""
+    sigma = torch.rand(len(pictures), 1, 1, 1, generator=generator) * 0.08
+    drawn = torch.randn(pictures.shape, generator=generator)
+    return (pictures + (drawn * sigma).to(pictures.device)).clamp_(0.0, 1.0)
+
+
+def jpeg(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Real JPEG quantisation at qualities 8 to 60."""
+    quality = (8 + 52 * torch.rand(len(pictures), generator=generator)).to(pictures.device)
+    return kornia.enhance.jpeg_codec_differentiable(pictures, quality).clamp_(0.0, 1.0)
+
+
+def occlude(pictures: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
+    """One rectangle per picture, filled with one colour, with coarse noise, or with a piece of another picture."""
+    count, _, height, width = pictures.shape
+    device = pictures.device
+    sides = 0.15 + 0.35 * torch.rand(count, 2, generator=generator)  # shares of height and width
+    corner = torch.rand(count, 2, generator=generator) * (1.1 - sides) - 0.05
+    rows = (torch.arange(height) + 0.5) / height
+    columns = (torch.arange(width) + 0.5) / width
+    inside_rows = (rows >= corner[:, :1]) & (rows < corner[:, :1] + sides[:, :1])
+    inside_columns = (columns >= corner[:, 1:]) & (columns < corner[:, 1:] + sides[:, 1:])
+    mask = (inside_rows[:, None, :, None] & inside_columns[:, None, None, :]).to(device)
+    plain = torch.rand(count, 3, 1, 1, generator=generator).to(device)
+    grain = F.interpolate(torch.rand(count, 3, 16, 16, generator=generator).to(device), size=(height, width))
+    kind = torch.rand(count, 1, 1, 1, generator=generator).to(device)
+    cover = torch.where(kind < 0.35, plain, torch.where(kind < 0.5, grain, others.roll(height // 3, dims=2)))
+    return torch.where(mask, cover, pictures)
+
+
+def augment(
+    pictures: Tensor,
+    landmarks: Tensor,
+    *,
+    config: Augment,
+    mirror: Tensor,
+    size: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """A training batch from stored faces.
+
+    Args:
+        pictures: (n, 3, s, s) uint8 stored crops.
+        landmarks: (n, M, 2) pixels of the stored crops.
+        mirror: (M,) the layout's mirror permutation.
+        size: side of the network's input.
+        generator: on the CPU; the batch depends on its state alone.
+
+    Returns:
+        Pictures (n, 3, size, size) float32 in 0..1 and landmarks (n, M, 2) in their pixels.
+    """
+    count, device = len(pictures), pictures.device
+    matrices, mirrored = similarity(config, count, pictures.shape[-1], size, generator)
+    points = move_points(landmarks, matrices.to(device), mirrored.to(device), mirror.to(device))
+    out = colours(cut(pictures, matrices.to(device), size), config, generator)
+    covered = _some(config.occlusion, count, generator).to(device)
+    if len(covered):
+        out[covered] = occlude(out[covered], out.roll(1, dims=0)[covered], generator)
+    for share, damage in (
+        (config.blur, blur),
+        (config.low_resolution, low_resolution),
+        (config.noise, noise),
+        (config.jpeg, jpeg),
+    ):
+        chosen = _some(share, count, generator).to(device)
+        if len(chosen):
+            out[chosen] = damage(out[chosen], generator)
+    return out, points

@@ -1,0 +1,47 @@
+"""Checkpoints: one .safetensors file each, JSON in its metadata, written atomically."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from octamark.errors import WeightsError
+from octamark.imaging import write_atomically
+
+_KEY = "octamark"
+
+
+def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any]) -> None:
+    """Write groups of tensors (``weights``, ``ema``, ...) and JSON-able metadata as one file, whole or not at all."""
+    tensors = {
+        f"{group}/{name}": tensor.detach().cpu().contiguous()
+        for group, members in groups.items()
+        for name, tensor in members.items()
+    }
+    write_atomically(path, safetensors.torch.save(tensors, metadata={_KEY: json.dumps(meta)}))
+
+
+def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The groups and the metadata of a checkpoint.
+
+    Raises:
+        WeightsError: missing, damaged or foreign file.
+    """
+    groups: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {})[_KEY])
+            for key in file.keys():  # noqa: SIM118, not a dict
+                group, name = key.split("/", 1)
+                groups.setdefault(group, {})[name] = file.get_tensor(key)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: no such checkpoint") from error
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path}: damaged, or not a checkpoint of octamark ({error})") from error
+    return groups, meta

@@ -1,0 +1,160 @@
+"""The whole recipe of a model, as one short .toml file. Unknown keys and impossible values are refused."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from octamark.errors import ConfigError, listed
+
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(_Section):
+    """Which faces, and how they are cropped."""
+
+    format: Literal["300w"] = "300w"
+    split: str = "train"
+    validation: str = Field("splits/val.txt", description="faces left out of training, relative to the data folder")
+    margin: float = Field(1.25, gt=1.0, le=3.0, description="side of the crop over the longer side of the landmark box")
+
+
+class Network(_Section):
+    """The network's shape; see octamark.nets.network.NetworkConfig."""
+
+    size: Literal["nano", "tiny", "small", "medium", "base"] = "small"
+    alpha: float = Field(0.25, ge=0.0, le=1.0)
+    upsample: Literal["transposed", "bilinear"] = "bilinear"
+    attention: bool = True
+    stem: int = Field(0, ge=0, le=256)
+
+    @model_validator(mode="after")
+    def _two_frequencies(self) -> Network:
+        if self.attention and not 0.0 < self.alpha < 1.0:
+            raise ValueError(
+                "attention joins two frequencies: set attention = false, or alpha strictly between 0 and 1"
+            )
+        return self
+
+
+class Loss(_Section):
+    """The loss; see octamark.training.losses."""
+
+    name: Literal["laplace_kl", "sam"] = "laplace_kl"
+    beta: float = Field(1.0, gt=0.0)
+    target_scale: float = Field(1.0, gt=0.0, description="scale of the target Laplace density, heatmap pixels")
+
+
+class Augment(_Section):
+    """Strengths and shares of the augmentations; see octamark.training.augment. All zero switches them off."""
+
+    rotation: float = Field(18.0, ge=0.0, le=180.0, description="standard deviation, degrees")
+    scale: float = Field(0.12, ge=0.0, le=0.5, description="standard deviation of the logarithm")
+    shift: float = Field(0.05, ge=0.0, le=0.5, description="standard deviation, share of the crop's side")
+    mirror: float = Field(0.5, ge=0.0, le=1.0, description="share of pictures")
+    brightness: float = Field(0.2, ge=0.0, le=1.0, description="standard deviation")
+    contrast: float = Field(0.25, ge=0.0, le=1.0, description="standard deviation of the logarithm")
+    colour: float = Field(0.25, ge=0.0, le=1.0, description="standard deviation of saturation and channel gains")
+    grey: float = Field(0.1, ge=0.0, le=1.0, description="share of pictures")
+    blur: float = Field(0.15, ge=0.0, le=1.0, description="share of pictures")
+    low_resolution: float = Field(0.15, ge=0.0, le=1.0, description="share of pictures")
+    noise: float = Field(0.15, ge=0.0, le=1.0, description="share of pictures")
+    jpeg: float = Field(0.1, ge=0.0, le=1.0, description="share of pictures")
+    occlusion: float = Field(0.4, ge=0.0, le=1.0, description="share of pictures")
+
+
+class Optimiser(_Section):
+    """AdamW with an exponential moving average of the weights."""
+
+    weight_decay: float = Field(0.01, ge=0.0)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    clip: float = Field(5.0, gt=0.0, description="largest norm of the gradient")
+    ema: float = Field(0.998, ge=0.0, lt=1.0, description="decay of the moving average, per step")
+
+
+class Stage(_Section):
+    """One pass of training at one input size; stages follow each other (progressive resizing)."""
+
+    size: int = Field(256, ge=32, multiple_of=32, description="side of the input, pixels")
+    epochs: int = Field(ge=1)
+    batch: int = Field(16, ge=1, description="pictures a step, over all processes")
+    learning_rate: float = Field(2e-3, gt=0.0)
+    warm_up: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps with a rising rate")
+
+
+class Config(_Section):
+    """A recipe. ``seed`` fixes weights, order and augmentation."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    layout: str = "ibug68"
+    seed: int = Field(0, ge=0, lt=2**31)
+    data: Data = Data()
+    network: Network = Network()
+    loss: Loss = Loss()
+    augment: Augment = Augment()
+    optimiser: Optimiser = Optimiser()
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+
+def parse(table: dict[str, Any], source: str) -> Config:
+    """A Config from a parsed table; ``source`` names it in errors.
+
+    Raises:
+        ConfigError: unknown keys (the message lists the allowed ones) or impossible values.
+    """
+    try:
+        return Config.model_validate(table)
+    except ValidationError as error:
+        problems = error.errors()
+        places = [problem["loc"] for problem in problems]
+        own = [
+            problem
+            for problem in problems  # a list whose every entry is wrong is not too short as well
+            if problem["type"] != "too_short"
+            or not any(p[: len(problem["loc"])] == problem["loc"] != p for p in places)
+        ]
+        raise ConfigError(f"{source}: " + "; ".join(_explain(problem) for problem in own)) from error
+
+
+def _explain(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"]) or "the recipe"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {place}; allowed there: {listed(_allowed(problem['loc'][:-1]))}"
+    given = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
+    return f"{place}: {problem['msg']}{given}"
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "data": Data,
+    "network": Network,
+    "loss": Loss,
+    "augment": Augment,
+    "optimiser": Optimiser,
+    "stages": Stage,
+}
+
+
+def _allowed(place: tuple[str | int, ...]) -> list[str]:
+    return list(_SECTIONS[str(place[0])].model_fields if place else Config.model_fields)
+
+
+def load(path: Path) -> Config:
+    """The recipe in a .toml file.
+
+    Raises:
+        ConfigError: unreadable file, invalid TOML, unknown keys, impossible values.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file ({error})") from error
+    return parse(table, str(path))

@@ -1,0 +1,38 @@
+"""Losses on heatmaps: LaplaceKL and its baseline, soft-argmax with L1 (``sam``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from octamark.nets.heatmaps import Points
+
+
+def laplace_kl(points: Points, target: Tensor, target_scale: float = 1.0) -> Tensor:
+    """KL(Laplace(s~, b) || Laplace(s, t)) in closed form, per axis, averaged.
+
+    With d = s~ - s and t = ``target_scale``: (b exp(-|d|/b) + |d|) / t + ln(t / b) - 1. For t = 1 this is the loss
+    of Laplace Landmark Localization (section 1, equation 2): smooth L1 whose knee is the predicted spread, least at
+    d = 0, b = t, where it is 0.
+
+    Args:
+        points: (n, M, 2) positions s~ and spreads b, heatmap pixels.
+        target: (n, M, 2) true positions s, heatmap pixels.
+
+    Returns:
+        A scalar, at least 0.
+    """
+    distance = (points.position - target).abs()
+    spread = points.spread.clamp_min(1e-4)
+    kl = (spread * torch.exp(-distance / spread) + distance) / target_scale + torch.log(target_scale / spread) - 1
+    return kl.mean()
+
+
+def sam(points: Points, target: Tensor, target_scale: float = 1.0) -> Tensor:
+    """Soft-argmax and L1, in heatmap pixels: the baseline LaplaceKL is compared with. ``target_scale`` is unused."""
+    return (points.position - target).abs().mean()
+
+
+LOSSES: dict[str, Callable[[Points, Tensor, float], Tensor]] = {"laplace_kl": laplace_kl, "sam": sam}

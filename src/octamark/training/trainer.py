@@ -1,0 +1,346 @@
+"""The supervised training loop.
+
+A run lives in one folder: ``config.json``, ``log.csv``, ``tensorboard/``, ``last.safetensors`` (all that resuming
+needs), ``best.safetensors`` (the moving average of the weights at the best validation NME).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+from torch import Tensor, nn
+
+from octamark.datasets import Sample
+from octamark.errors import ConfigError, OutputError
+from octamark.imaging import write_atomically
+from octamark.layouts import Layout, layout
+from octamark.nets import heatmaps
+from octamark.nets.network import STRIDE, WIDTHS, NetworkConfig, OctaveNetwork
+from octamark.training import checkpoints
+from octamark.training.augment import augment, cut, move_points, similarity
+from octamark.training.batches import FaceStore, epoch_batches, steps_per_epoch
+from octamark.training.config import Augment, Config, Stage, parse
+from octamark.training.losses import LOSSES
+
+COLUMNS = ("epoch", "stage", "size", "learning_rate", "loss", "validation_nme", "validation_fr8", "seconds")
+
+
+def network_config(config: Config) -> NetworkConfig:
+    """The network's shape from a recipe."""
+    shape = config.network
+    return NetworkConfig(
+        landmarks=layout(config.layout).count,
+        width=WIDTHS[shape.size],
+        alpha=shape.alpha,
+        upsample=shape.upsample,
+        attention=shape.attention,
+        stem=shape.stem,
+    )
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to; NME and failure rate (at 8 %) are fractions, of the moving average on validation."""
+
+    number: int
+    total: int
+    loss: float
+    nme: float
+    failures: float
+    best_nme: float
+
+
+class Watcher:
+    """What a caller sees of a run; the command line draws progress bars from it. Does nothing by itself."""
+
+    def loading(self, done: int, total: int) -> None: ...
+
+    def started(self, total_steps: int, done_steps: int) -> None: ...
+
+    def stepped(self, loss: float) -> None: ...
+
+    def finished_epoch(self, epoch: Epoch) -> None: ...
+
+
+def learning_rate(stage: Stage, step: int, steps: int) -> float:
+    """Linear warm-up over ``stage.warm_up`` of the stage's steps, then half a cosine down to 1 % of the rate."""
+    warm = max(1, round(stage.warm_up * steps))
+    if step < warm:
+        return stage.learning_rate * (step + 1) / warm
+    share = (step - warm) / max(1, steps - warm)
+    return stage.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+class ExponentialAverage:
+    """Moving average of a network's weights and buffers; young averages forget faster: min(decay, (1+t)/(10+t))."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        averages, values = [], []
+        for name, value in network.state_dict().items():
+            if value.dtype.is_floating_point:
+                averages.append(self.state[name])
+                values.append(value)
+            else:
+                self.state[name].copy_(value)
+        torch._foreach_lerp_(averages, values, 1 - decay)
+
+
+class Trainer:
+    """One run of a recipe.
+
+    Args:
+        config: the recipe.
+        train, validation: labelled faces; the validation faces choose the best epoch and are never trained on.
+        out: the run's folder; made if missing.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        resume: go on from ``last.safetensors`` in ``out``.
+        watcher: sees progress.
+
+    Raises:
+        OutputError: ``out`` holds a run already and ``resume`` is false, or cannot be made.
+        ConfigError: ``resume`` with another recipe than the run's, or nothing to resume.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        train: Sequence[Sample],
+        validation: Sequence[Sample],
+        out: Path,
+        *,
+        device: str = "auto",
+        resume: bool = False,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self.config, self.out = config, out
+        self.samples, self.validation_samples = train, validation
+        self.layout: Layout = layout(config.layout)
+        self.mirror = torch.from_numpy(self.layout.mirror.copy())
+        self.last = out / "last.safetensors"
+        if self.last.exists() and not resume:
+            raise OutputError(f"{out}: holds a run already; --resume goes on with it, or choose another folder")
+        if resume and not self.last.exists():
+            raise ConfigError(f"{out}: nothing to resume, no last.safetensors there")
+        self.fabric = _fabric(device)
+        if min(stage.batch for stage in config.stages) < self.fabric.world_size:
+            raise ConfigError(f"stages.batch: smaller than the number of processes ({self.fabric.world_size})")
+        self.watcher = watcher if watcher is not None and self.fabric.is_global_zero else Watcher()
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{out}: cannot be made ({error.strerror})") from error
+        torch.manual_seed(config.seed)
+        self.network = OctaveNetwork(network_config(config)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = ExponentialAverage(self.network, config.optimiser.ema)
+        self.model, self.optimiser = self.fabric.setup(self.network, self._optimiser())
+        self.average.state = {name: value.to(self.fabric.device) for name, value in self.average.state.items()}
+        self.epoch, self.best = 0, math.inf
+        self.rows: list[dict[str, Any]] = []
+        if resume:
+            self._resume()
+
+    def _optimiser(self) -> torch.optim.AdamW:
+        settings = self.config.optimiser
+        decayed = [p for p in self.network.parameters() if p.ndim > 1]
+        free = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=1.0, betas=settings.betas)
+
+    def run(self) -> float:
+        """Train to the end of the last stage; returns the best validation NME (a fraction)."""
+        store, validation = self._load()
+        total = sum(stage.epochs for stage in self.config.stages)
+        per_stage = [stage.epochs * steps_per_epoch(len(store), stage.batch) for stage in self.config.stages]
+        self.watcher.started(sum(per_stage), self._steps_done(len(store)))
+        logger = (
+            TensorBoardLogger(str(self.out), name="tensorboard", version="") if self.fabric.is_global_zero else None
+        )
+        first = 0
+        for index, stage in enumerate(self.config.stages):
+            last, place = first + stage.epochs, self.fabric.device
+            if self.epoch < last:
+                faces, held_out = store.resized(stage.size).to(place), validation.resized(stage.size).to(place)
+            while self.epoch < last:
+                began = time.monotonic()
+                loss = self._train_epoch(faces, stage, self.epoch - first, self.epoch)
+                nme, failures = self.validate(held_out, stage.size)
+                self.epoch += 1
+                is_best = nme < self.best
+                self.best = min(self.best, nme)
+                rate = self.optimiser.param_groups[0]["lr"]
+                values = (self.epoch, index, stage.size, rate, loss, nme, failures, time.monotonic() - began)
+                self.rows.append(dict(zip(COLUMNS, values, strict=True)))
+                if logger is not None:
+                    logger.log_metrics(dict(zip(COLUMNS[3:7], values[3:7], strict=True)), step=self.epoch)
+                    self._save(is_best)
+                self.fabric.barrier()
+                self.watcher.finished_epoch(Epoch(self.epoch, total, loss, nme, failures, self.best))
+            first = last
+        if logger is not None:
+            logger.finalize("success")
+        return self.best
+
+    def _train_epoch(self, faces: FaceStore, stage: Stage, stage_epoch: int, epoch: int) -> float:
+        config, loss_of = self.config, LOSSES[self.config.loss.name]
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        steps = steps_per_epoch(len(faces), stage.batch)
+        self.model.train()
+        total = torch.zeros((), device=self.fabric.device)
+        batches = epoch_batches(len(faces), stage.batch, config.seed, epoch, rank=rank, world=world)
+        for index, chosen in enumerate(batches):
+            generator = torch.Generator().manual_seed(((config.seed * 10_007 + epoch) * 10_007 + index) * 64 + rank)
+            chosen = chosen.to(self.fabric.device)
+            pictures, landmarks = augment(
+                faces.pictures[chosen],
+                faces.landmarks[chosen],
+                config=config.augment,
+                mirror=self.mirror,
+                size=stage.size,
+                generator=generator,
+            )
+            for group in self.optimiser.param_groups:
+                group["lr"] = learning_rate(stage, stage_epoch * steps + index, stage.epochs * steps)
+            maps = self.model(pictures.contiguous(memory_format=torch.channels_last))  # n, M, h/4, w/4
+            points = heatmaps.decode(heatmaps.probabilities(maps, config.loss.beta))
+            target = heatmaps.to_heatmap_pixels(landmarks, STRIDE)
+            loss = loss_of(points, target, config.loss.target_scale)
+            self.fabric.backward(loss)
+            self.fabric.clip_gradients(self.model, self.optimiser, max_norm=config.optimiser.clip)
+            self.optimiser.step()
+            self.optimiser.zero_grad()
+            self.average.update(self.network)
+            total += loss.detach()
+            self.watcher.stepped(float(loss.detach()))
+        mean: Tensor = self.fabric.all_reduce(total / steps)  # type: ignore[assignment]
+        return float(mean)
+
+    @torch.no_grad()
+    def validate(self, faces: FaceStore, size: int) -> tuple[float, float]:
+        """Mean NME (fraction of inter-ocular distance) and failure rate at 8 % of the moving average's weights."""
+        live = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average.state)
+        self.model.eval()
+        errors = []
+        for start in range(0, len(faces), 32):
+            pictures, truth = centre_crops(faces, torch.arange(start, min(start + 32, len(faces))), size)
+            maps = self.model(pictures.contiguous(memory_format=torch.channels_last))
+            points = heatmaps.decode(heatmaps.probabilities(maps, self.config.loss.beta))
+            found = heatmaps.to_input_pixels(points, STRIDE).position
+            distances = (found - truth).norm(dim=-1).mean(dim=-1).cpu().numpy()
+            errors.append(torch.from_numpy(distances / self.layout.distance(truth.cpu().numpy(), "inter-ocular")))
+        self.network.load_state_dict(live)
+        nme = torch.cat(errors)
+        return float(nme.mean()), float((nme > 0.08).double().mean())
+
+    def _load(self) -> tuple[FaceStore, FaceStore]:
+        size = max(stage.size for stage in self.config.stages)
+        total = len(self.samples) + len(self.validation_samples)
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            self.watcher.loading(done, total)
+
+        margin = self.config.data.margin
+        return (
+            FaceStore.load(self.samples, size, margin, advance=advance),
+            FaceStore.load(self.validation_samples, size, margin, advance=advance),
+        )
+
+    def _steps_done(self, faces: int) -> int:
+        steps, left = 0, self.epoch
+        for stage in self.config.stages:
+            steps += min(left, stage.epochs) * steps_per_epoch(faces, stage.batch)
+            left -= min(left, stage.epochs)
+        return steps
+
+    def _save(self, is_best: bool) -> None:
+        weights = self.network.state_dict()
+        names = [name for name, _ in self.network.named_parameters()]
+        by_id = {id(parameter): name for name, parameter in self.network.named_parameters()}
+        moments = {
+            f"{by_id[id(parameter)]}/{key}": value
+            for parameter, state in self.optimiser.state.items()
+            for key, value in state.items()
+        }
+        assert len(moments) == 3 * len(names)
+        meta = {
+            "config": self.config.model_dump(mode="json"),
+            "epoch": self.epoch,
+            "best_nme": self.best,
+            "average_updates": self.average.updates,
+            "rows": self.rows,
+        }
+        table = io.StringIO()
+        writer = csv.DictWriter(table, COLUMNS)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.out / "log.csv", table.getvalue().encode())
+        write_atomically(self.out / "config.json", self.config.model_dump_json(indent=2).encode())
+        if is_best:
+            checkpoints.save(self.out / "best.safetensors", {"ema": self.average.state}, meta)
+        checkpoints.save(self.last, {"weights": weights, "ema": self.average.state, "moments": moments}, meta)
+
+    def _resume(self) -> None:
+        groups, meta = checkpoints.load(self.last)
+        before = parse(meta["config"], str(self.last))
+        if before != self.config:
+            raise ConfigError(
+                f"{self.out}: was started with another recipe; resume with its own, {self.out}/config.json"
+            )
+        self.network.load_state_dict(groups["weights"])
+        for name, value in groups["ema"].items():
+            self.average.state[name].copy_(value)
+        self.average.updates = meta["average_updates"]
+        self.epoch, self.best, self.rows = meta["epoch"], meta["best_nme"], meta["rows"]
+        parameters = dict(self.network.named_parameters())
+        for key, value in groups["moments"].items():
+            name, moment = key.rsplit("/", 1)
+            like = parameters[name]
+            value = value if moment == "step" else value.to(like.device).to(memory_format=torch.preserve_format)
+            self.optimiser.state[like][moment] = value
+
+
+def centre_crops(faces: FaceStore, chosen: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Stored faces as prediction crops them: no augmentation. Pictures (n, 3, size, size) and landmarks (n, M, 2)."""
+    device = faces.pictures.device
+    chosen = chosen.to(device)
+    still = Augment.model_construct(rotation=0.0, scale=0.0, shift=0.0, mirror=0.0)
+    generator = torch.Generator().manual_seed(0)
+    matrices, mirrored = similarity(still, len(chosen), faces.pictures.shape[-1], size, generator)
+    matrices = matrices.to(device)
+    pictures = cut(faces.pictures[chosen], matrices, size)
+    identity = torch.arange(faces.landmarks.shape[1], device=device)
+    return pictures, move_points(faces.landmarks[chosen], matrices, mirrored.to(device), identity)
+
+
+def _fabric(device: str) -> Fabric:
+    """Fabric in bfloat16 on the asked device; under torchrun with as many processes as it started."""
+    accelerator = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(device, device)
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda: no CUDA device here; use cpu or auto")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    strategy = "ddp" if world > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, devices=world, strategy=strategy, precision="bf16-mixed")
+    fabric.launch()
+    return fabric

@@ -1,0 +1,121 @@
+"""Weight files: the ones that ship, and the cards inside every one.
+
+A weight file is an ONNX graph with its :class:`ModelCard` as JSON in the metadata under ``octamark``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from octamark.errors import WeightsError, listed
+
+METADATA_KEY = "octamark"
+
+
+class CropRule(BaseModel):
+    """How the network's square input is cut around a face.
+
+    Attributes:
+        size: side of the input in pixels.
+        margin: side of the crop over the longer side of the tight box around the landmarks.
+        detector_scale, detector_shift: the same for a box of a face detector: side over the box's longer side, and
+            shift of the centre (x, y) in shares of that side; fitted on training faces with YuNet's boxes.
+        detector_residual: standard deviation of that fit: centre x, centre y (shares of the crop's side) and
+            logarithm of the side.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    size: int
+    margin: float
+    detector_scale: float
+    detector_shift: tuple[float, float]
+    detector_residual: tuple[float, float, float]
+
+
+class ModelCard(BaseModel):
+    """What a weight file is, where it comes from and how good it is.
+
+    Attributes:
+        name, layout: of the model; ``parameters``: count; ``width``: C of the network.
+        crop: how faces are cut.
+        spread_gain: factor from the network's spread to the expected error, fitted on validation, applied in the graph.
+        normaliser: of the scores.
+        scores: figures on the validation split, each named with its set, boxes and normaliser.
+        training_data, terms: what it learned from and what that allows.
+        recipe: the whole training configuration.
+        version: of octamark that exported it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    layout: str
+    parameters: int
+    width: int
+    crop: CropRule
+    spread_gain: float
+    normaliser: str
+    scores: Mapping[str, float]
+    training_data: str
+    terms: str
+    recipe: Mapping[str, Any]
+    version: str
+
+
+def parse_card(text: str | None, source: str) -> ModelCard:
+    """The card from a weight file's metadata.
+
+    Raises:
+        WeightsError: no card, or one that this version cannot read.
+    """
+    if text is None:
+        raise WeightsError(f"{source}: an ONNX file without octamark's model card; octamark export writes one")
+    try:
+        return ModelCard.model_validate_json(text)
+    except ValidationError as error:
+        raise WeightsError(
+            f"{source}: a model card that this version cannot read ({error.error_count()} errors)"
+        ) from error
+
+
+def _folder() -> Path:
+    return Path(str(resources.files(__name__)))
+
+
+def _sums() -> dict[str, str]:
+    sums: dict[str, str] = json.loads((_folder() / "sha256.json").read_text(encoding="utf-8"))
+    return sums
+
+
+def available() -> list[str]:
+    """Names of the models that ship, smallest first."""
+    return sorted(_sums(), key=lambda name: (_folder() / f"{name}.onnx").stat().st_size)
+
+
+def read(name: str | Path) -> bytes:
+    """The bytes of a weight file: of a model that ships, by name, or of any .onnx file, by path.
+
+    Raises:
+        WeightsError: unknown name (the message lists the names), missing file, or a shipped file that was changed.
+    """
+    if str(name) in _sums():
+        path = _folder() / f"{name}.onnx"
+    elif Path(name).suffix == ".onnx":
+        path = Path(name)
+    else:
+        raise WeightsError(f"unknown model {str(name)!r}; models: {listed(available())}, or the path of an .onnx file")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    if str(name) in _sums() and hashlib.sha256(data).hexdigest() != _sums()[str(name)]:
+        raise WeightsError(f"{path}: damaged (its sha256 is not the released one); install octamark again")
+    return data

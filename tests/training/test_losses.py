@@ -1,0 +1,138 @@
+"""LaplaceKL against numerical integration and finite differences; its baseline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from octamark.nets.heatmaps import Points
+from octamark.training.losses import LOSSES, laplace_kl, sam
+
+
+def kl(distance: float, spread: float, scale: float) -> float:
+    """The loss of a single axis; the other axis is at its minimum, 0."""
+    position = torch.tensor([[[distance, 0.0]]], dtype=torch.float64)
+    points = Points(position, torch.tensor([[[spread, scale]]], dtype=torch.float64))
+    return 2 * float(laplace_kl(points, torch.zeros(1, 1, 2, dtype=torch.float64), scale))
+
+
+def integrated(distance: float, spread: float, scale: float) -> float:
+    """KL(Laplace(distance, spread) || Laplace(0, scale)) on a fine grid."""
+    x = distance + np.linspace(-40 * spread, 40 * spread, 400_001)
+    p = np.exp(-np.abs(x - distance) / spread) / (2 * spread)
+    log_ratio = np.log(scale / spread) - np.abs(x - distance) / spread + np.abs(x) / scale
+    y = p * log_ratio
+    return float(np.sum((y[1:] + y[:-1]) / 2) * (x[1] - x[0]))
+
+
+def example() -> tuple[Tensor, Tensor, Tensor]:
+    """Positions, spreads and targets: wide and narrow, on the target, near it and far from it."""
+    target = torch.tensor([[[3.0, 5.0], [8.0, 2.0], [0.5, -1.0]]], dtype=torch.float64)
+    offset = torch.tensor([[[0.3, -0.7], [2.5, -9.0], [-0.05, 0.9]]], dtype=torch.float64)
+    spread = torch.tensor([[[0.4, 1.0], [2.2, 1.5], [0.8, 3.0]]], dtype=torch.float64)
+    return (target + offset).requires_grad_(), spread.requires_grad_(), target
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.5])
+@pytest.mark.parametrize("spread", [0.2, 1.0, 4.0])
+@pytest.mark.parametrize("distance", [0.0, 0.3, -1.0, 6.0, -25.0])
+def test_closed_form_is_the_divergence(distance: float, spread: float, scale: float) -> None:
+    assert kl(distance, spread, scale) == pytest.approx(integrated(distance, spread, scale), rel=1e-3, abs=1e-6)
+
+
+def test_formula_of_the_source() -> None:
+    """For t = 1: b exp(-|d| / b) + |d| - ln b - 1, averaged over both axes and all points."""
+    position, spread, target = (tensor.detach() for tensor in example())
+    d, b = np.abs((position - target).numpy()), spread.numpy()
+    expected = np.mean(b * np.exp(-d / b) + d - np.log(b) - 1)
+    assert float(laplace_kl(Points(position, spread), target)) == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_gradcheck(scale: float) -> None:
+    position, spread, target = example()
+    assert torch.autograd.gradcheck(lambda p, b: laplace_kl(Points(p, b), target, scale), (position, spread))
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_gradient_against_differences(scale: float) -> None:
+    """Central differences, also at d = 0, where the loss is smooth although |d| is not."""
+    position, spread, target = example()
+    position.data[0, 0, 0] = target[0, 0, 0]
+    laplace_kl(Points(position, spread), target, scale).backward()
+    for tensor in (position, spread):
+        assert tensor.grad is not None
+        for place in np.ndindex(1, 3, 2):
+            values = []
+            for step in (1e-5, -1e-5):
+                moved = tensor.detach().clone()
+                moved[place] += step
+                points = Points(moved, spread) if tensor is position else Points(position, moved)
+                values.append(laplace_kl(points, target, scale).item())
+            assert float(tensor.grad[place]) == pytest.approx((values[0] - values[1]) / 2e-5, abs=1e-5)
+
+
+positive = st.floats(0.05, 50.0)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(distance=st.floats(-100.0, 100.0), spread=positive, scale=positive)
+def test_positive_away_from_its_minimum(distance: float, spread: float, scale: float) -> None:
+    assume(abs(distance) > 1e-2 * spread or abs(spread / scale - 1) > 1e-2)
+    assert kl(distance, spread, scale) > 1e-6
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@given(scale=positive)
+def test_zero_at_its_minimum(scale: float) -> None:
+    assert kl(0.0, scale, scale) == pytest.approx(0.0, abs=1e-12)
+    position = torch.zeros(1, 1, 2, dtype=torch.float64, requires_grad=True)
+    spread = torch.full((1, 1, 2), scale, dtype=torch.float64, requires_grad=True)
+    laplace_kl(Points(position, spread), torch.zeros_like(position), scale).backward()
+    for gradient in (position.grad, spread.grad):
+        torch.testing.assert_close(gradient, torch.zeros(1, 1, 2, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_slope_far_out_is_that_of_l1(side: float, scale: float) -> None:
+    position = torch.tensor([[[40.0 * side, 60.0 * side]]], requires_grad=True)
+    laplace_kl(Points(position, torch.full((1, 1, 2), 1.5)), torch.zeros(1, 1, 2), scale).backward()
+    torch.testing.assert_close(position.grad, torch.full((1, 1, 2), side / scale / 2))  # mean over two axes
+
+
+def test_spread_is_the_knee() -> None:
+    """At |d| = b the slope is 1 - 1/e of that of L1, for any b."""
+    spread = torch.tensor([[[0.5, 1.0], [2.0, 8.0]]])
+    position = spread.clone().requires_grad_()
+    laplace_kl(Points(position, spread), torch.zeros_like(spread)).backward()
+    torch.testing.assert_close(4 * position.grad, torch.full((1, 2, 2), 1 - float(np.exp(-1))))
+
+
+def test_certain_and_wrong_stays_finite() -> None:
+    """A map that is one at a single pixel has spread 0."""
+    position = torch.tensor([[[5.0, 0.0]]], requires_grad=True)
+    spread = torch.zeros(1, 1, 2, requires_grad=True)
+    loss = laplace_kl(Points(position, spread), torch.zeros(1, 1, 2))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert loss > 5
+    for gradient in (position.grad, spread.grad):
+        assert gradient is not None
+        assert torch.isfinite(gradient).all()
+
+
+def test_sam_is_the_mean_absolute_error() -> None:
+    position, spread, target = (tensor.detach() for tensor in example())
+    expected = np.abs((position - target).numpy()).mean()
+    for scale in (1.0, 3.0):
+        assert float(sam(Points(position, spread), target, scale)) == pytest.approx(float(expected))
+    assert float(sam(Points(position, 2 * spread), target)) == pytest.approx(float(expected))
+
+
+def test_names() -> None:
+    assert {"laplace_kl": laplace_kl, "sam": sam} == LOSSES
