@@ -40,7 +40,7 @@ def overlay(picture: Picture, faces: Faces, *, lines: bool = True) -> Picture:
 def _draw_face(canvas: Picture, face: Face, lines: bool) -> None:
     outline = set(face.layout.outline)
     extent = float((face.landmarks.max(axis=0) - face.landmarks.min(axis=0)).max())
-    radius = max(1.0, extent * 0.011)
+    radius = min(max(1.0, extent * 0.011), 60.0)
     if lines and extent > 60:
         layer = canvas.copy()
         for first, second in face.layout.edges:

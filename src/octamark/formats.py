@@ -71,7 +71,8 @@ def picture_entry(record: Record) -> dict[str, Any]:
 
 
 def _json(records: Sequence[Record]) -> dict[str, str]:
-    return {"predictions.json": json.dumps([picture_entry(record) for record in records], indent=1) + "\n"}
+    entries = ",\n".join(json.dumps(picture_entry(record)) for record in records)
+    return {"predictions.json": f"[\n{entries}\n]\n"}
 
 
 def _jsonl(records: Sequence[Record]) -> dict[str, str]:

@@ -36,15 +36,22 @@ def landmark_boxes(landmarks: Floats) -> F64:
     return np.concatenate([points.min(axis=-2), points.max(axis=-2)], axis=-1)
 
 
-def squares(boxes: Floats, scale: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)) -> F64:
-    """Squares around boxes, as (n, 3): centre x, centre y, side in pixels.
+def squares(boxes: Floats, scale: float) -> F64:
+    """Squares around the centres of boxes, as (n, 3): centre x, centre y, ``scale`` times the longer side."""
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) * scale
+    return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, sides[:, None]], axis=1)
 
-    The side is ``scale`` times the box's longer side; ``shift`` moves the centre by that share of the longer side.
+
+def detector_squares(boxes: Floats, scale: float, shift: tuple[float, float]) -> F64:
+    """Squares for boxes of a face detector, as (n, 3): centre x, centre y, side in pixels.
+
+    The side is ``scale`` times the root of the box's area, which follows the face better than either side does;
+    ``shift`` moves the centre by shares of that root.
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    longer = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 + longer[:, None] * np.asarray(shift)
-    return np.concatenate([centres, longer[:, None] * scale], axis=1)
+    roots = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))[:, None]
+    return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2 + roots * np.asarray(shift), roots * scale], axis=1)
 
 
 def crop_transform(square: Floats, size: int, angle: float = 0.0) -> F64:

@@ -39,7 +39,10 @@ def read_picture(source: PictureLike) -> Picture:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _from_pil(source, "PIL image")
+        try:
+            return _from_pil(source, "PIL image")
+        except OSError as error:  # an image opened lazily from a damaged file
+            raise PictureError(f"PIL image: damaged or truncated picture ({error})") from error
     if isinstance(source, bytes):
         if not source:
             raise PictureError("bytes: empty, no picture")
@@ -61,27 +64,26 @@ def _decode(data: bytes, name: str) -> Picture:
             warnings.simplefilter("ignore")  # PIL warns of sizes (we set our own limit) and of odd metadata
             with Image.open(io.BytesIO(data)) as image:
                 return _from_pil(image, name)
+    except PictureError:
+        raise
     except UnidentifiedImageError as error:
         raise PictureError(f"{name}: not a picture in a known format (JPEG, PNG, WebP, TIFF, BMP, GIF, ...)") from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"{name}: more than {MAX_PIXELS // 1_000_000} megapixels") from error
+    except Exception as error:  # on damaged bytes PIL's many decoders raise nearly anything
+        raise PictureError(f"{name}: damaged or truncated picture ({error})") from error
 
 
 def _from_pil(image: Image.Image, name: str) -> Picture:
     if image.width * image.height > MAX_PIXELS:
         raise PictureError(f"{name}: {image.width}x{image.height} is more than {MAX_PIXELS // 1_000_000} megapixels")
-    try:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith(("I", "F")):
-            return _from_array(np.asarray(upright), name)
-        if upright.has_transparency_data:
-            rgba = upright.convert("RGBA")
-            ground = Image.new("RGBA", rgba.size, "white")
-            upright = Image.alpha_composite(ground, rgba)
-        return np.array(upright.convert("RGB"), dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, IndexError, KeyError, EOFError, ZeroDivisionError, TypeError) as error:
-        # what PIL's decoders raise on damaged files of one format or another
-        raise PictureError(f"{name}: damaged or truncated picture ({error})") from error
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith(("I", "F")):
+        return _from_array(np.asarray(upright), name)
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.array(upright.convert("RGB"), dtype=np.uint8)
 
 
 def _from_array(array: NDArray[np.generic], name: str = "array") -> Picture:

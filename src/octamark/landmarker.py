@@ -15,7 +15,7 @@ from octamark import weights
 from octamark.detector import FaceDetector
 from octamark.errors import BoxError, DeviceError, WeightsError, listed
 from octamark.faces import Faces, confidence
-from octamark.geometry import Picture, apply, crop, crop_transform, squares
+from octamark.geometry import Picture, apply, crop, crop_transform, detector_squares, squares
 from octamark.imaging import PictureLike, read_picture
 from octamark.layouts import Layout, layout
 from octamark.weights import ModelCard
@@ -132,7 +132,7 @@ class Landmarker:
             if box_kind == "landmarks" and given is not None:
                 around = squares(boxes, rule.margin)
             else:
-                around = squares(boxes, rule.detector_scale, rule.detector_shift)
+                around = detector_squares(boxes, rule.detector_scale, rule.detector_shift)
             transforms = np.array([crop_transform(square, rule.size) for square in around]).reshape(-1, 2, 3)
             crops.extend(crop(picture, transform, rule.size) for transform in transforms)
             located.append((boxes, scores, transforms))

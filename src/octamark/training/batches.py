@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from octamark.datasets import Sample
+from octamark.errors import DataError
 from octamark.geometry import apply, crop, crop_transform, invert, landmark_boxes, squares
 from octamark.imaging import read_picture
 
@@ -51,11 +52,14 @@ class FaceStore:
 
         Raises:
             PictureError: a picture that cannot be read; the message names it.
+            DataError: a face whose landmarks have no extent.
         """
         side = round(size * ROOM)
 
         def one(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
             square = squares(landmark_boxes(sample.landmarks), margin * side / size)[0]
+            if square[2] <= 0:
+                raise DataError(f"{sample.name} ({sample.picture}): all its landmarks lie in one place")
             transform = crop_transform(square, side)
             picture = crop(read_picture(sample.picture), transform, side)
             advance()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from octamark.datasets import Sample
 from octamark.detector import FaceDetector
 from octamark.errors import DataError
-from octamark.geometry import landmark_boxes, squares
+from octamark.geometry import detector_squares, landmark_boxes, squares
 from octamark.imaging import read_picture
 from octamark.weights import CropRule
 
@@ -50,7 +50,7 @@ def fit_crop_rule(
         raise DataError(f"the detector found {len(pairs)} of {len(samples)} faces; at least 10 are needed to fit boxes")
     detected = np.stack([box for box, _ in pairs])
     wanted = squares(landmark_boxes(np.stack([sample.landmarks for _, sample in pairs])), margin)
-    plain = squares(detected)
+    plain = detector_squares(detected, 1.0, (0.0, 0.0))
     shift = (wanted[:, :2] - plain[:, :2]) / plain[:, 2:]
     log_scale = np.log(wanted[:, 2] / plain[:, 2])
     centre, middle = np.median(shift, axis=0), float(np.median(log_scale))

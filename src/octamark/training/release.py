@@ -18,7 +18,7 @@ from octamark._version import __version__
 from octamark.datasets import Sample
 from octamark.datasets.load import training_and_validation
 from octamark.detector import FaceDetector
-from octamark.geometry import apply, crop, crop_transform, landmark_boxes, squares
+from octamark.geometry import apply, crop, crop_transform, detector_squares, landmark_boxes, squares
 from octamark.imaging import read_picture
 from octamark.layouts import Layout, layout
 from octamark.metrics import failure_rate, nme
@@ -159,7 +159,7 @@ def measure(
         if box is None:
             square = squares(landmark_boxes(sample.landmarks), rule.margin)[0]
         else:
-            square = squares(box, rule.detector_scale, rule.detector_shift)[0]
+            square = detector_squares(box, rule.detector_scale, rule.detector_shift)[0]
         transform = crop_transform(square, rule.size)
         pixels = crop(read_picture(sample.picture), transform, rule.size)
         points, spread = session.run(["landmarks", "spread"], {"crops": pixels[None]})

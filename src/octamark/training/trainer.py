@@ -1,7 +1,7 @@
 """The supervised training loop.
 
 A run lives in one folder: ``config.json``, ``log.csv``, ``tensorboard/``, ``last.safetensors`` (all that resuming
-needs), ``best.safetensors`` (the moving average of the weights at the best validation NME).
+needs), ``best.safetensors`` (the moving average of the weights at the last stage's best validation NME).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from torch import Tensor, nn
 
 from octamark.datasets import Sample
-from octamark.errors import ConfigError, OutputError
+from octamark.errors import ConfigError, DeviceError, OutputError
 from octamark.imaging import write_atomically
 from octamark.layouts import Layout, layout
 from octamark.nets import heatmaps
@@ -117,7 +117,8 @@ class Trainer:
 
     Raises:
         OutputError: ``out`` holds a run already and ``resume`` is false, or cannot be made.
-        ConfigError: ``resume`` with another recipe than the run's, or nothing to resume.
+        ConfigError: ``resume`` with another recipe than the run's, nothing to resume, or too small a batch.
+        DeviceError: a device that is unknown or not there.
     """
 
     def __init__(
@@ -141,8 +142,7 @@ class Trainer:
         if resume and not self.last.exists():
             raise ConfigError(f"{out}: nothing to resume, no last.safetensors there")
         self.fabric = _fabric(device)
-        if min(stage.batch for stage in config.stages) < self.fabric.world_size:
-            raise ConfigError(f"stages.batch: smaller than the number of processes ({self.fabric.world_size})")
+        self._check_batches()
         self.watcher = watcher if watcher is not None and self.fabric.is_global_zero else Watcher()
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -157,6 +157,16 @@ class Trainer:
         self.rows: list[dict[str, Any]] = []
         if resume:
             self._resume()
+
+    def _check_batches(self) -> None:
+        world = self.fabric.world_size
+        for index, stage in enumerate(self.config.stages):
+            share = min(stage.batch, len(self.samples)) // world
+            if share < 1 or (share < 2 and stage.size == 32):  # normalising one value per channel is impossible
+                raise ConfigError(
+                    f"stages.{index}.batch: {stage.batch} of {len(self.samples)} faces over {world} processes is too "
+                    f"few; each needs at least {2 if stage.size == 32 else 1}"
+                )
 
     def _optimiser(self) -> torch.optim.AdamW:
         settings = self.config.optimiser
@@ -183,6 +193,8 @@ class Trainer:
                 began = time.monotonic()
                 loss = self._train_epoch(faces, stage, self.epoch - first, self.epoch)
                 nme, failures = self.validate(held_out, stage.size)
+                if self.epoch == first:  # the best epoch is one of the last stage, at the size that ships
+                    self.best = math.inf
                 self.epoch += 1
                 is_best = nme < self.best
                 self.best = min(self.best, nme)
@@ -336,9 +348,11 @@ def centre_crops(faces: FaceStore, chosen: Tensor, size: int) -> tuple[Tensor, T
 
 def _fabric(device: str) -> Fabric:
     """Fabric in bfloat16 on the asked device; under torchrun with as many processes as it started."""
-    accelerator = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(device, device)
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda: no CUDA device here; use cpu or auto")
+    if device not in ("auto", "cpu", "cuda"):
+        raise DeviceError(f"unknown device {device!r}; devices: auto, cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("device cuda: no CUDA device here; use cpu or auto")
+    accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     world = int(os.environ.get("WORLD_SIZE", "1"))
     strategy = "ddp" if world > 1 else "auto"
     fabric = Fabric(accelerator=accelerator, devices=world, strategy=strategy, precision="bf16-mixed")

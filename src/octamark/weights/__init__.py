@@ -25,8 +25,8 @@ class CropRule(BaseModel):
     Attributes:
         size: side of the input in pixels.
         margin: side of the crop over the longer side of the tight box around the landmarks.
-        detector_scale, detector_shift: the same for a box of a face detector: side over the box's longer side, and
-            shift of the centre (x, y) in shares of that side; fitted on training faces with YuNet's boxes.
+        detector_scale, detector_shift: the same for a box of a face detector: side over the root of the box's area,
+            and shift of the centre (x, y) in shares of that root; fitted on training faces with YuNet's boxes.
         detector_residual: standard deviation of that fit: centre x, centre y (shares of the crop's side) and
             logarithm of the side.
     """

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from octamark.errors import LayoutError
+from octamark.faces import Face, Faces, confidence
+from octamark.formats import FORMATS, Record
+from octamark.layouts import layout
+
+IBUG = layout("ibug68")
+
+
+def made(count: int = 3) -> Faces:
+    rng = np.random.default_rng(0)
+    shape: NDArray[np.float32] = (IBUG.diagram * 200 + 50).astype(np.float32)
+    landmarks = shape[None] + 300 * np.arange(count, dtype=np.float32)[:, None, None]
+    spread = rng.uniform(1, 4, landmarks.shape).astype(np.float32)
+    boxes = np.concatenate([landmarks.min(axis=1), landmarks.max(axis=1)], axis=1)
+    scores = np.linspace(0.9, 0.7, count).astype(np.float32)
+    crops = np.tile(np.eye(2, 3), (count, 1, 1))
+    return Faces(IBUG, (1200, 1000), landmarks, spread, confidence(landmarks, spread, IBUG), boxes, scores, crops)
+
+
+def test_indexing() -> None:
+    faces = made()
+    assert isinstance(faces[0], Face)
+    assert [face.score for face in faces] == pytest.approx([0.9, 0.8, 0.7])
+    assert isinstance(faces[1:], Faces)
+    assert len(faces[1:]) == 2
+    assert len(faces[faces.scores > 0.75]) == 2
+    np.testing.assert_array_equal(faces[[2, 0]].landmarks, faces.landmarks[[2, 0]])
+    np.testing.assert_array_equal(faces[-1].landmarks, faces.landmarks[2])
+    with pytest.raises(IndexError):
+        faces[3]
+
+
+def test_parts_by_name() -> None:
+    faces = made()
+    np.testing.assert_array_equal(faces[0]["left_eye"], faces.landmarks[0, 42:48])
+    assert faces.part("nose").shape == (3, 9, 2)
+    with pytest.raises(LayoutError, match="no part 'ear'; parts: outline, right_brow"):
+        faces[0]["ear"]
+
+
+def test_empty_is_an_empty_faces() -> None:
+    empty = Faces.empty(IBUG, (640, 480))
+    assert len(empty) == 0
+    assert list(empty) == []
+    assert (empty.landmarks.shape, empty.spread.shape, empty.confidence.shape) == ((0, 68, 2), (0, 68, 2), (0, 68))
+    assert (empty.boxes.shape, empty.scores.shape, empty.crops.shape) == ((0, 4), (0,), (0, 2, 3))
+    assert empty.part("nose").shape == (0, 9, 2)
+    assert len(empty[1:]) == 0
+
+
+def test_confidence_is_the_laplace_probability() -> None:
+    """Against draws: the share of points within 5 % of the eye distance on both axes."""
+    faces = made(1)
+    radius = 0.05 * IBUG.distance(faces.landmarks, "inter-ocular")[0]
+    draws = np.random.default_rng(1).laplace(0, faces.spread[0], (20000, 68, 2))
+    share = (np.abs(draws) < radius).all(axis=2).mean(axis=0)
+    np.testing.assert_allclose(faces.confidence[0], share, atol=0.02)
+    assert confidence(faces.landmarks, np.zeros_like(faces.spread), IBUG) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats_hold_what_was_found(name: str) -> None:
+    import csv
+    import io
+    import json
+
+    faces = made(2)
+    records = [
+        Record("a/one.jpg", "nano", faces),
+        Record("b/one.png", "nano", Faces.empty(IBUG, (64, 48))),
+        Record("c/one.png", "nano", faces[1:]),
+    ]
+    files = FORMATS[name].write(records)
+    if name == "pts":
+        assert sorted(files) == ["one-3.pts", "one.pts", "one_2.pts"]
+        lines = files["one.pts"].split("\n")
+        assert lines[:3] == ["version: 1", "n_points: 68", "{"]
+        points = np.array([line.split() for line in lines[3:71]], dtype=float)
+        np.testing.assert_allclose(points - 1, faces.landmarks[0], atol=1e-3)
+        return
+    (text,) = files.values()
+    if name in ("json", "jsonl"):
+        entries = json.loads(text) if name == "json" else [json.loads(line) for line in text.splitlines()]
+        assert [(e["file"], e["width"], e["layout"], len(e["faces"])) for e in entries] == [
+            ("a/one.jpg", 1200, "ibug68", 2),
+            ("b/one.png", 64, "ibug68", 0),
+            ("c/one.png", 1200, "ibug68", 1),
+        ]
+        np.testing.assert_allclose(entries[0]["faces"][1]["landmarks"], faces.landmarks[1], atol=0.006)
+        np.testing.assert_allclose(entries[0]["faces"][1]["spread"], faces.spread[1], atol=6e-4)
+    elif name == "csv":
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert len(rows) == 2 * 68 + 1 + 68
+        assert (rows[136]["file"], rows[136]["face"], rows[136]["x"]) == ("b/one.png", "", "")
+        assert (rows[45]["name"], rows[45]["point"], rows[45]["face"]) == ("left_eye_3", "45", "0")
+        assert float(rows[45]["x"]) == pytest.approx(faces.landmarks[0, 45, 0], abs=0.006)
+    else:
+        whole = json.loads(text)
+        assert [image["id"] for image in whole["images"]] == [1, 2, 3]
+        assert [note["image_id"] for note in whole["annotations"]] == [1, 1, 3]
+        keypoints = np.reshape(whole["annotations"][1]["keypoints"], (68, 3))
+        np.testing.assert_allclose(keypoints[:, :2], faces.landmarks[1], atol=0.006)
+        assert (keypoints[:, 2] == 2).all()
+        (category,) = whole["categories"]
+        assert len(category["keypoints"]) == 68
+        assert np.min(category["skeleton"]) == 1
+        assert np.max(category["skeleton"]) == 68

@@ -1,0 +1,198 @@
+"""The loop itself, on drawn faces: it learns, it resumes on the same curve, it runs in two processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from drawn_faces import write_w300
+from octamark.datasets.load import training_and_validation
+from octamark.errors import ConfigError, DataError, DeviceError, OutputError, WeightsError
+from octamark.nets.network import NetworkConfig, OctaveNetwork
+from octamark.training import checkpoints
+from octamark.training.config import Config, Stage, parse
+from octamark.training.trainer import ExponentialAverage, Trainer, learning_rate
+
+RECIPE = """
+name = "drawn"
+seed = 3
+[network]
+size = "nano"
+[[stages]]
+size = 64
+epochs = {epochs}
+batch = 8
+learning_rate = 5e-3
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_w300(tmp_path_factory.mktemp("w300"), per_folder=12, validation=6)
+
+
+def config(epochs: int = 2, **changes: object) -> Config:
+    table = {"name": "drawn", "seed": 3, "network": {"size": "nano"}}
+    stage = {"size": 64, "epochs": epochs, "batch": 8, "learning_rate": 5e-3}
+    return parse({**table, "stages": [stage], **changes}, "recipe")
+
+
+def trainer(recipe: Config, root: Path, out: Path, *, resume: bool = False) -> Trainer:
+    faces, held_out = training_and_validation(recipe.data, root)
+    return Trainer(recipe, faces, held_out, out, device="cpu", resume=resume)
+
+
+def curve(run: Path) -> list[tuple[str, ...]]:
+    with (run / "log.csv").open() as file:
+        return [(row["epoch"], row["loss"], row["validation_nme"]) for row in csv.DictReader(file)]
+
+
+def command(root: Path, recipe: Path, out: Path, *more: str) -> list[str]:
+    return ["-m", "octamark", "train", str(recipe), "--data", str(root), "--out", str(out), "--device", "cpu", *more]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_it_learns_and_leaves_all_that_a_run_should(root: Path, tmp_path: Path) -> None:
+    best = trainer(config(epochs=25), root, tmp_path / "run").run()
+    rows = curve(tmp_path / "run")
+    assert len(rows) == 25
+    assert float(rows[-1][1]) < 0.5 * float(rows[0][1])
+    assert best < 0.5 * float(rows[0][2])
+    assert best == min(float(row[2]) for row in rows)
+    assert any((tmp_path / "run" / "tensorboard").iterdir())
+    assert parse(json.loads((tmp_path / "run" / "config.json").read_text()), "x") == config(epochs=25)
+    groups, meta = checkpoints.load(tmp_path / "run" / "best.safetensors")
+    assert set(groups) == {"ema"}
+    assert meta["best_nme"] == best
+
+
+def test_same_seed_same_curve_other_seed_another(root: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        trainer(config(epochs=1, seed=seed), root, tmp_path / name).run()
+    assert curve(tmp_path / "a") == curve(tmp_path / "b")
+    assert curve(tmp_path / "a") != curve(tmp_path / "c")
+
+
+def test_killed_and_resumed_goes_on_with_the_same_curve(root: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.format(epochs=60))
+    killed = tmp_path / "killed"
+    arguments = command(root, recipe, killed)
+    process = subprocess.Popen([sys.executable, *arguments], env=environment(), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not ((killed / "log.csv").exists() and len(curve(killed)) >= 3):
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _, meta = checkpoints.load(killed / "last.safetensors")
+    reached = meta["epoch"]
+    assert 2 <= reached < 60
+
+    short = reached + 2  # the learning rate follows the recipe, so both runs keep its 60 epochs and stop early
+    whole = tmp_path / "whole"
+    for out, resume in ((killed, True), (whole, False)):
+        run = trainer(config(epochs=60), root, out, resume=resume)
+
+        def stop(self: object, *_: object, run: Trainer = run) -> None:
+            if run.epoch == short:
+                raise StopIteration
+
+        run.watcher.finished_epoch = stop.__get__(run.watcher)  # type: ignore[method-assign, attr-defined]
+        torch.set_num_threads(1)
+        with pytest.raises(StopIteration):
+            run.run()
+    assert curve(killed) == curve(whole)
+
+
+def test_two_processes(root: Path, tmp_path: Path) -> None:
+    """torchrun with gloo: one run, one log, and weights that both processes agreed on."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.format(epochs=2))
+    out = tmp_path / "run"
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command(root, recipe, out)]
+    done = subprocess.run([sys.executable, *launch], env=environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [row[0] for row in curve(out)] == ["1", "2"]
+    assert done.stderr.count("best validation NME") == 1
+    groups, _ = checkpoints.load(out / "last.safetensors")
+    alone = tmp_path / "alone"
+    trainer(config(epochs=2), root, alone).run()
+    one, _ = checkpoints.load(alone / "last.safetensors")
+    name = "head.high_to_high.weight"
+    assert torch.isfinite(groups["weights"][name]).all()
+    assert not torch.equal(groups["weights"][name], one["weights"][name])  # batches were shared out: other draws
+
+
+def test_refusals(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        trainer(config(), root, out, resume=True)
+    trainer(config(epochs=1), root, out).run()
+    with pytest.raises(OutputError, match="holds a run already"):
+        trainer(config(epochs=1), root, out)
+    with pytest.raises(ConfigError, match="another recipe"):
+        trainer(config(epochs=2), root, out, resume=True)
+    (out / "last.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0 nonsense")
+    with pytest.raises(WeightsError, match="damaged"):
+        trainer(config(epochs=1), root, out, resume=True)
+    with pytest.raises(DeviceError, match="devices: auto, cpu, cuda"):
+        Trainer(config(), [], [], tmp_path / "x", device="abacus")
+    tight = {"size": 32, "epochs": 1, "batch": 1}
+    with pytest.raises(ConfigError, match=r"stages\.0\.batch: 1 of 30 faces over 1 processes"):
+        trainer(config(stages=[tight]), root, tmp_path / "x")
+    with pytest.raises(DataError, match="no such folder"):
+        training_and_validation(config().data, tmp_path / "nowhere")
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    stage = Stage(size=64, epochs=1, learning_rate=1.0, warm_up=0.1)
+    rates = [learning_rate(stage, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == pytest.approx(1.0)
+    assert np.all(np.diff(rates[:10]) > 0)
+    assert np.all(np.diff(rates[10:]) < 0)
+    assert rates[99] == pytest.approx(0.01, abs=1e-3)
+
+
+def test_moving_average() -> None:
+    torch.manual_seed(0)
+    network = OctaveNetwork(NetworkConfig(width=8))
+    average = ExponentialAverage(network, decay=0.5)
+    weight = network.head.high_to_high.weight  # type: ignore[union-attr]
+    name, start = "head.high_to_high.weight", weight.detach().clone()  # type: ignore[union-attr]
+    expected = start.clone()
+    for step in range(3):
+        with torch.no_grad():
+            weight.add_(1.0)  # type: ignore[union-attr, operator]
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * (start + step + 1)
+        average.update(network)
+        torch.testing.assert_close(average.state[name], expected)
+
+
+def test_checkpoints_refuse_what_is_not_theirs(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no such checkpoint"):
+        checkpoints.load(tmp_path / "a.safetensors")
+    (tmp_path / "b.safetensors").write_bytes(b"")
+    with pytest.raises(WeightsError, match="damaged"):
+        checkpoints.load(tmp_path / "b.safetensors")
+    checkpoints.save(tmp_path / "c.safetensors", {"g": {"x": torch.arange(3)}}, {"n": 1})
+    whole = (tmp_path / "c.safetensors").read_bytes()
+    (tmp_path / "c.safetensors").write_bytes(whole[:-4])
+    with pytest.raises(WeightsError, match=r"c\.safetensors: damaged"):
+        checkpoints.load(tmp_path / "c.safetensors")
