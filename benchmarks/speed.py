@@ -99,7 +99,7 @@ def main() -> None:
     tasks.append(("detection (YuNet, 512x512)", 1, lambda: detector(picture)))
 
     times: dict[str, list[float]] = {name: [] for name, _, _ in tasks}
-    for name, faces, call in tasks:  # warm
+    for _, _, call in tasks:  # warm
         for _ in range(5):
             call()
     for _ in range(runs):

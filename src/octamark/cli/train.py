@@ -79,6 +79,10 @@ def train(
     with progress() as bar:
         trainer = Trainer(config, faces, held_out, folder, device=device, resume=resume, watcher=Bar(bar))
         best = trainer.run()
+        if trainer.fabric.is_global_zero:
+            from octamark.training.curves import plot
+
+            plot({config.name: trainer.rows}, folder / "curves.png")
     if trainer.fabric.is_global_zero:
         note(f"best validation NME {best:.2%} (inter-ocular, boxes from labels, {len(held_out)} faces): {folder}")
 
@@ -113,3 +117,21 @@ def export(
     for name, value in made.card.scores.items():
         note(f"{name}: {value:.2f}")
     note(f"{out}: {len(made.onnx) / 1e6:.2f} MB")
+
+
+def curves(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or checkpoints (.safetensors)")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .png to write")],
+) -> None:
+    """Draw the training curves of runs into one picture."""
+    _need_torch()
+    from octamark.training import checkpoints
+    from octamark.training.curves import plot
+
+    rows = {}
+    for run in runs:
+        _, meta = checkpoints.load(run / "last.safetensors" if run.is_dir() else run)
+        rows[meta["config"]["name"] if meta["config"]["name"] not in rows else str(run)] = meta["rows"]
+    make_folder(out.parent)
+    plot(rows, out)
+    note(f"curves of {len(rows)} runs: {out}")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 
 from octamark.datasets import Sample
 from octamark.errors import ConfigError, DeviceError, OutputError
@@ -32,6 +32,7 @@ from octamark.training.augment import augment, cut, move_points, similarity
 from octamark.training.batches import FaceStore, epoch_batches, steps_per_epoch
 from octamark.training.config import Augment, Config, Stage, parse
 from octamark.training.losses import LOSSES
+from octamark.training.optimisation import ExponentialAverage, adamw, learning_rate
 
 COLUMNS = ("epoch", "stage", "size", "learning_rate", "loss", "validation_nme", "validation_fr8", "seconds")
 
@@ -71,37 +72,6 @@ class Watcher:
     def stepped(self, loss: float) -> None: ...
 
     def finished_epoch(self, epoch: Epoch) -> None: ...
-
-
-def learning_rate(stage: Stage, step: int, steps: int) -> float:
-    """Linear warm-up over ``stage.warm_up`` of the stage's steps, then half a cosine down to 1 % of the rate."""
-    warm = max(1, round(stage.warm_up * steps))
-    if step < warm:
-        return stage.learning_rate * (step + 1) / warm
-    share = (step - warm) / max(1, steps - warm)
-    return stage.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
-
-
-class ExponentialAverage:
-    """Moving average of a network's weights and buffers; young averages forget faster: min(decay, (1+t)/(10+t))."""
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.updates = 0
-        self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        self.updates += 1
-        averages, values = [], []
-        for name, value in network.state_dict().items():
-            if value.dtype.is_floating_point:
-                averages.append(self.state[name])
-                values.append(value)
-            else:
-                self.state[name].copy_(value)
-        torch._foreach_lerp_(averages, values, 1 - decay)
 
 
 class Trainer:
@@ -151,7 +121,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.network = OctaveNetwork(network_config(config)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = ExponentialAverage(self.network, config.optimiser.ema)
-        self.model, self.optimiser = self.fabric.setup(self.network, self._optimiser())
+        self.model, self.optimiser = self.fabric.setup(self.network, adamw(self.network, config.optimiser))
         self.average.state = {name: value.to(self.fabric.device) for name, value in self.average.state.items()}
         self.epoch, self.best = 0, math.inf
         self.rows: list[dict[str, Any]] = []
@@ -167,13 +137,6 @@ class Trainer:
                     f"stages.{index}.batch: {stage.batch} of {len(self.samples)} faces over {world} processes is too "
                     f"few; each needs at least {2 if stage.size == 32 else 1}"
                 )
-
-    def _optimiser(self) -> torch.optim.AdamW:
-        settings = self.config.optimiser
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        free = [p for p in self.network.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=1.0, betas=settings.betas)
 
     def run(self) -> float:
         """Train to the end of the last stage; returns the best validation NME (a fraction)."""

@@ -1,0 +1,49 @@
+"""AdamW, its learning rate, and the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from octamark.training.config import Optimiser, Stage
+
+
+def adamw(network: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
+    """AdamW with weight decay on weights, and none on biases and normalisations; the loop sets the rate each step."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    free = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=1.0, betas=settings.betas)
+
+
+def learning_rate(stage: Stage, step: int, steps: int) -> float:
+    """Linear warm-up over ``stage.warm_up`` of the stage's steps, then half a cosine down to 1 % of the rate."""
+    warm = max(1, round(stage.warm_up * steps))
+    if step < warm:
+        return stage.learning_rate * (step + 1) / warm
+    share = (step - warm) / max(1, steps - warm)
+    return stage.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+class ExponentialAverage:
+    """Moving average of a network's weights and buffers; young averages forget faster: min(decay, (1+t)/(10+t))."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        averages, values = [], []
+        for name, value in network.state_dict().items():
+            if value.dtype.is_floating_point:
+                averages.append(self.state[name])
+                values.append(value)
+            else:
+                self.state[name].copy_(value)
+        torch._foreach_lerp_(averages, values, 1 - decay)

@@ -1,0 +1,157 @@
+"""The command line as people use it: results, exit codes, one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from octamark.imaging import read_picture
+
+Ran = subprocess.CompletedProcess[str]
+
+
+def octamark(*arguments: str | Path, stdin: bytes = b"", **options: object) -> Ran:
+    command = [sys.executable, "-m", "octamark", *map(str, arguments)]
+    environment = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run(command, input=stdin, capture_output=True, env=environment, timeout=120, **options)  # type: ignore[call-overload]
+    ran = Ran(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+    assert "Traceback" not in ran.stderr, ran.stderr
+    return ran
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, photograph_path: Path) -> Path:
+    """A good picture, one without faces, one deeper down, and files that are no pictures."""
+    root = tmp_path_factory.mktemp("pictures")
+    portrait = Image.open(photograph_path)
+    portrait.save(root / "good.png")
+    portrait.convert("L").save(root / "grey.png")
+    (root / "deeper").mkdir()
+    portrait.convert("CMYK").save(root / "deeper" / "good.jpg")
+    Image.new("RGB", (90, 60)).save(root / "empty.png")
+    (root / "text.jpg").write_text("this is text")
+    (root / "zero.jpg").write_bytes(b"")
+    (root / "cut.png").write_bytes((root / "good.png").read_bytes()[:20000])
+    (root / "notes.txt").write_text("left alone")
+    return root
+
+
+def test_one_picture_prints_one_json_line(folder: Path) -> None:
+    ran = octamark("predict", folder / "good.png", "-m", "nano")
+    assert ran.returncode == 0
+    (line,) = ran.stdout.splitlines()
+    entry = json.loads(line)
+    assert entry["file"] == str(folder / "good.png")
+    assert (entry["layout"], entry["model"]) == ("ibug68", "nano")
+    assert np.shape(entry["faces"][0]["landmarks"]) == (68, 2)
+
+
+def test_a_folder_goes_on_past_bad_pictures(folder: Path, tmp_path: Path) -> None:
+    ran = octamark("predict", folder, "-m", "nano", "-o", tmp_path, "-f", "json", "--overlay", "--heatmap")
+    assert ran.returncode == 1
+    for name, said in (("text.jpg", "not a picture"), ("zero.jpg", "empty"), ("cut.png", "damaged or truncated")):
+        (line,) = (line for line in ran.stderr.splitlines() if name in line)
+        assert line.startswith("error:")
+        assert said in line
+    assert "empty.png: no face found" in ran.stderr
+    assert "3 inputs failed" in ran.stderr
+    entries = json.loads((tmp_path / "predictions.json").read_text())
+    found = {str(Path(entry["file"]).relative_to(folder)): len(entry["faces"]) for entry in entries}
+    assert found == {"deeper/good.jpg": 1, "empty.png": 0, "good.png": 1, "grey.png": 1}
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert "good.overlay.png" in names
+    assert "good-2.heatmap.png" in names
+    assert not [name for name in names if name.startswith(".")]
+    drawn = read_picture(tmp_path / "grey.overlay.png")
+    assert (drawn != read_picture(folder / "grey.png")).any()
+
+
+def test_standard_input(folder: Path) -> None:
+    ran = octamark("predict", "-", "-m", "nano", "-f", "csv", stdin=(folder / "good.png").read_bytes())
+    assert ran.returncode == 0
+    assert len(ran.stdout.splitlines()) == 69
+    ran = octamark("predict", "-", "-m", "nano", stdin=b"junk")
+    assert ran.returncode == 1
+    assert "standard input: bytes: not a picture" in ran.stderr
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "pts", "coco"])
+def test_formats_write_their_files(folder: Path, tmp_path: Path, form: str) -> None:
+    ran = octamark("predict", folder / "good.png", "-m", "nano", "-o", tmp_path / "new" / "out", "-f", form)
+    assert ran.returncode == 0
+    assert "1 face in 1 picture, results in" in ran.stderr
+    (file,) = (tmp_path / "new" / "out").iterdir()
+    assert file.name == {"pts": "good.pts", "coco": "predictions.coco.json"}.get(form, f"predictions.{form}")
+
+
+def refused(said: str, *arguments: str | Path) -> None:
+    ran = octamark("predict", *arguments)
+    assert ran.returncode == 2
+    assert said in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_mistakes_of_the_caller(folder: Path, tmp_path: Path) -> None:
+    good = folder / "good.png"
+    refused("unknown model 'huge'; models: ", good, "-m", "huge")
+    refused("unknown format 'xml'; formats: json, jsonl, csv, pts, coco", good, "-f", "xml")
+    refused("format pts writes several files: name a folder with -o", good, "-f", "pts")
+    refused("cannot be made a folder", good, "-o", good)
+    refused("threads=999", good, "--threads", "999")
+    refused("unknown device 'gpu'; devices: cpu, cuda", good, "--device", "gpu")
+    (tmp_path / "bad.onnx").write_bytes(b"nonsense")
+    refused("bad.onnx: damaged", good, "-m", tmp_path / "bad.onnx")
+
+
+def test_missing_and_empty_inputs_are_reported(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "hollow").mkdir()
+    ran = octamark("predict", tmp_path / "hollow", tmp_path / "nobody.jpg", folder / "good.png", "-m", "nano")
+    assert ran.returncode == 1
+    assert "hollow: no pictures in this folder" in ran.stderr
+    assert "nobody.jpg: cannot be read" in ran.stderr
+    assert len(ran.stdout.splitlines()) == 1
+
+
+def test_full_disk_is_one_line(folder: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "octamark", "predict", str(folder / "good.png"), "-m", "nano"]
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert ran.returncode == 2
+    assert "Traceback" not in ran.stderr
+    assert "No space left on device" in ran.stderr
+
+
+def test_read_only_folder(folder: Path, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        target = Path("/proc/self/fdinfo")  # where even root cannot write
+    else:
+        target = tmp_path / "locked"
+        target.mkdir(mode=0o500)
+    ran = octamark("predict", folder / "good.png", "-m", "nano", "-o", target)
+    assert ran.returncode == 2
+    assert "cannot be written" in ran.stderr
+
+
+def test_other_verbs(tmp_path: Path) -> None:
+    ran = octamark("models")
+    assert ran.returncode == 0
+    for name in ("nano", "tiny", "small", "research use only", "validation NME"):
+        assert name in ran.stdout
+    ran = octamark("layouts", "cofw29", "-o", tmp_path)
+    assert ran.returncode == 0
+    assert "left_pupil" in ran.stdout
+    assert read_picture(tmp_path / "cofw29.png").shape == (1000, 1000, 3)
+    ran = octamark("layouts", "mine")
+    assert ran.returncode == 2
+    assert "unknown layout 'mine'; known: ibug68" in ran.stderr
+    assert octamark("--version").stdout.startswith("octamark 0.")
+    assert octamark("train", tmp_path / "no.toml", "--data", tmp_path).returncode == 2
