@@ -120,6 +120,18 @@ def test_killed_and_resumed_goes_on_with_the_same_curve(root: Path, tmp_path: Pa
     assert curve(killed) == curve(whole)
 
 
+def test_a_finished_run_may_gain_stages(root: Path, tmp_path: Path) -> None:
+    trainer(config(epochs=2), root, tmp_path / "run").run()
+    first = config(epochs=2).stages[0].model_dump()
+    longer = config(stages=[first, {**first, "size": 96, "epochs": 1, "target_scale": 0.5}])
+    best = trainer(longer, root, tmp_path / "run", resume=True).run()
+    rows = curve(tmp_path / "run")
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert best == float(rows[-1][2])  # the best epoch is one of the last stage
+    _, meta = checkpoints.load(tmp_path / "run" / "best.safetensors")
+    assert meta["epoch"] == 3
+
+
 def test_two_processes(root: Path, tmp_path: Path) -> None:
     """torchrun with gloo: one run, one log, and weights that both processes agreed on."""
     recipe = tmp_path / "recipe.toml"

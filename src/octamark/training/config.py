@@ -87,6 +87,7 @@ class Stage(_Section):
     batch: int = Field(16, ge=1, description="pictures a step, over all processes")
     learning_rate: float = Field(2e-3, gt=0.0)
     warm_up: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps with a rising rate")
+    target_scale: float | None = Field(None, gt=0.0, description="in place of loss.target_scale, in this stage")
 
 
 class Config(_Section):

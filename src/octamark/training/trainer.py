@@ -82,7 +82,7 @@ class Trainer:
         train, validation: labelled faces; the validation faces choose the best epoch and are never trained on.
         out: the run's folder; made if missing.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        resume: go on from ``last.safetensors`` in ``out``.
+        resume: go on from ``last.safetensors`` in ``out``; the recipe may have gained stages at its end.
         watcher: sees progress.
 
     Raises:
@@ -197,7 +197,7 @@ class Trainer:
             maps = self.model(pictures.contiguous(memory_format=torch.channels_last))  # n, M, h/4, w/4
             points = heatmaps.decode(heatmaps.probabilities(maps, config.loss.beta))
             target = heatmaps.to_heatmap_pixels(landmarks, STRIDE)
-            loss = loss_of(points, target, config.loss.target_scale)
+            loss = loss_of(points, target, stage.target_scale or config.loss.target_scale)
             self.fabric.backward(loss)
             self.fabric.clip_gradients(self.model, self.optimiser, max_norm=config.optimiser.clip)
             self.optimiser.step()
@@ -279,9 +279,11 @@ class Trainer:
     def _resume(self) -> None:
         groups, meta = checkpoints.load(self.last)
         before = parse(meta["config"], str(self.last))
-        if before != self.config:
+        begun = self.config.model_copy(update={"stages": self.config.stages[: len(before.stages)]})
+        if before != begun:
             raise ConfigError(
-                f"{self.out}: was started with another recipe; resume with its own, {self.out}/config.json"
+                f"{self.out}: was started with another recipe; resume with its own ({self.out}/config.json), "
+                "or with stages added at its end"
             )
         self.network.load_state_dict(groups["weights"])
         for name, value in groups["ema"].items():

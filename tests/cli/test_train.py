@@ -1,0 +1,74 @@
+"""``octamark train``, ``curves`` and ``export``, in this process and on drawn faces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from drawn_faces import write_w300
+from octamark.cli import app
+from octamark.errors import ConfigError, DataError, OctamarkError, WeightsError
+from octamark.imaging import read_picture
+from octamark.nets.sizes import rows
+
+RECIPE = 'name = "drawn"\n[network]\nsize = "nano"\n[[stages]]\nsize = 64\nepochs = 1\nbatch = 4\n'
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_w300(tmp_path_factory.mktemp("w300"))
+
+
+def run(*arguments: str | Path) -> str:
+    """Run the command; what it raised is raised here, as ``main`` turns it into one line."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_sheet_train_curves(root: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE)
+    run("train", recipe, "--data", root, "--sheet", tmp_path / "sheet.png")
+    assert read_picture(tmp_path / "sheet.png").shape == (2 * 64, 8 * 64, 3)
+    out = tmp_path / "run"
+    said = run("train", recipe, "--data", root, "--out", out, "--device", "cpu")
+    assert "epoch 1/1" in said
+    assert "best validation NME" in said
+    assert {"config.json", "log.csv", "curves.png", "last.safetensors", "best.safetensors"} <= {
+        path.name for path in out.iterdir()
+    }
+    run("curves", out, out / "best.safetensors", "-o", tmp_path / "two.png")
+    assert read_picture(tmp_path / "two.png").shape[0] > 300
+
+
+def test_mistakes_are_named(root: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.replace("batch", "bach"))
+    with pytest.raises(ConfigError, match=r"recipe\.toml: unknown key stages\.0\.bach; allowed there: size, epochs"):
+        run("train", recipe, "--data", root)
+    recipe.write_text(RECIPE)
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        run("train", recipe, "--data", tmp_path / "nowhere")
+    with pytest.raises(WeightsError, match="no such checkpoint"):
+        run("export", tmp_path, "--data", root, "-o", tmp_path / "x.onnx")
+    with pytest.raises(ConfigError, match=r"weight files end in \.onnx"):
+        run("export", tmp_path, "--data", root, "-o", tmp_path / "x.pt")
+    (tmp_path / "splits.txt").write_text("afw/face_0\n")
+    recipe.write_text(RECIPE.replace("[network]", '[data]\nvalidation = "splits.txt"\n[network]'))
+    with pytest.raises(DataError, match=r"splits\.txt: cannot be read"):
+        run("train", recipe, "--data", root)
+    assert issubclass(ConfigError, OctamarkError)
+
+
+def test_sizes_grow_with_the_width() -> None:
+    table = rows()
+    nano, tiny = next(table), next(table)
+    assert (nano.name, nano.width, tiny.name, tiny.width) == ("nano", 8, "tiny", 16)
+    assert 2 * nano.parameters < tiny.parameters < 4.5 * nano.parameters
+    assert nano.megabytes == pytest.approx(2e-6 * nano.parameters, abs=0.06)
+    assert 0.1 < nano.gflops < tiny.gflops < 1
