@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from octamark.errors import LayoutError
 from octamark.faces import Face, Faces, confidence
-from octamark.formats import FORMATS, Record
+from octamark.formats import FORMATS, Record, unique_stems
 from octamark.layouts import layout
 
 IBUG = layout("ibug68")
@@ -31,6 +31,7 @@ def test_indexing() -> None:
     assert len(faces[1:]) == 2
     assert len(faces[faces.scores > 0.75]) == 2
     np.testing.assert_array_equal(faces[[2, 0]].landmarks, faces.landmarks[[2, 0]])
+    assert isinstance(faces[np.array(1)], Face)
     np.testing.assert_array_equal(faces[-1].landmarks, faces.landmarks[2])
     with pytest.raises(IndexError):
         faces[3]
@@ -39,7 +40,7 @@ def test_indexing() -> None:
 def test_parts_by_name() -> None:
     faces = made()
     np.testing.assert_array_equal(faces[0]["left_eye"], faces.landmarks[0, 42:48])
-    assert faces.part("nose").shape == (3, 9, 2)
+    assert faces["nose"].shape == (3, 9, 2)
     with pytest.raises(LayoutError, match="no part 'ear'; parts: outline, right_brow"):
         faces[0]["ear"]
 
@@ -50,7 +51,7 @@ def test_empty_is_an_empty_faces() -> None:
     assert list(empty) == []
     assert (empty.landmarks.shape, empty.spread.shape, empty.confidence.shape) == ((0, 68, 2), (0, 68, 2), (0, 68))
     assert (empty.boxes.shape, empty.scores.shape, empty.crops.shape) == ((0, 4), (0,), (0, 2, 3))
-    assert empty.part("nose").shape == (0, 9, 2)
+    assert empty["nose"].shape == (0, 9, 2)
     assert len(empty[1:]) == 0
 
 
@@ -64,6 +65,15 @@ def test_confidence_is_the_laplace_probability() -> None:
     assert confidence(faces.landmarks, np.zeros_like(faces.spread), IBUG) == pytest.approx(1.0)
 
 
+def test_no_face_overwrites_another() -> None:
+    """A second face is called NAME_2, and so may another picture be."""
+    files = ["x/two.jpg", "x/two_2.jpg", "y/two.jpg", "two-2.jpg", "-", "stdin.png", ".jpg", "y/two.png"]
+    stems = unique_stems(files)
+    assert stems == ["two", "two_2", "two-2", "two-2-2", "stdin", "stdin-2", ".jpg", "two-3"]
+    records = [Record(file, stem, "nano", made(2)) for file, stem in zip(files, stems, strict=True)]
+    assert len(FORMATS["pts"].write(records)) == 2 * len(files)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats_hold_what_was_found(name: str) -> None:
     import csv
@@ -72,9 +82,9 @@ def test_formats_hold_what_was_found(name: str) -> None:
 
     faces = made(2)
     records = [
-        Record("a/one.jpg", "nano", faces),
-        Record("b/one.png", "nano", Faces.empty(IBUG, (64, 48))),
-        Record("c/one.png", "nano", faces[1:]),
+        Record("a/one.jpg", "one", "nano", faces),
+        Record("b/one.png", "one-2", "nano", Faces.empty(IBUG, (64, 48))),
+        Record("c/one.png", "one-3", "nano", faces[1:]),
     ]
     files = FORMATS[name].write(records)
     if name == "pts":

@@ -80,8 +80,8 @@ def test_public_names() -> None:
     assert octamark.__all__ == sorted(octamark.__all__)
     assert set(octamark.__all__) == {
         "BoxError", "ConfigError", "DataError", "DeviceError", "Face", "FaceDetector", "Faces", "Landmarker", "Layout",
-        "LayoutError", "ModelCard", "OctamarkError", "OutputError", "PictureError", "WeightsError", "__version__",
-        "layout", "load", "read_picture",
+        "LayoutError", "ModelCard", "OctamarkError", "OutputError", "PictureError", "TrainingError", "WeightsError",
+        "__version__",        "layout", "load", "read_picture",
     }  # fmt: skip
     for name in octamark.__all__:
         assert getattr(octamark, name).__doc__, name

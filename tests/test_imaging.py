@@ -93,7 +93,8 @@ def test_transparency_is_laid_on_white() -> None:
         (np.full((4, 4, 3), -0.5), "0..1"),
         ("no/such/file.jpg", "no/such/file.jpg: cannot be read"),
         ("nul\0byte", "cannot be read"),
-        (3.5, "cannot be read"),
+        (3.5, "a float is no picture"),
+        ((picture for picture in "ab"), "a list or tuple"),
     ],
 )
 def test_bad_input_is_one_clear_error(source: object, said: str) -> None:

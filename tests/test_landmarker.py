@@ -161,7 +161,7 @@ def test_bad_boxes(nano: Landmarker, photograph: Picture, boxes: object, said: s
 def test_boxes_in_number(nano: Landmarker, photograph: Picture) -> None:
     assert len(nano(photograph, [])) == 0
     assert len(nano(photograph, np.zeros((0, 4)))) == 0
-    with pytest.raises(BoxError, match="2 pictures but 1 lists of boxes"):
+    with pytest.raises(BoxError, match="2 pictures but 1 lists of boxes; give a list"):
         nano([photograph, photograph], [None])
 
 
@@ -186,9 +186,9 @@ def test_bad_pictures_raise(nano: Landmarker) -> None:
 
 def test_threads_and_devices_are_honest() -> None:
     processors = len(os.sched_getaffinity(0))
-    for threads in (0, -1, processors + 1):
+    for threads in (0, -1, processors + 1, 1.5, "2"):
         with pytest.raises(DeviceError, match=f"1 to {processors}"):
-            octamark.load("nano", threads=threads)
+            octamark.load("nano", threads=threads)  # type: ignore[arg-type]
     with pytest.raises(DeviceError, match="devices: cpu, cuda"):
         octamark.load("nano", device="tpu")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
@@ -217,5 +217,5 @@ def test_a_damaged_release_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_error_is_ours() -> None:
     names = [name for name in octamark.__all__ if name.endswith("Error")]
-    assert len(names) == 9
+    assert len(names) == 10
     assert all(issubclass(getattr(octamark, name), OctamarkError) for name in names)

@@ -129,8 +129,8 @@ def test_own_table(tmp_path: Path) -> None:
         ('eyes = ["0-1"]', 'eyes = ["1-3"]', "between 0 and 2"),
         ("mirror = [[0, 1]]", "mirror = [[0, 1], [1, 2]]", "each point in at most one pair"),
         ("mirror = [[0, 1]]", "mirror = [[0, 1, 2]]", "mirror must be pairs"),
-        (", [0.5, 0.9]", "", "diagram must hold 3 points; it holds 2"),
-        ("count = 3", 'count = "three"', "a value of the wrong form"),
+        (", [0.5, 0.9]", "", "diagram must hold 3 points, finite; it holds 2"),
+        ("count = 3", 'count = "three"', "a whole number of points"),
         ("count = 3", "count = = 3", "not a TOML table"),
     ],
 )

@@ -19,6 +19,7 @@ from octamark.errors import (
     OctamarkError,
     OutputError,
     PictureError,
+    TrainingError,
     WeightsError,
 )
 from octamark.faces import Face, Faces
@@ -42,6 +43,7 @@ __all__ = [
     "OctamarkError",
     "OutputError",
     "PictureError",
+    "TrainingError",
     "WeightsError",
     "__version__",
     "layout",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.faces import Face, Faces
-from octamark.geometry import Picture
+from octamark.geometry import Picture, apply
 from octamark.layouts import Layout
 
 GLOBAL_COLOUR = (255, 176, 0)
@@ -95,7 +95,13 @@ def heatmap_picture(picture: Picture, faces: Faces) -> Picture:
         stride = _crop_side(faces) / joined.shape[1]
         to_input = np.array([[stride, 0, stride / 2 - 0.5], [0, stride, stride / 2 - 0.5], [0, 0, 1]])
         matrix = faces.crops[index] @ to_input
-        glow = np.maximum(glow, cv2.warpAffine(joined.astype(np.float32), matrix, (width, height)))
+        corners = apply(matrix, np.array([[-1, -1], [1, -1], [-1, 1], [1, 1]]) * joined.shape[1])
+        x1, y1 = np.clip(np.floor(corners.min(axis=0)), 0, (width, height)).astype(int)
+        x2, y2 = np.clip(np.ceil(corners.max(axis=0)) + 1, 0, (width, height)).astype(int)
+        if x2 > x1 and y2 > y1:
+            matrix[:, 2] -= (x1, y1)
+            seen = cv2.warpAffine(joined.astype(np.float32), matrix, (int(x2 - x1), int(y2 - y1)))
+            glow[y1:y2, x1:x2] = np.maximum(glow[y1:y2, x1:x2], seen)
     grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     colours = cv2.cvtColor(cv2.applyColorMap((glow * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     share = np.sqrt(np.clip(glow, 0, 1))[:, :, None]
@@ -165,7 +171,7 @@ def sheet(tiles: Sequence[Picture], columns: int = 8) -> Picture:
 
 
 def dotted(picture: Picture, landmarks: NDArray[np.floating], layout: Layout) -> Picture:
-    """A copy of a crop with its landmarks (M, 2) as small dots: outline, right side, left side and middle differ."""
+    """A copy of a crop with its landmarks (M, 2) as small dots: the two sides and the midline differ in colour."""
     canvas = picture.copy()
     for index, point in enumerate(landmarks):
         partner = layout.mirror[index]

@@ -8,6 +8,7 @@
     ├── DeviceError          a device or thread count that cannot be had
     ├── DataError            a data set with a missing or malformed file
     ├── ConfigError          a training recipe with unknown keys or impossible values
+    ├── TrainingError        a run that cannot go on
     └── OutputError          a result that cannot be written
 
 Messages say what was given, what is allowed, and which file.
@@ -48,6 +49,10 @@ class DataError(OctamarkError):
 
 class ConfigError(OctamarkError):
     """A training recipe with unknown keys or impossible values."""
+
+
+class TrainingError(OctamarkError):
+    """A run that cannot go on."""
 
 
 class OutputError(OctamarkError):

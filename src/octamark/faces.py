@@ -66,7 +66,8 @@ class Face:
 class Faces:
     """The faces of one picture; a picture without faces has an empty one.
 
-    ``faces[0]`` is a :class:`Face`; a slice, mask or index array gives Faces; iterating gives each Face.
+    ``faces[0]`` is a :class:`Face`; a slice, mask or index array gives Faces; ``faces["left_eye"]`` gives that part's
+    points of every face, (n, k, 2); iterating gives each Face.
 
     Attributes:
         layout: which landmarks these are.
@@ -117,8 +118,13 @@ class Faces:
     def __getitem__(self, index: int) -> Face: ...
     @overload
     def __getitem__(self, index: slice | NDArray[np.generic] | list[int]) -> Faces: ...
-    def __getitem__(self, index: int | slice | NDArray[np.generic] | list[int]) -> Face | Faces:
-        if isinstance(index, int | np.integer):
+    @overload
+    def __getitem__(self, index: str) -> F32: ...
+    def __getitem__(self, index: int | slice | NDArray[np.generic] | list[int] | str) -> Face | Faces | F32:
+        if isinstance(index, str):
+            return self.landmarks[:, list(self.layout.part(index))]
+        if np.ndim(index) == 0 and not isinstance(index, slice):  # type: ignore[arg-type]
+            index = int(index)  # type: ignore[arg-type]
             return Face(
                 self.layout,
                 self.landmarks[index],
@@ -138,10 +144,6 @@ class Faces:
             self.crops[index],
             None if self.heatmaps is None else self.heatmaps[index],
         )
-
-    def part(self, name: str) -> F32:
-        """The points of one part of every face, (n, k, 2)."""
-        return self.landmarks[:, list(self.layout.part(name))]
 
     def __repr__(self) -> str:
         return f"Faces({len(self)} faces, layout={self.layout.name!r}, picture {self.size[0]}x{self.size[1]})"

@@ -22,9 +22,16 @@ from octamark.layouts import Layout
 
 @dataclass(frozen=True)
 class Record:
-    """The prediction for one picture."""
+    """The prediction for one picture.
+
+    Attributes:
+        file: the picture, as the caller named it.
+        stem: what files about this picture are called; distinct within a batch (see :func:`unique_stems`).
+        model: name of the model.
+    """
 
     file: str
+    stem: str
     model: str
     faces: Faces
 
@@ -112,9 +119,11 @@ def pts_text(face: Face) -> str:
 def _pts(records: Sequence[Record]) -> dict[str, str]:
     """One file per face, named after the picture; from the second face on with the face's number."""
     files: dict[str, str] = {}
-    for record, stem in zip(records, unique_stems([record.file for record in records]), strict=True):
+    names = _Names(record.stem for record in records)
+    for record in records:
         for number, face in enumerate(record.faces):
-            files[f"{stem}{f'_{number + 1}' if number else ''}.pts"] = pts_text(face)
+            stem = names.free(f"{record.stem}_{number + 1}") if number else record.stem
+            files[f"{stem}.pts"] = pts_text(face)
     return files
 
 
@@ -168,18 +177,29 @@ FORMATS: dict[str, Format] = {
 }
 
 
+class _Names:
+    """Hands out distinct names; taken ones get -2, -3, ..."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self.taken = dict.fromkeys(taken, 1)
+
+    def free(self, name: str) -> str:
+        number = self.taken.get(name, 0) + 1
+        candidate = name if number == 1 else f"{name}-{number}"
+        while candidate in self.taken:
+            number += 1
+            candidate = f"{name}-{number}"
+        self.taken[name] = number
+        self.taken.setdefault(candidate, 1)
+        return candidate
+
+
 def unique_stems(files: Iterable[str]) -> list[str]:
     """A distinct file stem for each picture: its name without suffix; repeated ones get -2, -3, ..."""
-    stems: list[str] = []
-    taken: set[str] = set()
+    names = _Names()
+    stems = []
     for file in files:
         stem = file.replace("\\", "/").rsplit("/", 1)[-1]
         stem = (stem.rsplit(".", 1)[0] or stem) if "." in stem else stem
-        stem = {"-": "stdin"}.get(stem, stem)
-        candidate, number = stem, 1
-        while candidate in taken:
-            number += 1
-            candidate = f"{stem}-{number}"
-        taken.add(candidate)
-        stems.append(candidate)
+        stems.append(names.free("stdin" if stem == "-" else stem))
     return stems

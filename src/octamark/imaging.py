@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from octamark.errors import OutputError, PictureError
 from octamark.geometry import Picture
 
-PictureLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.generic]
+PictureLike = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.generic]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
 """What a folder is searched for."""
 
-MAX_PIXELS = 200_000_000
-"""Larger pictures are refused before they are decoded (600 MB of memory each)."""
+MAX_PIXELS = 178_000_000
+"""Larger pictures are refused before they are decoded; this is where PIL refuses too."""
+
+MAX_BYTES = 1_000_000_000
+"""Larger files are refused before they are read."""
+
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 
 
 def read_picture(source: PictureLike) -> Picture:
@@ -33,38 +39,46 @@ def read_picture(source: PictureLike) -> Picture:
             pictures and CMYK are converted; of animations the first frame is taken.
 
     Raises:
-        PictureError: missing, unreadable, truncated or empty file, more than 200 megapixels, an array of another
+        PictureError: missing, unreadable, truncated or empty file, more than 178 megapixels, an array of another
             shape, type or range. The message names the file.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        try:
-            return _from_pil(source, "PIL image")
-        except OSError as error:  # an image opened lazily from a damaged file
-            raise PictureError(f"PIL image: damaged or truncated picture ({error})") from error
-    if isinstance(source, bytes):
+        return _guarded(lambda: _from_pil(source, "PIL image"), "PIL image")
+    if isinstance(source, bytes | bytearray | memoryview):
         if not source:
             raise PictureError("bytes: empty, no picture")
-        return _decode(source, "bytes")
+        return _decode(bytes(source), "bytes")
+    if not isinstance(source, str | os.PathLike):
+        kinds = "a path, bytes, PIL image or array, or a list or tuple of them"
+        raise PictureError(f"a {type(source).__name__} is no picture; give {kinds}")
     try:
         path = Path(source)
+        if path.is_file() and path.stat().st_size > MAX_BYTES:
+            raise PictureError(f"{path}: the file has more than {MAX_BYTES // 1_000_000} MB")
         data = path.read_bytes()
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
-        raise PictureError(f"{source}: cannot be read ({said})") from error
+        raise PictureError(f"{str(source) or 'an empty path'}: cannot be read ({said})") from error
     if not data:
         raise PictureError(f"{path}: the file is empty")
     return _decode(data, str(path))
 
 
 def _decode(data: bytes, name: str) -> Picture:
+    def decoded() -> Picture:
+        with Image.open(io.BytesIO(data)) as image:
+            return _from_pil(image, name)
+
+    return _guarded(decoded, name)
+
+
+def _guarded(decoded: Callable[[], Picture], name: str) -> Picture:
+    """What ``decoded`` returns; whatever PIL raises on damaged pictures becomes a PictureError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL warns of sizes (we set our own limit) and of odd metadata
-            with Image.open(io.BytesIO(data)) as image:
-                return _from_pil(image, name)
-    except PictureError:
+        return decoded()
+    except (PictureError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise PictureError(f"{name}: not a picture in a known format (JPEG, PNG, WebP, TIFF, BMP, GIF, ...)") from error
@@ -99,7 +113,7 @@ def _from_array(array: NDArray[np.generic], name: str = "array") -> Picture:
         pixels = array.astype(np.uint8) * 255
     elif array.dtype == np.uint8:
         pixels = array.astype(np.uint8, copy=False)
-    elif array.dtype == np.uint16 or (array.dtype.kind in "iu" and name != "array"):
+    elif (array.dtype.kind == "u" and array.dtype.itemsize == 2) or (array.dtype.kind in "iu" and name != "array"):
         if array.min() < 0 or array.max() > 65535:
             raise PictureError(f"{name}: values {array.min()}..{array.max()}; 16-bit pictures hold 0..65535")
         pixels = np.round(array.astype(np.float32) / 257).astype(np.uint8)
@@ -130,7 +144,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         OutputError: a folder that does not exist or is read-only, a full disk.
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        path = Path(os.path.realpath(path))  # a link keeps pointing where it did
+        handle, name = tempfile.mkstemp(prefix=".octamark-", dir=path.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
     try:
@@ -138,9 +153,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
+        os.chmod(name, 0o666 & ~_UMASK)
         os.replace(name, path)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
@@ -160,5 +173,8 @@ def write_picture(path: Path, picture: Picture) -> None:
     if path.suffix.lower() not in formats:
         raise OutputError(f"{path}: pictures are written as .png, .jpg or .jpeg")
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, formats[path.suffix.lower()], quality=92)
+    try:
+        Image.fromarray(picture).save(buffer, formats[path.suffix.lower()], quality=92)
+    except (OSError, ValueError) as error:  # a side too long for JPEG, say
+        raise OutputError(f"{path}: cannot be encoded ({error})") from error
     write_atomically(path, buffer.getvalue())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from octamark import weights
 from octamark.detector import FaceDetector
-from octamark.errors import BoxError, DeviceError, WeightsError, listed
+from octamark.errors import BoxError, DeviceError, PictureError, WeightsError, listed
 from octamark.faces import Faces, confidence
 from octamark.geometry import Picture, apply, crop, crop_transform, detector_squares, squares
 from octamark.imaging import PictureLike, read_picture
@@ -32,7 +33,8 @@ class Landmarker:
 
     Args:
         model: name of a model that ships, or path of an .onnx file that ``octamark export`` wrote.
-        threads: processor threads of the landmark network; None lets ONNX Runtime choose.
+        threads: processor threads of the landmark network; None lets ONNX Runtime choose. The detector runs in OpenCV,
+            whose threads are the process's own (``cv2.setNumThreads``).
         device: ``"cpu"`` or ``"cuda"`` (needs onnxruntime-gpu).
         detector: finds faces where no boxes are given; None makes a :class:`FaceDetector`.
 
@@ -60,6 +62,8 @@ class Landmarker:
             self._session.get_modelmeta().custom_metadata_map.get(weights.METADATA_KEY), str(model)
         )
         self.layout: Layout = layout(self.card.layout)
+        if (points := self._session.get_outputs()[0].shape[1]) != self.layout.count:
+            raise WeightsError(f"{model}: gives {points} landmarks, but its layout {self.layout!r} has another count")
         self.detector = detector or FaceDetector()
 
     def __repr__(self) -> str:
@@ -115,9 +119,16 @@ class Landmarker:
         if not isinstance(picture, list | tuple):
             return self._predict([read_picture(picture)], [boxes], box_kind, heatmaps)[0]
         asked: Any = [None] * len(picture) if boxes is None else boxes
-        if len(asked) != len(picture):
-            raise BoxError(f"{len(picture)} pictures but {len(asked)} lists of boxes; give one (or None) for each")
-        return self._predict([read_picture(source) for source in picture], asked, box_kind, heatmaps)
+        if not isinstance(asked, list | tuple) or len(asked) != len(picture):
+            given = f"{len(asked)} lists of boxes" if isinstance(asked, list | tuple) else f"a {type(asked).__name__}"
+            raise BoxError(f"{len(picture)} pictures but {given}; give a list with boxes (or None) for each picture")
+        pictures = []
+        for index, source in enumerate(picture):
+            try:
+                pictures.append(read_picture(source))
+            except PictureError as error:
+                raise PictureError(f"picture {index} of the list: {error}") from error
+        return self._predict(pictures, asked, box_kind, heatmaps)
 
     def _predict(self, pictures: list[Picture], asked: Sequence[Any], box_kind: BoxKind, heatmaps: bool) -> list[Faces]:
         rule = self.card.crop
@@ -127,7 +138,7 @@ class Landmarker:
             if given is None:
                 boxes, scores = self.detector(picture)
             else:
-                boxes = check_boxes(given, picture)
+                boxes = check_boxes(given, picture, f"picture {len(located)}: " if len(pictures) > 1 else "")
                 scores = np.ones(len(boxes), np.float32)
             if box_kind == "landmarks" and given is not None:
                 around = squares(boxes, rule.margin)
@@ -157,7 +168,8 @@ class Landmarker:
         part: slice,
     ) -> Faces:
         if not len(boxes):
-            return Faces.empty(self.layout, size)
+            empty = Faces.empty(self.layout, size)
+            return empty if maps is None else dataclasses.replace(empty, heatmaps=maps[:0])
         landmarks = np.stack([apply(t, p) for t, p in zip(transforms, points, strict=True)]).astype(np.float32)
         scale = np.hypot(transforms[:, 0, 0], transforms[:, 1, 0])[:, None, None]
         spread = (spreads * scale).astype(np.float32)
@@ -185,7 +197,8 @@ class Landmarker:
         count = self.layout.count
         if not runs:
             none = np.zeros((0, count, 2), np.float32)
-            return none, none, None
+            side = self.card.crop.size // 4
+            return none, none, np.zeros((0, count, side, side), np.float32) if heatmaps else None
         outputs = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
         return outputs[0], outputs[1], outputs[2] if heatmaps else None
 
@@ -201,28 +214,28 @@ def load(
     return Landmarker(model, threads=threads, device=device, detector=detector)
 
 
-def check_boxes(boxes: Any, picture: Picture) -> NDArray[np.float32]:
-    """Boxes as (n, 4) float32.
+def check_boxes(boxes: Any, picture: Picture, where: str = "") -> NDArray[np.float32]:
+    """Boxes as (n, 4) float32; ``where`` begins the messages of errors.
 
     Raises:
         BoxError: another shape, values that are not finite, x2 <= x1 or y2 <= y1, or a box wholly outside the picture.
     """
     try:
         checked = np.asarray(boxes, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise BoxError(f"boxes must be (n, 4) numbers x1 y1 x2 y2 ({error})") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BoxError(f"{where}boxes must be (n, 4) numbers x1 y1 x2 y2 ({error})") from error
     if checked.size == 0:
         return np.zeros((0, 4), np.float32)
     if checked.ndim != 2 or checked.shape[1] != 4:
-        raise BoxError(f"boxes must be (n, 4), x1 y1 x2 y2 of each face; got shape {checked.shape}")
+        raise BoxError(f"{where}boxes must be (n, 4), x1 y1 x2 y2 of each face; got shape {checked.shape}")
     height, width = picture.shape[:2]
     for index, (x1, y1, x2, y2) in enumerate(checked):
-        said = f"box {index} ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
+        said = f"{where}box {index} ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
         if not np.isfinite(checked[index]).all():
             raise BoxError(f"{said}: not finite")
         if x2 <= x1 or y2 <= y1:
             raise BoxError(f"{said}: boxes are x1 y1 x2 y2 with x1 < x2 and y1 < y2")
-        if x2 < 0 or y2 < 0 or x1 > width - 1 or y1 > height - 1:
+        if x2 <= -0.5 or y2 <= -0.5 or x1 >= width - 0.5 or y1 >= height - 0.5:
             raise BoxError(f"{said}: outside the picture of {width}x{height} pixels")
         if max(x2 - x1, y2 - y1) > 20 * max(width, height):
             raise BoxError(f"{said}: more than 20 times the picture of {width}x{height} pixels")
@@ -239,8 +252,8 @@ def _session(data: bytes, name: str, threads: int | None, device: str) -> onnxru
     options.log_severity_level = 3
     if threads is not None:
         processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if not 1 <= threads <= processors:
-            raise DeviceError(f"threads={threads}: this process may use 1 to {processors}")
+        if not isinstance(threads, int) or not 1 <= threads <= processors:
+            raise DeviceError(f"threads={threads!r}: this process may use 1 to {processors}")
         options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(data, options, providers=[providers[device]])

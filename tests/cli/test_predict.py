@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +81,7 @@ def test_standard_input(folder: Path) -> None:
     assert len(ran.stdout.splitlines()) == 69
     ran = octamark("predict", "-", "-m", "nano", stdin=b"junk")
     assert ran.returncode == 1
-    assert "standard input: bytes: not a picture" in ran.stderr
+    assert "standard input: not a picture" in ran.stderr
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "pts", "coco"])
@@ -96,6 +98,48 @@ def refused(said: str, *arguments: str | Path) -> None:
     assert ran.returncode == 2
     assert said in ran.stderr
     assert ran.stdout == ""
+
+
+def test_odd_names_come_out_as_they_went_in(folder: Path, tmp_path: Path) -> None:
+    names = ["with space.png", "[red]x[b].png", ":smile:.png", "-dash.png", "né.png"]
+    for name in names:
+        (tmp_path / name).write_bytes((folder / "empty.png").read_bytes())
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.png")
+    Path(odd).write_bytes((folder / "empty.png").read_bytes())
+    os.mkfifo(tmp_path / "pipe.jpg")  # a folder's special files are no pictures, and waiting for one would be for ever
+    out = tmp_path / "out"
+    ran = octamark("predict", tmp_path, "-m", "nano", "-o", out, "-f", "csv", "--overlay")
+    assert ran.returncode == 0, ran.stderr
+    assert b"bad\xff.png" in (out / "predictions.csv").read_bytes()
+    for name in names:
+        assert f"{name}: no face found" in ran.stderr
+    again = octamark("predict", tmp_path, "-m", "nano", "-o", out, "-f", "csv", "--overlay")
+    assert "0 faces in 6 pictures" in again.stderr  # its own drawings are no input
+
+
+def test_nothing_readable_leaves_older_results_alone(folder: Path, tmp_path: Path) -> None:
+    octamark("predict", folder / "good.png", "-m", "nano", "-o", tmp_path)
+    before = (tmp_path / "predictions.jsonl").read_bytes()
+    assert octamark("predict", folder / "text.jpg", "-m", "nano", "-o", tmp_path).returncode == 1
+    assert (tmp_path / "predictions.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_batch_keeps_what_it_found(folder: Path, tmp_path: Path, number: signal.Signals) -> None:
+    inputs = [str(folder / "good.png")] * 400
+    command = [sys.executable, "-m", "octamark", "predict", *inputs, "-m", "nano", "-o", str(tmp_path), "--overlay"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("*.overlay.png"))) < 8:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted after" in said
+    assert "Traceback" not in said
+    assert 8 <= len((tmp_path / "predictions.jsonl").read_text().splitlines()) < 400
 
 
 def test_mistakes_of_the_caller(folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from drawn_faces import write_w300
 from octamark.datasets.load import training_and_validation
 from octamark.errors import DataError
 from octamark.geometry import detector_squares, landmark_boxes, squares
+from octamark.layouts import layout
 from octamark.training import release as release_module
 from octamark.training.calibration import fit_crop_rule, fit_spread_gain, match
 from octamark.training.config import parse
@@ -39,7 +40,7 @@ class _Oracle:
 def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_w300(tmp_path / "w300", per_folder=12, validation=6)
     config = parse(RECIPE, "x")
-    train, held_out = training_and_validation(config.data, root)
+    train, held_out = training_and_validation(config.data, root, layout(config.layout))
     Trainer(config, train, held_out, tmp_path / "run", device="cpu").run()
     monkeypatch.setattr(release_module, "FaceDetector", _Oracle)
     ticks: list[tuple[int, int]] = []

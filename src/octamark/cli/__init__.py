@@ -1,12 +1,14 @@
 """The command line: one module per verb; heavy imports inside the verbs.
 
-Exit codes: 0 done; 1 done, but some inputs failed (each is named on standard error); 2 nothing could be done.
+Exit codes: 0 done; 1 done, but inputs failed (each is named on standard error); 2 the call itself was wrong, or results
+could not be written; 130 interrupted (``predict`` writes what it has found by then).
 """
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
+import warnings
 
 import typer
 
@@ -44,19 +46,15 @@ def _root(
 
 def main() -> None:
     """Entry point of the ``octamark`` command: errors as one line, never a traceback."""
+    warnings.simplefilter("ignore")  # PIL's about odd metadata, torch's about itself
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill keeps what was found, as Ctrl-C does
     try:
         app()
     except OctamarkError as error:
         fail(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
-        fail("interrupted")
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of standard output went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except OSError as error:  # a full disk, a closed terminal
-        fail(f"{error.filename or 'output'}: {error.strerror}")
+    except OSError as error:  # a full disk under standard output, a terminal that went away
+        fail(f"{error.filename or 'output'}: {error.strerror or error}")
         sys.exit(2)
     except MemoryError:
         fail("out of memory")

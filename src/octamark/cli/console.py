@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from octamark.errors import OutputError
+from octamark.imaging import write_atomically
 
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-stdout = Console(highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+stdout = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def fail(message: str) -> None:
     """One line about what went wrong."""
-    stderr.print(f"error: {message}", markup=False, style="red")
+    stderr.print(f"error: {_printable(message)}", style="red")
 
 
 def note(message: str) -> None:
     """One line about what happened."""
-    stderr.print(message, markup=False)
+    stderr.print(_printable(message))
+
+
+def _printable(message: str) -> str:
+    """File names need not be UTF-8; what is not is escaped."""
+    return message.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def counted(number: int, noun: str) -> str:
@@ -42,13 +49,16 @@ def progress(*, visible: bool = True) -> Progress:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder, made if missing.
+    """The folder, made if missing, and tried: what cannot be written is said before the work, not after it.
 
     Raises:
-        OutputError: it cannot be made, or is a file.
+        OutputError: it cannot be made or written to, or is a file.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{path}: cannot be made a folder ({error.strerror})") from error
+    probe = path / f".octamark-{os.getpid()}"
+    write_atomically(probe, b"")
+    probe.unlink(missing_ok=True)
     return path

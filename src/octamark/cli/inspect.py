@@ -37,8 +37,8 @@ def models(
         table.add_row("crop", f"square, {rule.margin:g} times the longer side of the landmark box")
         table.add_row(
             "crop from a detector's box",
-            f"side {rule.detector_scale:.3f} times the root of its area, centre moved by {rule.detector_shift[0]:+.3f}, "
-            f"{rule.detector_shift[1]:+.3f} of it; residual {x}, {y} of the side, {side} in scale",
+            f"side {rule.detector_scale:.3f} times the root of its area, centre moved by {rule.detector_shift[0]:+.3f}"
+            f", {rule.detector_shift[1]:+.3f} of it; residual {x}, {y} of the side, {side} in scale",
         )
         for score, value in card.scores.items():
             table.add_row(score, f"{value:.2f}")

@@ -21,7 +21,8 @@ from octamark.geometry import Picture
 from octamark.imaging import SUFFIXES, read_picture, write_atomically, write_picture
 from octamark.landmarker import Landmarker
 
-_CHUNK = 8  # pictures whose crops share the network's runs; also what is in memory at once
+_CHUNK = 8  # pictures whose crops share the network's runs, and that are in memory at once,
+_CHUNK_PIXELS = 30_000_000  # unless so many pixels come together earlier
 _STDIN = "-"
 DRAWINGS_FOLDER = Path("octamark-out")
 
@@ -32,13 +33,16 @@ def predict(
         str, typer.Option("-m", "--model", help="nano, tiny, small, or the path of an .onnx file")
     ] = "small",
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder for results; without it they are printed")
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="Folder for results; without it they are printed, drawings go to octamark-out"
+        ),
     ] = None,
     form: Annotated[str, typer.Option("-f", "--format", help="json, jsonl, csv, pts or coco")] = "jsonl",
     overlay: Annotated[bool, typer.Option("--overlay", help="Also draw the landmarks: NAME.overlay.png")] = False,
     heatmap: Annotated[bool, typer.Option("--heatmap", help="Also draw the heatmaps: NAME.heatmap.png")] = False,
     show: Annotated[bool, typer.Option("--show", help="Open the overlay with the system's viewer")] = False,
-    threads: Annotated[int | None, typer.Option("--threads", help="Processor threads of the network")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Processor threads of the landmark network")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda")] = "cpu",
 ) -> None:
     """Find the faces of pictures and their landmarks.
@@ -51,21 +55,26 @@ def predict(
         out = DRAWINGS_FOLDER
     if out is None and not FORMATS[form].streams:
         raise OutputError(f"format {form} writes several files: name a folder with -o")
+    job = _Job(Landmarker(model, threads=threads, device=device), out, overlay or show, heatmap)
     if out is not None:
         make_folder(out)
-    job = _Job(Landmarker(model, threads=threads, device=device), out, overlay or show, heatmap)
     try:
         job.run(_expand(inputs, job))
-    finally:  # an interrupted batch keeps what it found
+    except KeyboardInterrupt:
+        fail(f"interrupted after {counted(len(job.records), 'picture')}")
+        job.interrupted = True
+    if job.records:  # a batch that found nothing readable leaves older results alone
         _write(job.records, form, out)
     faces = sum(len(record.faces) for record in job.records)
     if out is not None or faces == 0:
         said = f"{counted(faces, 'face')} in {counted(len(job.records), 'picture')}"
-        note(said + (f", results in {out}" if out is not None else ""))
+        note(said + (f", results in {out}" if out is not None and job.records else ""))
+    if job.interrupted:
+        raise typer.Exit(130)
     if show:
         _open(job.drawn, out)
     if job.failed:
-        fail(f"{counted(job.failed, 'input')} failed; the rest are done")
+        fail(f"{counted(job.failed, 'input')} failed" + ("; the rest are done" if job.records else ""))
         raise typer.Exit(1)
 
 
@@ -80,31 +89,40 @@ class _Job:
     records: list[Record] = field(default_factory=list)
     drawn: list[Path] = field(default_factory=list)
     failed: int = 0
+    interrupted: bool = False
 
     def run(self, names: list[str]) -> None:
-        stems = unique_stems(names)
+        """Predict pictures in chunks that share the network's runs, bounded in number and in pixels."""
+        chunk: list[tuple[str, str, Picture]] = []
+        pixels = 0
         with progress(visible=len(names) > 1) as bar:
-            task = bar.add_task("pictures", total=len(names))
-            for start in range(0, len(names), _CHUNK):
-                part = slice(start, start + _CHUNK)
-                self._chunk(names[part], stems[part])
-                bar.advance(task, len(names[part]))
+            for name, stem in bar.track(zip(names, unique_stems(names), strict=True), total=len(names)):
+                try:
+                    picture = _read_stdin() if name == _STDIN else read_picture(name)
+                except PictureError as error:
+                    self.report(str(error))
+                    continue
+                except MemoryError:
+                    self.report(f"{name}: too large for the memory at hand")
+                    continue
+                chunk.append((name, stem, picture))
+                pixels += picture.shape[0] * picture.shape[1]
+                if len(chunk) == _CHUNK or pixels > _CHUNK_PIXELS:
+                    self._predict(chunk)
+                    chunk, pixels = [], 0
+            self._predict(chunk)
 
-    def _chunk(self, names: list[str], stems: list[str]) -> None:
-        pictures: list[Picture] = []
-        kept: list[tuple[str, str]] = []
-        for name, stem in zip(names, stems, strict=True):
-            try:
-                pictures.append(_read_stdin() if name == _STDIN else read_picture(name))
-                kept.append((name, stem))
-            except PictureError as error:
-                self.report(str(error))
-        found = self.landmarker(pictures, heatmaps=self.heatmap)
-        for (name, stem), picture, faces in zip(kept, pictures, found, strict=True):
+    def _predict(self, chunk: list[tuple[str, str, Picture]]) -> None:
+        found = self.landmarker([picture for _, _, picture in chunk], heatmaps=self.heatmap)
+        for (name, stem, picture), faces in zip(chunk, found, strict=True):
             if not len(faces):
                 note(f"{name}: no face found")
-            self._draw(stem, picture, faces)
-            self.records.append(Record(name, self.landmarker.card.name, dataclasses.replace(faces, heatmaps=None)))
+            try:
+                self._draw(stem, picture, faces)
+            except OutputError as error:
+                self.report(str(error))
+            kept = dataclasses.replace(faces, heatmaps=None)
+            self.records.append(Record(name, stem, self.landmarker.card.name, kept))
 
     def _draw(self, stem: str, picture: Picture, faces: Faces) -> None:
         from octamark import drawing
@@ -118,6 +136,10 @@ class _Job:
         if self.heatmap:
             write_picture(self.out / f"{stem}.heatmap.png", drawing.heatmap_picture(picture, faces))
 
+    def is_output(self, folder: str) -> bool:
+        """Whether a folder is where results go: drawings are no input."""
+        return self.out is not None and os.path.realpath(folder) == os.path.realpath(self.out)
+
     def report(self, message: str) -> None:
         self.failed += 1
         fail(message)
@@ -127,7 +149,9 @@ def _read_stdin() -> Picture:
     try:
         return read_picture(sys.stdin.buffer.read())
     except PictureError as error:
-        raise PictureError(f"standard input: {error}") from error
+        raise PictureError(f"standard input: {str(error).removeprefix('bytes: ')}") from error
+    except AttributeError as error:  # a closed standard input is None
+        raise PictureError("standard input: closed") from error
 
 
 def _expand(inputs: list[str], job: _Job) -> list[str]:
@@ -139,7 +163,7 @@ def _expand(inputs: list[str], job: _Job) -> list[str]:
             if not inside:
                 job.report(f"{name}: no pictures in this folder ({listed(SUFFIXES)})")
             names.extend(inside)
-        elif name not in names or name != _STDIN:
+        elif name != _STDIN or _STDIN not in names:
             names.append(name)
     return names
 
@@ -149,19 +173,24 @@ def _pictures_below(folder: str, job: _Job) -> Iterator[str]:
         job.report(f"{error.filename}: cannot be read ({error.strerror})")
 
     for place, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside = (name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in inside if not job.is_output(os.path.join(place, name)))
         for file in sorted(files):
-            if file.lower().endswith(SUFFIXES) and not file.startswith("."):
-                yield os.path.join(place, file)
+            path = os.path.join(place, file)
+            if file.lower().endswith(SUFFIXES) and not file.startswith(".") and os.path.isfile(path):
+                yield path
 
 
 def _write(records: list[Record], form: str, out: Path | None) -> None:
     for name, text in FORMATS[form].write(records).items():
-        if out is None:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+        data = text.encode("utf-8", "surrogateescape")  # file names are bytes and come out as they went in
+        if out is not None:
+            write_atomically(out / name, data)
+        elif sys.stdout is None:
+            raise OutputError("standard output is closed; name a folder with -o")
         else:
-            write_atomically(out / name, text.encode())
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
 
 
 def _open(drawn: list[Path], folder: Path | None) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from octamark.cli.console import make_folder, note, progress
-from octamark.errors import ConfigError, OctamarkError
+from octamark.cli.console import counted, make_folder, note, progress
+from octamark.errors import ConfigError, OctamarkError, OutputError, listed
 from octamark.imaging import write_atomically
 
 if TYPE_CHECKING:
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 _DATA = typer.Option("--data", help="The data folder; for 300W the one that holds afw, helen and lfpw")
 
 
-def _need_torch() -> None:
-    try:
-        import lightning_fabric  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise OctamarkError(f"training needs more packages ({error}): pip install 'octamark[train]'") from error
+_PACKAGES = ("kornia", "lightning_fabric", "matplotlib", "onnx", "onnxscript", "safetensors", "tensorboard", "torch")
+
+
+def _need_packages() -> None:
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise OctamarkError(f"this needs more packages ({listed(missing)}): pip install 'octamark[train]'")
 
 
 def train(
@@ -39,18 +41,19 @@ def train(
 
     Several processes: torchrun --nproc-per-node N -m octamark train ...
     """
-    _need_torch()
+    _need_packages()
     from octamark.datasets.load import training_and_validation
+    from octamark.layouts import layout
     from octamark.training.config import load
     from octamark.training.trainer import Epoch, Trainer, Watcher
 
     config = load(recipe)
-    faces, held_out = training_and_validation(config.data, data)
+    faces, held_out = training_and_validation(config.data, data, layout(config.layout))
     if sheet is not None:
         from octamark.training.sheet import draw
 
-        draw(faces, config, sheet)
-        note(f"32 augmented samples: {sheet}")
+        _png(sheet)
+        note(f"{draw(faces, config, sheet)} augmented samples: {sheet}")
         return
 
     class Bar(Watcher):
@@ -97,12 +100,13 @@ def export(
     ] = None,
 ) -> None:
     """Write a trained network as one ONNX file: decoding inside, crop rule and scores in its card."""
-    _need_torch()
+    _need_packages()
     from octamark.training.release import release
 
     if out.suffix != ".onnx":
         raise ConfigError(f"{out}: weight files end in .onnx")
-    make_folder(out.parent)
+    for folder in {out.parent, (checkpoint or out).parent}:
+        make_folder(folder)
     with progress() as bar:
         task = bar.add_task("measuring", total=None)
 
@@ -112,7 +116,6 @@ def export(
         made = release(run, data, half=not full, advance=advance)
     write_atomically(out, made.onnx)
     if checkpoint is not None:
-        make_folder(checkpoint.parent)
         write_atomically(checkpoint, made.checkpoint)
     for name, value in made.card.scores.items():
         note(f"{name}: {value:.2f}")
@@ -124,14 +127,21 @@ def curves(
     out: Annotated[Path, typer.Option("-o", "--out", help="The .png to write")],
 ) -> None:
     """Draw the training curves of runs into one picture."""
-    _need_torch()
+    _need_packages()
     from octamark.training import checkpoints
     from octamark.training.curves import plot
 
-    rows = {}
+    _png(out)
+    rows: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         _, meta = checkpoints.load(run / "last.safetensors" if run.is_dir() else run)
-        rows[meta["config"]["name"] if meta["config"]["name"] not in rows else str(run)] = meta["rows"]
+        name = meta["config"]["name"]
+        rows[name if name not in rows else f"{run} ({len(rows) + 1})"] = meta["rows"]
     make_folder(out.parent)
     plot(rows, out)
-    note(f"curves of {len(rows)} runs: {out}")
+    note(f"curves of {counted(len(rows), 'run')}: {out}")
+
+
+def _png(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise OutputError(f"{path}: this picture is written as .png")

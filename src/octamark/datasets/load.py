@@ -7,7 +7,8 @@ from typing import Protocol
 
 from octamark.datasets import w300
 from octamark.datasets.samples import Sample
-from octamark.errors import DataError
+from octamark.errors import DataError, listed
+from octamark.layouts import Layout
 
 
 class DataSection(Protocol):
@@ -19,18 +20,28 @@ class DataSection(Protocol):
     def validation(self) -> str: ...
 
 
-def training_and_validation(section: DataSection, root: Path) -> tuple[list[Sample], list[Sample]]:
+def training_and_validation(section: DataSection, root: Path, one: Layout) -> tuple[list[Sample], list[Sample]]:
     """The faces to train on and those left out of it, by the section's split file (relative to ``root``).
 
+    Args:
+        one: the recipe's layout; the set's labels must have its points.
+
     Raises:
-        DataError: missing folders or files, or a split file that leaves nothing to train on.
+        DataError: missing folders or files, a split file that names faces that are not there or leaves nothing to train
+            on, or labels of another layout.
     """
+    if one.count != w300.POINTS or "inter-ocular" not in one.normalisers:
+        raise DataError(f"300W has {w300.POINTS} points, layout ibug68; the recipe's layout {one.name} has {one.count}")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    held_out = w300.read_split_file(root / section.validation)
-    training = w300.read(root, section.split, but=held_out)
-    if not training:
+    split_file = root / section.validation
+    held_out = w300.read_split_file(split_file)
+    everyone = {sample.name: sample for sample in w300.read(root, section.split)}
+    if missing := [name for name in held_out if name not in everyone]:
         raise DataError(
-            f"{root / section.validation}: lists every face of split {section.split}; none is left to train on"
+            f"{split_file}: lists {listed(missing[:3])} ({len(missing)} names), not in split {section.split}"
         )
-    return training, w300.read(root, section.split, only=held_out)
+    if len(held_out) == len(everyone):
+        raise DataError(f"{split_file}: lists every face of split {section.split}; none is left to train on")
+    validation = [everyone.pop(name) for name in sorted(held_out)]
+    return list(everyone.values()), validation

@@ -33,9 +33,10 @@ def read_split_file(path: Path) -> list[str]:
         DataError: unreadable or empty file, or a name listed twice.
     """
     try:
-        names = path.read_text(encoding="utf-8").split()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as a split file ({error})") from error
+    names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise DataError(f"{path}: lists no faces")
     if len(set(names)) != len(names):

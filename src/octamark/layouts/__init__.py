@@ -6,6 +6,7 @@ A layout is data, one .toml table each. Sides are the person's own: the right ey
 from __future__ import annotations
 
 import itertools
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -139,11 +140,19 @@ def parse(table: Mapping[str, Any], source: str) -> Layout:
         said += [f"missing keys: {listed(sorted(missing))}"] if missing else []
         raise fail(f"{'; '.join(said)}; a layout has {listed(sorted(_KEYS))}")
     try:
-        count = int(table["count"])
+        name, count = table["name"], table["count"]
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+            raise fail(f"name {name!r}: small letters, digits, - and _ only")
+        if type(count) is not int or count < 1:
+            raise fail(f"count {count!r}: a whole number of points, at least 1")
         parts = {name: _expand(value) for name, value in table["parts"].items()}
         edges = np.array(_edges(table["edges"]), dtype=np.int64).reshape(-1, 2)
         swaps = [tuple(int(index) for index in pair) for pair in table["mirror"]]
-        normalisers = {name: (_expand(pair[0]), _expand(pair[1])) for name, pair in table["normalisers"].items()}
+        normalisers = {}
+        for title, (first, second) in table["normalisers"].items():
+            normalisers[title] = (_expand(first), _expand(second))
+            if not all(normalisers[title]):
+                raise fail(f"normaliser {title}: two groups of points, neither empty")
         outline = _expand(table["global"])
         regions = {name: _expand(value) for name, value in table["regions"].items()}
         diagram = np.array(table["diagram"], dtype=np.float32).reshape(-1, 2)
@@ -156,8 +165,8 @@ def parse(table: Mapping[str, Any], source: str) -> Layout:
     used += [i for pair in normalisers.values() for group in pair for i in group]
     if any(not 0 <= index < count for index in used):
         raise fail(f"indices must lie between 0 and {count - 1}")
-    if diagram.shape != (count, 2):
-        raise fail(f"diagram must hold {count} points; it holds {len(diagram)}")
+    if diagram.shape != (count, 2) or not np.isfinite(diagram).all():
+        raise fail(f"diagram must hold {count} points, finite; it holds {len(diagram)}")
     mirror = np.arange(count)
     swapped = [index for pair in swaps for index in pair]
     if any(len(pair) != 2 for pair in swaps) or len(set(swapped)) != len(swapped):
@@ -166,9 +175,7 @@ def parse(table: Mapping[str, Any], source: str) -> Layout:
         mirror[left], mirror[right] = right, left
     for array in (edges, mirror, diagram):
         array.setflags(write=False)
-    return Layout(
-        str(table["name"]), str(table["title"]), count, parts, edges, mirror, normalisers, outline, regions, diagram
-    )
+    return Layout(name, str(table["title"]), count, parts, edges, mirror, normalisers, outline, regions, diagram)
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from octamark.errors import WeightsError
 from octamark.imaging import write_atomically
@@ -27,6 +27,20 @@ def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[s
     write_atomically(path, safetensors.torch.save(tensors, metadata={_KEY: json.dumps(meta)}))
 
 
+def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Put the tensors of a checkpoint into a network.
+
+    Raises:
+        WeightsError: tensors of another network; ``path`` names the file.
+    """
+    try:
+        network.load_state_dict(
+            {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        )
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: holds the weights of another network than its recipe's ({error})") from error
+
+
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The groups and the metadata of a checkpoint.
 
@@ -40,6 +54,8 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
             for key in file.keys():  # noqa: SIM118, not a dict
                 group, name = key.split("/", 1)
                 groups.setdefault(group, {})[name] = file.get_tensor(key)
+        if not isinstance(meta, dict) or not isinstance(meta.get("config"), dict) or not meta.get("rows"):
+            raise ValueError("its metadata holds no recipe and log")
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such checkpoint") from error
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -147,15 +148,16 @@ def _allowed(place: tuple[str | int, ...]) -> list[str]:
 
 
 def load(path: Path) -> Config:
-    """The recipe in a .toml file.
+    """The recipe in a .toml file, or in the config.json of a run.
 
     Raises:
         ConfigError: unreadable file, invalid TOML, unknown keys, impossible values.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file ({error})") from error
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        raise ConfigError(f"{path}: not a {path.suffix.lstrip('.').upper() or 'TOML'} file ({error})") from error
     return parse(table, str(path))

@@ -57,8 +57,7 @@ def load_network(path: Path) -> tuple[OctaveNetwork, Config, dict[str, Any]]:
         meta["rows"] = checkpoints.load(path / "last.safetensors")[1]["rows"]  # the best epoch's file ends with it
     config = parse(meta["config"], str(file))
     network = OctaveNetwork(network_config(config))
-    network.load_state_dict({name: value.float() if value.is_floating_point() else value
-                             for name, value in groups["ema"].items()})  # fmt: skip
+    checkpoints.fill(network, groups.get("ema", {}), file)
     return network.eval(), config, meta
 
 
@@ -74,7 +73,7 @@ def release(
         WeightsError, DataError: as the readers raise them.
     """
     network, config, meta = load_network(run)
-    training, validation = training_and_validation(config.data, data)
+    training, validation = training_and_validation(config.data, data, layout(config.layout))
     size, margin = config.stages[-1].size, config.data.margin
     steps = len(training) + 4 * len(validation)
     done = 0

@@ -19,8 +19,8 @@ from octamark.training.config import Config
 COUNT = 32
 
 
-def draw(samples: Sequence[Sample], config: Config, path: Path) -> None:
-    """Draw 32 samples (fewer if there are fewer), augmented by the recipe at its last size, chosen by its seed."""
+def draw(samples: Sequence[Sample], config: Config, path: Path) -> int:
+    """Draw 32 samples (fewer if there are fewer), augmented by the recipe at its last size; returns how many."""
     chosen = [samples[index] for index in epoch_order(len(samples), config.seed, 0)[:COUNT].tolist()]
     one, size = layout(config.layout), config.stages[-1].size
     store = FaceStore.load(chosen, size, config.data.margin)
@@ -35,3 +35,4 @@ def draw(samples: Sequence[Sample], config: Config, path: Path) -> None:
     arrays = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
     tiles = [dotted(np.ascontiguousarray(a), p, one) for a, p in zip(arrays, points.numpy(), strict=True)]
     write_picture(path, sheet(tiles))
+    return len(tiles)

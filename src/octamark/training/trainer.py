@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 import os
 import time
@@ -22,7 +23,7 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from torch import Tensor
 
 from octamark.datasets import Sample
-from octamark.errors import ConfigError, DeviceError, OutputError
+from octamark.errors import ConfigError, DeviceError, OutputError, TrainingError
 from octamark.imaging import write_atomically
 from octamark.layouts import Layout, layout
 from octamark.nets import heatmaps
@@ -198,6 +199,10 @@ class Trainer:
             points = heatmaps.decode(heatmaps.probabilities(maps, config.loss.beta))
             target = heatmaps.to_heatmap_pixels(landmarks, STRIDE)
             loss = loss_of(points, target, stage.target_scale or config.loss.target_scale)
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    f"epoch {epoch + 1}, step {index + 1}: the loss is not finite; try a lower learning_rate"
+                )
             self.fabric.backward(loss)
             self.fabric.clip_gradients(self.model, self.optimiser, max_norm=config.optimiser.clip)
             self.optimiser.step()
@@ -285,7 +290,7 @@ class Trainer:
                 f"{self.out}: was started with another recipe; resume with its own ({self.out}/config.json), "
                 "or with stages added at its end"
             )
-        self.network.load_state_dict(groups["weights"])
+        checkpoints.fill(self.network, groups.get("weights", {}), self.last)
         for name, value in groups["ema"].items():
             self.average.state[name].copy_(value)
         self.average.updates = meta["average_updates"]
@@ -320,6 +325,13 @@ def _fabric(device: str) -> Fabric:
     accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     world = int(os.environ.get("WORLD_SIZE", "1"))
     strategy = "ddp" if world > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, devices=world, strategy=strategy, precision="bf16-mixed")
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", world)),
+        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        strategy=strategy,
+        precision="bf16-mixed",
+    )
     fabric.launch()
     return fabric
