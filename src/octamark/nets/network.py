@@ -15,6 +15,7 @@ from octamark.nets.octave import (
     OctaveBlock,
     OctaveConv,
     TransposedOctaveConv,
+    UpsamplingOctaveConv,
     add,
     pool,
     split_channels,
@@ -56,9 +57,6 @@ class NetworkConfig:
         return asdict(self)
 
 
-Upsampling = TransposedOctaveConv | BilinearOctaveConv
-
-
 class Split(nn.Module):
     """The picture as initial maps without a convolution: itself, and its 2x2 average as the low frequency."""
 
@@ -84,7 +82,7 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Two transposed octave convolutions, the first one doubling the resolution; the skip is added between them."""
 
-    def __init__(self, channels_in: int, channels_out: int, alpha: float, operator: type[Upsampling]) -> None:
+    def __init__(self, channels_in: int, channels_out: int, alpha: float, operator: type[UpsamplingOctaveConv]) -> None:
         super().__init__()
         self.up = OctaveBlock(operator(channels_in, channels_out, alpha_in=alpha, alpha_out=alpha, stride=2))
         self.refine = OctaveBlock(operator(channels_out, channels_out, alpha_in=alpha, alpha_out=alpha, stride=1))
@@ -111,7 +109,9 @@ class OctaveNetwork(nn.Module):
         super().__init__()
         self.config = config
         width, alpha = config.width, config.alpha
-        operator: type[Upsampling] = TransposedOctaveConv if config.upsample == "transposed" else BilinearOctaveConv
+        operator: type[UpsamplingOctaveConv] = (
+            TransposedOctaveConv if config.upsample == "transposed" else BilinearOctaveConv
+        )
         if config.stem:
             self.stem: Split | OctaveBlock = OctaveBlock(OctaveConv(3, config.stem, alpha_in=0.0, alpha_out=alpha))
             first = OctaveConv(config.stem, width, alpha_in=alpha, alpha_out=alpha)

@@ -127,12 +127,12 @@ class OctaveConv(nn.Module):
         return Maps(to_high, to_low)
 
 
-class TransposedOctaveConv(OctaveConv):
-    """Transposed octave convolution: the four paths with transposed 3x3 convolutions (WO 2022/264089, par. 0058).
+class UpsamplingOctaveConv(OctaveConv):
+    """What a decoder layer is made of: with ``stride = 2`` both frequencies come out at twice their resolution, with
+    ``stride = 1`` at the same. Its two kinds are below.
 
-    With ``stride = 2`` both frequencies come out at twice their resolution; with ``stride = 1`` at the same. The
-    high-to-low path runs after pooling, the low-to-high path before up-sampling, as in :class:`OctaveConv`. A 3x3
-    transposed convolution of stride 2 puts its centres a quarter of an input pixel off; the network learns that.
+    Raises:
+        ValueError: a stride other than 1 and 2, and as :class:`OctaveConv`.
     """
 
     def __init__(
@@ -147,16 +147,29 @@ class TransposedOctaveConv(OctaveConv):
     ) -> None:
         if stride not in (1, 2):
             raise ValueError(f"stride must be 1 or 2; got {stride}")
-        self._up = stride
-        super().__init__(channels_in, channels_out, alpha_in=alpha_in, alpha_out=alpha_out, bias=bias)
+        self.factor = stride
+        kernel = self._kernel(stride)
+        super().__init__(channels_in, channels_out, alpha_in=alpha_in, alpha_out=alpha_out, kernel=kernel, bias=bias)
+
+    def _kernel(self, stride: int) -> int:
+        return 3
+
+
+class TransposedOctaveConv(UpsamplingOctaveConv):
+    """Transposed octave convolution: the four paths with transposed 3x3 convolutions (WO 2022/264089, par. 0058).
+
+    The high-to-low path runs after pooling, the low-to-high path before up-sampling, as in :class:`OctaveConv`. A 3x3
+    transposed convolution of stride 2 puts its centres a quarter of an input pixel off; the network learns that.
+    """
 
     def _operator(self, channels_in: int, channels_out: int, kernel: int, stride: int) -> nn.Module:
+        up = self.factor
         return nn.ConvTranspose2d(
-            channels_in, channels_out, kernel, stride=self._up, padding=1, output_padding=self._up - 1, bias=False
+            channels_in, channels_out, kernel, stride=up, padding=1, output_padding=up - 1, bias=False
         )
 
 
-class BilinearOctaveConv(OctaveConv):
+class BilinearOctaveConv(UpsamplingOctaveConv):
     """The patent's alternative to :class:`TransposedOctaveConv`: octave convolution and bilinear interpolation.
 
     With ``stride = 2`` a 1x1 octave convolution is followed by interpolation of both frequencies. Within a path the
@@ -164,25 +177,12 @@ class BilinearOctaveConv(OctaveConv):
     neighbourhood is left to the ``stride = 1`` operator behind it, which is a plain 3x3 octave convolution.
     """
 
-    def __init__(
-        self,
-        channels_in: int,
-        channels_out: int,
-        *,
-        alpha_in: float = 0.25,
-        alpha_out: float = 0.25,
-        stride: int = 2,
-        bias: bool = False,
-    ) -> None:
-        if stride not in (1, 2):
-            raise ValueError(f"stride must be 1 or 2; got {stride}")
-        kernel = 1 if stride == 2 else 3
-        super().__init__(channels_in, channels_out, alpha_in=alpha_in, alpha_out=alpha_out, kernel=kernel, bias=bias)
-        self._up = stride
+    def _kernel(self, stride: int) -> int:
+        return 1 if stride == 2 else 3
 
     def forward(self, maps: Maps) -> Maps:
         maps = super().forward(maps)
-        if self._up == 1:
+        if self.factor == 1:
             return maps
         return Maps(*(None if x is None else up_bilinear(x) for x in maps))
 
