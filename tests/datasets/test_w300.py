@@ -94,6 +94,8 @@ def test_split_files(tmp_path: Path) -> None:
     path.write_text(" \n\n")
     with pytest.raises(DataError, match="lists no faces"):
         w300.read_split_file(path)
+    path.write_text("\ufeffafw/with space\n\n  afw/b  \n", encoding="utf-8")
+    assert w300.read_split_file(path) == ["afw/with space", "afw/b"]
     path.write_text("a\nb\na\n")
     with pytest.raises(DataError, match="lists a more than once"):
         w300.read_split_file(path)

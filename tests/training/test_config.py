@@ -58,6 +58,15 @@ def test_every_section_is_read(tmp_path: Path) -> None:
     assert parse(config.model_dump(mode="json"), "the checkpoint") == config
 
 
+def test_a_runs_own_config_json_is_a_recipe(tmp_path: Path) -> None:
+    before = parse(recipe(loss={"target_scale": 0.5}), "x")
+    (tmp_path / "config.json").write_text(before.model_dump_json())
+    assert load(tmp_path / "config.json") == before
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json: not a JSON file"):
+        load(tmp_path / "config.json")
+
+
 def test_names_are_those_of_the_code() -> None:
     assert list(WIDTHS.values()) == [8, 16, 32, 64, 128]
     for size in WIDTHS:

@@ -205,7 +205,15 @@ def test_checkpoints_refuse_what_is_not_theirs(tmp_path: Path) -> None:
     (tmp_path / "b.safetensors").write_bytes(b"")
     with pytest.raises(WeightsError, match="damaged"):
         checkpoints.load(tmp_path / "b.safetensors")
-    checkpoints.save(tmp_path / "c.safetensors", {"g": {"x": torch.arange(3)}}, {"n": 1})
+    checkpoints.save(tmp_path / "d.safetensors", {"g": {"x": torch.arange(3)}}, {"n": 1})
+    with pytest.raises(WeightsError, match=r"d\.safetensors: damaged, or not .* holds no recipe and log"):
+        checkpoints.load(tmp_path / "d.safetensors")
+    state = OctaveNetwork(NetworkConfig(width=8, landmarks=5)).state_dict()
+    with pytest.raises(WeightsError, match="weights of another network"):
+        checkpoints.fill(OctaveNetwork(NetworkConfig(width=8)), state, tmp_path / "d.safetensors")
+    meta = {"config": {"name": "x"}, "rows": [1]}
+    checkpoints.save(tmp_path / "c.safetensors", {"g": {"x": torch.arange(3)}}, meta)
+    assert checkpoints.load(tmp_path / "c.safetensors")[1] == meta
     whole = (tmp_path / "c.safetensors").read_bytes()
     (tmp_path / "c.safetensors").write_bytes(whole[:-4])
     with pytest.raises(WeightsError, match=r"c\.safetensors: damaged"):
