@@ -97,7 +97,8 @@ def _sums() -> dict[str, str]:
 
 def available() -> list[str]:
     """Names of the models that ship, smallest first."""
-    return sorted(_sums(), key=lambda name: (_folder() / f"{name}.onnx").stat().st_size)
+    files = {name: _folder() / f"{name}.onnx" for name in _sums()}
+    return sorted((name for name in files if files[name].is_file()), key=lambda name: files[name].stat().st_size)
 
 
 def read(name: str | Path) -> bytes:
@@ -108,7 +109,7 @@ def read(name: str | Path) -> bytes:
     """
     if str(name) in _sums():
         path = _folder() / f"{name}.onnx"
-    elif Path(name).suffix == ".onnx":
+    elif isinstance(name, str | Path) and Path(name).suffix.lower() == ".onnx":
         path = Path(name)
     else:
         raise WeightsError(f"unknown model {str(name)!r}; models: {listed(available())}, or the path of an .onnx file")
