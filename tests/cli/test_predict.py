@@ -124,11 +124,16 @@ def test_nothing_readable_leaves_older_results_alone(folder: Path, tmp_path: Pat
     assert (tmp_path / "predictions.jsonl").read_bytes() == before
 
 
+def hear_signals() -> None:
+    """Undo the shell's habit of making background jobs deaf to SIGINT, which children inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_batch_keeps_what_it_found(folder: Path, tmp_path: Path, number: signal.Signals) -> None:
     inputs = [str(folder / "good.png")] * 400
     command = [sys.executable, "-m", "octamark", "predict", *inputs, "-m", "nano", "-o", str(tmp_path), "--overlay"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_signals)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("*.overlay.png"))) < 8:
         assert time.monotonic() < deadline
