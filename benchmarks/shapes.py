@@ -16,9 +16,9 @@ import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
-from octamark.nets.export import Predictor, flops, to_onnx
+from octamark.nets.export import flops
 from octamark.nets.network import WIDTHS, NetworkConfig, OctaveNetwork
-from octamark.weights import CropRule, ModelCard
+from octamark.nets.sizes import untrained_onnx
 
 VARIANTS = {
     "as released": {},
@@ -30,14 +30,9 @@ RUNS = 60
 
 
 def session(network: OctaveNetwork) -> onnxruntime.InferenceSession:
-    rule = CropRule(size=256, margin=1.25, detector_scale=1, detector_shift=(0, 0), detector_residual=(0, 0, 0))
-    card = ModelCard(
-        name="x", layout="ibug68", parameters=0, width=0, crop=rule, spread_gain=1.0, normaliser="", scores={},
-        training_data="", terms="", recipe={}, version="",
-    )  # fmt: skip
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    data = to_onnx(Predictor(network.eval(), 1.0, 1.0), card)
+    data = untrained_onnx("x", network.eval())
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 

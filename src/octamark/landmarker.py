@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from octamark import weights
 from octamark.detector import FaceDetector
 from octamark.errors import BoxError, DeviceError, PictureError, WeightsError, listed
 from octamark.faces import Faces, confidence
-from octamark.geometry import Picture, apply, crop, crop_transform, detector_squares, squares
+from octamark.geometry import Picture, crop, crop_transform, detector_squares, squares
 from octamark.imaging import PictureLike, read_picture
 from octamark.layouts import Layout, layout
 from octamark.weights import ModelCard
@@ -153,37 +152,14 @@ class Landmarker:
             part = slice(start, start + len(boxes))
             start = part.stop
             size = (picture.shape[1], picture.shape[0])
-            results.append(self._faces(size, boxes, scores, transforms, points[part], spreads[part], maps, part))
+            linear, offset = transforms[:, :, :2], transforms[:, None, :, 2]
+            landmarks = (points[part] @ linear.transpose(0, 2, 1) + offset).astype(np.float32)
+            scale = np.hypot(transforms[:, 0, 0], transforms[:, 1, 0])[:, None, None]
+            spread = (spreads[part] * scale).astype(np.float32)
+            sure = confidence(landmarks, spread, self.layout)
+            kept = None if maps is None else maps[part]
+            results.append(Faces(self.layout, size, landmarks, spread, sure, boxes, scores, transforms, kept))
         return results
-
-    def _faces(
-        self,
-        size: tuple[int, int],
-        boxes: NDArray[np.float32],
-        scores: NDArray[np.float32],
-        transforms: NDArray[np.float64],
-        points: NDArray[np.float32],
-        spreads: NDArray[np.float32],
-        maps: NDArray[np.float32] | None,
-        part: slice,
-    ) -> Faces:
-        if not len(boxes):
-            empty = Faces.empty(self.layout, size)
-            return empty if maps is None else dataclasses.replace(empty, heatmaps=maps[:0])
-        landmarks = np.stack([apply(t, p) for t, p in zip(transforms, points, strict=True)]).astype(np.float32)
-        scale = np.hypot(transforms[:, 0, 0], transforms[:, 1, 0])[:, None, None]
-        spread = (spreads * scale).astype(np.float32)
-        return Faces(
-            self.layout,
-            size,
-            landmarks,
-            spread,
-            confidence(landmarks, spread, self.layout),
-            boxes,
-            scores,
-            transforms,
-            None if maps is None else maps[part],
-        )
 
     def _run(
         self, crops: list[Picture], heatmaps: bool

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from octamark import weights
 from octamark.cli.console import make_folder, note, stdout
-from octamark.errors import OctamarkError
+from octamark.cli.train import need_packages
 from octamark.landmarker import Landmarker
 from octamark.layouts import BUILTIN, layout
 
@@ -50,12 +50,9 @@ def models(
 
 
 def _sizes() -> None:
-    try:
-        from octamark.nets.sizes import rows
-    except ImportError as error:
-        raise OctamarkError(
-            f"--sizes builds the networks and needs torch ({error}): pip install 'octamark[train]'"
-        ) from error
+    need_packages()
+    from octamark.nets.sizes import rows
+
     table = Table(title="68 landmarks, 256x256 input; weights stored as float16", title_justify="left")
     for column in ("size", "C", "parameters", "GFLOPs", "file, MB"):
         table.add_column(column, justify="left" if column == "size" else "right")

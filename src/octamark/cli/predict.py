@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from octamark import drawing
 from octamark.cli.console import counted, fail, make_folder, note, progress
 from octamark.errors import OutputError, PictureError, listed
 from octamark.faces import Faces
@@ -58,18 +59,19 @@ def predict(
     job = _Job(Landmarker(model, threads=threads, device=device), out, overlay or show, heatmap)
     if out is not None:
         make_folder(out)
+    interrupted = False
     try:
         job.run(_expand(inputs, job))
     except KeyboardInterrupt:
         fail(f"interrupted after {counted(len(job.records), 'picture')}")
-        job.interrupted = True
+        interrupted = True
     if job.records:  # a batch that found nothing readable leaves older results alone
         _write(job.records, form, out)
     faces = sum(len(record.faces) for record in job.records)
     if out is not None or faces == 0:
         said = f"{counted(faces, 'face')} in {counted(len(job.records), 'picture')}"
         note(said + (f", results in {out}" if out is not None and job.records else ""))
-    if job.interrupted:
+    if interrupted:
         raise typer.Exit(130)
     if show:
         _open(job.drawn, out)
@@ -89,7 +91,6 @@ class _Job:
     records: list[Record] = field(default_factory=list)
     drawn: list[Path] = field(default_factory=list)
     failed: int = 0
-    interrupted: bool = False
 
     def run(self, names: list[str]) -> None:
         """Predict pictures in chunks that share the network's runs, bounded in number and in pixels."""
@@ -125,8 +126,6 @@ class _Job:
             self.records.append(Record(name, stem, self.landmarker.card.name, kept))
 
     def _draw(self, stem: str, picture: Picture, faces: Faces) -> None:
-        from octamark import drawing
-
         if self.out is None:
             return
         if self.overlay:

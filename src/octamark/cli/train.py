@@ -21,7 +21,12 @@ _DATA = typer.Option("--data", help="The data folder; for 300W the one that hold
 _PACKAGES = ("kornia", "lightning_fabric", "matplotlib", "onnx", "onnxscript", "safetensors", "tensorboard", "torch")
 
 
-def _need_packages() -> None:
+def need_packages() -> None:
+    """Say which of the packages for training are missing.
+
+    Raises:
+        OctamarkError: some are.
+    """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise OctamarkError(f"this needs more packages ({listed(missing)}): pip install 'octamark[train]'")
@@ -41,7 +46,7 @@ def train(
 
     Several processes: torchrun --nproc-per-node N -m octamark train ...
     """
-    _need_packages()
+    need_packages()
     from octamark.datasets.load import training_and_validation
     from octamark.layouts import layout
     from octamark.training.config import load
@@ -100,7 +105,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a trained network as one ONNX file: decoding inside, crop rule and scores in its card."""
-    _need_packages()
+    need_packages()
     from octamark.training.release import release
 
     if out.suffix != ".onnx":
@@ -127,7 +132,7 @@ def curves(
     out: Annotated[Path, typer.Option("-o", "--out", help="The .png to write")],
 ) -> None:
     """Draw the training curves of runs into one picture."""
-    _need_packages()
+    need_packages()
     from octamark.training import checkpoints
     from octamark.training.curves import plot
 

@@ -22,17 +22,21 @@ class Size:
     megabytes: float
 
 
+def untrained_onnx(name: str, network: OctaveNetwork, size: int = 256) -> bytes:
+    """A network that was never released as a weight file: its cost is real, its card says nothing."""
+    rule = CropRule(size=size, margin=1.25, detector_scale=1.0, detector_shift=(0, 0), detector_residual=(0, 0, 0))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    card = ModelCard(
+        name=name, layout="ibug68", parameters=parameters, width=network.config.width, crop=rule, spread_gain=1.0,
+        normaliser="", scores={}, training_data="", terms="", recipe={}, version=__version__,
+    )  # fmt: skip
+    return to_onnx(Predictor(network, beta=1.0, spread_gain=1.0), card)
+
+
 def rows(landmarks: int = 68, size: int = 256) -> Iterator[Size]:
     """A row for each named width, smallest first; file sizes are those of really exported (untrained) networks."""
     for name, width in WIDTHS.items():
         network = OctaveNetwork(NetworkConfig(landmarks=landmarks, width=width)).eval()
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        rule = CropRule(
-            size=size, margin=1.25, detector_scale=1.0, detector_shift=(0.0, 0.0), detector_residual=(0, 0, 0)
-        )
-        card = ModelCard(
-            name=name, layout="ibug68", parameters=parameters, width=width, crop=rule, spread_gain=1.0, normaliser="",
-            scores={}, training_data="", terms="", recipe={}, version=__version__,
-        )  # fmt: skip
-        data = to_onnx(Predictor(network, beta=1.0, spread_gain=1.0), card)
+        data = untrained_onnx(name, network, size)
         yield Size(name, width, parameters, flops(network, size) / 1e9, len(data) / 1e6)

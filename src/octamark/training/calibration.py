@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,16 @@ def match(boxes: NDArray[np.floating], truth: NDArray[np.floating]) -> int | Non
     return best if overlap[best] >= 0.2 else None
 
 
-def detected_boxes(samples: Sequence[Sample], detector: FaceDetector) -> list[NDArray[np.float32] | None]:
-    """For each sample the detector's box of its face, or None where it found none."""
+def detected_boxes(
+    samples: Sequence[Sample], detector: FaceDetector, tick: Callable[[], None] = lambda: None
+) -> list[NDArray[np.float32] | None]:
+    """For each sample the detector's box of its face, or None where it found none; ``tick`` is called after each."""
     found: list[NDArray[np.float32] | None] = []
     for sample in samples:
         boxes, _ = detector(read_picture(sample.picture))
         index = match(boxes, landmark_boxes(sample.landmarks))
         found.append(None if index is None else boxes[index])
+        tick()
     return found
 
 

@@ -17,14 +17,19 @@ from octamark.imaging import write_atomically
 _KEY = "octamark"
 
 
-def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any]) -> None:
-    """Write groups of tensors (``weights``, ``ema``, ...) and JSON-able metadata as one file, whole or not at all."""
+def dump(groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any]) -> bytes:
+    """Groups of tensors (``weights``, ``ema``, ...) and JSON-able metadata as the bytes of one file."""
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().contiguous()
         for group, members in groups.items()
         for name, tensor in members.items()
     }
-    write_atomically(path, safetensors.torch.save(tensors, metadata={_KEY: json.dumps(meta)}))
+    return safetensors.torch.save(tensors, metadata={_KEY: json.dumps(meta)})
+
+
+def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any]) -> None:
+    """Write what :func:`dump` gives, whole or not at all."""
+    write_atomically(path, dump(groups, meta))
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import safetensors.torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from octamark._version import __version__
 from octamark.datasets import Sample
@@ -73,27 +70,19 @@ def release(
         WeightsError, DataError: as the readers raise them.
     """
     network, config, meta = load_network(run)
-    training, validation = training_and_validation(config.data, data, layout(config.layout))
+    one = layout(config.layout)
+    training, validation = training_and_validation(config.data, data, one)
     size, margin = config.stages[-1].size, config.data.margin
     steps = len(training) + 4 * len(validation)
     done = 0
 
-    def tick(_: object = None) -> None:
+    def tick() -> None:
         nonlocal done
         done += 1
         advance(done, steps)
 
     detector = FaceDetector()
-
-    def find(samples: Sequence[Sample]) -> list[NDArray[np.float32] | None]:
-        found = []
-        for sample in samples:
-            found.extend(detected_boxes([sample], detector))
-            tick()
-        return found
-
-    rule = fit_crop_rule(training, find(training), size=size, margin=margin)
-    one = layout(config.layout)
+    rule = fit_crop_rule(training, detected_boxes(training, detector, tick), size=size, margin=margin)
 
     def card(gain: float, scores: dict[str, float]) -> ModelCard:
         return ModelCard(
@@ -115,7 +104,7 @@ def release(
     draft = to_onnx(Predictor(network, beta, 1.0), card(1.0, {}), half=half)
     labelled, spread, truth, sides = measure(draft, validation, rule, None, tick)
     gain = fit_spread_gain(spread / sides[:, None, None], (labelled - truth) / sides[:, None, None])
-    boxes = find(validation)
+    boxes = detected_boxes(validation, detector, tick)
     by_detector, *_ = measure(draft, validation, rule, boxes, tick)
     shaken, *_ = measure(draft, validation, rule, jittered(boxes, config.seed), tick)
     scores = _scores(labelled, by_detector, shaken, truth, one, boxes)
@@ -196,8 +185,6 @@ def measure(
 
 def _half_checkpoint(network: OctaveNetwork, meta: dict[str, Any]) -> bytes:
     """The averaged weights as float16 with recipe and log, for fine-tuning and for exporting again."""
-    tensors: dict[str, Tensor] = {
-        f"ema/{name}": (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in network.state_dict().items()
-    }
-    return safetensors.torch.save(tensors, metadata={"octamark": json.dumps(meta)})
+    state = network.state_dict().items()
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in state}
+    return checkpoints.dump({"ema": halves}, meta)

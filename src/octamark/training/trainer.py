@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from torch import Tensor
 
+from octamark import metrics
 from octamark.datasets import Sample
 from octamark.errors import ConfigError, DeviceError, OutputError, TrainingError
 from octamark.imaging import write_atomically
@@ -121,9 +123,8 @@ class Trainer:
             raise OutputError(f"{out}: cannot be made ({error.strerror})") from error
         torch.manual_seed(config.seed)
         self.network = OctaveNetwork(network_config(config)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = ExponentialAverage(self.network, config.optimiser.ema)
         self.model, self.optimiser = self.fabric.setup(self.network, adamw(self.network, config.optimiser))
-        self.average.state = {name: value.to(self.fabric.device) for name, value in self.average.state.items()}
+        self.average = ExponentialAverage(self.network, config.optimiser.ema)
         self.epoch, self.best = 0, math.inf
         self.rows: list[dict[str, Any]] = []
         if resume:
@@ -225,11 +226,10 @@ class Trainer:
             maps = self.model(pictures.contiguous(memory_format=torch.channels_last))
             points = heatmaps.decode(heatmaps.probabilities(maps, self.config.loss.beta))
             found = heatmaps.to_input_pixels(points, STRIDE).position
-            distances = (found - truth).norm(dim=-1).mean(dim=-1).cpu().numpy()
-            errors.append(torch.from_numpy(distances / self.layout.distance(truth.cpu().numpy(), "inter-ocular")))
+            errors.append(metrics.nme(found.cpu().numpy(), truth.cpu().numpy(), self.layout))
         self.network.load_state_dict(live)
-        nme = torch.cat(errors)
-        return float(nme.mean()), float((nme > 0.08).double().mean())
+        joined = np.concatenate(errors)
+        return float(joined.mean()), metrics.failure_rate(joined)
 
     def _load(self) -> tuple[FaceStore, FaceStore]:
         size = max(stage.size for stage in self.config.stages)
@@ -256,14 +256,13 @@ class Trainer:
 
     def _save(self, is_best: bool) -> None:
         weights = self.network.state_dict()
-        names = [name for name, _ in self.network.named_parameters()]
         by_id = {id(parameter): name for name, parameter in self.network.named_parameters()}
         moments = {
             f"{by_id[id(parameter)]}/{key}": value
             for parameter, state in self.optimiser.state.items()
             for key, value in state.items()
         }
-        assert len(moments) == 3 * len(names)
+        assert len(moments) == 3 * len(by_id)
         meta = {
             "config": self.config.model_dump(mode="json"),
             "epoch": self.epoch,
@@ -299,15 +298,14 @@ class Trainer:
         for key, value in groups["moments"].items():
             name, moment = key.rsplit("/", 1)
             like = parameters[name]
-            value = value if moment == "step" else value.to(like.device).to(memory_format=torch.preserve_format)
-            self.optimiser.state[like][moment] = value
+            self.optimiser.state[like][moment] = value if moment == "step" else value.to(like.device)
 
 
 def centre_crops(faces: FaceStore, chosen: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Stored faces as prediction crops them: no augmentation. Pictures (n, 3, size, size) and landmarks (n, M, 2)."""
     device = faces.pictures.device
     chosen = chosen.to(device)
-    still = Augment.model_construct(rotation=0.0, scale=0.0, shift=0.0, mirror=0.0)
+    still = Augment(rotation=0.0, scale=0.0, shift=0.0, mirror=0.0)
     generator = torch.Generator().manual_seed(0)
     matrices, mirrored = similarity(still, len(chosen), faces.pictures.shape[-1], size, generator)
     matrices = matrices.to(device)

@@ -107,7 +107,8 @@ def read(name: str | Path) -> bytes:
     Raises:
         WeightsError: unknown name (the message lists the names), missing file, or a shipped file that was changed.
     """
-    if str(name) in _sums():
+    released = _sums().get(str(name))
+    if released is not None:
         path = _folder() / f"{name}.onnx"
     elif isinstance(name, str | Path) and Path(name).suffix.lower() == ".onnx":
         path = Path(name)
@@ -117,6 +118,6 @@ def read(name: str | Path) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
-    if str(name) in _sums() and hashlib.sha256(data).hexdigest() != _sums()[str(name)]:
+    if released is not None and hashlib.sha256(data).hexdigest() != released:
         raise WeightsError(f"{path}: damaged (its sha256 is not the released one); install octamark again")
     return data
