@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from octamark.errors import LayoutError
-from octamark.layouts import BUILTIN, Layout, layout
+from octamark.layouts import BUILTIN, Eye, Layout, convert, layout
 
 # name -> count, global points, inter-ocular and inter-pupil groups
 KNOWN = {
@@ -37,7 +37,19 @@ diagram = [[0.2, 0.3], [0.8, 0.3], [0.5, 0.9]]
 parts = { right_eye = [0], left_eye = [1], chin = [2] }
 normalisers = { inter-ocular = [[0], [1]] }
 regions = { eyes = ["0-1"] }
+eyes = {}
 """
+
+
+EYES = "{ right = { corners = [0, 1], lids = [[0, 1]] }, left = { corners = [1, 0], lids = [[1, 0]] } }"
+# name -> corners and lids of the right eye
+RIGHT_EYE = {
+    "ibug68": ((36, 39), ((37, 41), (38, 40))),
+    "wflw98": ((60, 64), ((61, 67), (62, 66), (63, 65))),
+    "cofw29": ((8, 10), ((12, 13),)),
+    "aflw19": None,
+    "webcaricature17": None,
+}
 
 
 def other_side(name: str) -> str:
@@ -104,6 +116,58 @@ def test_distance(built: Layout) -> None:
         built.part("tail")
 
 
+def test_eyes(built: Layout) -> None:
+    known = RIGHT_EYE[built.name]
+    if known is None:
+        assert built.eyes == {}
+        return
+    right, left = built.eyes["right"], built.eyes["left"]
+    assert (right.corners, right.lids) == known
+    for side, eye in built.eyes.items():
+        assert {*eye.corners, *(index for pair in eye.lids for index in pair)} <= set(built.part(f"{side}_eye"))
+        outer, inner = built.diagram[list(eye.corners), 0]
+        assert abs(outer - 0.5) > abs(inner - 0.5)
+        for upper, lower in eye.lids:
+            assert built.diagram[upper, 1] < built.diagram[lower, 1]
+    mirrored = {frozenset(built.mirror[list(pair)].tolist()) for pair in right.lids}
+    assert mirrored == {frozenset(pair) for pair in left.lids}
+    assert built.mirror[list(right.corners)].tolist() == list(left.corners)
+
+
+def test_groups(built: Layout) -> None:
+    assert sorted(index for indices in built.groups.values() for index in indices) == list(range(built.count))
+    known = {
+        "ibug68": "outline brows nose eyes mouth",
+        "wflw98": "outline brows nose eyes mouth pupils",
+        "cofw29": "brows eyes pupils nose mouth chin",
+        "aflw19": "brows eyes pupils nose mouth chin",
+        "webcaricature17": "outline brows eyes nose mouth",
+    }
+    assert list(built.groups) == known[built.name].split()
+    assert built.groups["eyes"] == built.part("right_eye") + built.part("left_eye")
+
+
+def test_conversion() -> None:
+    wflw, ibug = layout("wflw98"), layout("ibug68")
+    points, approximate = convert(np.stack([wflw.diagram, wflw.diagram + 1]), wflw, ibug)
+    assert approximate
+    assert points.shape == (2, 68, 2)
+    # the same face in both conventions: no point further off than 3 % of its height
+    assert np.abs(points[0] - ibug.diagram).max() < 0.03
+    numbers = np.repeat(np.arange(98.0)[:, None], 2, axis=1)
+    taken = convert(numbers, wflw, ibug)[0][:, 0].astype(int)
+    assert len(set(taken)) == 68
+    assert np.array_equal(wflw.mirror[taken], taken[ibug.mirror])
+    assert taken[[8, 30, 36, 45, 48, 54]].tolist() == [16, 54, 60, 72, 76, 82]
+    same, approximate = convert(ibug.diagram, ibug, ibug)
+    assert not approximate
+    assert np.array_equal(same, ibug.diagram)
+    with pytest.raises(LayoutError, match="no conversion from ibug68 to wflw98; known: wflw98 to ibug68"):
+        convert(ibug.diagram, ibug, wflw)
+    with pytest.raises(LayoutError, match="layout wflw98 has 98 points"):
+        convert(ibug.diagram, wflw, ibug)
+
+
 def test_own_table(tmp_path: Path) -> None:
     path = tmp_path / "tiny.toml"
     path.write_text(TABLE, encoding="utf-8")
@@ -112,12 +176,20 @@ def test_own_table(tmp_path: Path) -> None:
     assert tiny.regions == {"eyes": (0, 1)}
     assert tiny.mirror.tolist() == [1, 0, 2]
     assert layout(tiny) is tiny
+    assert tiny.eyes == {}
+    assert tiny.groups == {"eyes": (0, 1), "chin": (2,)}
+    path.write_text(TABLE.replace("eyes = {}", f"eyes = {EYES}"), encoding="utf-8")
+    assert layout(path).eyes == {"right": Eye((0, 1), ((0, 1),)), "left": Eye((1, 0), ((1, 0),))}
 
 
 @pytest.mark.parametrize(
     ("right", "wrong", "said"),
     [
-        ("count", "colour = 1\ncount", "unknown keys: colour; a layout has count, diagram, edges, global, mirror"),
+        (
+            "count",
+            "colour = 1\ncount",
+            "unknown keys: colour; a layout has count, diagram, edges, eyes, global, mirror",
+        ),
         ('name = "tiny"', "", "missing keys: name; a layout has count, diagram, edges"),
         ("chin = [2]", "chin = [1, 2]", "each of the 3 points exactly once"),
         ("chin = [2]", "chin = []", "each of the 3 points exactly once"),
@@ -130,6 +202,16 @@ def test_own_table(tmp_path: Path) -> None:
         ("mirror = [[0, 1]]", "mirror = [[0, 1], [1, 2]]", "each point in at most one pair"),
         ("mirror = [[0, 1]]", "mirror = [[0, 1, 2]]", "mirror must be pairs"),
         (", [0.5, 0.9]", "", "diagram must hold 3 points, finite; it holds 2"),
+        (
+            "eyes = {}",
+            "eyes = { middle = { corners = [0, 1], lids = [[0, 1]] } }",
+            "eyes middle: right and left, or none",
+        ),
+        ("eyes = {}", "eyes = { right = { corners = [0, 1], lids = [] } }", "an eye has corners and lids"),
+        ("eyes = {}", "eyes = { right = { corners = [0], lids = [[0, 1]] } }", "a value of the wrong form"),
+        ("eyes = {}", "eyes = { right = { lids = [[0, 1]] } }", "a value of the wrong form ('corners')"),
+        ("eyes = {}", f"eyes = {EYES}".replace("[0, 1]]", "[0, 3]]"), "between 0 and 2"),
+        ("eyes = {}", "", "missing keys: eyes"),
         ("count = 3", 'count = "three"', "a whole number of points"),
         ("count = 3", "count = = 3", "not a TOML table"),
     ],

@@ -22,10 +22,11 @@ _FILE = "face_detection_yunet_2023mar.onnx"
 LONGEST_SIDE = 640
 """Larger pictures are reduced to this longest side for detection."""
 
-_LOOKS = ((LONGEST_SIDE, 0.0), (320, 0.4), (1280, 0.0))
-"""Longest side and border (share of the longest side) of each look; the next is taken only if the last found nothing.
+_LOOKS = ((LONGEST_SIDE, 0.0, 0), (320, 0.4, 0), (1280, 0.0, 0), (LONGEST_SIDE, 0.0, 1), (LONGEST_SIDE, 0.0, 3))
+"""Longest side, border (share of the longest side) and quarter turns (counter-clockwise) of each look; the next is
+taken only if the last found nothing.
 
-The second finds faces that fill the frame, the third small faces in large pictures.
+The second finds faces that fill the frame, the third small faces in large pictures, the last two faces that lie.
 """
 
 _LEAST_SIDE = 64  # YuNet sees faces in slivers; a sliver is padded to this
@@ -69,11 +70,12 @@ class FaceDetector:
     def __call__(self, picture: Picture) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Faces of an RGB picture (H, W, 3), largest first: boxes (n, 4) xyxy in pixels and scores (n,)."""
         longest = max(picture.shape[:2])
-        for side, border in _LOOKS:
+        for side, border, turns in _LOOKS:
             if side > LONGEST_SIDE and longest <= LONGEST_SIDE:
                 continue
-            boxes, scores = self._look(picture, side, border)
+            boxes, scores = self._look(np.ascontiguousarray(np.rot90(picture, turns)), side, border)
             if len(boxes):
+                boxes = _turned_back(boxes, turns, picture.shape[1], picture.shape[0])
                 break
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         order = np.argsort(-areas, kind="stable")
@@ -106,3 +108,13 @@ class FaceDetector:
             self._local.network = cv2.FaceDetectorYN.create(str(yunet_path()), "", (320, 320), self.threshold, 0.3)
         network: cv2.FaceDetectorYN = self._local.network
         return network
+
+
+def _turned_back(boxes: NDArray[np.float32], turns: int, width: int, height: int) -> NDArray[np.float32]:
+    """Boxes of a picture turned by quarters (counter-clockwise), in the picture of (width, height) as it was."""
+    x1, y1, x2, y2 = boxes.T
+    if turns == 1:
+        return np.stack([width - 1 - y2, x1, width - 1 - y1, x2], axis=1)
+    if turns == 3:
+        return np.stack([y1, height - 1 - x2, y2, height - 1 - x1], axis=1)
+    return boxes

@@ -7,7 +7,7 @@
     ├── WeightsError         an unknown model, a damaged or foreign weight file
     ├── DeviceError          a device or thread count that cannot be had
     ├── DataError            a data set with a missing or malformed file
-    ├── ConfigError          a training recipe with unknown keys or impossible values
+    ├── ConfigError          a training recipe, or a setting, with unknown keys or impossible values
     ├── TrainingError        a run that cannot go on
     └── OutputError          a result that cannot be written
 
@@ -48,7 +48,7 @@ class DataError(OctamarkError):
 
 
 class ConfigError(OctamarkError):
-    """A training recipe with unknown keys or impossible values."""
+    """A training recipe, or a setting, with unknown keys or impossible values."""
 
 
 class TrainingError(OctamarkError):

@@ -13,31 +13,6 @@ from octamark.layouts import Layout
 
 F32 = NDArray[np.float32]
 
-CONFIDENCE_SHARE = 0.05
-"""``confidence`` is about errors below this share of the face's inter-ocular distance."""
-
-
-def confidence(landmarks: F32, spread: F32, layout: Layout) -> F32:
-    """The probability that each point is less than 5 % of the inter-ocular distance off, on both axes.
-
-    Computed from the spread as the scale of a Laplace density per axis: with r = 0.05 * distance,
-    (1 - exp(-r / spread_x)) * (1 - exp(-r / spread_y)). A layout without an inter-ocular normaliser uses half the
-    root of the landmark box's area as its distance.
-
-    Args:
-        landmarks: (n, M, 2) points; spread: (n, M, 2) expected absolute error per axis; both in pixels.
-
-    Returns:
-        (n, M) in 0..1.
-    """
-    if "inter-ocular" in layout.normalisers:
-        distance = layout.distance(landmarks, "inter-ocular")
-    else:
-        distance = 0.5 * layout.distance(landmarks, "box")
-    radius = CONFIDENCE_SHARE * distance[:, None, None]
-    within = -np.expm1(-radius / np.maximum(spread, 1e-9))
-    return np.asarray(within.prod(axis=-1), dtype=np.float32)
-
 
 @dataclass(frozen=True, eq=False)
 class Face:
@@ -74,8 +49,9 @@ class Faces:
         size: (width, height) of the picture in pixels.
         landmarks: (n, M, 2) float32 points (x, y), 0-based pixels of the picture, pixel centres at integers.
         spread: (n, M, 2) expected absolute error per axis, pixels of the picture.
-        confidence: (n, M) in 0..1, the probability that a point is less than 5 % of the inter-ocular distance off
-            on both axes (see :func:`confidence`).
+        confidence: (n, M) in 0..1, the probability that a point is less than 5 % of the face's inter-ocular distance
+            off (of half the root of the landmark box's area, for a layout without that normaliser), calibrated on
+            validation faces.
         boxes: (n, 4) xyxy, as the detector or the caller gave them.
         scores: (n,) the detector's scores; 1 for boxes that the caller gave.
         crops: (n, 2, 3) similarities from pixels of the network's input to pixels of the picture.

@@ -6,9 +6,13 @@ mirrored picture of width W has x' = W - 1 - x. Points are (x, y); boxes are xyx
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from octamark.errors import BoxError
 
 Floats = NDArray[np.floating]
 F64 = NDArray[np.float64]
@@ -30,10 +34,50 @@ def mirror_points(points: Floats, width: float, mirror: NDArray[np.int64]) -> F6
     return flipped[..., mirror, :]
 
 
+def check_boxes(boxes: Any, picture: Picture, where: str = "") -> NDArray[np.float32]:
+    """Boxes as (n, 4) float32; ``where`` begins the messages of errors.
+
+    Raises:
+        BoxError: another shape, values that are not finite, x2 <= x1 or y2 <= y1, or a box wholly outside the picture.
+    """
+    try:
+        checked = np.asarray(boxes, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BoxError(f"{where}boxes must be (n, 4) numbers x1 y1 x2 y2 ({error})") from error
+    if checked.size == 0:
+        return np.zeros((0, 4), np.float32)
+    if checked.ndim != 2 or checked.shape[1] != 4:
+        raise BoxError(f"{where}boxes must be (n, 4), x1 y1 x2 y2 of each face; got shape {checked.shape}")
+    height, width = picture.shape[:2]
+    for index, (x1, y1, x2, y2) in enumerate(checked):
+        said = f"{where}box {index} ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
+        if not np.isfinite(checked[index]).all():
+            raise BoxError(f"{said}: not finite")
+        if x2 <= x1 or y2 <= y1:
+            raise BoxError(f"{said}: boxes are x1 y1 x2 y2 with x1 < x2 and y1 < y2")
+        if x2 <= -0.5 or y2 <= -0.5 or x1 >= width - 0.5 or y1 >= height - 0.5:
+            raise BoxError(f"{said}: outside the picture of {width}x{height} pixels")
+        if max(x2 - x1, y2 - y1) > 20 * max(width, height):
+            raise BoxError(f"{said}: more than 20 times the picture of {width}x{height} pixels")
+    return checked
+
+
 def landmark_boxes(landmarks: Floats) -> F64:
-    """Tight boxes (..., 4) xyxy around landmarks (..., M, 2)."""
+    """Tight boxes (..., 4) xyxy around landmarks (..., M, 2); points without a label (NaN) are left out."""
     points = np.asarray(landmarks, dtype=np.float64)
-    return np.concatenate([points.min(axis=-2), points.max(axis=-2)], axis=-1)
+    return np.concatenate([np.fmin.reduce(points, axis=-2), np.fmax.reduce(points, axis=-2)], axis=-1)
+
+
+def best_overlap(boxes: Floats, box: Floats) -> int | None:
+    """The one of (n, 4) boxes that overlaps ``box`` (4,) most; None if none overlaps by an IoU of 0.2."""
+    if not len(boxes):
+        return None
+    low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
+    shared = np.clip(high - low, 0, None).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
+    overlap = shared / (areas - shared)
+    best = int(overlap.argmax())
+    return best if overlap[best] >= 0.2 else None
 
 
 def squares(boxes: Floats, scale: float) -> F64:
@@ -70,6 +114,24 @@ def crop_transform(square: Floats, size: int, angle: float = 0.0) -> F64:
     cos, sin = scale * np.cos(radians), scale * np.sin(radians)
     middle = size / 2 - 0.5
     return np.array([[cos, -sin, x - cos * middle + sin * middle], [sin, cos, y - sin * middle - cos * middle]])
+
+
+def tilt(landmarks: Floats, reference: Floats) -> F64:
+    """How far faces are rotated against an upright one, degrees in -180..180, clockwise as seen.
+
+    The rotation of the best similarity (least squares) from ``reference`` (M, 2) to landmarks (..., M, 2).
+    """
+    points = np.asarray(landmarks, np.float64)
+    x, y = np.moveaxis(points - points.mean(axis=-2, keepdims=True), -1, 0)
+    u, v = (reference - np.mean(reference, axis=0)).T
+    return np.asarray(np.rad2deg(np.arctan2((u * y - v * x).sum(axis=-1), (u * x + v * y).sum(axis=-1))))
+
+
+def upright_square(landmarks: Floats, angle: float, margin: float) -> F64:
+    """The square (3,) around landmarks (M, 2) in a frame rotated by ``angle`` (as :func:`crop_transform` takes it)."""
+    back = crop_transform(np.array([0.0, 0.0, 1.0]), 1, angle)[:, :2]  # a pure rotation
+    x, y, side = squares(landmark_boxes(np.asarray(landmarks, np.float64) @ back), margin)[0]
+    return np.array([*(back @ (x, y)), side])
 
 
 def invert(transform: Floats) -> F64:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -13,11 +14,21 @@ from numpy.typing import NDArray
 
 from octamark import weights
 from octamark.detector import FaceDetector
-from octamark.errors import BoxError, DeviceError, PictureError, WeightsError, listed
-from octamark.faces import Faces, confidence
-from octamark.geometry import Picture, crop, crop_transform, detector_squares, squares
+from octamark.errors import BoxError, ConfigError, DeviceError, PictureError, WeightsError, listed
+from octamark.faces import Faces
+from octamark.geometry import (
+    Picture,
+    apply,
+    check_boxes,
+    crop,
+    crop_transform,
+    detector_squares,
+    landmark_boxes,
+    squares,
+)
 from octamark.imaging import PictureLike, read_picture
 from octamark.layouts import Layout, layout
+from octamark.upright import UPRIGHT, Look, SecondLook, Shot, Upright
 from octamark.weights import ModelCard
 
 BoxKind = Literal["detector", "landmarks"]
@@ -31,7 +42,9 @@ class Landmarker:
     """Finds landmarks. Stateless after construction and safe to share between threads.
 
     Args:
-        model: name of a model that ships, or path of an .onnx file that ``octamark export`` wrote.
+        model: name of a model that ships, or path (or bytes) of an .onnx file that ``octamark export`` wrote.
+        upright: which faces get a second look with the crop turned upright: ``"auto"`` those that lean or of which the
+            network is unsure, ``"always"`` all, ``"never"`` none (see octamark.upright).
         threads: processor threads of the landmark network; None lets ONNX Runtime choose. The detector runs in OpenCV,
             whose threads are the process's own (``cv2.setNumThreads``).
         device: ``"cpu"`` or ``"cuda"`` (needs onnxruntime-gpu).
@@ -40,6 +53,7 @@ class Landmarker:
     Raises:
         WeightsError: unknown name, missing or damaged file.
         DeviceError: more threads than processors, or a device that is not there.
+        ConfigError: another value of ``upright``.
 
     Example:
         >>> from octamark import load
@@ -50,19 +64,27 @@ class Landmarker:
 
     def __init__(
         self,
-        model: str | Path = "small",
+        model: str | Path | bytes = "small",
         *,
+        upright: Upright = "auto",
         threads: int | None = None,
         device: str = "cpu",
         detector: FaceDetector | None = None,
     ) -> None:
-        self._session = _session(weights.read(model), str(model), threads, device)
+        if upright not in UPRIGHT:
+            raise ConfigError(f"upright {upright!r}; allowed: {listed(UPRIGHT)}")
+        name = "the model's bytes" if isinstance(model, bytes) else str(model)
+        self.upright = upright
+        self._session = _session(weights.read(model), name, threads, device)
         self.card: ModelCard = weights.parse_card(
-            self._session.get_modelmeta().custom_metadata_map.get(weights.METADATA_KEY), str(model)
+            self._session.get_modelmeta().custom_metadata_map.get(weights.METADATA_KEY), name
         )
         self.layout: Layout = layout(self.card.layout)
-        if (points := self._session.get_outputs()[0].shape[1]) != self.layout.count:
-            raise WeightsError(f"{model}: gives {points} landmarks, but its layout {self.layout!r} has another count")
+        outputs = {output.name: output.shape for output in self._session.get_outputs()}
+        if missing := {"landmarks", "spread", "confidence", "heatmaps"} - outputs.keys():
+            raise WeightsError(f"{name}: a graph without {listed(sorted(missing))}; export it with this version")
+        if (points := outputs["landmarks"][1]) != self.layout.count:
+            raise WeightsError(f"{name}: gives {points} landmarks, but its layout {self.layout!r} has another count")
         self.detector = detector or FaceDetector()
 
     def __repr__(self) -> str:
@@ -130,92 +152,116 @@ class Landmarker:
         return self._predict(pictures, asked, box_kind, heatmaps)
 
     def _predict(self, pictures: list[Picture], asked: Sequence[Any], box_kind: BoxKind, heatmaps: bool) -> list[Faces]:
-        rule = self.card.crop
-        located: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]] = []
-        crops: list[Picture] = []
-        for picture, given in zip(pictures, asked, strict=True):
+        results, shots = [], list[Shot]()
+        for index, (picture, given) in enumerate(zip(pictures, asked, strict=True)):
             if given is None:
                 boxes, scores = self.detector(picture)
             else:
-                boxes = check_boxes(given, picture, f"picture {len(located)}: " if len(pictures) > 1 else "")
+                boxes = check_boxes(given, picture, f"picture {index}: " if len(pictures) > 1 else "")
                 scores = np.ones(len(boxes), np.float32)
-            if box_kind == "landmarks" and given is not None:
-                around = squares(boxes, rule.margin)
-            else:
-                around = detector_squares(boxes, rule.detector_scale, rule.detector_shift)
-            transforms = np.array([crop_transform(square, rule.size) for square in around]).reshape(-1, 2, 3)
-            crops.extend(crop(picture, transform, rule.size) for transform in transforms)
-            located.append((boxes, scores, transforms))
-        points, spreads, maps = self._run(crops, heatmaps)
+            kind: BoxKind = "detector" if given is None else box_kind
+            centres = (boxes[:, :2] + boxes[:, 2:]).astype(np.float64) / 2
+            shots.extend(Shot(picture, *where) for where in zip(self._transforms(boxes, kind), centres, strict=True))
+            results.append((picture, boxes, scores))
+        return self._assemble(results, shots, heatmaps)
+
+    def in_crops(
+        self,
+        picture: Picture,
+        transforms: NDArray[np.floating],
+        centres: NDArray[np.floating] | None = None,
+        *,
+        heatmaps: bool = False,
+    ) -> Faces:
+        """Landmarks of faces whose crops are given.
+
+        Args:
+            picture: (H, W, 3) uint8 RGB.
+            transforms: (n, 2, 3) similarities from pixels of the network's input to pixels of the picture.
+            centres: (n, 2) of the faces' boxes, about which a second look turns; the crops' own by default.
+
+        Returns:
+            Faces; their boxes are the tight boxes around the crops, their scores 1.
+        """
+        made = np.asarray(transforms, np.float64).reshape(-1, 2, 3)
+        last = self.card.crop.size - 0.5
+        corners = np.array([[-0.5, -0.5], [last, -0.5], [last, last], [-0.5, last]])
+        boxes = np.array([landmark_boxes(apply(one, corners)) for one in made], np.float32).reshape(-1, 4)
+        about = np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2 if centres is None else centres, np.float64)
+        shots = [Shot(picture, *where) for where in zip(made, about, strict=True)]
+        return self._assemble([(picture, boxes, np.ones(len(boxes), np.float32))], shots, heatmaps)[0]
+
+    def _transforms(self, boxes: NDArray[np.float32], box_kind: BoxKind) -> list[NDArray[np.float64]]:
+        rule = self.card.crop
+        if box_kind == "landmarks":
+            around = squares(boxes, rule.margin)
+        else:
+            around = detector_squares(boxes, rule.detector_scale, rule.detector_shift)
+        return [crop_transform(square, rule.size) for square in around]
+
+    def _assemble(
+        self,
+        located: list[tuple[Picture, NDArray[np.float32], NDArray[np.float32]]],
+        shots: list[Shot],
+        heatmaps: bool,
+    ) -> list[Faces]:
+        """Read the crops of all pictures together, then hand each picture its faces."""
+        looks = self._look(shots, heatmaps)
+        again = SecondLook(lambda some: self._look(some, heatmaps), self.layout, self.card.crop, self.upright)
+        again.improve(shots, looks)
         results, start = [], 0
-        for picture, (boxes, scores, transforms) in zip(pictures, located, strict=True):
-            part = slice(start, start + len(boxes))
-            start = part.stop
-            size = (picture.shape[1], picture.shape[0])
-            linear, offset = transforms[:, :, :2], transforms[:, None, :, 2]
-            landmarks = (points[part] @ linear.transpose(0, 2, 1) + offset).astype(np.float32)
-            scale = np.hypot(transforms[:, 0, 0], transforms[:, 1, 0])[:, None, None]
-            spread = (spreads[part] * scale).astype(np.float32)
-            sure = confidence(landmarks, spread, self.layout)
-            kept = None if maps is None else maps[part]
-            results.append(Faces(self.layout, size, landmarks, spread, sure, boxes, scores, transforms, kept))
+        for picture, boxes, scores in located:
+            own, taken = looks[start : start + len(boxes)], shots[start : start + len(boxes)]
+            start += len(boxes)
+            faces = Faces.empty(self.layout, (picture.shape[1], picture.shape[0]))
+            if own:
+                faces = Faces(
+                    self.layout,
+                    faces.size,
+                    landmarks=np.stack([look.landmarks for look in own]).astype(np.float32),
+                    spread=np.stack([look.spread for look in own]).astype(np.float32),
+                    confidence=np.stack([look.confidence for look in own]),
+                    boxes=boxes,
+                    scores=scores,
+                    crops=np.stack([shot.transform for shot in taken]),
+                    heatmaps=np.stack([look.heatmaps for look in own]) if heatmaps else None,  # type: ignore[misc]
+                )
+            elif heatmaps:
+                side = self.card.crop.size // 4
+                faces = replace(faces, heatmaps=np.zeros((0, self.layout.count, side, side), np.float32))
+            results.append(faces)
         return results
 
-    def _run(
-        self, crops: list[Picture], heatmaps: bool
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
-        """Landmarks (n, M, 2) and spread (n, M, 2) in crop pixels, and heatmaps if asked for."""
-        names = ["landmarks", "spread"] + (["heatmaps"] if heatmaps else [])
-        runs = [
-            self._session.run(names, {"crops": np.stack(crops[start : start + _BATCH])})
-            for start in range(0, len(crops), _BATCH)
-        ]
-        count = self.layout.count
-        if not runs:
-            none = np.zeros((0, count, 2), np.float32)
-            side = self.card.crop.size // 4
-            return none, none, np.zeros((0, count, side, side), np.float32) if heatmaps else None
-        outputs = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
-        return outputs[0], outputs[1], outputs[2] if heatmaps else None
+    def _look(self, shots: list[Shot], heatmaps: bool = False) -> list[Look]:
+        """Run the network over crops, some at a time; points and spreads come back in pixels of the pictures."""
+        names = ["landmarks", "spread", "confidence"] + (["heatmaps"] if heatmaps else [])
+        looks = []
+        for start in range(0, len(shots), _BATCH):
+            some = shots[start : start + _BATCH]
+            crops = np.stack([crop(shot.picture, shot.transform, self.card.crop.size) for shot in some])
+            for shot, points, spread, sure, *maps in zip(
+                some, *self._session.run(names, {"crops": crops}), strict=True
+            ):
+                turned = _turned(spread, shot.transform[:, :2])
+                looks.append(Look(apply(shot.transform, points), turned, sure, *maps))
+        return looks
+
+
+def _turned(spread: NDArray[np.float32], linear: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Spreads (M, 2) of the axes of a crop, on the axes of the picture: errors add as independent ones."""
+    return np.asarray(np.sqrt((spread.astype(np.float64) ** 2) @ (linear**2).T))
 
 
 def load(
-    model: str | Path = "small",
+    model: str | Path | bytes = "small",
     *,
+    upright: Upright = "auto",
     threads: int | None = None,
     device: str = "cpu",
     detector: FaceDetector | None = None,
 ) -> Landmarker:
     """A :class:`Landmarker`, by a shipped model's name (``nano``, ``tiny``, ``small``) or an .onnx file's path."""
-    return Landmarker(model, threads=threads, device=device, detector=detector)
-
-
-def check_boxes(boxes: Any, picture: Picture, where: str = "") -> NDArray[np.float32]:
-    """Boxes as (n, 4) float32; ``where`` begins the messages of errors.
-
-    Raises:
-        BoxError: another shape, values that are not finite, x2 <= x1 or y2 <= y1, or a box wholly outside the picture.
-    """
-    try:
-        checked = np.asarray(boxes, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise BoxError(f"{where}boxes must be (n, 4) numbers x1 y1 x2 y2 ({error})") from error
-    if checked.size == 0:
-        return np.zeros((0, 4), np.float32)
-    if checked.ndim != 2 or checked.shape[1] != 4:
-        raise BoxError(f"{where}boxes must be (n, 4), x1 y1 x2 y2 of each face; got shape {checked.shape}")
-    height, width = picture.shape[:2]
-    for index, (x1, y1, x2, y2) in enumerate(checked):
-        said = f"{where}box {index} ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
-        if not np.isfinite(checked[index]).all():
-            raise BoxError(f"{said}: not finite")
-        if x2 <= x1 or y2 <= y1:
-            raise BoxError(f"{said}: boxes are x1 y1 x2 y2 with x1 < x2 and y1 < y2")
-        if x2 <= -0.5 or y2 <= -0.5 or x1 >= width - 0.5 or y1 >= height - 0.5:
-            raise BoxError(f"{said}: outside the picture of {width}x{height} pixels")
-        if max(x2 - x1, y2 - y1) > 20 * max(width, height):
-            raise BoxError(f"{said}: more than 20 times the picture of {width}x{height} pixels")
-    return checked
+    return Landmarker(model, upright=upright, threads=threads, device=device, detector=detector)
 
 
 def _session(data: bytes, name: str, threads: int | None, device: str) -> onnxruntime.InferenceSession:

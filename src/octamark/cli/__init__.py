@@ -13,7 +13,7 @@ import warnings
 import typer
 
 from octamark import __version__
-from octamark.cli import inspect, predict, train
+from octamark.cli import evaluate, inspect, predict, train
 from octamark.cli.console import fail
 from octamark.errors import OctamarkError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("predict")(predict.predict)
+app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
 app.command("export")(train.export)
 app.command("curves")(train.curves)

@@ -43,6 +43,9 @@ def predict(
     overlay: Annotated[bool, typer.Option("--overlay", help="Also draw the landmarks: NAME.overlay.png")] = False,
     heatmap: Annotated[bool, typer.Option("--heatmap", help="Also draw the heatmaps: NAME.heatmap.png")] = False,
     show: Annotated[bool, typer.Option("--show", help="Open the overlay with the system's viewer")] = False,
+    upright: Annotated[
+        str, typer.Option("--upright", help="Second look at leaning faces: auto, always, never")
+    ] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", help="Processor threads of the landmark network")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda")] = "cpu",
 ) -> None:
@@ -56,7 +59,7 @@ def predict(
         out = DRAWINGS_FOLDER
     if out is None and not FORMATS[form].streams:
         raise OutputError(f"format {form} writes several files: name a folder with -o")
-    job = _Job(Landmarker(model, threads=threads, device=device), out, overlay or show, heatmap)
+    job = _Job(Landmarker(model, upright=upright, threads=threads, device=device), out, overlay or show, heatmap)
     if out is not None:
         make_folder(out)
     interrupted = False

@@ -1,5 +1,116 @@
 """Readers of labelled and unlabelled face sets. Every reader gives a list of :class:`Sample`."""
 
-from octamark.datasets.samples import Sample, read_pts
+from __future__ import annotations
 
-__all__ = ["Sample", "read_pts"]
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from octamark.datasets import aflw19, caricatures, coco, cofw, folder, w300, wflw
+from octamark.datasets.samples import Sample, read_pts
+from octamark.errors import DataError, LayoutError, listed
+from octamark.layouts import Layout
+from octamark.layouts import layout as named_layout
+
+__all__ = ["FORMATS", "Format", "Sample", "read", "read_pts"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A form that labelled faces come in.
+
+    Attributes:
+        title: one line for people.
+        layout: name of the layout of its points; None where the files do not say and the caller must.
+        splits: names of its splits, the default first; ``all`` where there is but one.
+        read: (root, split, layout) -> faces; call :func:`read` instead, which checks what all sets have in common.
+    """
+
+    title: str
+    layout: str | None
+    splits: tuple[str, ...]
+    read: Callable[[Path, str, Layout], list[Sample]]
+
+
+def _w300(root: Path, split: str, layout: Layout) -> list[Sample]:
+    return w300.read(root, split)
+
+
+FORMATS: dict[str, Format] = {
+    "300w": Format("300W: 68 points", "ibug68", ("full", "common", "challenge", "train", "val"), _w300),
+    "wflw": Format("WFLW: 98 points", "wflw98", wflw.SPLITS, wflw.read),
+    "cofw": Format("COFW: 29 points, with occlusion", "cofw29", cofw.SPLITS, cofw.read),
+    "aflw19": Format("AFLW-19: 19 points, large poses", "aflw19", aflw19.SPLITS, aflw19.read),
+    "webcaricature": Format(
+        "WebCaricature: 17 points, caricatures and photographs",
+        "webcaricature17",
+        caricatures.WEBCARICATURE_SPLITS,
+        caricatures.read_webcaricature,
+    ),
+    "cariface": Format(
+        "CariFace: 68 points, caricatures", "ibug68", caricatures.CARIFACE_SPLITS, caricatures.read_cariface
+    ),
+    "coco": Format("COCO keypoints: any layout", None, ("all",), coco.read),
+    "folder": Format("a folder of pictures with .pts files or one .csv: any layout", None, ("all",), folder.read),
+}
+"""The forms that :func:`read` knows."""
+
+
+def read(
+    format: str,  # noqa: A002
+    root: Path,
+    split: str | None = None,
+    *,
+    layout: Layout | None = None,
+    only: Iterable[str] = (),
+) -> list[Sample]:
+    """The labelled faces of a split of a set.
+
+    Args:
+        format: a key of :data:`FORMATS`.
+        root: the set's folder; for coco and folder also its .json or .csv.
+        split: one of the format's splits; None is its first.
+        layout: the layout of the points, where the format does not say.
+        only: names of faces to keep, in the set's order; empty keeps all.
+
+    Raises:
+        DataError: unknown format or split (the message lists them); a missing folder, file or picture; a malformed
+            file (with its line, where it has lines); no faces; two faces of one name; an unknown name in ``only``.
+        LayoutError: no layout for a format that needs one, or one with another number of points.
+
+    Example:
+        >>> list(FORMATS)
+        ['300w', 'wflw', 'cofw', 'aflw19', 'webcaricature', 'cariface', 'coco', 'folder']
+    """
+    root = Path(root)
+    if format not in FORMATS:
+        raise DataError(f"unknown format {format!r}; formats: {listed(FORMATS)}")
+    form = FORMATS[format]
+    split = form.splits[0] if split is None else split
+    if split not in form.splits:
+        raise DataError(f"{format} has no split {split!r}; splits: {listed(form.splits)}")
+    own = named_layout(form.layout) if form.layout else layout
+    if own is None:
+        raise LayoutError(f"{format} can hold any layout: say which its points follow")
+    if layout is not None and layout.count != own.count:
+        raise LayoutError(
+            f"{format} has {own.count} points, layout {own.name}; layout {layout.name} has {layout.count}"
+        )
+    if not root.exists():
+        raise DataError(f"{root}: no such file or folder")
+    if form.layout and not root.is_dir():
+        raise DataError(f"{root}: not a folder; {format} is read from its folder")
+    samples = form.read(root, split, own)
+    if not samples:
+        raise DataError(f"{root}: split {split} of {format} holds no faces")
+    if repeated := [name for name, times in Counter(sample.name for sample in samples).items() if times > 1]:
+        raise DataError(f"{root}: {listed(repeated[:3])}: more than one face of that name ({len(repeated)} names)")
+    if keep := set(only):
+        if missing := sorted(keep - {sample.name for sample in samples}):
+            raise DataError(f"{root}: split {split} has no face {listed(missing[:3])} ({len(missing)} not found)")
+        samples = [sample for sample in samples if sample.name in keep]
+    pictures = dict.fromkeys(sample.picture for sample in samples)
+    if absent := [path for path in pictures if not path.is_file()]:
+        raise DataError(f"{absent[0]}: no such picture ({len(absent)} of {len(pictures)} pictures are not there)")
+    return samples

@@ -2,10 +2,11 @@
 
     ROOT/afw, ROOT/helen/trainset, ROOT/helen/testset, ROOT/lfpw/trainset, ROOT/lfpw/testset, ROOT/ibug
 
-Each holds pictures (.jpg or .png) with a .pts file of the same stem beside each.
+Each holds pictures with a .pts file of the same stem beside each.
 
 Splits as the field uses them: train = afw + helen/trainset + lfpw/trainset; common = helen/testset + lfpw/testset;
-challenge = ibug; full = common + challenge. A split file lists ``folder/stem`` names, one a line.
+challenge = ibug; full = common + challenge; val = those of train that splits/val.txt names. A split file lists
+``folder/stem`` names, one a line.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from octamark.datasets.samples import Sample, read_pts
+from octamark.datasets.samples import Sample, picture_named, read_pts, read_text
 from octamark.errors import DataError, listed
 
 SPLITS = {
@@ -21,9 +22,10 @@ SPLITS = {
     "common": ("helen/testset", "lfpw/testset"),
     "challenge": ("ibug",),
     "full": ("helen/testset", "lfpw/testset", "ibug"),
+    "val": ("afw", "helen/trainset", "lfpw/trainset"),
 }
 POINTS = 68
-_PICTURES = (".jpg", ".png", ".jpeg")
+VALIDATION = "splits/val.txt"
 
 
 def read_split_file(path: Path) -> list[str]:
@@ -32,11 +34,7 @@ def read_split_file(path: Path) -> list[str]:
     Raises:
         DataError: unreadable or empty file, or a name listed twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as a split file ({error})") from error
-    names = [line.strip() for line in lines if line.strip()]
+    names = [line.strip() for line in read_text(path, "a split file").splitlines() if line.strip()]
     if not names:
         raise DataError(f"{path}: lists no faces")
     if len(set(names)) != len(names):
@@ -66,16 +64,16 @@ def read(root: Path, split: str = "train", *, only: Iterable[str] = (), but: Ite
         found |= {f"{folder}/{path.stem}": path for path in (root / folder).glob("*.pts")}
     if not found:
         raise DataError(f"{root}: no .pts files in {listed(SPLITS[split])}")
+    if split == "val":
+        held_out = read_split_file(root / VALIDATION)
+        if missing := [name for name in held_out if name not in found]:
+            raise DataError(f"{root / VALIDATION}: lists {listed(missing[:3])} ({len(missing)} names), not there")
+        found = {name: found[name] for name in held_out}
     keep, leave = set(only), set(but)
     if missing := sorted((keep | leave) - found.keys()):
         raise DataError(f"{root}: split {split} has no face {listed(missing[:3])} ({len(missing)} not found)")
     names = sorted((keep or found.keys()) - leave)
-    return [Sample(name, _picture_beside(found[name]), read_pts(found[name], POINTS)) for name in names]
-
-
-def _picture_beside(pts: Path) -> Path:
-    for suffix in _PICTURES:
-        for path in (pts.with_suffix(suffix), pts.with_suffix(suffix.upper())):
-            if path.is_file():
-                return path
-    raise DataError(f"{pts}: no picture beside it ({listed(pts.stem + suffix for suffix in _PICTURES)})")
+    return [
+        Sample(name, picture_named(found[name].with_suffix(""), found[name]), read_pts(found[name], POINTS))
+        for name in names
+    ]

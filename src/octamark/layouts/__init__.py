@@ -23,7 +23,20 @@ from octamark.errors import LayoutError, listed
 BUILTIN = ("ibug68", "wflw98", "cofw29", "aflw19", "webcaricature17")
 """Names of the layouts that come with the package."""
 
-_KEYS = {"name", "title", "count", "parts", "edges", "mirror", "normalisers", "global", "regions", "diagram"}
+_KEYS = {"name", "title", "count", "parts", "edges", "mirror", "normalisers", "global", "eyes", "regions", "diagram"}
+
+
+@dataclass(frozen=True)
+class Eye:
+    """The points that tell how far an eye is open: lid distance over corner distance.
+
+    Attributes:
+        corners: outer and inner corner.
+        lids: (upper, lower) points that face each other.
+    """
+
+    corners: tuple[int, int]
+    lids: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +52,11 @@ class Layout:
         mirror: (M,) index of each point's partner in a mirrored picture; points on the midline are their own.
         normalisers: name -> (group, group): the distance between the mean points of two groups of indices.
         outline: indices of the global landmarks (face outline); all others are local.
+        eyes: ``right`` and ``left`` -> the eye's corners and lids; empty where the layout has no lids.
         regions: region name -> indices; crops of the regional networks, may overlap.
         diagram: (M, 2) a schematic face in the unit square, for numbered diagrams.
+        point_names: (M) the part of each point, numbered where a part has several.
+        groups: parts of both sides and positions together: outline, brows, eyes, nose, mouth, ... -> indices.
     """
 
     name: str
@@ -51,16 +67,23 @@ class Layout:
     mirror: NDArray[np.int64]
     normalisers: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     outline: tuple[int, ...]
+    eyes: Mapping[str, Eye]
     regions: Mapping[str, tuple[int, ...]]
     diagram: NDArray[np.float32]
     point_names: tuple[str, ...] = field(init=False)
+    groups: Mapping[str, tuple[int, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         names = [""] * self.count
+        groups: dict[str, tuple[int, ...]] = {}
         for part, indices in self.parts.items():
             for order, index in enumerate(indices):
                 names[index] = part if len(indices) == 1 else f"{part}_{order}"
+            group = re.sub(r"^((right|left|outer|inner|upper|lower)_)+", "", part)
+            group += "s" if re.search(r"(^|_)(right|left)_", part) else ""
+            groups[group] = groups.get(group, ()) + indices
         object.__setattr__(self, "point_names", tuple(names))
+        object.__setattr__(self, "groups", groups)
 
     def __repr__(self) -> str:
         return f"Layout({self.name!r}, {self.count} landmarks)"
@@ -92,7 +115,7 @@ class Layout:
         """
         points = np.asarray(landmarks, dtype=np.float64)
         if normaliser in ("box", "diagonal"):
-            sides = points.max(axis=-2) - points.min(axis=-2)
+            sides = np.fmax.reduce(points, axis=-2) - np.fmin.reduce(points, axis=-2)  # skips points without labels
             return np.asarray(np.sqrt(sides.prod(axis=-1)) if normaliser == "box" else np.linalg.norm(sides, axis=-1))
         if normaliser not in self.normalisers:
             allowed = listed([*self.normalisers, "box", "diagonal"])
@@ -121,6 +144,14 @@ def _edges(value: Any) -> list[tuple[int, int]]:
         indices = _expand(chain)
         pairs.extend(itertools.pairwise(indices))
     return pairs
+
+
+def _eye(value: Any) -> Eye:
+    """An eye written as { corners = [36, 39], lids = [[37, 41], [38, 40]] }."""
+    (outer, inner), lids = value["corners"], tuple((int(upper), int(lower)) for upper, lower in value["lids"])
+    if set(value) != {"corners", "lids"} or not lids:
+        raise ValueError(f"an eye has corners and lids, found {listed(value)}, {len(lids)} pairs of lids")
+    return Eye((int(outer), int(inner)), lids)
 
 
 def parse(table: Mapping[str, Any], source: str) -> Layout:
@@ -154,14 +185,18 @@ def parse(table: Mapping[str, Any], source: str) -> Layout:
             if not all(normalisers[title]):
                 raise fail(f"normaliser {title}: two groups of points, neither empty")
         outline = _expand(table["global"])
+        eyes = {side: _eye(value) for side, value in table["eyes"].items()}
+        if set(eyes) not in (set(), {"right", "left"}):
+            raise fail(f"eyes {listed(eyes)}: right and left, or none")
         regions = {name: _expand(value) for name, value in table["regions"].items()}
         diagram = np.array(table["diagram"], dtype=np.float32).reshape(-1, 2)
-    except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         raise fail(f"a value of the wrong form ({error})") from error
     members = [index for indices in parts.values() for index in indices]
     if sorted(members) != list(range(count)):
         raise fail(f"parts must hold each of the {count} points exactly once")
     used = [*edges.ravel(), *outline, *(i for pair in swaps for i in pair), *(i for r in regions.values() for i in r)]
+    used += [i for eye in eyes.values() for pair in (eye.corners, *eye.lids) for i in pair]
     used += [i for pair in normalisers.values() for group in pair for i in group]
     if any(not 0 <= index < count for index in used):
         raise fail(f"indices must lie between 0 and {count - 1}")
@@ -175,7 +210,7 @@ def parse(table: Mapping[str, Any], source: str) -> Layout:
         mirror[left], mirror[right] = right, left
     for array in (edges, mirror, diagram):
         array.setflags(write=False)
-    return Layout(name, str(table["title"]), count, parts, edges, mirror, normalisers, outline, regions, diagram)
+    return Layout(name, str(table["title"]), count, parts, edges, mirror, normalisers, outline, eyes, regions, diagram)
 
 
 @cache
@@ -207,3 +242,42 @@ def layout(name: str | Path | Layout) -> Layout:
         raise LayoutError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise LayoutError(f"{path}: not a TOML table ({error})") from error
+
+
+@cache
+def _conversions() -> dict[tuple[str, str], tuple[int, ...]]:
+    table = tomllib.loads((resources.files(__name__) / "conversions.toml").read_text(encoding="utf-8"))
+    return {(one["from"], one["to"]): _expand(one["points"]) for one in table["conversion"]}
+
+
+def convert(
+    landmarks: NDArray[np.floating], from_layout: Layout, to_layout: Layout
+) -> tuple[NDArray[np.floating], bool]:
+    """The points of one layout as points of another, to compare what follows different conventions.
+
+    Args:
+        landmarks: (..., M, 2) points of ``from_layout``.
+
+    Returns:
+        (..., N, 2) points of ``to_layout``, and whether they are approximate: not the same places on the face.
+
+    Raises:
+        LayoutError: another number of points, or layouts between which there is no conversion.
+
+    Example:
+        >>> points, approximate = convert(layout("wflw98").diagram, layout("wflw98"), layout("ibug68"))
+        >>> points.shape, approximate
+        ((68, 2), True)
+    """
+    if landmarks.shape[-2:] != (from_layout.count, 2):
+        raise LayoutError(
+            f"landmarks {landmarks.shape}: layout {from_layout.name} has {from_layout.count} points (x y)"
+        )
+    if from_layout.name == to_layout.name:
+        return landmarks, False
+    try:
+        points = _conversions()[from_layout.name, to_layout.name]
+    except KeyError:
+        known = listed(f"{first} to {second}" for first, second in _conversions())
+        raise LayoutError(f"no conversion from {from_layout.name} to {to_layout.name}; known: {known}") from None
+    return landmarks[..., list(points), :], True

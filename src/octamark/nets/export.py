@@ -1,4 +1,4 @@
-"""From a trained network to one ONNX file with decoding inside and the model card in its metadata."""
+"""From a trained network to one ONNX file with decoding and calibration inside and the model card in its metadata."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import cast
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from octamark.errors import WeightsError
+from octamark.layouts import Layout
 from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, EncoderLayer, OctaveNetwork
 from octamark.nets.octave import Maps, OctaveBlock, OctaveConv
 from octamark.weights import METADATA_KEY, ModelCard
+from octamark.weights.calibration import CONFIDENCE_SHARE, Calibration
 
 OPSET = 18
 
@@ -76,23 +80,85 @@ class _PooledStem(nn.Module):
 class Predictor(nn.Module):
     """What the ONNX graph computes.
 
-    Input: crops (n, size, size, 3) uint8 RGB. Output: landmarks (n, M, 2) and spread (n, M, 2) in pixels of the
-    crop, spread times ``spread_gain``; heatmaps (n, M, size/4, size/4), probabilities.
+    Input: crops (n, size, size, 3) uint8 RGB. Output: landmarks (n, M, 2) and spread (n, M, 2) in pixels of the crop;
+    confidence (n, M), the probability that a point is less than 5 % of the inter-ocular distance off (of half the root
+    of the landmark box's area, for a layout without that normaliser); heatmaps (n, M, size/4, size/4), probabilities.
+    Spread and confidence follow the calibration (octamark.weights.calibration).
     """
 
-    def __init__(self, network: OctaveNetwork, beta: float, spread_gain: float) -> None:
+    calibration_gain: Tensor
+    calibration_own: Tensor
+    calibration_face: Tensor
+
+    def __init__(self, network: OctaveNetwork, beta: float, layout: Layout, calibration: Calibration) -> None:
         super().__init__()
         self.network = fold_norms(network)
-        self.beta, self.spread_gain = beta, spread_gain
+        self.beta = beta
+        self.eyes = [list(group) for group in layout.normalisers.get("inter-ocular", ())]
+        for name, values in calibration_constants(calibration).items():
+            self.register_buffer(name, torch.from_numpy(values))
         first = cast(EncoderLayer, self.network.encoder[0]).first
         if not network.config.stem and first.conv.high_to_low is not None and first.conv.high_to_high is not None:
             first.conv = cast(OctaveConv, _PooledStem(first.conv))
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         pictures = crops.permute(0, 3, 1, 2).float() * (1 / 255)
         p = heatmaps.probabilities(self.network(pictures), self.beta)
         points = heatmaps.to_input_pixels(heatmaps.decode(p), STRIDE)
-        return points.position, points.spread * self.spread_gain, p
+        log_raw = points.spread.clamp(min=1e-6).log()  # n, M, 2
+        log_mean = log_raw.mean(dim=(1, 2), keepdim=True)  # n, 1, 1
+        u = self.calibration_gain * (self.calibration_own * log_raw + self.calibration_face * log_mean).exp()
+        spread = self._chain(u, "knots")
+        both = (spread**2).mean(dim=-1).sqrt()  # n, M
+        radius = CONFIDENCE_SHARE * self._inter_ocular(points.position)[:, None]
+        return points.position, spread, self._chain(radius / both.clamp(min=1e-6), "ratios"), p
+
+    def _chain(self, x: Tensor, table: str) -> Tensor:
+        """Straight lines one after another, from (0, 0)."""
+        start, length, slope = (cast(Tensor, getattr(self, f"calibration_{table}_{part}")) for part in _LINE)
+        return (torch.minimum(torch.relu(x[..., None] - start), length) * slope).sum(dim=-1)
+
+    def _inter_ocular(self, points: Tensor) -> Tensor:
+        """(n, M, 2) -> (n,)."""
+        if self.eyes:
+            first, second = (points[:, group].mean(dim=1) for group in self.eyes)
+            return ((first - second) ** 2).sum(dim=-1).sqrt()
+        return 0.5 * (points.amax(dim=1) - points.amin(dim=1)).prod(dim=-1).sqrt()
+
+
+_LINE = ("start", "length", "slope")
+_NO_END = 1e30
+
+
+def calibration_constants(calibration: Calibration) -> dict[str, NDArray[np.float32]]:
+    """A calibration as the graph holds it: initializers by name, of shapes that depend on the layout alone."""
+
+    constants = {"gain": calibration.gain, "own": [calibration.own], "face": [calibration.face]}
+    for name, table in (("knots", calibration.knots), ("ratios", calibration.ratios)):
+        x, y = np.array(table).T
+        length = np.diff(x)
+        if name == "knots":
+            length[-1] = _NO_END
+        constants |= {
+            f"{name}_{part}": values
+            for part, values in zip(_LINE, (x[:-1], length, np.diff(y) / np.diff(x)), strict=True)
+        }
+    return {f"calibration_{name}": np.array(values, np.float32) for name, values in constants.items()}
+
+
+def recalibrated(data: bytes, card: ModelCard) -> bytes:
+    """The ONNX file with the card's calibration in its graph, and the card in its metadata.
+
+    Raises:
+        WeightsError: a graph that holds no calibration of that size.
+    """
+    model = onnx.load_from_string(data)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, values in calibration_constants(card.calibration).items():
+        if name not in tensors or tuple(tensors[name].dims) != values.shape:
+            raise WeightsError(f"{card.name}: its graph holds no {name} of shape {values.shape}")
+        tensors[name].CopyFrom(numpy_helper.from_array(values, name))
+    return _finish(model, card)
 
 
 def to_onnx(predictor: Predictor, card: ModelCard, *, half: bool = True) -> bytes:
@@ -120,7 +186,7 @@ def to_onnx(predictor: Predictor, card: ModelCard, *, half: bool = True) -> byte
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["crops"],
-                output_names=["landmarks", "spread", "heatmaps"],
+                output_names=["landmarks", "spread", "confidence", "heatmaps"],
                 dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
                 verbose=False,
             )
@@ -132,6 +198,10 @@ def to_onnx(predictor: Predictor, card: ModelCard, *, half: bool = True) -> byte
     _strip(model)
     if half:
         _store_half(model)
+    return _finish(model, card)
+
+
+def _finish(model: onnx.ModelProto, card: ModelCard) -> bytes:
     model.producer_name, model.producer_version = "octamark", card.version
     helper.set_model_props(model, {METADATA_KEY: card.model_dump_json()})
     onnx.checker.check_model(model)
@@ -155,7 +225,7 @@ def _store_half(model: onnx.ModelProto, least: int = 64) -> None:
     casts = []
     for tensor in list(model.graph.initializer):
         values = numpy_helper.to_array(tensor)
-        if values.dtype == np.float32 and values.size >= least:
+        if values.dtype == np.float32 and values.size >= least and not tensor.name.startswith("calibration"):
             stored = numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}.half")
             casts.append(helper.make_node("Cast", [stored.name], [tensor.name], to=onnx.TensorProto.FLOAT))
             model.graph.initializer.remove(tensor)

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from octamark._version import __version__
+from octamark.layouts import layout
 from octamark.nets.export import Predictor, flops, to_onnx
 from octamark.nets.network import WIDTHS, NetworkConfig, OctaveNetwork
 from octamark.weights import CropRule, ModelCard
+from octamark.weights.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,11 @@ def untrained_onnx(name: str, network: OctaveNetwork, size: int = 256) -> bytes:
     rule = CropRule(size=size, margin=1.25, detector_scale=1.0, detector_shift=(0, 0), detector_residual=(0, 0, 0))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     card = ModelCard(
-        name=name, layout="ibug68", parameters=parameters, width=network.config.width, crop=rule, spread_gain=1.0,
-        normaliser="", scores={}, training_data="", terms="", recipe={}, version=__version__,
+        name=name, layout="ibug68", parameters=parameters, width=network.config.width, crop=rule,
+        calibration=Calibration.identity(network.config.landmarks), normaliser="", scores={}, training_data="",
+        terms="", recipe={}, version=__version__,
     )  # fmt: skip
-    return to_onnx(Predictor(network, beta=1.0, spread_gain=1.0), card)
+    return to_onnx(Predictor(network, 1.0, layout(card.layout), card.calibration), card)
 
 
 def rows(landmarks: int = 68, size: int = 256) -> Iterator[Size]:

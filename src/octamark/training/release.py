@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
 
 from octamark._version import __version__
 from octamark.datasets import Sample
 from octamark.datasets.load import training_and_validation
 from octamark.detector import FaceDetector
-from octamark.geometry import apply, crop, crop_transform, detector_squares, landmark_boxes, squares
-from octamark.imaging import read_picture
-from octamark.layouts import Layout, layout
+from octamark.evaluation.run import Spot, Square, View, detector_square, label_square, predict
+from octamark.geometry import Picture
+from octamark.landmarker import Landmarker
+from octamark.layouts import layout
 from octamark.metrics import failure_rate, nme
-from octamark.nets.export import Predictor, to_onnx
+from octamark.nets.export import Predictor, recalibrated, to_onnx
 from octamark.nets.network import OctaveNetwork
 from octamark.training import checkpoints
-from octamark.training.calibration import detected_boxes, fit_crop_rule, fit_spread_gain
+from octamark.training.calibration import cross_fitted, detected_boxes, fit_calibration, fit_crop_rule
 from octamark.training.config import Config, parse
 from octamark.training.trainer import network_config
-from octamark.weights import CropRule, ModelCard
+from octamark.weights import ModelCard
+from octamark.weights.calibration import Calibration
 
 TERMS_300W = (
     "research use only, non-commercial: the terms of the training pictures (C. Sagonas et al., 300 Faces "
@@ -63,8 +63,8 @@ def release(
 ) -> Release:
     """Finish a run.
 
-    The crop rule's map from detector boxes is fitted on training faces; the spread's gain on validation faces; the
-    scores are those of the exported file in ONNX Runtime on the validation faces.
+    The crop rule's map from detector boxes is fitted on training faces; the calibration on validation faces; the scores
+    are those of the exported file in ONNX Runtime on the validation faces.
 
     Raises:
         WeightsError, DataError: as the readers raise them.
@@ -73,7 +73,7 @@ def release(
     one = layout(config.layout)
     training, validation = training_and_validation(config.data, data, one)
     size, margin = config.stages[-1].size, config.data.margin
-    steps = len(training) + 4 * len(validation)
+    steps = len(training) + len(validation)
     done = 0
 
     def tick() -> None:
@@ -83,104 +83,92 @@ def release(
 
     detector = FaceDetector()
     rule = fit_crop_rule(training, detected_boxes(training, detector, tick), size=size, margin=margin)
-
-    def card(gain: float, scores: dict[str, float]) -> ModelCard:
-        return ModelCard(
-            name=config.name,
-            layout=config.layout,
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-            width=network.config.width,
-            crop=rule,
-            spread_gain=gain,
-            normaliser="inter-ocular",
-            scores=scores,
-            training_data=f"300W {config.data.split}, {len(training)} faces ({len(validation)} held out)",
-            terms=TERMS_300W,
-            recipe=config.model_dump(mode="json"),
-            version=__version__,
-        )
-
-    beta = config.loss.beta
-    draft = to_onnx(Predictor(network, beta, 1.0), card(1.0, {}), half=half)
-    labelled, spread, truth, sides = measure(draft, validation, rule, None, tick)
-    gain = fit_spread_gain(spread / sides[:, None, None], (labelled - truth) / sides[:, None, None])
-    boxes = detected_boxes(validation, detector, tick)
-    by_detector, *_ = measure(draft, validation, rule, boxes, tick)
-    shaken, *_ = measure(draft, validation, rule, jittered(boxes, config.seed), tick)
-    scores = _scores(labelled, by_detector, shaken, truth, one, boxes)
-    final = card(gain, scores | {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100})
-    return Release(to_onnx(Predictor(network, beta, gain), final, half=half), final, _half_checkpoint(network, meta))
+    draft = ModelCard(
+        name=config.name,
+        layout=config.layout,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        width=network.config.width,
+        crop=rule,
+        calibration=Calibration.identity(one.count),
+        normaliser="inter-ocular",
+        scores={},
+        training_data=f"300W {config.data.split}, {len(training)} faces ({len(validation)} held out)",
+        terms=TERMS_300W,
+        recipe=config.model_dump(mode="json"),
+        version=__version__,
+    )
+    graph = to_onnx(Predictor(network, config.loss.beta, one, draft.calibration), draft, half=half)
+    onnx, card = calibrate(graph, validation, detector=detector, seed=config.seed, tick=tick)
+    last = {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100}
+    final = card.model_copy(update={"scores": {**card.scores, **last}})
+    return Release(recalibrated(onnx, final), final, _half_checkpoint(network, meta))
 
 
-def _scores(
-    labelled: NDArray[np.float64],
-    by_detector: NDArray[np.float64],
-    shaken: NDArray[np.float64],
-    truth: NDArray[np.float64],
-    one: Layout,
-    boxes: Sequence[NDArray[np.float32] | None],
-) -> dict[str, float]:
-    errors = nme(labelled, truth, one)
-    seen = np.array([box is not None for box in boxes])
-    detected = nme(by_detector, truth, one)[seen]
-    return {
-        f"validation NME, %, label boxes, {len(errors)} faces": float(errors.mean() * 100),
-        "failures at 8 %, %, label boxes": failure_rate(errors) * 100,
-        f"validation NME, %, YuNet boxes, {int(seen.sum())} faces found": float(detected.mean() * 100),
-        "failures at 8 %, %, YuNet boxes": failure_rate(detected) * 100,
-        "validation NME, %, YuNet boxes moved and scaled by up to 10 %": float(
-            nme(shaken, truth, one)[seen].mean() * 100
-        ),
-    }
-
-
-def jittered(
-    boxes: Sequence[NDArray[np.float32] | None], seed: int, share: float = 0.1
-) -> list[NDArray[np.float32] | None]:
-    """Boxes with centre and size changed by up to ``share`` of the size, each of the four numbers uniformly."""
-    rng = np.random.default_rng(seed)
-    out: list[NDArray[np.float32] | None] = []
-    for box in boxes:
-        if box is None:
-            out.append(None)
-            continue
-        size = box[2:] - box[:2]
-        centre = (box[:2] + box[2:]) / 2 + size * rng.uniform(-share, share, 2)
-        half = size * rng.uniform(1 - share, 1 + share, 2) / 2
-        out.append(np.concatenate([centre - half, centre + half]).astype(np.float32))
-    return out
-
-
-def measure(
-    onnx: bytes,
+def calibrate(
+    graph: bytes,
     samples: Sequence[Sample],
-    rule: CropRule,
-    boxes: Sequence[NDArray[np.float32] | None] | None,
+    *,
+    detector: FaceDetector | None = None,
+    seed: int = 0,
     tick: Callable[[], None] = lambda: None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Run an exported model over labelled faces, one by one, with boxes from a detector, or from labels for None.
+) -> tuple[bytes, ModelCard]:
+    """Fit a weight file's calibration on labelled faces that it was not trained on, and score it there.
 
     Returns:
-        Landmarks, spreads and truth, (n, M, 2) in picture pixels, and the crops' sides (n,). A face whose box is
-        None is read through its label's box; leave it out of scores.
+        The file with its new calibration and scores, and its card.
+
+    Raises:
+        DataError: too few faces; WeightsError: a graph that cannot be calibrated.
     """
-    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
-    found, spreads, sides = [], [], []
-    for index, sample in enumerate(samples):
-        box = None if boxes is None else boxes[index]
-        if box is None:
-            square = squares(landmark_boxes(sample.landmarks), rule.margin)[0]
-        else:
-            square = detector_squares(box, rule.detector_scale, rule.detector_shift)[0]
-        transform = crop_transform(square, rule.size)
-        pixels = crop(read_picture(sample.picture), transform, rule.size)
-        points, spread = session.run(["landmarks", "spread"], {"crops": pixels[None]})
-        found.append(apply(transform, points[0]))
-        spreads.append(spread[0] * (square[2] / rule.size))
-        sides.append(square[2])
-        tick()
-    truth = np.stack([sample.landmarks for sample in samples]).astype(np.float64)
-    return np.stack(found), np.stack(spreads).astype(np.float64), truth, np.array(sides)
+    card = Landmarker(graph, upright="never").card
+    plain = card.model_copy(update={"calibration": Calibration.identity(len(card.calibration.gain))})
+    landmarker = Landmarker(recalibrated(graph, plain), upright="never")
+    found = detector_square(card.crop, detector)
+    views = {
+        "labels": View(label_square(card.crop)),
+        "detector": View(found),
+        "moved": View(_shaken(found, seed)),
+    }
+    seen = predict(landmarker, samples, views, advance=tick)
+    truth = np.stack([sample.landmarks for sample in samples])
+    by_label = seen["labels"]
+    assert by_label.spread is not None
+    assert by_label.scale is not None
+    unit = by_label.scale[:, None, None]
+    raw, off, mirror = by_label.spread / unit, (by_label.landmarks - truth) / unit, landmarker.layout.mirror
+    fitted = fit_calibration(raw, off, mirror)
+    if "inter-ocular" in landmarker.layout.normalisers:
+        distances = landmarker.layout.distance(truth, "inter-ocular")
+    else:
+        distances = 0.5 * landmarker.layout.distance(truth, "box")
+    checks = cross_fitted(raw, off, distances / by_label.scale, mirror)
+    errors = {name: nme(one.landmarks, truth, landmarker.layout) for name, one in seen.items()}
+    detected = errors["detector"][seen["detector"].found]
+    scores = {
+        f"validation NME, %, label boxes, {len(samples)} faces": float(errors["labels"].mean() * 100),
+        "failures at 8 %, %, label boxes": failure_rate(errors["labels"]) * 100,
+        f"validation NME, %, YuNet boxes, {len(detected)} faces found": float(detected.mean() * 100),
+        "failures at 8 %, %, YuNet boxes": failure_rate(detected) * 100,
+        "validation NME, %, YuNet boxes moved and scaled by up to 10 %": float(np.nanmean(errors["moved"]) * 100),
+        **{f"{name} (cross-fitted)": value for name, value in checks.items()},
+    }
+    scored = card.model_copy(update={"calibration": fitted, "scores": scores})
+    return recalibrated(graph, scored), scored
+
+
+def _shaken(square: Square, seed: int, share: float = 0.1) -> Square:
+    """A square with centre and side changed by up to ``share`` of the side, each of the three numbers uniformly."""
+    rng = np.random.default_rng(seed)
+
+    def moved(sample: Sample, picture: Picture) -> Spot | None:
+        change = rng.uniform(-share, share, 3)
+        found = square(sample, picture)
+        if found is None:
+            return None
+        x, y, side = found.square
+        return Spot(np.array([x + change[0] * side, y + change[1] * side, side * (1 + change[2])]), found.centre)
+
+    return moved
 
 
 def _half_checkpoint(network: OctaveNetwork, meta: dict[str, Any]) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from octamark.errors import WeightsError, listed
+from octamark.weights.calibration import Calibration
 
 METADATA_KEY = "octamark"
 
@@ -46,7 +47,7 @@ class ModelCard(BaseModel):
     Attributes:
         name, layout: of the model; ``parameters``: count; ``width``: C of the network.
         crop: how faces are cut.
-        spread_gain: factor from the network's spread to the expected error, fitted on validation, applied in the graph.
+        calibration: from raw spreads to expected errors and probabilities, applied inside the graph.
         normaliser: of the scores.
         scores: figures on the validation split, each named with its set, boxes and normaliser.
         training_data, terms: what it learned from and what that allows.
@@ -61,7 +62,7 @@ class ModelCard(BaseModel):
     parameters: int
     width: int
     crop: CropRule
-    spread_gain: float
+    calibration: Calibration
     normaliser: str
     scores: Mapping[str, float]
     training_data: str
@@ -101,12 +102,14 @@ def available() -> list[str]:
     return sorted((name for name in files if files[name].is_file()), key=lambda name: files[name].stat().st_size)
 
 
-def read(name: str | Path) -> bytes:
-    """The bytes of a weight file: of a model that ships, by name, or of any .onnx file, by path.
+def read(name: str | Path | bytes) -> bytes:
+    """The bytes of a weight file: of a model that ships, by name, or of any .onnx file, by path; bytes as they are.
 
     Raises:
         WeightsError: unknown name (the message lists the names), missing file, or a shipped file that was changed.
     """
+    if isinstance(name, bytes):
+        return name
     released = _sums().get(str(name))
     if released is not None:
         path = _folder() / f"{name}.onnx"

@@ -1,0 +1,1 @@
+"""Scores of detectors on labelled faces: prediction over a set, results, plots, robustness."""

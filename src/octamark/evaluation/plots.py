@@ -1,0 +1,133 @@
+"""Plots of results, with matplotlib, as PNG bytes: the cumulative error curve, reliability, robustness."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from octamark import metrics, reliability
+from octamark.evaluation.results import THRESHOLDS, About, Result, Trust
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def _figure(columns: int, width: float = 5.2, height: float = 4.4) -> tuple[Figure, Sequence[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    return figure, np.atleast_1d(figure.subplots(1, columns)).tolist()
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def said(about: About) -> str:
+    """One line that says what a figure is of."""
+    return f"{about.set} {about.split}".strip() + f", {about.boxes}, normaliser {about.normaliser}"
+
+
+def ced(results: Sequence[Result]) -> bytes:
+    """The cumulative error curves of results as staircases, with failure thresholds marked."""
+    figure, (axes,) = _figure(1, 7.0, 4.6)
+    end = 100 * THRESHOLDS[-1]
+    for result in results:
+        errors = result.nme[result.scored]
+        x, y = metrics.ced(errors)
+        area = metrics.auc(errors, THRESHOLDS[0])
+        x, y = np.concatenate([[0.0], 100 * x, [end]]), np.concatenate([[0.0], 100 * y, [100 * y[-1] if len(y) else 0]])
+        kept = x <= end
+        last = y[kept].max()
+        x, y = np.append(x[kept], end), np.append(y[kept], last)
+        axes.step(x, y, where="post", label=f"{result.about.model}: AUC at {THRESHOLDS[0]:.0%} {area:.4f}")
+    for threshold in THRESHOLDS:
+        axes.axvline(100 * threshold, color="grey", linestyle=":", linewidth=0.8)
+    axes.set(xlabel="NME, %", ylabel="share of faces at or below, %", xlim=(0, end), ylim=(0, 100))
+    axes.set_title(f"{said(results[0].about)}, {int(results[0].scored.sum())} faces", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return _png(figure)
+
+
+def reliability_plot(trust: Trust, about: About) -> bytes:
+    """Four checks: confidence against truth, coverage of the regions, error against spread, sparsification."""
+    figure, (stated, regions, expected, sparse) = _figure(4, 4.2, 4.2)
+    for axes in (stated, regions):
+        axes.plot([0, 100], [0, 100], color="grey", linewidth=0.8)
+        axes.set(xlim=(0, 100), ylim=(0, 100))
+    if trust.confidence is None:
+        stated.set_title("the file gives no confidence", fontsize=9)
+    else:
+        x, y, counts = reliability.reliability_curve(trust.confidence, trust.hit)
+        stated.bar(100 * x, 100 * counts / counts.sum(), width=6, color="lightgrey", label="share of the points")
+        stated.plot(100 * x, 100 * y, "o-", label="points that were")
+        stated.set_title(
+            f"confidence, error {reliability.calibration_error(trust.confidence, trust.hit):.3f}", fontsize=9
+        )
+        stated.legend(loc="upper left")
+    stated.set(xlabel="stated confidence, %", ylabel="within 5 % of the inter-ocular distance, %")
+    if trust.covered:
+        shares = sorted(trust.covered)
+        regions.plot([100 * s for s in shares], [100 * trust.covered[s] for s in shares], "o-", markersize=3)
+        regions.set_title("regions around the points", fontsize=9)
+    else:
+        regions.set_title("no calibration to take regions from", fontsize=9)
+    regions.set(xlabel="nominal coverage, %", ylabel="real coverage, %")
+    _error_by_spread(expected, trust)
+    removed, by_spread, oracle = reliability.sparsification(trust.errors, trust.spread)
+    sparse.plot(100 * removed, by_spread, label="by spread")
+    sparse.plot(100 * removed, oracle, label="by the error itself")
+    sparse.set(xlabel="worst points removed, %", ylabel="mean error of the rest over that of all", ylim=(0, 1.02))
+    sparse.set_title(f"sparsification, area between {reliability.ause(trust.errors, trust.spread):.3f}", fontsize=9)
+    sparse.legend()
+    for axes in (stated, regions, expected, sparse):
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{about.model}: {said(about)}", fontsize=9)
+    return _png(figure)
+
+
+def _error_by_spread(axes: Axes, trust: Trust) -> None:
+    """Mean and middle half of the error per axis over tenths of the points, by spread."""
+    spread, away = 100 * trust.axis_spread.ravel(), 100 * np.abs(trust.signed).ravel()
+    tenths = [part for part in np.array_split(np.argsort(spread), 10) if len(part)]
+    x = [spread[part].mean() for part in tenths]
+    axes.plot(x, [away[part].mean() for part in tenths], "o-", label="mean")
+    low, high = ([np.quantile(away[part], q) for part in tenths] for q in (0.25, 0.75))
+    axes.fill_between(x, low, high, alpha=0.2, label="middle half")
+    axes.plot([0, x[-1]], [0, x[-1]], color="grey", linewidth=0.8)
+    rank = reliability.spearman(trust.spread, trust.errors)
+    axes.set(xlabel="spread, % of the normaliser", ylabel="absolute error per axis, %")
+    axes.set_title(f"expected and real error, Spearman {rank:.2f} per point", fontsize=9)
+    axes.legend()
+
+
+def robustness(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], about: About) -> bytes:
+    """NME over disturbances of the box.
+
+    Args:
+        curves: axis label -> line label -> (x, NME in %).
+    """
+    figure, panels = _figure(len(curves), 5.0, 4.2)
+    for axes, (label, lines) in zip(panels, curves.items(), strict=True):
+        for name, (x, y) in lines.items():
+            axes.plot(x, y, "o-", markersize=3, label=name)
+        axes.set(xlabel=label, ylabel="NME, %", yscale="log")
+        ticks = [tick for tick in (3, 3.5, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100) if _inside(tick, lines)]
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(f"{about.model}: {said(about)}", fontsize=9)
+    return _png(figure)
+
+
+def _inside(tick: float, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> bool:
+    values = [value for _, y in lines.values() for value in y]
+    return 0.8 * min(values) <= tick <= 1.25 * max(values)

@@ -1,0 +1,297 @@
+"""What a detector scored on a set: figures with intervals, and a row for every face."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octamark import metrics, reliability
+from octamark.datasets import Sample
+from octamark.errors import DataError, listed
+from octamark.evaluation.run import Predictions
+from octamark.layouts import Layout
+from octamark.metrics import Estimate, estimate
+from octamark.weights.calibration import CONFIDENCE_SHARE, Calibration, root_mean_square
+
+F64 = NDArray[np.float64]
+
+THRESHOLDS = (0.08, 0.10)
+"""NME above which a face is a failure, and up to which the area under the curve is taken."""
+
+SHARES = (0.50, 0.90, 0.95)
+"""Regions whose coverage is checked."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a score is of; no figure is printed without it.
+
+    Attributes:
+        set, split: of the faces; model: or the file of predictions; boxes: how faces were found.
+        normaliser: name, see octamark.metrics.normaliser_names.
+        layout: of the points that were compared; ``approximate``: whether they were converted to it.
+    """
+
+    set: str
+    split: str
+    model: str
+    boxes: str
+    normaliser: str
+    layout: Layout
+    approximate: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Predictions against truth.
+
+    Attributes:
+        samples: the faces, in order, with their truth (n in all).
+        predictions: of the same faces, points of the same layout.
+        calibration: of the model, for the coverage of its regions; None where there is none.
+    """
+
+    about: About
+    samples: Sequence[Sample]
+    predictions: Predictions
+    calibration: Calibration | None = None
+
+    @cached_property
+    def truth(self) -> F64:
+        return np.stack([sample.landmarks for sample in self.samples]).astype(np.float64)
+
+    @cached_property
+    def _boxes(self) -> F64:
+        none = np.full(4, np.nan)
+        return np.stack([none if sample.box is None else sample.box for sample in self.samples]).astype(np.float64)
+
+    @cached_property
+    def distances(self) -> F64:
+        """(n,) normalising distances, pixels; NaN for a face that cannot be normalised."""
+        found = metrics.distances(self.truth, self.about.layout, self.about.normaliser, self._boxes)
+        if not np.isfinite(found).any():
+            raise DataError(
+                f"{self.about.set}: no face can be normalised by {self.about.normaliser}; its points or boxes have no "
+                "labels"
+            )
+        return found
+
+    @cached_property
+    def scored(self) -> NDArray[np.bool_]:
+        """(n,) faces that can be normalised; only they count."""
+        return np.isfinite(self.distances)
+
+    @cached_property
+    def nme(self) -> F64:
+        """(n,) fractions; NaN for a face not found or not scored."""
+        layout, normaliser = self.about.layout, self.about.normaliser
+        return metrics.nme(self.predictions.landmarks, self.truth, layout, normaliser, boxes=self._boxes)
+
+    @cached_property
+    def parts(self) -> dict[str, F64]:
+        layout, normaliser = self.about.layout, self.about.normaliser
+        return metrics.part_nme(self.predictions.landmarks, self.truth, layout, normaliser, boxes=self._boxes)
+
+    @cached_property
+    def eyes(self) -> F64:
+        """(n,) error of the eye opening, lid distance over eye width."""
+        return metrics.eye_opening_error(self.predictions.landmarks, self.truth, self.about.layout)
+
+    @cached_property
+    def subsets(self) -> dict[str, NDArray[np.bool_]]:
+        """Subset name -> (n,) membership, where the set has subsets."""
+        names = sorted({name for sample in self.samples for name in sample.subsets})
+        return {name: np.array([name in sample.subsets for sample in self.samples]) for name in names}
+
+    @cached_property
+    def trust(self) -> Trust | None:
+        """How true the spread is; None from a detector that gives none."""
+        given = self.predictions
+        if given.spread is None or not (self.scored & given.found).any():
+            return None
+        return Trust.of(self)
+
+    @property
+    def scores(self) -> Scores:
+        """The errors by face name, for comparisons."""
+        kept = [
+            (sample.name, error) for sample, error, own in zip(self.samples, self.nme, self.scored, strict=True) if own
+        ]
+        return Scores(self.about.model, self.about.normaliser, {name: float(error) for name, error in kept})
+
+    def summary(self) -> dict[str, Any]:
+        """Every figure as plain values: NME and failures in percent, areas in 0..1, each with its 95 % interval."""
+        about, errors = self.about, self.nme[self.scored]
+        missing = ~self.predictions.found[self.scored]
+
+        def percent(values: F64) -> dict[str, float]:
+            return asdict(estimate(values).scaled(100))
+
+        made: dict[str, Any] = {
+            **{key: value for key, value in asdict(about).items() if key != "layout"},
+            "layout": about.layout.name,
+            "faces": len(errors),
+            "faces_not_found": int(missing.sum()),
+            "faces_not_scored": int((~self.scored).sum()),
+            "nme_percent": percent(errors),
+            "nme_percent_median": float(np.nanmedian(errors) * 100) if (~missing).any() else float("nan"),
+            "failure_rate_percent": {f"{t:.0%}": percent(metrics.failures(errors, t)) for t in THRESHOLDS},
+            "auc": {f"{t:.0%}": asdict(estimate(metrics.areas(errors, t))) for t in THRESHOLDS},
+            "part_nme_percent": {name: percent(values[self.scored]) for name, values in self.parts.items()},
+        }
+        if np.isfinite(self.eyes).any():
+            made["eye_opening_error"] = asdict(estimate(self.eyes[self.scored]))
+        if self.subsets:
+            made["subset_nme_percent"] = {
+                name: {"faces": int((inside & self.scored).sum()), **percent(self.nme[inside & self.scored])}
+                for name, inside in self.subsets.items()
+                if (inside & self.scored).any()
+            }
+        if self.trust is not None:
+            made["trust"] = self.trust.summary()
+        return made
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per face, for tables; empty values where there is nothing to say."""
+
+        def number(value: float, digits: int = 6) -> float | str:
+            return round(float(value), digits) if np.isfinite(value) else ""
+
+        expected = None if self.trust is None else self.trust.expected
+        confidence = self.predictions.confidence
+        made = []
+        for index, sample in enumerate(self.samples):
+            row: dict[str, Any] = {
+                "name": sample.name,
+                "picture": str(sample.picture),
+                "found": int(self.predictions.found[index]),
+                "scored": int(self.scored[index]),
+                "nme_percent": number(self.nme[index] * 100),
+            }
+            row |= {f"{part}_nme_percent": number(values[index] * 100) for part, values in self.parts.items()}
+            row["eye_opening_error"] = number(self.eyes[index])
+            if expected is not None:
+                row["expected_nme_percent"] = number(expected[index] * 100)
+            if confidence is not None:
+                row["confidence"] = number(float(confidence[index].mean()))
+            made.append(row)
+        return made
+
+
+@dataclass(frozen=True, eq=False)
+class Trust:
+    """How true spread and confidence are, over the labelled points of the faces found.
+
+    Attributes:
+        errors, spread: (P,) distance from the truth and root mean square spread, over the normaliser.
+        signed, axis_spread: (P, 2) per axis, over the normaliser.
+        confidence: (P,) and hit: (P,), whether the point was within 5 % of the inter-ocular distance; or None.
+        covered: share -> how often the region of that share held the truth; empty without a calibration.
+        expected: (n,) mean spread of each face over the normaliser; NaN for a face not found.
+        nme: (n,) of each face, NaN likewise.
+    """
+
+    errors: F64
+    spread: F64
+    signed: F64
+    axis_spread: F64
+    confidence: F64 | None
+    hit: NDArray[np.bool_]
+    covered: dict[float, float]
+    expected: F64
+    nme: F64
+
+    @classmethod
+    def of(cls, result: Result) -> Trust:
+        given, truth, layout = result.predictions, result.truth, result.about.layout
+        assert given.spread is not None
+        spread = np.asarray(given.spread, np.float64)
+        unit = result.distances[:, None]
+        signed = given.landmarks - truth
+        away = np.linalg.norm(signed, axis=2)
+        both = root_mean_square(spread)
+        kept = np.isfinite(away) & np.isfinite(both) & (both > 0) & np.isfinite(unit)
+        if "inter-ocular" in layout.normalisers:
+            eyes = layout.distance(truth, "inter-ocular")
+        else:
+            eyes = 0.5 * layout.distance(truth, "box")
+        covered = {}
+        if result.calibration is not None:
+            radii = {share: result.calibration.radius(spread, share) for share in _LEVELS}
+            covered = {share: reliability.coverage(away[kept], radius[kept]) for share, radius in radii.items()}
+        return cls(
+            errors=(away / unit)[kept],
+            spread=(both / unit)[kept],
+            signed=(signed / unit[..., None])[kept],
+            axis_spread=(spread / unit[..., None])[kept],
+            confidence=None if given.confidence is None else given.confidence[kept].astype(np.float64),
+            hit=(away < CONFIDENCE_SHARE * eyes[:, None])[kept],
+            covered=covered,
+            expected=(both / unit).mean(axis=1),
+            nme=result.nme,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        known = np.isfinite(self.expected) & np.isfinite(self.nme)
+        expected, nme = self.expected[known], self.nme[known]
+        made: dict[str, Any] = {
+            "log_likelihood_per_axis": reliability.log_likelihood(self.signed, self.axis_spread),
+            "coverage_percent": {f"{share:.0%}": self.covered[share] * 100 for share in SHARES if self.covered},
+            "spearman_per_point": reliability.spearman(self.spread, self.errors),
+            "spearman_per_picture": reliability.spearman(expected, nme),
+            "ause_per_point": reliability.ause(self.errors, self.spread),
+            "auroc_nme_over_8_percent": reliability.auroc(expected, nme > THRESHOLDS[0]),
+            "pictures_over_8_percent": int((nme > THRESHOLDS[0]).sum()),
+        }
+        if self.confidence is not None:
+            made["confidence_mean"] = float(self.confidence.mean())
+            made["points_within_5_percent"] = float(self.hit.mean())
+            made["confidence_calibration_error"] = reliability.calibration_error(self.confidence, self.hit)
+        return made
+
+
+_LEVELS = tuple(sorted({*np.round(np.arange(0.05, 1.0, 0.05), 2).tolist(), *SHARES}))
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The part of a result that two of them are compared by.
+
+    Attributes:
+        label: what was scored, for people.
+        normaliser: of the errors.
+        nme: face name -> fraction, NaN for a face that was not found; faces that cannot be normalised are not there.
+    """
+
+    label: str
+    normaliser: str
+    nme: dict[str, float]
+
+
+def difference(first: Scores, second: Scores) -> dict[str, Estimate]:
+    """Second minus first, in percentage points: NME over the faces that both found, failures at 8 % over all.
+
+    Raises:
+        DataError: results of different faces or normalisers.
+    """
+    if first.normaliser != second.normaliser:
+        raise DataError(
+            f"{first.label} was normalised by {first.normaliser}, {second.label} by {second.normaliser}: not comparable"
+        )
+    if other := sorted(first.nme.keys() ^ second.nme.keys()):
+        raise DataError(
+            f"{first.label} and {second.label} were scored on different faces: {listed(other[:3])} ({len(other)}) are "
+            "in one only"
+        )
+    one, two = np.array(list(first.nme.values())), np.array([second.nme[name] for name in first.nme])
+    both = int((np.isfinite(one) & np.isfinite(two)).sum())
+    fails = [metrics.failures(errors, THRESHOLDS[0]) for errors in (one, two)]
+    return {
+        f"NME, %, {both} faces that both found": metrics.paired_difference(one, two).scaled(100),
+        f"failures at 8 %, %, {len(one)} faces": metrics.paired_difference(*fails).scaled(100),
+    }

@@ -1,0 +1,49 @@
+"""How much a wrong box or a leaning face costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from octamark.datasets import Sample
+from octamark.evaluation.run import Predictions, Square, View, predict
+from octamark.landmarker import Landmarker
+
+SHIFTS = (-0.2, -0.15, -0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2)
+SCALES = (0.8, 0.9, 1.0, 1.1, 1.25)
+ANGLES = (0.0, 15.0, 30.0, 45.0, 60.0, 90.0, 120.0, 150.0, 180.0)
+
+Curves = dict[str, dict[str, tuple[list[float], list[float]]]]
+
+
+def measure(
+    landmarker: Landmarker,
+    samples: Sequence[Sample],
+    square: Square,
+    error: Callable[[Predictions], float],
+    *,
+    advance: Callable[[], None] = lambda: None,
+) -> Curves:
+    """Errors over shifts of the crop (shares of its side), scales, and rotations of the face about it (degrees).
+
+    Args:
+        error: predictions for the samples -> NME in percent.
+
+    Returns:
+        Axis label -> line label -> (x, NME in %).
+    """
+    views = {f"shift x {s}": View(square, shift=(s, 0.0)) for s in SHIFTS}
+    views |= {f"shift y {s}": View(square, shift=(0.0, s)) for s in SHIFTS}
+    views |= {f"scale {s}": View(square, scale=s) for s in SCALES}
+    views |= {f"angle {a}": View(square, angle=a) for a in ANGLES}
+    seen = predict(landmarker, samples, views, advance=advance)
+    nme = {name: error(one) for name, one in seen.items()}
+    return {
+        "crop moved, % of its side": {
+            "to the right": ([100 * s for s in SHIFTS], [nme[f"shift x {s}"] for s in SHIFTS]),
+            "downwards": ([100 * s for s in SHIFTS], [nme[f"shift y {s}"] for s in SHIFTS]),
+        },
+        "crop scaled by": {"scale": (list(SCALES), [nme[f"scale {s}"] for s in SCALES])},
+        "face rotated, degrees": {
+            f"second look: {landmarker.upright}": (list(ANGLES), [nme[f"angle {a}"] for a in ANGLES])
+        },
+    }

@@ -1,0 +1,140 @@
+"""From labelled faces and a model, or a file of predictions, to a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from octamark import metrics
+from octamark.datasets import Sample
+from octamark.errors import ConfigError, DataError, LayoutError, listed
+from octamark.evaluation.predictions import matched, read_predictions
+from octamark.evaluation.results import About, Result
+from octamark.evaluation.robustness import Curves, measure
+from octamark.evaluation.run import BOXES, Boxes, Predictions, View, predict, square_for
+from octamark.landmarker import Landmarker
+from octamark.layouts import Layout, convert
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Labelled faces: what set and split they are, and the layout of their points."""
+
+    set: str
+    split: str
+    samples: Sequence[Sample]
+    layout: Layout
+
+
+@dataclass(frozen=True, eq=False)
+class _Ground:
+    """Where two layouts meet: the layout compared in, the faces in it, and how predictions come to it."""
+
+    layout: Layout
+    samples: Sequence[Sample]
+    read: Callable[[Predictions], Predictions]
+    approximate: bool = False
+
+
+def score_model(
+    truth: Truth,
+    landmarker: Landmarker,
+    boxes: Boxes,
+    normaliser: str | None = None,
+    *,
+    jitter: bool = False,
+    broken: Callable[[Sample, str], None] | None = None,
+    advance: Callable[[str], None] = lambda task: None,
+) -> tuple[Result, Curves | None]:
+    """Run a model over labelled faces.
+
+    Args:
+        normaliser: a name; None is inter-ocular where the layout has it, or else the root of the landmark box's area.
+        jitter: also measure moved and scaled boxes and rotated faces.
+        broken: told of each picture that cannot be read, whose face is then left out; None raises instead.
+        advance: called for each face with the name of the task, ``"faces"`` or ``"disturbed"``.
+
+    Raises:
+        PictureError, DataError, LayoutError: as reading, cropping and comparing raise them.
+        ConfigError: unknown kind of boxes.
+    """
+    if boxes not in BOXES:
+        raise ConfigError(f"boxes {boxes!r}; allowed: {listed(BOXES)}")
+    ground = _ground(truth, landmarker.layout)
+    chosen = _normaliser(normaliser, ground.layout)
+    square = square_for(boxes, landmarker.card.crop)
+    lost: set[str] = set()
+
+    def lose(sample: Sample, problem: str) -> None:
+        lost.add(sample.name)
+        assert broken is not None
+        broken(sample, problem)
+
+    seen = predict(
+        landmarker, ground.samples, {"": View(square)}, broken=None if broken is None else lose,
+        advance=lambda: advance("faces"),
+    )[""]  # fmt: skip
+    kept = [sample for sample in ground.samples if sample.name not in lost]
+    if not kept:
+        raise DataError(f"{truth.set}: none of its {len(lost)} pictures can be read")
+    seen = ground.read(seen.take(np.array([sample.name not in lost for sample in ground.samples])))
+    about = About(truth.set, truth.split, landmarker.card.name, BOXES[boxes], chosen, ground.layout, ground.approximate)
+    result = Result(about, kept, seen, landmarker.card.calibration)
+    if not jitter:
+        return result, None
+
+    def error(disturbed: Predictions) -> float:
+        other = Result(about, kept, ground.read(disturbed))
+        return float(np.nanmean(other.nme) * 100)
+
+    return result, measure(landmarker, kept, square, error, advance=lambda: advance("disturbed"))
+
+
+def score_file(truth: Truth, path: Path, normaliser: str | None = None) -> tuple[Result, list[str]]:
+    """Score a file of predictions; also returns the names in it that are of no picture of the truth.
+
+    Raises:
+        DataError, LayoutError: a file that cannot be read or fits no picture; an unknown normaliser.
+    """
+    chosen = _normaliser(normaliser, truth.layout)
+    points = truth.layout.count
+    predictions, stray = matched(truth.samples, read_predictions(path, points), points, path)
+    about = About(truth.set, truth.split, path.name, "boxes unknown", chosen, truth.layout)
+    return Result(about, truth.samples, predictions), stray
+
+
+def _normaliser(name: str | None, layout: Layout) -> str:
+    if name is None:
+        return "inter-ocular" if "inter-ocular" in layout.normalisers else "box"
+    allowed = metrics.normaliser_names(layout)
+    if name not in allowed:
+        raise LayoutError(f"layout {layout.name} has no normaliser {name!r}; allowed: {listed(allowed)}")
+    return name
+
+
+def _ground(truth: Truth, found: Layout) -> _Ground:
+    """The truth as it is, in the model's layout, or with the model's points in the truth's, whichever can be."""
+    own = truth.layout
+    if found.name == own.name:
+        return _Ground(own, truth.samples, lambda given: given)
+    try:
+        approximate = convert(own.diagram, own, found)[1]
+    except LayoutError:
+        approximate = convert(found.diagram, found, own)[1]
+        return _Ground(own, truth.samples, lambda given: _converted(given, found, own), approximate)
+    moved = [replace(one, landmarks=convert(one.landmarks, own, found)[0], occluded=None) for one in truth.samples]
+    return _Ground(found, moved, lambda given: given, approximate)
+
+
+def _converted(given: Predictions, from_layout: Layout, to_layout: Layout) -> Predictions:
+    """Predictions with the points of another layout; spread and confidence go with their points."""
+    pairs = [given.landmarks, given.spread]
+    if given.confidence is not None:
+        pairs.append(np.repeat(given.confidence[..., None], 2, axis=-1))
+    moved = [None if one is None else convert(one, from_layout, to_layout)[0].astype(np.float32) for one in pairs]
+    assert moved[0] is not None
+    sure = moved[2][..., 0] if len(moved) > 2 and moved[2] is not None else None
+    return Predictions(moved[0], moved[1], sure, given.scale)

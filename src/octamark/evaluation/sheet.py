@@ -1,0 +1,53 @@
+"""The worst faces as a picture: truth and prediction over each."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from octamark.drawing import sheet
+from octamark.evaluation.results import Result
+from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, squares
+
+COUNT = 16
+TILE = 320
+_TRUTH, _FOUND, _APART = (60, 230, 60), (255, 80, 60), (255, 220, 0)
+
+
+def worst(result: Result, count: int = COUNT) -> Picture:
+    """The faces of the largest NME, worst first, faces that were not found before all: truth green, prediction red, a
+    yellow line from each point to its truth, the name and NME above.
+
+    Raises:
+        PictureError: a picture that cannot be read any more.
+    """
+    errors = np.where(np.isfinite(result.nme), result.nme, np.inf)
+    kept = np.flatnonzero(result.scored)
+    order = kept[np.argsort(-errors[kept], kind="stable")][:count]
+    return sheet([_tile(result, int(index)) for index in order], columns=4)
+
+
+def _tile(result: Result, index: int) -> Picture:
+    sample, found = result.samples[index], result.predictions.landmarks[index]
+    seen = bool(result.predictions.found[index])
+    shown = sample.landmarks if not seen else np.concatenate([sample.landmarks, found])
+    transform = crop_transform(squares(landmark_boxes(shown), 1.25)[0], TILE)
+    tile = np.ascontiguousarray(crop(sample.read(), transform, TILE))
+    truth, points = apply(invert(transform), sample.landmarks), apply(invert(transform), found)
+    for goal, point in zip(truth, points, strict=True):
+        if np.isfinite(goal).all() and np.isfinite(point).all():
+            cv2.line(tile, _at(goal), _at(point), _APART, 1, cv2.LINE_AA, 4)
+    for cloud, colour in ((truth, _TRUTH), (points, _FOUND)):
+        for point in cloud:
+            if np.isfinite(point).all():
+                cv2.circle(tile, _at(point), 28, colour, -1, cv2.LINE_AA, 4)
+    said = f"{result.nme[index]:.1%}" if seen else "not found"
+    for text, line in ((sample.name[-40:], 14), (said, 30)):
+        for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            cv2.putText(tile, text, (4, line), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, width, cv2.LINE_AA)
+    return tile
+
+
+def _at(point: np.ndarray) -> tuple[int, int]:
+    x, y = np.clip(point, -1e4, 1e4)
+    return round(float(x) * 16), round(float(y) * 16)
