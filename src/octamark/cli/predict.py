@@ -59,7 +59,8 @@ def predict(
         out = DRAWINGS_FOLDER
     if out is None and not FORMATS[form].streams:
         raise OutputError(f"format {form} writes several files: name a folder with -o")
-    job = _Job(Landmarker(model, upright=upright, threads=threads, device=device), out, overlay or show, heatmap)
+    landmarker = Landmarker(model, upright=upright, threads=threads, device=device)  # type: ignore[arg-type]
+    job = _Job(landmarker, out, overlay or show, heatmap)
     if out is not None:
         make_folder(out)
     interrupted = False
