@@ -45,7 +45,7 @@ def distances(truth: Floats, layout: Layout, normaliser: str, boxes: Floats | No
     truth = np.asarray(truth, np.float64)
     if normaliser in OWN_BOX_NORMALISERS:
         sides = np.full((len(truth), 2), np.nan) if boxes is None else np.asarray(boxes, np.float64)
-        sides = sides if boxes is None else sides[:, 2:] - sides[:, :2]
+        sides = sides if boxes is None else np.clip(sides[:, 2:] - sides[:, :2], 0.0, None)
         found = np.sqrt(sides.prod(axis=1)) if normaliser == "face-box" else np.linalg.norm(sides, axis=1)
     else:
         found = layout.distance(truth, normaliser)
@@ -176,11 +176,11 @@ def estimate(values: Floats, *, resamples: int = 2000, seed: int = 0) -> Estimat
     known = np.isfinite(given)
     if not known.any():
         return Estimate(np.nan, np.nan, np.nan)
-    means = np.concatenate([
-        (counts @ np.where(known, given, 0.0)) / np.maximum(counts @ known, 1)
+    sums, sizes = np.concatenate([
+        counts @ np.stack([np.where(known, given, 0.0), known], axis=1)
         for counts in _resamples(len(given), resamples, seed)
-    ])  # fmt: skip
-    low, high = np.quantile(means, [0.025, 0.975])
+    ]).T  # fmt: skip
+    low, high = np.quantile(sums[sizes > 0] / sizes[sizes > 0], [0.025, 0.975])
     return Estimate(float(given[known].mean()), float(low), float(high))
 
 

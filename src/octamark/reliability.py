@@ -54,7 +54,7 @@ def sparsification(errors: Floats, score: Floats, steps: int = 50) -> tuple[F64,
     """Mean error of what is left when the worst by score, and the truly worst, are removed step by step.
 
     Source: E. Ilg et al., Uncertainty Estimates and Multi-Hypotheses Networks for Optical Flow, section 5. Both
-    curves are over the mean error of all, so they start at 1.
+    curves are over the mean error of all, so they start at 1; if that is 0, they are 0.
 
     Returns:
         Shares removed, the curve by score, the oracle's curve: three (steps,), shares from 0 to below 1.
@@ -65,7 +65,7 @@ def sparsification(errors: Floats, score: Floats, steps: int = 50) -> tuple[F64,
     curves = []
     for order in (np.argsort(score, kind="stable"), np.argsort(values, kind="stable")):
         means = np.cumsum(values[order]) / np.arange(1, len(values) + 1)
-        curves.append(means[kept - 1] / values.mean())
+        curves.append(means[kept - 1] / (values.mean() or 1.0))
     return removed, curves[0], curves[1]
 
 

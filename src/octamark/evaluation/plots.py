@@ -42,10 +42,8 @@ def ced(results: Sequence[Result]) -> bytes:
         errors = result.nme[result.scored]
         x, y = metrics.ced(errors)
         area = metrics.auc(errors, THRESHOLDS[0])
-        x, y = np.concatenate([[0.0], 100 * x, [end]]), np.concatenate([[0.0], 100 * y, [100 * y[-1] if len(y) else 0]])
-        kept = x <= end
-        last = y[kept].max()
-        x, y = np.append(x[kept], end), np.append(y[kept], last)
+        x, y = (np.concatenate([[0.0], 100 * values[x <= THRESHOLDS[-1]]]) for values in (x, y))
+        x, y = np.append(x, end), np.append(y, y[-1])
         axes.step(x, y, where="post", label=f"{result.about.model}: AUC at {THRESHOLDS[0]:.0%} {area:.4f}")
     for threshold in THRESHOLDS:
         axes.axvline(100 * threshold, color="grey", linestyle=":", linewidth=0.8)

@@ -22,6 +22,7 @@ from octamark.evaluation.run import Predictions
 from octamark.geometry import best_overlap, landmark_boxes
 
 F64 = NDArray[np.float64]
+Keys = dict[str, list[int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,17 +98,23 @@ def matched(
         The predictions in the samples' order, and the names in the file that fit no sample.
 
     Raises:
-        DataError: no name fits a sample.
+        DataError: no name fits a sample, or two fit the same one.
     """
-    keys = _keys(samples)
-    by_sample: dict[int, Found] = {}
-    stray = []
-    for name, faces in found.items():
-        place = next((keys[key] for key in (name, _without_suffix(name), _stem(name)) if key in keys), None)
-        if place is None:
-            stray.append(name)
-        for index in place or ():
-            by_sample[index] = faces
+    exact, shorter, by_stem = _keys(samples)
+    by_sample: dict[int, str] = {}
+    for keys, form in ((exact, str), (shorter | exact, _without_suffix), (by_stem, _stem)):
+        if keys is by_stem and by_sample:
+            break  # stems alone only where nothing fits better: folders may tell faces of one stem apart
+        fits: dict[int, str] = {}
+        for name in found.keys() - by_sample.values():
+            for index in set(keys.get(form(name), ())) - by_sample.keys():
+                if index in fits:
+                    both = listed(sorted((fits[index], name)))
+                    raise DataError(f"{source}: {both}: more than one picture that may be {samples[index].name}")
+                fits[index] = name
+        by_sample |= fits
+    taken = set(by_sample.values())
+    stray = [name for name in found if name not in taken]
     if not by_sample:
         raise DataError(
             f"{source}: none of its {len(found)} pictures is one of the truth; it has {listed(stray[:3])}, the truth "
@@ -116,7 +123,8 @@ def matched(
     count = len(samples)
     landmarks = np.full((count, points, 2), np.nan, np.float32)
     spread, confidence = landmarks.copy(), landmarks[..., 0].copy()
-    for index, faces in by_sample.items():
+    for index, name in by_sample.items():
+        faces = found[name]
         chosen = _choose(faces, samples[index])
         if chosen is None:
             continue
@@ -136,20 +144,23 @@ def _choose(faces: Found, sample: Sample) -> int | None:
     return best_overlap(landmark_boxes(faces.landmarks), landmark_boxes(sample.landmarks))
 
 
-def _keys(samples: Sequence[Sample]) -> dict[str, list[int]]:
-    """Every name that stands for a picture without doubt -> its samples."""
-    exact: dict[str, list[int]] = {}
+def _keys(samples: Sequence[Sample]) -> tuple[Keys, Keys, Keys]:
+    """Samples by each name, name without suffix, and stem that stands for one picture without doubt."""
+    exact: Keys = {}
+    shorter: Keys = {}
+    by_stem: Keys = {}
     for index, sample in enumerate(samples):
-        whole = {sample.name, sample.name.partition("#")[0], str(sample.picture), _without_suffix(str(sample.picture))}
-        whole.add(_without_suffix(sample.name))
+        whole = {sample.name, sample.name.partition("#")[0], str(sample.picture)}
         for key in whole:
             exact.setdefault(key, []).append(index)
-    pictures: dict[str, set[Path]] = {}
-    by_stem: dict[str, list[int]] = {}
-    for index, sample in enumerate(samples):
-        pictures.setdefault(sample.picture.stem, set()).add(sample.picture)
+        for key in {_without_suffix(key) for key in whole} - whole:
+            shorter.setdefault(key, []).append(index)
         by_stem.setdefault(sample.picture.stem, []).append(index)
-    return {stem: places for stem, places in by_stem.items() if len(pictures[stem]) == 1} | exact
+
+    def certain(keys: Keys) -> Keys:
+        return {key: places for key, places in keys.items() if len({samples[i].picture for i in places}) == 1}
+
+    return certain(exact), certain(shorter), certain(by_stem)
 
 
 def _without_suffix(name: str) -> str:
@@ -214,8 +225,12 @@ def _faces(faces: list[Any], points: int, where: str) -> Found:
         landmarks.append(_array(face["landmarks"], (points, 2), f"{where}: landmarks"))
         if face.get("spread") is not None:
             spreads.append(_array(face["spread"], (points, 2), f"{where}: spread"))
+            if (spreads[-1] < 0).any():
+                raise DataError(f"{where}: spread: holds a value below 0")
         if face.get("confidence") is not None:
             confidences.append(_array(face["confidence"], (points,), f"{where}: confidence"))
+            if ((confidences[-1] < 0) | (confidences[-1] > 1)).any():
+                raise DataError(f"{where}: confidence: holds a value that is not in 0..1")
     whole = len(landmarks)
     return Found(
         np.array(landmarks).reshape(-1, points, 2),

@@ -114,7 +114,8 @@ class Result:
         given = self.predictions
         if given.spread is None or not (self.scored & given.found).any():
             return None
-        return Trust.of(self)
+        made = Trust.of(self)
+        return made if len(made.errors) else None
 
     @property
     def scores(self) -> Scores:
@@ -215,7 +216,7 @@ class Trust:
         signed = given.landmarks - truth
         away = np.linalg.norm(signed, axis=2)
         both = root_mean_square(spread)
-        kept = np.isfinite(away) & np.isfinite(both) & (both > 0) & np.isfinite(unit)
+        kept = np.isfinite(away) & np.isfinite(both) & (spread > 0).all(axis=2) & np.isfinite(unit)
         if "inter-ocular" in layout.normalisers:
             eyes = layout.distance(truth, "inter-ocular")
         else:
@@ -223,7 +224,7 @@ class Trust:
         covered = {}
         if result.calibration is not None:
             radii = {share: result.calibration.radius(spread, share) for share in _LEVELS}
-            covered = {share: reliability.coverage(away[kept], radius[kept]) for share, radius in radii.items()}
+            covered = {s: reliability.coverage(away[kept], radius[kept]) for s, radius in radii.items() if kept.any()}
         return cls(
             errors=(away / unit)[kept],
             spread=(both / unit)[kept],

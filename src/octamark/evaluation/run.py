@@ -181,7 +181,7 @@ def predict(
 
 
 def _placed(views: Mapping[str, View], sample: Sample, picture: Picture, size: int) -> dict[str, tuple[F64, F64]]:
-    found = {view.square: view.square(sample, picture) for view in views.values()}
+    found = {square: square(sample, picture) for square in dict.fromkeys(view.square for view in views.values())}
     spots = {name: found[view.square] for name, view in views.items()}
     return {name: views[name].place(spot, size) for name, spot in spots.items() if spot is not None}
 

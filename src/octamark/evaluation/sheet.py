@@ -42,7 +42,8 @@ def _tile(result: Result, index: int) -> Picture:
             if np.isfinite(point).all():
                 cv2.circle(tile, _at(point), 28, colour, -1, cv2.LINE_AA, 4)
     said = f"{result.nme[index]:.1%}" if seen else "not found"
-    for text, line in ((sample.name[-40:], 14), (said, 30)):
+    name = sample.name[-40:].encode("ascii", "replace").decode()  # OpenCV's font has no more, and ill text crashes it
+    for text, line in ((name, 14), (said, 30)):
         for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
             cv2.putText(tile, text, (4, line), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, width, cv2.LINE_AA)
     return tile

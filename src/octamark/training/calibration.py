@@ -18,6 +18,8 @@ from octamark.weights.calibration import CONFIDENCE_SHARE, KNOTS, RATIOS, Calibr
 
 FOLDS = 5
 
+F64 = NDArray[np.float64]
+
 
 def detected_boxes(
     samples: Sequence[Sample], detector: FaceDetector, tick: Callable[[], None] = lambda: None
@@ -99,7 +101,7 @@ def fit_calibration(raw: NDArray[np.floating], errors: NDArray[np.floating], mir
     shares = np.concatenate([np.linspace(0, 0.95, RATIOS - 4), [0.98, 0.99, 0.995]])
     lengths = np.quantile(ratio, shares)
     lengths[0] = 0.0
-    lengths = np.maximum(lengths, np.arange(len(lengths)) * 1e-5)
+    lengths = _rising(lengths, 1e-5)
     table = [*zip(lengths, shares, strict=True), (2.5 * lengths[-1], 1.0)]
     return draft.model_copy(update={"ratios": tuple((round(float(r), 6), round(float(p), 6)) for r, p in table)})
 
@@ -144,29 +146,52 @@ def cross_fitted(
     }
 
 
-def _maximise(
-    own: NDArray[np.float64], face: NDArray[np.float64], gain_of: NDArray[np.int64], away: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float, float]:
-    """Logarithms of the gains and the two exponents that maximise the likelihood; all arrays flat."""
-    count = int(gain_of.max()) + 1
-    weights = np.zeros(count + 2)
-    weights[count] = 1.0
-    for _ in range(50):
-        eta = weights[gain_of] + weights[count] * own + weights[count + 1] * face
-        pull = away * np.exp(-eta)  # |d| / u
-        slope, curve = 1 - pull, pull
-        gradient = np.concatenate([np.bincount(gain_of, slope, count), [slope @ own, slope @ face]])
-        hessian = np.zeros((count + 2, count + 2))
-        hessian[range(count), range(count)] = np.bincount(gain_of, curve, count)
-        for place, column in ((count, own), (count + 1, face)):
-            hessian[place, :count] = hessian[:count, place] = np.bincount(gain_of, curve * column, count)
-        hessian[count:, count:] = np.array([[curve @ (a * b) for b in (own, face)] for a in (own, face)])
-        step = np.linalg.solve(hessian + 1e-6 * len(own) / count * np.eye(count + 2), gradient)
-        weights -= np.clip(step, -1, 1)
-        weights[count:] = np.maximum(weights[count:], 0)
-        if np.abs(step).max() < 1e-6:
+def _maximise(own: F64, face: F64, gain_of: NDArray[np.int64], away: F64) -> tuple[F64, float, float]:
+    """Logarithms of the gains and the two exponents, at least 0, that maximise the likelihood; all arrays flat."""
+    found = []
+    for used in ((True, True), (True, False), (False, True), (False, False)):  # an exponent below 0 is left out
+        columns = np.stack([own, face], axis=1)[:, list(used)]
+        weights, loss = _newton(columns, gain_of, away)
+        exponents = np.zeros(2)
+        exponents[list(used)] = weights[len(weights) - columns.shape[1] :]
+        if (exponents >= 0).all():
+            found.append((loss, weights[: len(weights) - columns.shape[1]], exponents))
+        if all(used) and found:
+            break  # the problem is convex: no better one on the edge
+    _, gains, (first, second) = min(found, key=lambda one: one[0])
+    return gains, float(first), float(second)
+
+
+def _newton(columns: F64, gain_of: NDArray[np.int64], away: F64) -> tuple[F64, float]:
+    """Weights of gains and columns (n, k) that minimise the negative log likelihood, and that; by damped steps."""
+    count, many = int(gain_of.max()) + 1, columns.shape[1]
+    weights = np.zeros(count + many)
+
+    def shares(weights: F64) -> tuple[F64, float]:
+        """|d| / u of each, and the negative log likelihood."""
+        eta = weights[gain_of] + columns @ weights[count:]
+        with np.errstate(over="ignore"):
+            pull = away * np.exp(-eta)
+        return pull, float((eta + pull).sum())
+
+    pull, loss = shares(weights)
+    for _ in range(200):
+        gradient = np.concatenate([np.bincount(gain_of, 1 - pull, count), (1 - pull) @ columns])
+        hessian = np.diag(np.concatenate([np.bincount(gain_of, pull, count), np.zeros(many)]))
+        for place, column in enumerate(columns.T, count):
+            hessian[place, :count] = hessian[:count, place] = np.bincount(gain_of, pull * column, count)
+        hessian[count:, count:] = (columns * pull[:, None]).T @ columns
+        step = np.linalg.solve(hessian + 1e-6 * len(away) / count * np.eye(count + many), gradient)
+        longest = float(np.abs(step).max())
+        size = min(1.0, 2 / longest) if longest else 1.0
+        while (tried := shares(weights - size * step))[1] > loss and size > 1e-6:
+            size /= 2
+        if tried[1] > loss:
             break
-    return weights[:count], float(weights[count]), float(weights[count + 1])
+        weights, (pull, loss) = weights - size * step, tried
+        if longest < 1e-6:
+            break
+    return weights, loss
 
 
 def _knots(u: NDArray[np.float64], away: NDArray[np.float64]) -> tuple[tuple[float, float], ...]:
@@ -185,5 +210,11 @@ def _knots(u: NDArray[np.float64], away: NDArray[np.float64]) -> tuple[tuple[flo
         blocks[index] = [(first * many + second * more) / (many + more), many + more]
         index = max(index - 1, 0)
     smooth = np.concatenate([[value] * int(many) for value, many in blocks])
-    x = np.maximum(x, (np.arange(len(x)) + 1) * 1e-4)
+    x = _rising(np.concatenate([[0.0], x]), 1e-4)[1:]
     return ((0.0, 0.0), *((round(float(a), 5), round(float(b), 5)) for a, b in zip(x, smooth, strict=True)))
+
+
+def _rising(values: F64, least: float) -> F64:
+    """Values (n,), each raised to at least the one before plus ``least``."""
+    steps = np.arange(len(values)) * least
+    return np.asarray(np.maximum.accumulate(values - steps) + steps)

@@ -152,7 +152,8 @@ def calibrate(
         "validation NME, %, YuNet boxes moved and scaled by up to 10 %": float(np.nanmean(errors["moved"]) * 100),
         **{f"{name} (cross-fitted)": value for name, value in checks.items()},
     }
-    scored = card.model_copy(update={"calibration": fitted, "scores": scores})
+    said = {name: value for name, value in scores.items() if np.isfinite(value)}  # no failures: no ranking of them
+    scored = card.model_copy(update={"calibration": fitted, "scores": said})
     return recalibrated(graph, scored), scored
 
 

@@ -50,10 +50,13 @@ class Calibration(BaseModel):
             values = np.array(table)
             if values.shape != (length, 2) or (values[0] != 0).any() or (np.diff(values[:, 0]) <= 0).any():
                 raise ValueError(f"{name}: {length} pairs from (0, 0) on, the first of each rising")
-            if (np.diff(values[:, 1]) < 0).any():
-                raise ValueError(f"{name}: the second of each pair must not fall")
-        if self.own < 0 or self.face < 0 or (np.array(self.gain) <= 0).any():
-            raise ValueError("exponents at least 0, gains above 0")
+            if not np.isfinite(values).all() or (np.diff(values[:, 1]) < 0).any():
+                raise ValueError(f"{name}: the second of each pair must not fall, and all must be finite")
+        if self.ratios[-1][1] != 1:
+            raise ValueError("ratios: the last share must be 1")
+        factors = np.array([self.own, self.face, *np.ravel(self.gain)])
+        if not np.isfinite(factors).all() or (factors < 0).any() or (factors[2:] == 0).any():
+            raise ValueError("exponents at least 0, gains above 0, all finite")
         return self
 
     @classmethod
