@@ -17,8 +17,7 @@ from PIL import Image
 
 import octamark
 from octamark import BoxError, DeviceError, Faces, Landmarker, OctamarkError, PictureError, WeightsError
-from octamark.geometry import landmark_boxes
-from octamark.landmarker import check_boxes
+from octamark.geometry import check_boxes, landmark_boxes
 
 Picture = NDArray[np.uint8]
 
@@ -207,6 +206,61 @@ def test_weight_files_that_are_not(tmp_path: Path) -> None:
     (tmp_path / "cut.onnx").write_bytes(octamark.weights.read("nano")[:-5000])
     with pytest.raises(WeightsError, match=r"cut\.onnx"):
         octamark.load(tmp_path / "cut.onnx")
+
+
+def test_a_graph_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    import onnx
+
+    old = onnx.load_from_string(octamark.weights.read("nano"))
+    kept = [output for output in old.graph.output if output.name != "confidence"]
+    del old.graph.output[:]
+    old.graph.output.extend(kept)
+    (tmp_path / "old.onnx").write_bytes(old.SerializeToString())
+    with pytest.raises(WeightsError, match=r"old\.onnx: a graph without confidence; export it with this version"):
+        octamark.load(tmp_path / "old.onnx")
+
+
+def test_a_card_of_an_older_version_is_refused() -> None:
+    import json
+
+    import onnx
+
+    model = onnx.load_from_string(octamark.weights.read("nano"))
+    (entry,) = (prop for prop in model.metadata_props if prop.key == "octamark")
+    whole = json.loads(entry.value)
+    del whole["calibration"]
+    entry.value = json.dumps(whole)
+    with pytest.raises(WeightsError, match="a model card that this version cannot read"):
+        octamark.load(model.SerializeToString())
+    whole["layout"] = "cofw29"
+    entry.value = json.dumps(whole | {"calibration": octamark.load("nano").card.calibration.model_dump(mode="json")})
+    with pytest.raises(WeightsError, match="gives 68 landmarks, but its layout"):
+        octamark.load(model.SerializeToString())
+
+
+def test_confidence_and_spread_are_the_calibrations(nano: Landmarker, photograph: Picture) -> None:
+    """Through the whole predictor: a spread turned or scaled with the crop keeps its meaning."""
+    faces = nano(photograph)
+    radius = 0.05 * nano.layout.distance(faces.landmarks, "inter-ocular")[:, None]
+    stated = nano.card.calibration.within(faces.spread, radius)
+    np.testing.assert_allclose(faces.confidence, stated, atol=2e-3)
+    double = np.asarray(Image.fromarray(photograph).resize((1024, 1024), Image.Resampling.BICUBIC))
+    twice = nano(double, (faces.boxes + 0.5) * 2 - 0.5)
+    np.testing.assert_allclose(twice.spread.mean(), 2 * faces.spread.mean(), rtol=0.1)
+    np.testing.assert_allclose(twice.confidence.mean(), faces.confidence.mean(), atol=0.05)
+
+
+def test_given_crops_are_read_as_they_are(nano: Landmarker, photograph: Picture) -> None:
+    faces = nano(photograph)
+    again = nano.in_crops(photograph, faces.crops, heatmaps=True)
+    np.testing.assert_allclose(again.landmarks, faces.landmarks, atol=2e-3)
+    np.testing.assert_allclose(again.spread, faces.spread, atol=2e-3)
+    side = faces.crops[0, 0, 0] * nano.card.crop.size
+    assert again.boxes[0, 2] - again.boxes[0, 0] == pytest.approx(side, rel=1e-4)
+    assert again.scores.tolist() == [1.0]
+    assert again.heatmaps is not None
+    none = nano.in_crops(photograph, np.zeros((0, 2, 3)))
+    assert (len(none), none.landmarks.shape, none.boxes.shape) == (0, (0, 68, 2), (0, 4))
 
 
 def test_a_damaged_release_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,15 +10,20 @@ from numpy.typing import NDArray
 
 import octamark
 from drawn_faces import write_w300
+from octamark import weights
+from octamark.datasets import w300
 from octamark.datasets.load import training_and_validation
 from octamark.errors import DataError
-from octamark.geometry import detector_squares, landmark_boxes, squares
+from octamark.evaluation.run import Spot, detector_square
+from octamark.geometry import best_overlap, detector_squares, landmark_boxes, squares
 from octamark.layouts import layout
 from octamark.training import release as release_module
-from octamark.training.calibration import fit_crop_rule, fit_spread_gain, match
+from octamark.training.calibration import detected_boxes, fit_crop_rule
 from octamark.training.config import parse
-from octamark.training.release import jittered, release
+from octamark.training.release import _shaken, calibrate, release
 from octamark.training.trainer import Trainer
+from octamark.weights import CropRule
+from octamark.weights.calibration import Calibration
 
 RECIPE = {
     "name": "drawn",
@@ -38,7 +43,7 @@ class _Oracle:
 
 
 def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = write_w300(tmp_path / "w300", per_folder=12, validation=6)
+    root = write_w300(tmp_path / "w300", per_folder=16, validation=12)
     config = parse(RECIPE, "x")
     train, held_out = training_and_validation(config.data, root, layout(config.layout))
     Trainer(config, train, held_out, tmp_path / "run", device="cpu").run()
@@ -48,7 +53,7 @@ def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ticks[-1][0] == ticks[-1][1]
 
     (tmp_path / "drawn.onnx").write_bytes(made.onnx)
-    landmarker = octamark.load(tmp_path / "drawn.onnx")
+    landmarker = octamark.load(tmp_path / "drawn.onnx", upright="never")
     assert landmarker.card == made.card
     assert (landmarker.card.crop.size, landmarker.card.layout, landmarker.card.width) == (64, "ibug68", 8)
     errors = []
@@ -56,13 +61,32 @@ def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         faces = landmarker(sample.picture, landmark_boxes(sample.landmarks)[None], box_kind="landmarks")
         away = np.linalg.norm(faces.landmarks[0] - sample.landmarks, axis=1).mean()
         errors.append(away / landmarker.layout.distance(sample.landmarks, "inter-ocular"))
-    (said,) = (value for name, value in made.card.scores.items() if "label boxes, 6 faces" in name)
+    (said,) = (value for name, value in made.card.scores.items() if "label boxes, 12 faces" in name)
     assert 100 * np.mean(errors) == pytest.approx(said, abs=0.01)
+
+    fitted = made.card.calibration
+    assert fitted != Calibration.identity(68)
+    np.testing.assert_array_equal(np.array(fitted.gain), np.array(fitted.gain)[landmarker.layout.mirror])
+    away, spread = [], []
+    for sample in held_out:
+        faces = landmarker(sample.picture, landmark_boxes(sample.landmarks)[None], box_kind="landmarks")
+        away.append(np.linalg.norm(faces.landmarks[0] - sample.landmarks, axis=1))
+        spread.append(faces.spread[0])
+    for share in (0.5, 0.9):  # of the very faces that it was fitted on
+        assert np.mean(np.array(away) <= fitted.radius(np.array(spread), share)) == pytest.approx(share, abs=0.04)
+    said_names = " ".join(made.card.scores)
+    for name in ("YuNet boxes, 12 faces found", "moved and scaled by up to 10 %", "last epoch", "cross-fitted"):
+        assert name in said_names
+
+    anew, card = calibrate(made.onnx, held_out, detector=_Oracle(), seed=config.seed)  # type: ignore[arg-type]
+    assert card.calibration == fitted
+    assert {**made.card.scores, **card.scores} == made.card.scores
+    assert octamark.load(anew).card == card
 
     (tmp_path / "again.safetensors").write_bytes(made.checkpoint)
     again = release(tmp_path / "again.safetensors", root)
     assert again.card.recipe == made.card.recipe
-    (second,) = (value for name, value in again.card.scores.items() if "label boxes, 6 faces" in name)
+    (second,) = (value for name, value in again.card.scores.items() if "label boxes, 12 faces" in name)
     assert second == pytest.approx(said, rel=0.02)
 
 
@@ -90,23 +114,50 @@ def octamark_sample(points: NDArray[np.float64]) -> release_module.Sample:
     return release_module.Sample("x", Path("x"), points.astype(np.float32))
 
 
-def test_match_takes_the_overlapping_box() -> None:
+def test_the_overlapping_box_is_taken() -> None:
     truth = np.array([10.0, 10.0, 50.0, 50.0])
     boxes = np.array([[200, 200, 240, 240], [12, 5, 52, 55], [10, 10, 20, 20]], np.float32)
-    assert match(boxes, truth) == 1
-    assert match(boxes[:1], truth) is None
-    assert match(boxes[:0], truth) is None
+    assert best_overlap(boxes, truth) == 1
+    assert best_overlap(boxes[:1], truth) is None
+    assert best_overlap(boxes[:0], truth) is None
 
 
-def test_spread_gain_and_jitter() -> None:
-    rng = np.random.default_rng(0)
-    spread = rng.uniform(1, 3, (50, 68, 2))
-    assert fit_spread_gain(spread, rng.laplace(0, spread * 0.7)) == pytest.approx(0.7, rel=0.05)
-    box = np.array([100, 100, 200, 180], np.float32)
-    moved = [other for other in jittered([box] * 200 + [None], 0) if other is not None]
-    assert len(moved) == 200
-    centres = np.stack([(other[:2] + other[2:]) / 2 for other in moved]) - (150, 140)
-    assert np.abs(centres[:, 0]).max() <= 10.01
-    assert np.abs(centres[:, 0]).max() > 9
-    sizes = np.stack([other[2:] - other[:2] for other in moved])
-    assert 0.899 < (sizes / (100, 80)).min() < 0.91
+def test_too_few_faces_cannot_calibrate(tmp_path: Path) -> None:
+    root = write_w300(tmp_path, per_folder=1, validation=3)
+    few = w300.read(root, "val")
+    with pytest.raises(DataError, match="204 labelled points; at least 500 are needed to calibrate"):
+        calibrate(weights.read("nano"), few, detector=_Oracle())  # type: ignore[arg-type]
+
+
+def test_moved_boxes_stay_within_their_share() -> None:
+    rule = CropRule(size=64, margin=1.25, detector_scale=1.0, detector_shift=(0, 0), detector_residual=(0, 0, 0))
+    sample, picture = octamark_sample(np.array([[100.0, 100.0], [200.0, 180.0]])), np.zeros((8, 8, 3), np.uint8)
+    box = np.array([[100, 100, 200, 180]], np.float32)
+    still = detector_square(rule, lambda picture: (box, np.ones(1, np.float32)))
+    moved = _shaken(still, seed=0)
+    spots = [spot for _ in range(300) if (spot := moved(sample, picture)) is not None]
+    squares_made = np.stack([spot.square for spot in spots])
+    side = np.sqrt(100 * 80)
+    away = (squares_made[:, :2] - (150, 140)) / side
+    assert 0.095 < np.abs(away).max() <= 0.1 + 1e-9
+    assert 0.9 - 1e-9 <= (squares_made[:, 2] / side).min() < 0.905
+    assert 1.095 < (squares_made[:, 2] / side).max() <= 1.1 + 1e-9
+    np.testing.assert_allclose(away.mean(axis=0), 0, atol=0.01)
+    again = _shaken(still, seed=0)(sample, picture)
+    assert isinstance(again, Spot)
+    np.testing.assert_array_equal(again.square, spots[0].square)
+    missed = _shaken(detector_square(rule, lambda picture: (box[:0], np.ones(0, np.float32))), seed=0)
+    assert missed(sample, picture) is None
+
+
+def test_detected_boxes_keep_the_samples_order(tmp_path: Path) -> None:
+    samples = w300.read(write_w300(tmp_path, per_folder=2), "challenge")
+    ticks: list[None] = []
+    oracle = _Oracle()
+    found = detected_boxes(samples, oracle, lambda: ticks.append(None))  # type: ignore[arg-type]
+    assert len(ticks) == len(samples) == 2
+    for box, sample in zip(found, samples, strict=True):
+        assert box is not None
+        assert best_overlap(box[None], landmark_boxes(sample.landmarks)) == 0
+    blind = detected_boxes(samples, lambda picture: (np.zeros((0, 4), np.float32), np.zeros(0)))  # type: ignore[arg-type]
+    assert blind == [None, None]

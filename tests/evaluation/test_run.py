@@ -1,0 +1,141 @@
+"""A landmarker over a set: places to look, order, missing faces, broken pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import octamark
+from evaluation_fixtures import drawn_samples
+from octamark.datasets import Sample
+from octamark.errors import DataError, PictureError
+from octamark.evaluation.run import (
+    Predictions,
+    Spot,
+    View,
+    detector_square,
+    label_square,
+    own_square,
+    predict,
+    square_for,
+)
+from octamark.geometry import apply, landmark_boxes
+from octamark.landmarker import Landmarker
+from octamark.weights import CropRule
+
+RULE = CropRule(size=64, margin=1.5, detector_scale=2.0, detector_shift=(0, 0.25), detector_residual=(0, 0, 0))
+BLACK = np.zeros((8, 8, 3), np.uint8)
+POINTS = np.array([[10.0, 20.0], [50.0, 40.0], [np.nan, np.nan]], np.float32)  # tight box 40 wide, 20 high
+
+
+@pytest.fixture(scope="module")
+def nano() -> Landmarker:
+    return octamark.load("nano", threads=1)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    return drawn_samples(tmp_path_factory.mktemp("faces"), 6)
+
+
+def test_squares_by_hand() -> None:
+    one = Sample("a", Path("a.png"), POINTS, box=np.array([0, 0, 40, 10], np.float32))
+    spot = label_square(RULE)(one, BLACK)
+    assert spot is not None
+    np.testing.assert_allclose(spot.square, [30, 30, 60])  # 1.5 times the longer side
+    np.testing.assert_allclose(spot.centre, [30, 30])
+    spot = own_square(RULE)(one, BLACK)
+    assert spot is not None
+    np.testing.assert_allclose(spot.square, [20, 5 + 0.25 * 20, 40])  # root of the area 20: twice, and a quarter down
+    np.testing.assert_allclose(spot.centre, [20, 5])  # turning is about the box, not about the crop
+    boxes = np.array([[300, 300, 340, 320], [12, 18, 52, 38]], np.float32)
+    spot = detector_square(RULE, lambda picture: (boxes, np.ones(2, np.float32)))(one, BLACK)
+    assert spot is not None
+    np.testing.assert_allclose(spot.centre, [32, 28])  # the box that overlaps, not the first
+    assert detector_square(RULE, lambda picture: (boxes[:1], np.ones(1, np.float32)))(one, BLACK) is None
+
+
+def test_boxes_that_are_not_there() -> None:
+    one = Sample("a", Path("x/a.png"), POINTS)
+    with pytest.raises(DataError, match=r"a \(x/a\.png\): the set gives no face box; use boxes labels or detector"):
+        square_for("own", RULE)(one, BLACK)
+    flat = replace(one, landmarks=np.full((3, 2), 5, np.float32))
+    with pytest.raises(DataError, match=r"a \(x/a\.png\): its box has no extent"):
+        square_for("labels", RULE)(flat, BLACK)
+
+
+def test_views_move_scale_and_turn() -> None:
+    spot = Spot(np.array([100.0, 80.0, 40.0]), np.array([100.0, 75.0]))
+
+    def square(sample: Sample, picture: NDArray[np.uint8]) -> Spot:
+        return spot
+
+    transform, centre = View(square, shift=(0.1, -0.2), scale=1.5, angle=90.0).place(spot, 64)
+    middle = np.array([31.5, 31.5])
+    np.testing.assert_allclose(apply(transform, middle), [104, 72])
+    np.testing.assert_allclose(centre, [104, 67])
+    np.testing.assert_allclose(
+        apply(transform, middle + np.array([1, 0])) - apply(transform, middle), [0, 60 / 64], atol=1e-9
+    )
+
+
+def test_predictions_are_those_of_the_landmarker(nano: Landmarker, samples: list[Sample]) -> None:
+    seen = predict(nano, samples, {"labels": View(label_square(nano.card.crop))})["labels"]
+    assert seen.found.all()
+    assert seen.scale is not None
+    for index, sample in enumerate(samples):
+        box = landmark_boxes(sample.landmarks)
+        faces = nano(sample.picture, box[None], box_kind="landmarks")
+        np.testing.assert_allclose(seen.landmarks[index], faces.landmarks[0], atol=2e-3)
+        np.testing.assert_allclose(seen.spread[index], faces.spread[0], atol=2e-3)  # type: ignore[index]
+        np.testing.assert_allclose(seen.confidence[index], faces.confidence[0], atol=2e-3)  # type: ignore[index]
+        assert seen.scale[index] == pytest.approx(np.hypot(*faces.crops[0, :, 0]))
+
+
+def test_faces_not_found_are_nan_and_order_is_kept(nano: Landmarker, samples: list[Sample]) -> None:
+    label = label_square(nano.card.crop)
+    calls: list[str] = []
+
+    def some(sample: Sample, picture: NDArray[np.uint8]) -> Spot | None:
+        calls.append(sample.name)
+        return None if sample.name in ("face_1", "face_4") else label(sample, picture)
+
+    ticks: list[None] = []
+    views = {"one": View(some), "turned": View(some, angle=10.0), "all": View(label)}
+    seen = predict(nano, samples, views, advance=lambda: ticks.append(None))
+    assert calls == [sample.name for sample in samples]  # once a picture, however many views share it
+    assert len(ticks) == len(samples)
+    assert seen["one"].found.tolist() == [True, False, True, True, False, True]
+    assert seen["turned"].found.tolist() == seen["one"].found.tolist()
+    assert seen["all"].found.all()
+    np.testing.assert_allclose(seen["one"].landmarks[5], seen["all"].landmarks[5], atol=2e-3)
+    for part in (seen["one"].spread, seen["one"].confidence, seen["one"].scale):
+        assert part is not None
+        assert np.isnan(part[[1, 4]]).all()
+
+
+def test_broken_pictures_raise_or_are_told(nano: Landmarker, samples: list[Sample], tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no picture")
+    several = [*samples[:2], replace(samples[2], name="bad", picture=tmp_path / "bad.png"), samples[3]]
+    view = {"": View(label_square(nano.card.crop))}
+    with pytest.raises(PictureError, match=r"bad\.png: not a picture"):
+        predict(nano, several, view)
+    told: list[tuple[str, str]] = []
+    seen = predict(nano, several, view, broken=lambda sample, said: told.append((sample.name, said)))[""]
+    assert seen.found.tolist() == [True, True, False, True]
+    ((name, said),) = told
+    assert name == "bad"
+    assert "bad.png: not a picture" in said
+
+
+def test_some_of_the_predictions() -> None:
+    whole = Predictions(np.arange(12, dtype=np.float32).reshape(3, 2, 2), None, np.ones((3, 2), np.float32))
+    part = whole.take(np.array([True, False, True]))
+    assert part.landmarks[:, 0, 0].tolist() == [0, 8]
+    assert part.spread is None
+    assert part.confidence is not None
+    assert part.confidence.shape == (2, 2)
