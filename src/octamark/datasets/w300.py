@@ -74,6 +74,18 @@ def read(root: Path, split: str = "train", *, only: Iterable[str] = (), but: Ite
         raise DataError(f"{root}: split {split} has no face {listed(missing[:3])} ({len(missing)} not found)")
     names = sorted((keep or found.keys()) - leave)
     return [
-        Sample(name, picture_named(found[name].with_suffix(""), found[name]), read_pts(found[name], POINTS))
+        Sample(
+            name,
+            picture_named(found[name].with_suffix(""), found[name]),
+            read_pts(found[name], POINTS),
+            subsets=_subsets(name),
+        )
         for name in names
     ]
+
+
+def _subsets(name: str) -> frozenset[str]:
+    """The set that a face came from, and which half of the full test split it is in."""
+    origin, rest = name.split("/", 1)
+    half = {"challenge"} if origin == "ibug" else {"common"} if rest.startswith("testset") else set()
+    return frozenset({origin, *half})
