@@ -166,6 +166,15 @@ def test_trust_is_in_units_of_the_normaliser() -> None:
     )
 
 
+def test_hits_are_of_the_eyes_whatever_the_normaliser() -> None:
+    samples, given, _ = trusted(5)
+    first, second = (result_of(samples, given, normaliser=name).trust for name in ("inter-ocular", "box"))
+    assert first is not None
+    assert second is not None
+    np.testing.assert_array_equal(first.hit, second.hit)
+    assert (first.errors > 1.2 * second.errors).all()
+
+
 def test_trust_of_odd_predictions() -> None:
     """Perfect points, spreads of 0: figures or nothing, never a crash."""
     samples = bare_samples(3)

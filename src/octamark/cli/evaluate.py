@@ -119,6 +119,8 @@ def _read_truth(
     if truth is not None:
         if data is not None:
             raise ConfigError(f"give either a set ({data}) or --truth, not both")
+        if split is not None or only is not None:
+            raise ConfigError("--split and --only choose from a set; a file of truth is taken whole")
         if asked is None:
             raise LayoutError("--truth needs --layout, such as ibug68: the file does not say which points these are")
         return Truth(truth.name, "", read_truth(truth, asked.count), asked)
