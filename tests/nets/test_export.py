@@ -119,14 +119,21 @@ VARIANTS = [
 ]
 
 
+@cache
+def exported(config: NetworkConfig) -> tuple[OctaveNetwork, bytes]:
+    """A lively network and its float32 export, with :func:`calibration`."""
+    network, fitted = lively(config), calibration(config.landmarks)
+    predictor = Predictor(network, 1.0, (IBUG, FIVE)[config.landmarks == 5], fitted)
+    return network, to_onnx(predictor, card(64), half=False)
+
+
 @pytest.mark.parametrize("config", VARIANTS, ids=str)
 def test_the_graph_computes_what_torch_computes(config: NetworkConfig) -> None:
-    network = lively(config)
+    network, data = exported(config)
     crops = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     truth = expected(network, crops)
     one, fitted = (IBUG, FIVE)[config.landmarks == 5], calibration(config.landmarks)
-    predictor = Predictor(network, 1.0, one, fitted)
-    landmarks, spread, confidence, maps = run(to_onnx(predictor, card(64), half=False), crops)
+    landmarks, spread, confidence, maps = run(data, crops)
     np.testing.assert_allclose(landmarks, truth.position, atol=0.01)
     np.testing.assert_allclose(spread, fitted.spread(truth.spread.numpy()), atol=0.01)
     if one is IBUG:
@@ -236,10 +243,10 @@ def test_folding_is_exact_and_leaves_the_network_alone() -> None:
 
 
 def test_file_is_small_and_says_what_it_is() -> None:
-    network = lively(NetworkConfig(width=8))
+    network, whole = exported(NetworkConfig(width=8))
     fitted = calibration()
     own = card(64, fitted)
-    whole, half = (to_onnx(Predictor(network, 1.0, IBUG, fitted), own, half=half) for half in (False, True))
+    half = to_onnx(Predictor(network, 1.0, IBUG, fitted), own)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert len(half) < 2 * parameters + 70_000
     assert len(whole) > 4 * parameters
