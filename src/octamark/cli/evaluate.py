@@ -148,6 +148,7 @@ class _Run:
 
     def model(self, name: str, folder: Path) -> Scores:
         """Run one, print and write its result."""
+        from octamark.evaluation.robustness import passes
         from octamark.evaluation.scoring import score_model
         from octamark.landmarker import load
 
@@ -162,7 +163,7 @@ class _Run:
             total = len(self.faces.samples)
             tasks = {"faces": bar.add_task(f"{landmarker.card.name} on {self.faces.set}", total=total)}
             if self.jitter:
-                tasks["disturbed"] = bar.add_task("moved boxes, rotated faces", total=total)
+                tasks["disturbed"] = bar.add_task("moved boxes, rotated faces", total=total * passes(landmarker))
             result, curves = score_model(
                 self.faces, landmarker, self.boxes, self.normaliser, jitter=self.jitter,  # type: ignore[arg-type]
                 broken=broken, advance=lambda task: bar.advance(tasks[task]),
@@ -183,6 +184,19 @@ def _finish(result: Result, folder: Path, curves: Curves | None) -> Scores:
         note(problem)
     note(f"results in {folder}")
     return result.scores
+
+
+_TRUST = {
+    "log_likelihood_per_axis": "log likelihood of the errors, per axis",
+    "spearman_per_point": "Spearman of spread and error, per point",
+    "spearman_per_picture": "Spearman of spread and error, per picture",
+    "ause_per_point": "area between sparsification curves (AUSE)",
+    "auroc_nme_over_8_percent": "AUROC of mean spread for NME over 8%",
+    "pictures_over_8_percent": "faces over 8%",
+    "confidence_mean": "mean confidence",
+    "points_within_5_percent": "points within 5% of the inter-ocular distance",
+    "confidence_calibration_error": "calibration error of the confidence",
+}
 
 
 def _interval(values: dict[str, float], digits: int = 2) -> tuple[str, str]:
@@ -207,12 +221,12 @@ def _print(summary: dict[str, Any]) -> None:
     for name, values in summary.get("subset_nme_percent", {}).items():
         table.add_row(f"NME of {name} ({counted(values['faces'], 'face')}), %", *_interval(values))
     for key, value in summary.get("trust", {}).items():
-        said = key.replace("_", " ")
         if isinstance(value, dict):
             for share, real in value.items():
                 table.add_row(f"regions of {share} hold the truth in, %", f"{real:.1f}", "")
         else:
-            table.add_row(said, str(value) if isinstance(value, int) else f"{value:.3f}", "")
+            said = str(value) if isinstance(value, int) else "-" if value != value else f"{value:.3f}"
+            table.add_row(_TRUST[key], said, "")
     stdout.print(table)
     if summary["faces_not_found"]:
         stdout.print(
