@@ -24,7 +24,7 @@ from octamark.nets.network import OctaveNetwork
 from octamark.training import checkpoints
 from octamark.training.calibration import detected_boxes, fit_crop_rule, fit_spread_gain
 from octamark.training.config import Config, parse
-from octamark.training.trainer import network_config
+from octamark.training.starting import network_config
 from octamark.weights import CropRule, ModelCard
 
 TERMS_300W = (
@@ -71,7 +71,7 @@ def release(
     """
     network, config, meta = load_network(run)
     one = layout(config.layout)
-    training, validation = training_and_validation(config.data, data, one)
+    training, validation = training_and_validation(config.data, data, one, config.seed)
     size, margin = config.stages[-1].size, config.data.margin
     steps = len(training) + 4 * len(validation)
     done = 0
