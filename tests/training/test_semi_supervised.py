@@ -249,6 +249,7 @@ def test_command_line(root: Path, faces: Path, tmp_path: Path) -> None:
     said = run("train", "--init", tmp_path / "plain", *shared, "--out", tmp_path / "adapted")
     assert "20 faces in 20 pictures" in said
     assert "epoch 10/10" in said
+    assert "20 faces in 20" in checkpoints.load(tmp_path / "adapted" / "best.safetensors")[1]["unlabelled"]
     made = parse(json.loads((tmp_path / "adapted" / "config.json").read_text()), "x")
     assert made.name == "drawn-adapted"
     assert made.unlabelled is not None

@@ -73,6 +73,9 @@ def release(
     one = layout(config.layout)
     training, validation = training_and_validation(config.data, data, one, config.seed)
     size, margin = config.stages[-1].size, config.data.margin
+    learned, terms = f"300W {config.data.split}, {len(training)} faces ({len(validation)} held out)", TERMS_300W
+    if "unlabelled" in meta:
+        learned, terms = f"{learned}; without labels: {meta['unlabelled']}", f"{terms}; and those of the unlabelled"
     steps = len(training) + 4 * len(validation)
     done = 0
 
@@ -94,8 +97,8 @@ def release(
             spread_gain=gain,
             normaliser="inter-ocular",
             scores=scores,
-            training_data=f"300W {config.data.split}, {len(training)} faces ({len(validation)} held out)",
-            terms=TERMS_300W,
+            training_data=learned,
+            terms=terms,
             recipe=config.model_dump(mode="json"),
             version=__version__,
         )

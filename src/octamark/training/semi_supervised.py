@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -154,6 +155,9 @@ class SemiSupervisedTrainer(Trainer):
             groups["discriminator"] = self.adversary.discriminator.state_dict()
             groups["discriminator moments"] = moments(self.adversary.optimiser, self.adversary.discriminator)
         return groups
+
+    def _meta(self) -> dict[str, Any]:
+        return {**super()._meta(), "unlabelled": str(self.faces.counts)}
 
     def _restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
         super()._restore(groups)

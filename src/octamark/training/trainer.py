@@ -285,14 +285,18 @@ class Trainer:
         kept = moments(self.optimiser, self.network)
         return {"weights": self.network.state_dict(), "ema": self.average.state, "moments": kept}
 
-    def _save(self, is_best: bool) -> None:
-        meta = {
+    def _meta(self) -> dict[str, Any]:
+        """All else."""
+        return {
             "config": self.config.model_dump(mode="json"),
             "epoch": self.epoch,
             "best_nme": self.best,
             "average_updates": self.average.updates,
             "rows": self.rows,
         }
+
+    def _save(self, is_best: bool) -> None:
+        meta = self._meta()
         table = io.StringIO()
         writer = csv.DictWriter(table, self.columns)
         writer.writeheader()
