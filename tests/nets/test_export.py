@@ -130,13 +130,14 @@ def test_flops_of_one_convolution() -> None:
 def test_released_weights_on_a_real_face(name: str, photograph: NDArray[np.uint8]) -> None:
     """The shipped file, the released checkpoint in torch, and its float32 export agree on the photograph."""
     from octamark import weights
+    from octamark.training.config import parse
     from octamark.training.release import load_network
 
     network, config, _ = load_network(RELEASES / f"{name}.safetensors")
     shipped = weights.read(name)
     metadata = onnxruntime.InferenceSession(shipped).get_modelmeta().custom_metadata_map
     one = parse_card(metadata["octamark"], name)
-    assert one.recipe == config.model_dump(mode="json")
+    assert parse(dict(one.recipe), name) == config
     (box,) = FaceDetector()(photograph)[0]
     square = detector_squares(box, one.crop.detector_scale, one.crop.detector_shift)[0]
     crops = np.stack([crop(photograph, crop_transform(square, 256, angle), 256) for angle in (-15.0, 0.0, 15.0)])
@@ -152,8 +153,9 @@ def test_released_weights_on_labelled_faces(w300_root: Path) -> None:
     """Torch against ONNX Runtime under 0.01 px on real faces, where they are at hand."""
     from octamark.datasets import w300
     from octamark.training.batches import FaceStore
+    from octamark.training.config import parse
     from octamark.training.release import load_network
-    from octamark.training.trainer import centre_crops
+    from octamark.training.batches import centre_crops
 
     names = w300.read_split_file(w300_root / "splits" / "val.txt")[:24]
     store = FaceStore.load(w300.read(w300_root, only=names), 256, 1.25)

@@ -84,7 +84,7 @@ class Optimiser(_Section):
 class Adversary(_Section):
     """The source's adversary; see octamark.training.adversary."""
 
-    weight: float = Field(0.001, gt=0.0, description="lambda of the source's equation 5")
+    weight: float = Field(0.05, gt=0.0, description="lambda of the source's equation 5")
     warm_up: float = Field(0.1, ge=0.0, lt=1.0, description="share of the run's steps in which the weight rises from 0")
     learning_rate: float = Field(2e-4, gt=0.0, description="of the discriminator's Adam")
     width: int = Field(32, ge=4, le=512, description="channels of the discriminator's first layer")
