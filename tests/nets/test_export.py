@@ -152,10 +152,8 @@ def test_released_weights_on_a_real_face(name: str, photograph: NDArray[np.uint8
 def test_released_weights_on_labelled_faces(w300_root: Path) -> None:
     """Torch against ONNX Runtime under 0.01 px on real faces, where they are at hand."""
     from octamark.datasets import w300
-    from octamark.training.batches import FaceStore
-    from octamark.training.config import parse
+    from octamark.training.batches import FaceStore, centre_crops
     from octamark.training.release import load_network
-    from octamark.training.batches import centre_crops
 
     names = w300.read_split_file(w300_root / "splits" / "val.txt")[:24]
     store = FaceStore.load(w300.read(w300_root, only=names), 256, 1.25)
