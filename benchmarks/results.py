@@ -39,7 +39,6 @@ whatever their number (`configs/experiments/base.toml`), and one learning rate f
   labels. A figure without ± is one seed: no difference smaller than the ± of its neighbours means anything.
 - **Entropy** of the heatmaps, mean over points and faces: how scattered they are (1,024 places, at most 6.93 nats).
 - Faces without labels: {unlabelled}.
-
 """
 
 
@@ -56,6 +55,8 @@ def report(tables: Sequence[Table], runs: Path, docs: Path) -> str:
         faces=" or ".join(map(str, faces)) or DASH,
         unlabelled="; or: ".join(met) or DASH,
     )
+    notes = runs / "notes.md"  # what logs cannot tell, such as where the unlabelled pictures come from
+    text += (notes.read_text() if notes.is_file() else "") + "\n"
     sizes = json.loads((runs / "sizes.json").read_text()) if (runs / "sizes.json").is_file() else {}
     for table in tables:
         text += f"## {table.title}\n\n" + _body(table, sizes)
