@@ -53,7 +53,7 @@ def report(tables: Sequence[Table], runs: Path, docs: Path) -> str:
         done=len(finished),
         total=len(every),
         faces=" or ".join(map(str, faces)) or DASH,
-        unlabelled="; or: ".join(met) or DASH,
+        unlabelled="; or: ".join(one.replace("; ", ";\n  ") for one in met) or DASH,
     )
     notes = runs / "notes.md"  # what logs cannot tell, such as where the unlabelled pictures come from
     text += (notes.read_text() if notes.is_file() else "") + "\n"
