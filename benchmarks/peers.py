@@ -5,9 +5,9 @@
     python benchmarks/peers.py DATA [--format 300w] [--split val] [--tune-split val] [-o docs/peers.png]
 
 Where a detector takes a box, all start from the tight box of the labels, and each gets the square around it that suits
-it: side and height are tuned on the tuning split, over a grid, for the least NME. Detectors of other layouts are scored on
-the points that they share with the set's; for MediaPipe's mesh these are the vertices nearest to each point, chosen on
-labelled training faces (so its 68 points are as good as a choice of vertices can be). Contestants take turns face by
+it: side and height are tuned on the tuning split, over a grid, for the least NME. Detectors of other layouts are scored
+on the points that they share with the set's; for MediaPipe's mesh these are the vertices nearest to each point, chosen
+on labelled training faces (so its 68 points are as good as a choice of vertices can be). Contestants take turns face by
 face, one thread each; milliseconds are medians, crop included.
 """
 

@@ -30,3 +30,17 @@ def test_split_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         training_and_validation(Data(validation="other.txt"), root, IBUG)
     with pytest.raises(DataError, match="layout wflw98 has 98"):
         training_and_validation(Data(), root, layout("wflw98"))
+
+
+def test_a_share_is_drawn_by_the_seed_and_part_of_a_larger_one(tmp_path: Path) -> None:
+    root = write_w300(tmp_path, per_folder=8, validation=4)
+
+    def names(share: float, seed: int) -> set[str]:
+        training, held_out = training_and_validation(Data(share=share), root, IBUG, seed)
+        assert len(held_out) == 4
+        return {sample.name for sample in training}
+
+    assert len(names(1.0, 0)) == 20
+    assert (len(names(0.5, 0)), len(names(0.1, 0)), len(names(0.001, 0))) == (10, 2, 1)
+    assert names(0.1, 0) < names(0.5, 0) < names(1.0, 0)
+    assert names(0.5, 0) == names(0.5, 0) != names(0.5, 1)

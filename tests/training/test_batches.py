@@ -148,3 +148,13 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
 
 def test_order_does_not_depend_on_batch() -> None:
     assert chain(epoch(24, 4)) == chain(epoch(24, 8))
+
+
+def test_epochs_of_fixed_length_follow_each_other() -> None:
+    """Steps an epoch set by hand: whole batches, each face once a round, whatever an epoch's end falls on."""
+    epochs = [[b.tolist() for b in epoch_batches(10, 4, 0, number, steps=3)] for number in range(5)]
+    assert all([len(batch) for batch in batches] == [4, 4, 4] for batches in epochs)
+    faces = chain(chain(epochs))  # type: ignore[arg-type]
+    assert all(sorted(faces[10 * turn : 10 * turn + 10]) == list(range(10)) for turn in range(6))
+    halves = [chain([b.tolist() for b in epoch_batches(10, 4, 0, 1, steps=3, rank=r, world=2)]) for r in range(2)]
+    assert sorted(chain(halves)) == sorted(chain(epochs[1]))

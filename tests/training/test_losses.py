@@ -134,5 +134,18 @@ def test_sam_is_the_mean_absolute_error() -> None:
     assert float(sam(Points(position, 2 * spread), target)) == pytest.approx(float(expected))
 
 
+def test_every_point_may_have_its_own_scale_and_weight() -> None:
+    position, spread, target = (tensor.detach() for tensor in example())
+    scale = torch.tensor([[[0.3, 1.0], [2.0, 0.7], [5.0, 1.5]]], dtype=torch.float64)
+    weight = torch.tensor([[[1.0], [0.0], [3.0]]], dtype=torch.float64)
+    terms = [
+        weight[0, point, 0] * float(laplace_kl(Points(*(v[:, point, axis, None, None] for v in (position, spread))),
+                                               target[:, point, axis, None, None], float(scale[0, point, axis])))
+        for point in range(3) for axis in range(2)
+    ]  # fmt: skip
+    found = laplace_kl(Points(position, spread), target, scale, weight)
+    assert float(found) == pytest.approx(float(sum(terms)) / 6, rel=1e-12)
+
+
 def test_names() -> None:
     assert {"laplace_kl": laplace_kl, "sam": sam} == LOSSES

@@ -50,7 +50,7 @@ def config(epochs: int = 2, **changes: object) -> Config:
 
 
 def trainer(recipe: Config, root: Path, out: Path, *, resume: bool = False) -> Trainer:
-    faces, held_out = training_and_validation(recipe.data, root, layout(recipe.layout))
+    faces, held_out = training_and_validation(recipe.data, root, layout(recipe.layout), recipe.seed)
     return Trainer(recipe, faces, held_out, out, device="cpu", resume=resume)
 
 
@@ -170,7 +170,7 @@ def test_refusals(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"stages\.0\.batch: 1 of 30 faces over 1 processes"):
         trainer(config(stages=[tight]), root, tmp_path / "x")
     with pytest.raises(DataError, match="no such folder"):
-        training_and_validation(config().data, tmp_path / "nowhere", layout("ibug68"))
+        training_and_validation(config().data, tmp_path / "nowhere", layout("ibug68"), 0)
 
 
 def test_learning_rate_warms_up_and_falls() -> None:

@@ -13,7 +13,7 @@ import warnings
 import typer
 
 from octamark import __version__
-from octamark.cli import evaluate, inspect, predict, train
+from octamark.cli import crops, evaluate, inspect, predict, train
 from octamark.cli.console import fail
 from octamark.errors import OctamarkError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
+app.command("crops")(crops.crops)
 app.command("export")(train.export)
 app.command("curves")(train.curves)
 app.command("models")(inspect.models)

@@ -15,6 +15,8 @@ from octamark.imaging import write_atomically
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from octamark.training.config import Config
+
 _DATA = typer.Option("--data", help="The data folder; for 300W the one that holds afw, helen and lfpw")
 
 
@@ -33,8 +35,17 @@ def need_packages() -> None:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a .toml file such as configs/small.toml")],
     data: Annotated[Path, _DATA],
+    recipe: Annotated[
+        Path | None, typer.Argument(help="The recipe, a .toml file such as configs/small.toml", show_default=False)
+    ] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option("--unlabelled", help="Folder of pictures without labels, or what crops wrote of it")
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option("--init", help="Released model, run or checkpoint to start from; without a recipe, to adapt"),
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run; runs/NAME by default")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda")] = "auto",
@@ -42,18 +53,18 @@ def train(
         Path | None, typer.Option("--sheet", help="Only draw 32 augmented samples into this picture, then stop")
     ] = None,
 ) -> None:
-    """Train a network by a recipe.
+    """Train a network by a recipe, on labelled faces and, with --unlabelled, on pictures without labels too.
 
     Several processes: torchrun --nproc-per-node N -m octamark train ...
     """
     need_packages()
     from octamark.datasets.load import training_and_validation
     from octamark.layouts import layout
-    from octamark.training.config import load
+    from octamark.training.semi_supervised import SemiSupervisedTrainer
     from octamark.training.trainer import Epoch, Trainer, Watcher
 
-    config = load(recipe)
-    faces, held_out = training_and_validation(config.data, data, layout(config.layout))
+    config = _recipe(recipe, init, unlabelled is not None)
+    faces, held_out = training_and_validation(config.data, data, layout(config.layout), config.seed)
     if sheet is not None:
         from octamark.training.sheet import draw
 
@@ -66,8 +77,15 @@ def train(
 
         def __init__(self, bar: Progress) -> None:
             self.bar = bar
+            self.find_task = bar.add_task("finding faces", total=None, visible=False)
             self.load_task = bar.add_task("decoding faces", total=None)
             self.step_task = bar.add_task("training", total=None, visible=False)
+
+        def finding(self, done: int, total: int) -> None:
+            self.bar.update(self.find_task, completed=done, total=total, visible=done < total)
+
+        def found(self, counts: str) -> None:
+            note(f"unlabelled: {counts}")
 
         def loading(self, done: int, total: int) -> None:
             self.bar.update(self.load_task, completed=done, total=total, visible=done < total)
@@ -85,7 +103,14 @@ def train(
 
     folder = out or Path("runs") / config.name
     with progress() as bar:
-        trainer = Trainer(config, faces, held_out, folder, device=device, resume=resume, watcher=Bar(bar))
+        watcher = Bar(bar)
+        trainer = (
+            Trainer(config, faces, held_out, folder, device=device, resume=resume, watcher=watcher)
+            if unlabelled is None
+            else SemiSupervisedTrainer(
+                config, faces, held_out, unlabelled, folder, device=device, resume=resume, watcher=watcher
+            )
+        )
         best = trainer.run()
         if trainer.fabric.is_global_zero:
             from octamark.training.curves import plot
@@ -93,6 +118,26 @@ def train(
             plot({config.name: trainer.rows}, folder / "curves.png")
     if trainer.fabric.is_global_zero:
         note(f"best validation NME {best:.2%} (inter-ocular, boxes from labels, {len(held_out)} faces): {folder}")
+
+
+def _recipe(path: Path | None, init: str | None, unlabelled: bool) -> Config:
+    """The recipe with what the command line adds to it.
+
+    Raises:
+        ConfigError: neither a recipe nor a start, or a recipe and unlabelled faces that do not go together.
+    """
+    from octamark.training.config import load, parse
+    from octamark.training.starting import adaptation
+
+    if path is None and (init is None or not unlabelled):
+        raise ConfigError("name a recipe; or adapt a trained model: --init MODEL --unlabelled FOLDER")
+    config = adaptation(str(init)) if path is None else load(path)
+    added: dict[str, object] = {} if init is None else {"init": init}
+    if unlabelled and config.unlabelled is None:
+        added["unlabelled"] = {"teacher": {}}
+    if config.unlabelled is not None and not unlabelled:
+        raise ConfigError(f"{path}: learns from unlabelled faces: name them with --unlabelled")
+    return parse({**config.model_dump(), **added}, str(path or init))
 
 
 def export(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from octamark.datasets import w300
 from octamark.datasets.samples import Sample
 from octamark.errors import DataError, listed
@@ -18,13 +20,18 @@ class DataSection(Protocol):
     def split(self) -> str: ...
     @property
     def validation(self) -> str: ...
+    @property
+    def share(self) -> float: ...
 
 
-def training_and_validation(section: DataSection, root: Path, one: Layout) -> tuple[list[Sample], list[Sample]]:
+def training_and_validation(
+    section: DataSection, root: Path, one: Layout, seed: int = 0
+) -> tuple[list[Sample], list[Sample]]:
     """The faces to train on and those left out of it, by the section's split file (relative to ``root``).
 
     Args:
         one: the recipe's layout; the set's labels must have its points.
+        seed: draws the section's share of the training faces; a smaller share is a part of a larger one.
 
     Raises:
         DataError: missing folders or files, a split file that names faces that are not there or leaves nothing to train
@@ -44,4 +51,6 @@ def training_and_validation(section: DataSection, root: Path, one: Layout) -> tu
     if len(held_out) == len(everyone):
         raise DataError(f"{split_file}: lists every face of split {section.split}; none is left to train on")
     validation = [everyone.pop(name) for name in sorted(held_out)]
-    return list(everyone.values()), validation
+    training = list(everyone.values())
+    drawn = np.random.default_rng(seed).permutation(len(training))[: max(1, round(section.share * len(training)))]
+    return [training[index] for index in sorted(drawn)], validation

@@ -40,6 +40,19 @@ def decode(p: Tensor) -> Points:
     return Points(torch.cat(positions, dim=-1), torch.cat(spreads, dim=-1))
 
 
+def draw(points: Points, height: int, width: int) -> Tensor:
+    """Probability maps (n, M, h, w) as labels would give them: a Laplace density per axis around each position.
+
+    The inverse of :func:`decode`, up to what sampling at whole pixels and the maps' borders cost.
+    """
+    marginals = []
+    for axis, length in enumerate((width, height)):
+        grid = torch.arange(length, dtype=points.position.dtype, device=points.position.device)
+        distance = (grid - points.position[..., axis, None]).abs()  # n, M, length
+        marginals.append(torch.softmax(-distance / points.spread[..., axis, None].clamp_min(1e-4), dim=-1))
+    return marginals[1][..., :, None] * marginals[0][..., None, :]
+
+
 def to_input_pixels(points: Points, stride: float) -> Points:
     """Heatmap pixels -> input pixels: x' = (x + 0.5) * stride - 0.5; spreads scale by stride."""
     return Points((points.position + 0.5) * stride - 0.5, points.spread * stride)

@@ -19,19 +19,22 @@ from octamark.training.config import Augment
 _GREY = (0.299, 0.587, 0.114)
 
 
-def similarity(config: Augment, count: int, side: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def similarity(
+    config: Augment, count: int, side: int, size: int, generator: torch.Generator, zoom: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Random similarities from points of the crop to points of the stored crop.
 
     Args:
         side, size: sides of the stored crop and of the network's crop, pixels; without augmentation the crop is the
-            middle of the stored one at the same scale.
+            middle of the stored one.
+        zoom: pixels of the stored crop per pixel of the network's, without augmentation.
 
     Returns:
         (n, 2, 3) matrices and (n,) booleans, whether the face is mirrored.
     """
     angle = torch.deg2rad(_normal(count, generator).clamp(-2.5, 2.5) * config.rotation)
-    scale = torch.exp(_normal(count, generator).clamp(-2.5, 2.5) * config.scale)
-    shift = torch.randn(count, 2, generator=generator).clamp(-2.5, 2.5) * config.shift * size
+    scale = torch.exp(_normal(count, generator).clamp(-2.5, 2.5) * config.scale) * zoom
+    shift = torch.randn(count, 2, generator=generator).clamp(-2.5, 2.5) * config.shift * (size * zoom)
     mirrored = torch.rand(count, generator=generator) < config.mirror
     sign = torch.where(mirrored, -1.0, 1.0)
     cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
@@ -39,6 +42,12 @@ def similarity(config: Augment, count: int, side: int, size: int, generator: tor
     middle = torch.full((2,), size / 2 - 0.5)
     offset = (side / 2 - 0.5) + shift - linear @ middle
     return torch.cat([linear, offset[:, :, None]], dim=2), mirrored
+
+
+def middle(count: int, side: int, size: int, zoom: float = 1.0) -> Tensor:
+    """What :func:`similarity` gives without augmentation: matrices (n, 2, 3) of the stored crops' middle."""
+    offset = (side / 2 - 0.5) - zoom * (size / 2 - 0.5)
+    return torch.tensor([[zoom, 0.0, offset], [0.0, zoom, offset]]).repeat(count, 1, 1)
 
 
 def cut(pictures: Tensor, matrices: Tensor, size: int) -> Tensor:
@@ -56,6 +65,17 @@ def move_points(landmarks: Tensor, matrices: Tensor, mirrored: Tensor, mirror: T
     """Landmarks (n, M, 2) of the stored crops, in pixels of the cut ones; mirrored faces swap sides."""
     linear, offset = matrices[:, :, :2], matrices[:, :, 2]
     moved = torch.linalg.solve(linear, (landmarks - offset[:, None]).transpose(1, 2)).transpose(1, 2)
+    return torch.where(mirrored[:, None, None], moved[:, mirror], moved)
+
+
+def move_spreads(spreads: Tensor, matrices: Tensor, mirrored: Tensor, mirror: Tensor) -> Tensor:
+    """Spreads (n, M, 2) per axis of landmarks that :func:`move_points` moves.
+
+    The errors of the two axes are taken as independent, so that their variances, proportional to the squares of the
+    spreads, add up under a rotation. Exact for scaling, mirroring and quarter turns.
+    """
+    inverse = torch.linalg.inv(matrices[:, :, :2])  # n, 2, 2
+    moved = (spreads**2 @ (inverse**2).transpose(1, 2)).sqrt()
     return torch.where(mirrored[:, None, None], moved[:, mirror], moved)
 
 
@@ -154,7 +174,13 @@ def augment(
     count, device = len(pictures), pictures.device
     matrices, mirrored = similarity(config, count, pictures.shape[-1], size, generator)
     points = move_points(landmarks, matrices.to(device), mirrored.to(device), mirror.to(device))
-    out = colours(cut(pictures, matrices.to(device), size), config, generator)
+    return damaged(cut(pictures, matrices.to(device), size), config, generator), points
+
+
+def damaged(pictures: Tensor, config: Augment, generator: torch.Generator) -> Tensor:
+    """Crops (n, 3, size, size) in 0..1 with other colours, and shares of them occluded and damaged."""
+    count, device = len(pictures), pictures.device
+    out = colours(pictures, config, generator)
     covered = _some(config.occlusion, count, generator).to(device)
     if len(covered):
         out[covered] = occlude(out[covered], out.roll(1, dims=0)[covered], generator)
@@ -167,4 +193,4 @@ def augment(
         chosen = _some(share, count, generator).to(device)
         if len(chosen):
             out[chosen] = damage(out[chosen], generator)
-    return out, points
+    return out

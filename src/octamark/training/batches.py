@@ -15,6 +15,7 @@ from octamark.datasets import Sample
 from octamark.errors import DataError
 from octamark.geometry import apply, crop, crop_transform, invert, landmark_boxes, squares
 from octamark.imaging import read_picture
+from octamark.training.augment import cut, middle, move_points
 
 ROOM = 1.6
 """Side of a stored crop over the side of the crop that the network sees: room for rotation, scale and shift."""
@@ -93,17 +94,42 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
 
 
-def epoch_batches(count: int, batch: int, seed: int, epoch: int, *, rank: int = 0, world: int = 1) -> Iterator[Tensor]:
+def epoch_batches(
+    count: int, batch: int, seed: int, epoch: int, *, steps: int | None = None, rank: int = 0, world: int = 1
+) -> Iterator[Tensor]:
     """Indices of each step's faces for one of ``world`` processes; the incomplete last batch is dropped.
 
-    A set smaller than one batch makes one batch of the whole set.
+    A set smaller than one batch makes one batch of the whole set. With ``steps``, an epoch has that many steps of
+    whole batches, taken from :func:`endless_batch` where the epoch before left off.
     """
+    if steps is not None:
+        for index in range(steps):
+            yield endless_batch(count, batch, seed, epoch * steps + index)[rank::world]
+        return
     order = epoch_order(count, seed, epoch)
     batch = min(batch, count)
     for start in range(0, count - batch + 1, batch):
         yield order[start : start + batch][rank::world]
 
 
+def endless_batch(count: int, batch: int, seed: int, step: int) -> Tensor:
+    """The faces (batch,) of one step, if permutations of all faces followed each other without an end."""
+    first = step * batch
+    rounds = range(first // count, (first + batch - 1) // count + 1)
+    order = torch.cat([epoch_order(count, seed, number) for number in rounds])
+    return order[first % count :][:batch]
+
+
 def steps_per_epoch(count: int, batch: int) -> int:
-    """How many batches :func:`epoch_batches` yields."""
+    """How many batches :func:`epoch_batches` yields by itself."""
     return count // min(batch, count)
+
+
+def centre_crops(faces: FaceStore, chosen: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Stored faces as prediction crops them: no augmentation. Pictures (n, 3, size, size) and landmarks (n, M, 2)."""
+    device = faces.pictures.device
+    chosen = chosen.to(device)
+    matrices = middle(len(chosen), faces.pictures.shape[-1], size).to(device)
+    still = torch.zeros(len(chosen), dtype=torch.bool, device=device)
+    identity = torch.arange(faces.landmarks.shape[1], device=device)
+    return cut(faces.pictures[chosen], matrices, size), move_points(faces.landmarks[chosen], matrices, still, identity)

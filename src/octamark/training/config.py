@@ -25,6 +25,7 @@ class Data(_Section):
     split: str = "train"
     validation: str = Field("splits/val.txt", description="faces left out of training, relative to the data folder")
     margin: float = Field(1.25, gt=1.0, le=3.0, description="side of the crop over the longer side of the landmark box")
+    share: float = Field(1.0, gt=0.0, le=1.0, description="share of the training faces, drawn by the recipe's seed")
 
 
 class Network(_Section):
@@ -80,11 +81,39 @@ class Optimiser(_Section):
     ema: float = Field(0.998, ge=0.0, lt=1.0, description="decay of the moving average, per step")
 
 
+class Adversary(_Section):
+    """The source's adversary; see octamark.training.adversary."""
+
+    weight: float = Field(0.05, gt=0.0, description="lambda of the source's equation 5")
+    warm_up: float = Field(0.1, ge=0.0, lt=1.0, description="share of the run's steps in which the weight rises from 0")
+    learning_rate: float = Field(2e-4, gt=0.0, description="of the discriminator's Adam")
+    width: int = Field(32, ge=4, le=512, description="channels of the discriminator's first layer")
+
+
+class Teacher(_Section):
+    """The mean teacher; see octamark.training.teacher."""
+
+    weight: float = Field(1.0, gt=0.0)
+    warm_up: float = Field(0.1, ge=0.0, lt=1.0, description="share of the run's steps in which the weight rises from 0")
+    trust: float = Field(1.0, gt=0.0, description="the teacher's spread at which a point counts half, heatmap pixels")
+
+
+class Unlabelled(_Section):
+    """How faces without labels are learned from; see octamark.training.semi_supervised."""
+
+    batch: int = Field(16, ge=1, description="unlabelled faces a step, over all processes")
+    adversary: Adversary | None = None
+    teacher: Teacher | None = None
+
+
 class Stage(_Section):
     """One pass of training at one input size; stages follow each other (progressive resizing)."""
 
     size: int = Field(256, ge=32, multiple_of=32, description="side of the input, pixels")
     epochs: int = Field(ge=1)
+    steps_per_epoch: int | None = Field(
+        None, ge=1, description="in place of one pass over the faces, which then follow each other without an end"
+    )
     batch: int = Field(16, ge=1, description="pictures a step, over all processes")
     learning_rate: float = Field(2e-3, gt=0.0)
     warm_up: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps with a rising rate")
@@ -103,6 +132,14 @@ class Config(_Section):
     augment: Augment = Augment()
     optimiser: Optimiser = Optimiser()
     stages: tuple[Stage, ...] = Field(min_length=1)
+    unlabelled: Unlabelled | None = None
+    init: str | None = Field(None, description="released model or checkpoint (.safetensors) to start from")
+
+    @model_validator(mode="after")
+    def _teacher_has_spreads(self) -> Config:
+        if self.unlabelled is not None and self.unlabelled.teacher is not None and self.loss.name != "laplace_kl":
+            raise ValueError("unlabelled.teacher weighs points by their spreads, which only loss laplace_kl trains")
+        return self
 
 
 def parse(table: dict[str, Any], source: str) -> Config:
@@ -140,11 +177,15 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "augment": Augment,
     "optimiser": Optimiser,
     "stages": Stage,
+    "unlabelled": Unlabelled,
+    "adversary": Adversary,
+    "teacher": Teacher,
 }
 
 
 def _allowed(place: tuple[str | int, ...]) -> list[str]:
-    return list(_SECTIONS[str(place[0])].model_fields if place else Config.model_fields)
+    names = [part for part in place if isinstance(part, str)]
+    return list(_SECTIONS[names[-1]].model_fields if names else Config.model_fields)
 
 
 def load(path: Path) -> Config:

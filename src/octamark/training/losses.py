@@ -10,7 +10,9 @@ from torch import Tensor
 from octamark.nets.heatmaps import Points
 
 
-def laplace_kl(points: Points, target: Tensor, target_scale: float = 1.0) -> Tensor:
+def laplace_kl(
+    points: Points, target: Tensor, target_scale: float | Tensor = 1.0, weight: float | Tensor = 1.0
+) -> Tensor:
     """KL(Laplace(s~, b) || Laplace(s, t)) in closed form, per axis, averaged.
 
     With d = s~ - s and t = ``target_scale``: (b exp(-|d|/b) + |d|) / t + ln(t / b) - 1. For t = 1 this is the loss
@@ -20,6 +22,8 @@ def laplace_kl(points: Points, target: Tensor, target_scale: float = 1.0) -> Ten
     Args:
         points: (n, M, 2) positions s~ and spreads b, heatmap pixels.
         target: (n, M, 2) true positions s, heatmap pixels.
+        target_scale: t, heatmap pixels; a tensor that broadcasts to (n, M, 2) gives every point its own.
+        weight: of each term in the mean; broadcasts likewise.
 
     Returns:
         A scalar, at least 0.
@@ -27,7 +31,7 @@ def laplace_kl(points: Points, target: Tensor, target_scale: float = 1.0) -> Ten
     distance = (points.position - target).abs()
     spread = points.spread.clamp_min(1e-4)
     kl = (spread * torch.exp(-distance / spread) + distance) / target_scale + torch.log(target_scale / spread) - 1
-    return kl.mean()
+    return (kl * weight).mean()
 
 
 def sam(points: Points, target: Tensor, target_scale: float = 1.0) -> Tensor:

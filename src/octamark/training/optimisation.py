@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from octamark.training.config import Optimiser, Stage
 
@@ -25,6 +26,24 @@ def learning_rate(stage: Stage, step: int, steps: int) -> float:
         return stage.learning_rate * (step + 1) / warm
     share = (step - warm) / max(1, steps - warm)
     return stage.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def moments(optimiser: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+    """What an optimiser remembers of each parameter, as ``name/moment``, for a checkpoint."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in network.named_parameters()
+        for key, value in optimiser.state[parameter].items()
+    }
+
+
+def set_moments(optimiser: torch.optim.Optimizer, network: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Give back what :func:`moments` took."""
+    parameters = dict(network.named_parameters())
+    for key, value in saved.items():
+        name, moment = key.rsplit("/", 1)
+        like = parameters[name]
+        optimiser.state[like][moment] = value if moment == "step" else value.to(like.device)
 
 
 class ExponentialAverage:

@@ -23,7 +23,7 @@ from octamark.nets.network import OctaveNetwork
 from octamark.training import checkpoints
 from octamark.training.calibration import cross_fitted, detected_boxes, fit_calibration, fit_crop_rule
 from octamark.training.config import Config, parse
-from octamark.training.trainer import network_config
+from octamark.training.starting import network_config
 from octamark.weights import ModelCard
 from octamark.weights.calibration import Calibration
 
@@ -71,8 +71,11 @@ def release(
     """
     network, config, meta = load_network(run)
     one = layout(config.layout)
-    training, validation = training_and_validation(config.data, data, one)
+    training, validation = training_and_validation(config.data, data, one, config.seed)
     size, margin = config.stages[-1].size, config.data.margin
+    learned, terms = f"300W {config.data.split}, {len(training)} faces ({len(validation)} held out)", TERMS_300W
+    if "unlabelled" in meta:
+        learned, terms = f"{learned}; without labels: {meta['unlabelled']}", f"{terms}; and those of the unlabelled"
     steps = len(training) + len(validation)
     done = 0
 
@@ -92,8 +95,8 @@ def release(
         calibration=Calibration.identity(one.count),
         normaliser="inter-ocular",
         scores={},
-        training_data=f"300W {config.data.split}, {len(training)} faces ({len(validation)} held out)",
-        terms=TERMS_300W,
+        training_data=learned,
+        terms=terms,
         recipe=config.model_dump(mode="json"),
         version=__version__,
     )

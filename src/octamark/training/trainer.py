@@ -8,49 +8,36 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 import math
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from torch import Tensor
 
 from octamark import metrics
 from octamark.datasets import Sample
-from octamark.errors import ConfigError, DeviceError, OutputError, TrainingError
+from octamark.errors import ConfigError, OutputError, TrainingError
 from octamark.imaging import write_atomically
 from octamark.layouts import Layout, layout
 from octamark.nets import heatmaps
-from octamark.nets.network import STRIDE, WIDTHS, NetworkConfig, OctaveNetwork
+from octamark.nets.network import STRIDE
 from octamark.training import checkpoints
-from octamark.training.augment import augment, cut, move_points, similarity
-from octamark.training.batches import FaceStore, epoch_batches, steps_per_epoch
-from octamark.training.config import Augment, Config, Stage, parse
+from octamark.training.augment import augment
+from octamark.training.batches import FaceStore, centre_crops, epoch_batches, steps_per_epoch
+from octamark.training.config import Config, Stage, parse
+from octamark.training.device import launch
 from octamark.training.losses import LOSSES
-from octamark.training.optimisation import ExponentialAverage, adamw, learning_rate
+from octamark.training.optimisation import ExponentialAverage, adamw, learning_rate, moments, set_moments
+from octamark.training.starting import starting_network
 
 COLUMNS = ("epoch", "stage", "size", "learning_rate", "loss", "validation_nme", "validation_fr8", "seconds")
-
-
-def network_config(config: Config) -> NetworkConfig:
-    """The network's shape from a recipe."""
-    shape = config.network
-    return NetworkConfig(
-        landmarks=layout(config.layout).count,
-        width=WIDTHS[shape.size],
-        alpha=shape.alpha,
-        upsample=shape.upsample,
-        attention=shape.attention,
-        stem=shape.stem,
-    )
+"""Of ``log.csv``; a semi-supervised run's has more."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +54,10 @@ class Epoch:
 
 class Watcher:
     """What a caller sees of a run; the command line draws progress bars from it. Does nothing by itself."""
+
+    def finding(self, done: int, total: int) -> None: ...
+
+    def found(self, counts: str) -> None: ...
 
     def loading(self, done: int, total: int) -> None: ...
 
@@ -92,7 +83,10 @@ class Trainer:
         OutputError: ``out`` holds a run already and ``resume`` is false, or cannot be made.
         ConfigError: ``resume`` with another recipe than the run's, nothing to resume, or too small a batch.
         DeviceError: a device that is unknown or not there.
+        WeightsError: the recipe's ``init`` names no checkpoint, or one of another network.
     """
+
+    columns: tuple[str, ...] = COLUMNS
 
     def __init__(
         self,
@@ -114,7 +108,7 @@ class Trainer:
             raise OutputError(f"{out}: holds a run already; --resume goes on with it, or choose another folder")
         if resume and not self.last.exists():
             raise ConfigError(f"{out}: nothing to resume, no last.safetensors there")
-        self.fabric = _fabric(device)
+        self.fabric = launch(device)
         self._check_batches()
         self.watcher = watcher if watcher is not None and self.fabric.is_global_zero else Watcher()
         try:
@@ -122,18 +116,23 @@ class Trainer:
         except OSError as error:
             raise OutputError(f"{out}: cannot be made ({error.strerror})") from error
         torch.manual_seed(config.seed)
-        self.network = OctaveNetwork(network_config(config)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model, self.optimiser = self.fabric.setup(self.network, adamw(self.network, config.optimiser))
-        self.average = ExponentialAverage(self.network, config.optimiser.ema)
+        self._build()
         self.epoch, self.best = 0, math.inf
         self.rows: list[dict[str, Any]] = []
         if resume:
             self._resume()
 
+    def _build(self) -> None:
+        config = self.config
+        self.network = starting_network(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model, self.optimiser = self.fabric.setup(self.network, adamw(self.network, config.optimiser))
+        self.average = ExponentialAverage(self.network, config.optimiser.ema)
+
     def _check_batches(self) -> None:
         world = self.fabric.world_size
         for index, stage in enumerate(self.config.stages):
-            share = min(stage.batch, len(self.samples)) // world
+            faces = len(self.samples) if stage.steps_per_epoch is None else stage.batch
+            share = min(stage.batch, faces) // world
             if share < 1 or (share < 2 and stage.size == 32):  # normalising one value per channel is impossible
                 raise ConfigError(
                     f"stages.{index}.batch: {stage.batch} of {len(self.samples)} faces over {world} processes is too "
@@ -144,8 +143,7 @@ class Trainer:
         """Train to the end of the last stage; returns the best validation NME (a fraction)."""
         store, validation = self._load()
         total = sum(stage.epochs for stage in self.config.stages)
-        per_stage = [stage.epochs * steps_per_epoch(len(store), stage.batch) for stage in self.config.stages]
-        self.watcher.started(sum(per_stage), self._steps_done(len(store)))
+        self.watcher.started(self._steps(total), self._steps(self.epoch))
         logger = (
             TensorBoardLogger(str(self.out), name="tensorboard", version="") if self.fabric.is_global_zero else None
         )
@@ -156,7 +154,7 @@ class Trainer:
                 faces, held_out = store.resized(stage.size).to(place), validation.resized(stage.size).to(place)
             while self.epoch < last:
                 began = time.monotonic()
-                loss = self._train_epoch(faces, stage, self.epoch - first, self.epoch)
+                means = self._train_epoch(faces, stage, self.epoch - first, self.epoch)
                 nme, failures = self.validate(held_out, stage.size)
                 if self.epoch == first:  # the best epoch is one of the last stage, at the size that ships
                     self.best = math.inf
@@ -164,54 +162,80 @@ class Trainer:
                 is_best = nme < self.best
                 self.best = min(self.best, nme)
                 rate = self.optimiser.param_groups[0]["lr"]
-                values = (self.epoch, index, stage.size, rate, loss, nme, failures, time.monotonic() - began)
-                self.rows.append(dict(zip(COLUMNS, values, strict=True)))
+                scores = {"learning_rate": rate, **means, "validation_nme": nme, "validation_fr8": failures}
+                row = {"epoch": self.epoch, "stage": index, "size": stage.size, **scores}
+                self.rows.append({**row, "seconds": time.monotonic() - began})
                 if logger is not None:
-                    logger.log_metrics(dict(zip(COLUMNS[3:7], values[3:7], strict=True)), step=self.epoch)
+                    logger.log_metrics(scores, step=self.epoch)
                     self._save(is_best)
                 self.fabric.barrier()
-                self.watcher.finished_epoch(Epoch(self.epoch, total, loss, nme, failures, self.best))
+                self.watcher.finished_epoch(Epoch(self.epoch, total, means["loss"], nme, failures, self.best))
             first = last
         if logger is not None:
             logger.finalize("success")
         return self.best
 
-    def _train_epoch(self, faces: FaceStore, stage: Stage, stage_epoch: int, epoch: int) -> float:
+    def _train_epoch(self, faces: FaceStore, stage: Stage, stage_epoch: int, epoch: int) -> dict[str, float]:
+        """One epoch; means of what the log tells of it, by column."""
         config, loss_of = self.config, LOSSES[self.config.loss.name]
-        rank, world = self.fabric.global_rank, self.fabric.world_size
-        steps = steps_per_epoch(len(faces), stage.batch)
+        steps = stage.steps_per_epoch or steps_per_epoch(len(faces), stage.batch)
         self.model.train()
         total = torch.zeros((), device=self.fabric.device)
-        batches = epoch_batches(len(faces), stage.batch, config.seed, epoch, rank=rank, world=world)
-        for index, chosen in enumerate(batches):
-            generator = torch.Generator().manual_seed(((config.seed * 10_007 + epoch) * 10_007 + index) * 64 + rank)
-            chosen = chosen.to(self.fabric.device)
-            pictures, landmarks = augment(
-                faces.pictures[chosen],
-                faces.landmarks[chosen],
-                config=config.augment,
-                mirror=self.mirror,
-                size=stage.size,
-                generator=generator,
-            )
-            for group in self.optimiser.param_groups:
-                group["lr"] = learning_rate(stage, stage_epoch * steps + index, stage.epochs * steps)
+        for index, chosen in enumerate(self._batches(faces, stage, epoch)):
+            generator = self._generator(epoch, index)
+            pictures, landmarks = self._labelled(faces, chosen, stage, generator)
+            self._set_rate(learning_rate(stage, stage_epoch * steps + index, stage.epochs * steps))
             maps = self.model(pictures.contiguous(memory_format=torch.channels_last))  # n, M, h/4, w/4
             points = heatmaps.decode(heatmaps.probabilities(maps, config.loss.beta))
             target = heatmaps.to_heatmap_pixels(landmarks, STRIDE)
             loss = loss_of(points, target, stage.target_scale or config.loss.target_scale)
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"epoch {epoch + 1}, step {index + 1}: the loss is not finite; try a lower learning_rate"
-                )
-            self.fabric.backward(loss)
-            self.fabric.clip_gradients(self.model, self.optimiser, max_norm=config.optimiser.clip)
-            self.optimiser.step()
-            self.optimiser.zero_grad()
-            self.average.update(self.network)
+            self._descend(loss, epoch, index)
             total += loss.detach()
             self.watcher.stepped(float(loss.detach()))
-        mean: Tensor = self.fabric.all_reduce(total / steps)  # type: ignore[assignment]
+        return {"loss": self._mean(total / steps)}
+
+    def _batches(self, faces: FaceStore, stage: Stage, epoch: int) -> Iterator[Tensor]:
+        rank, world, steps = self.fabric.global_rank, self.fabric.world_size, stage.steps_per_epoch
+        return epoch_batches(len(faces), stage.batch, self.config.seed, epoch, steps=steps, rank=rank, world=world)
+
+    def _generator(self, epoch: int, index: int) -> torch.Generator:
+        """A step's randomness, which depends on seed, epoch, step and process alone."""
+        step = (self.config.seed * 10_007 + epoch) * 10_007 + index
+        return torch.Generator().manual_seed(step * 64 + self.fabric.global_rank)
+
+    def _labelled(
+        self, faces: FaceStore, chosen: Tensor, stage: Stage, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Augmented pictures (n, 3, size, size) and their landmarks (n, M, 2), input pixels."""
+        chosen = chosen.to(self.fabric.device)
+        return augment(
+            faces.pictures[chosen],
+            faces.landmarks[chosen],
+            config=self.config.augment,
+            mirror=self.mirror,
+            size=stage.size,
+            generator=generator,
+        )
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    def _descend(self, loss: Tensor, epoch: int, index: int) -> None:
+        """One step of the optimiser and of the moving average."""
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"epoch {epoch + 1}, step {index + 1}: the loss is not finite; try a lower learning_rate"
+            )
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.model, self.optimiser, max_norm=self.config.optimiser.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.average.update(self.network)
+
+    def _mean(self, value: Tensor) -> float:
+        """Over all processes."""
+        mean: Tensor = self.fabric.all_reduce(value)  # type: ignore[assignment]
         return float(mean)
 
     @torch.no_grad()
@@ -247,38 +271,41 @@ class Trainer:
             FaceStore.load(self.validation_samples, size, margin, advance=advance),
         )
 
-    def _steps_done(self, faces: int) -> int:
-        steps, left = 0, self.epoch
+    def _steps(self, epochs: int) -> int:
+        """Steps of the first so many epochs."""
+        steps = 0
         for stage in self.config.stages:
-            steps += min(left, stage.epochs) * steps_per_epoch(faces, stage.batch)
-            left -= min(left, stage.epochs)
+            done = min(epochs, stage.epochs)
+            steps += done * (stage.steps_per_epoch or steps_per_epoch(len(self.samples), stage.batch))
+            epochs -= done
         return steps
 
-    def _save(self, is_best: bool) -> None:
-        weights = self.network.state_dict()
-        by_id = {id(parameter): name for name, parameter in self.network.named_parameters()}
-        moments = {
-            f"{by_id[id(parameter)]}/{key}": value
-            for parameter, state in self.optimiser.state.items()
-            for key, value in state.items()
-        }
-        assert len(moments) == 3 * len(by_id)
-        meta = {
+    def _groups(self) -> dict[str, dict[str, Tensor]]:
+        """All tensors that resuming needs."""
+        kept = moments(self.optimiser, self.network)
+        return {"weights": self.network.state_dict(), "ema": self.average.state, "moments": kept}
+
+    def _meta(self) -> dict[str, Any]:
+        """All else."""
+        return {
             "config": self.config.model_dump(mode="json"),
             "epoch": self.epoch,
             "best_nme": self.best,
             "average_updates": self.average.updates,
             "rows": self.rows,
         }
+
+    def _save(self, is_best: bool) -> None:
+        meta = self._meta()
         table = io.StringIO()
-        writer = csv.DictWriter(table, COLUMNS)
+        writer = csv.DictWriter(table, self.columns)
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.out / "log.csv", table.getvalue().encode())
         write_atomically(self.out / "config.json", self.config.model_dump_json(indent=2).encode())
         if is_best:
             checkpoints.save(self.out / "best.safetensors", {"ema": self.average.state}, meta)
-        checkpoints.save(self.last, {"weights": weights, "ema": self.average.state, "moments": moments}, meta)
+        checkpoints.save(self.last, self._groups(), meta)
 
     def _resume(self) -> None:
         groups, meta = checkpoints.load(self.last)
@@ -289,47 +316,12 @@ class Trainer:
                 f"{self.out}: was started with another recipe; resume with its own ({self.out}/config.json), "
                 "or with stages added at its end"
             )
+        self._restore(groups)
+        self.average.updates = meta["average_updates"]
+        self.epoch, self.best, self.rows = meta["epoch"], meta["best_nme"], meta["rows"]
+
+    def _restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
         checkpoints.fill(self.network, groups.get("weights", {}), self.last)
         for name, value in groups["ema"].items():
             self.average.state[name].copy_(value)
-        self.average.updates = meta["average_updates"]
-        self.epoch, self.best, self.rows = meta["epoch"], meta["best_nme"], meta["rows"]
-        parameters = dict(self.network.named_parameters())
-        for key, value in groups["moments"].items():
-            name, moment = key.rsplit("/", 1)
-            like = parameters[name]
-            self.optimiser.state[like][moment] = value if moment == "step" else value.to(like.device)
-
-
-def centre_crops(faces: FaceStore, chosen: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Stored faces as prediction crops them: no augmentation. Pictures (n, 3, size, size) and landmarks (n, M, 2)."""
-    device = faces.pictures.device
-    chosen = chosen.to(device)
-    still = Augment(rotation=0.0, scale=0.0, shift=0.0, mirror=0.0)
-    generator = torch.Generator().manual_seed(0)
-    matrices, mirrored = similarity(still, len(chosen), faces.pictures.shape[-1], size, generator)
-    matrices = matrices.to(device)
-    pictures = cut(faces.pictures[chosen], matrices, size)
-    identity = torch.arange(faces.landmarks.shape[1], device=device)
-    return pictures, move_points(faces.landmarks[chosen], matrices, mirrored.to(device), identity)
-
-
-def _fabric(device: str) -> Fabric:
-    """Fabric in bfloat16 on the asked device; under torchrun with as many processes as it started."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise DeviceError(f"unknown device {device!r}; devices: auto, cpu, cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("device cuda: no CUDA device here; use cpu or auto")
-    accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    strategy = "ddp" if world > 1 else "auto"
-    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=int(os.environ.get("LOCAL_WORLD_SIZE", world)),
-        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
-        strategy=strategy,
-        precision="bf16-mixed",
-    )
-    fabric.launch()
-    return fabric
+        set_moments(self.optimiser, self.network, groups["moments"])

@@ -1,0 +1,325 @@
+"""The controlled comparisons of docs/results.md: configs/experiments/*.toml, one run after the other, resumable.
+
+    python benchmarks/experiments.py list                                       # what there is, done and to do
+    python benchmarks/experiments.py run --data PATH/TO/300w --unlabelled FACES  # goes on where it was stopped
+    python benchmarks/experiments.py sizes                                      # parameters, bytes, ms of each width
+    python benchmarks/experiments.py report                                     # docs/results.md from the logs at hand
+
+A table's rows and columns each change the recipe configs/experiments/base.toml; equal recipes of different tables are
+one run. Runs go by ``turn``, then by seed. A finished run (scores.json) is skipped, a stopped one resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import fcntl
+import hashlib
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from octamark.imaging import write_atomically, write_picture
+
+ROOT = Path(__file__).parent.parent
+TABLES = ROOT / "configs" / "experiments"
+ORDER = ("labels", "loss", "beta", "target_scale", "width")
+SIZE = 128
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recipe and where its run lives."""
+
+    runs: Path
+    label: str
+    recipe: dict[str, Any]
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.recipe, sort_keys=True).encode()).hexdigest()[:8]
+
+    @cached_property
+    def folder(self) -> Path:
+        """Named for people, found by the recipe's digest."""
+        slug = re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
+        return next(self.runs.glob(f"*-{self.digest}"), self.runs / f"{slug}-{self.digest}")
+
+    @cached_property
+    def log(self) -> list[dict[str, float]]:
+        path = self.folder / "log.csv"
+        if not path.is_file():
+            return []
+        with path.open() as file:
+            return [{key: float(value or 0) for key, value in row.items()} for row in csv.DictReader(file)]
+
+    @cached_property
+    def scores(self) -> dict[str, Any] | None:
+        """What a finished run came to, None for one that is not finished."""
+        path = self.folder / "scores.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place of a table: the same recipe with one or more seeds."""
+
+    turn: int
+    row: str
+    column: str
+    runs: tuple[Run, ...]
+
+    def values(self, name: str) -> dict[int, float]:
+        """A score by seed, of the finished runs."""
+        return {run.recipe["seed"]: run.scores[name] for run in self.runs if run.scores is not None}
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    title: str
+    axis: str
+    plot: str
+    rows: list[str]
+    columns: list[str]
+    cells: dict[tuple[str, str], Cell]
+
+
+def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in change.items():
+        out[key] = merged(out.get(key, {}), value) if isinstance(value, dict) else value
+    return out
+
+
+def tables(runs: Path) -> Iterator[Table]:
+    base = tomllib.loads((TABLES / "base.toml").read_text())
+    for name in ORDER:
+        one = tomllib.loads((TABLES / f"{name}.toml").read_text())
+        cells = {}
+        for row in one["rows"]:
+            for column in one["columns"]:
+                recipe = merged(merged(base, row.get("change", {})), column.get("change", {}))
+                label = f"{name} {row['name']} {column['name']}"
+                made = tuple(
+                    Run(runs, f"{label} s{seed}", {**recipe, "seed": seed}) for seed in range(row.get("seeds", 1))
+                )
+                cells[row["name"], column["name"]] = Cell(row["turn"], row["name"], column["name"], made)
+        heads = ([part["name"] for part in one[key]] for key in ("rows", "columns"))
+        yield Table(name, one["title"], one["axis"], one["plot"], *heads, cells)
+
+
+def in_turn(runs: Path) -> list[Run]:
+    """Every run once, in the order they should be made."""
+    wanted = [
+        (cell.turn, seed, run) for table in tables(runs) for cell in table.cells.values()
+        for seed, run in enumerate(cell.runs)
+    ]  # fmt: skip
+    once: dict[str, Run] = {}
+    for _, _, run in sorted(wanted, key=lambda entry: entry[:2]):
+        once.setdefault(run.digest, run)
+    return list(once.values())
+
+
+def state(run: Run) -> str:
+    total = sum(stage["epochs"] for stage in run.recipe["stages"])
+    return "done" if run.scores else f"{len(run.log)}/{total} epochs" if run.log else "to do"
+
+
+def run_all(runs: Path, data: Path, faces: Path, only: str | None, hours: float) -> None:
+    end = time.monotonic() + hours * 3600
+    for run in in_turn(runs):
+        if run.scores is not None or (only is not None and not re.search(only, run.label)):
+            continue
+        if time.monotonic() > end:
+            print("time is up")
+            return
+        print(f"{time.strftime('%H:%M')}  {run.label}: {state(run)}", flush=True)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        recipe = run.folder / "recipe.json"
+        write_atomically(recipe, json.dumps(run.recipe, indent=2).encode())
+        command = [
+            sys.executable,
+            "-m",
+            "octamark",
+            "train",
+            str(recipe),
+            "--data",
+            str(data),
+            "--out",
+            str(run.folder),
+        ]
+        command += ["--device", "cpu"]
+        command += ["--unlabelled", str(faces)] if "unlabelled" in run.recipe else []
+        command += ["--resume"] if (run.folder / "last.safetensors").exists() else []
+        with (run.folder / "output.txt").open("a") as output:
+            try:  # held by the run itself for as long as it lives, also when this script was killed
+                fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("  runs already, elsewhere", flush=True)
+                continue
+            code = subprocess.run(command, stderr=output, stdout=output).returncode
+        if code:
+            print(f"  failed ({code}), see {run.folder / 'output.txt'}", flush=True)
+            continue
+        score(run.folder, data)
+
+
+def score(folder: Path, data: Path) -> None:
+    """Score the last epoch's averaged weights on the validation faces; draw the heatmaps of the free portrait."""
+    import torch
+
+    from octamark.datasets.load import training_and_validation
+    from octamark.layouts import layout
+    from octamark.metrics import failure_rate, nme
+    from octamark.nets import heatmaps
+    from octamark.nets.network import STRIDE, OctaveNetwork
+    from octamark.training import checkpoints
+    from octamark.training.batches import FaceStore, centre_crops
+    from octamark.training.config import parse
+    from octamark.training.starting import network_config
+
+    groups, meta = checkpoints.load(folder / "last.safetensors")
+    config = parse(meta["config"], str(folder))
+    network = OctaveNetwork(network_config(config)).eval()
+    checkpoints.fill(network, groups["ema"], folder)
+    _, held_out = training_and_validation(config.data, data, layout(config.layout), config.seed)
+    store = FaceStore.load(held_out, SIZE, config.data.margin)
+    errors, spreads, entropies = [], [], []
+    with torch.no_grad():
+        for first in range(0, len(store), 32):
+            pictures, truth = centre_crops(store, torch.arange(first, min(first + 32, len(store))), SIZE)
+            p = heatmaps.probabilities(network(pictures), config.loss.beta)
+            points = heatmaps.decode(p)
+            found = heatmaps.to_input_pixels(points, STRIDE).position
+            errors.append(nme(found.numpy(), truth.numpy(), layout(config.layout)))
+            spreads.append(points.spread.mean(dim=(1, 2)))
+            entropies.append(torch.special.entr(p).sum(dim=(2, 3)).mean(dim=1))
+        crop = torch.from_numpy(portrait())
+        maps = heatmaps.probabilities(network(crop.permute(2, 0, 1)[None] / 255), config.loss.beta)[0].numpy()
+    write_picture(folder / "heatmaps.png", glowing(crop.numpy(), maps))
+    joined = np.concatenate(errors)
+    scores = {
+        "nme": float(joined.mean()),
+        "best": min(row["validation_nme"] for row in meta["rows"]),
+        "failures": failure_rate(joined),
+        "entropy": float(torch.cat(entropies).mean()),
+        "spread": float(torch.cat(spreads).mean()),
+        "seconds": sum(row["seconds"] for row in meta["rows"]),
+        "faces": len(joined),
+        "unlabelled": meta.get("unlabelled"),
+    }
+    write_atomically(folder / "scores.json", json.dumps(scores, indent=2).encode())
+
+
+def portrait() -> np.ndarray:
+    """The crop (128, 128, 3) of scikit-image's public-domain portrait that a released model would read."""
+    import importlib.util
+
+    import octamark
+    from octamark.geometry import crop, crop_transform, detector_squares
+
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise SystemExit("error: the portrait comes with scikit-image: pip install --no-deps scikit-image")
+    picture = octamark.read_picture(Path(spec.origin).parent / "data" / "astronaut.png")
+    boxes, _ = octamark.FaceDetector()(picture)
+    rule = octamark.load("small").card.crop
+    square = detector_squares(boxes[:1], rule.detector_scale, rule.detector_shift)[0]
+    return crop(picture, crop_transform(square, SIZE), SIZE)
+
+
+def glowing(crop: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """Heatmaps (M, h, w) of a crop over it, three times enlarged."""
+    import dataclasses
+
+    import cv2
+
+    from octamark.drawing import heatmap_picture
+    from octamark.faces import Faces
+    from octamark.layouts import layout
+
+    large = cv2.resize(crop, (3 * SIZE, 3 * SIZE), interpolation=cv2.INTER_CUBIC)
+    one = Faces.empty(layout("ibug68"), (3 * SIZE, 3 * SIZE))
+    points = np.zeros((1, 68, 2), np.float32)
+    matrix = np.array([[[3.0, 0.0, 1.0], [0.0, 3.0, 1.0]]])
+    one = dataclasses.replace(one, landmarks=points, crops=matrix, heatmaps=maps[None])
+    return heatmap_picture(large, one)
+
+
+def sizes(runs: Path) -> None:
+    """Parameters, bytes and milliseconds (one thread, one face, the median of calls in turn) of each width."""
+    import onnxruntime
+
+    from octamark.nets.network import WIDTHS, NetworkConfig, OctaveNetwork
+    from octamark.nets.sizes import untrained_onnx
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    found, sessions = {}, {}
+    for name, width in WIDTHS.items():
+        network = OctaveNetwork(NetworkConfig(width=width)).eval()
+        onnx = untrained_onnx(name, network, SIZE)
+        found[name] = {"parameters": sum(p.numel() for p in network.parameters()), "bytes": len(onnx)}
+        sessions[name] = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    crops = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3)).astype(np.uint8)
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(20):
+        for name, session in sessions.items():
+            for call in range(6):
+                start = time.perf_counter()
+                session.run(None, {"crops": crops})
+                if call:
+                    times[name].append((time.perf_counter() - start) * 1000)
+    for name, values in times.items():
+        found[name]["ms"] = statistics.median(values)
+    runs.mkdir(parents=True, exist_ok=True)
+    write_atomically(runs / "sizes.json", json.dumps(found, indent=2).encode())
+    print(json.dumps(found, indent=2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=["list", "run", "sizes", "report"])
+    parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="where the runs live")
+    parser.add_argument("--data", type=Path, help="300W")
+    parser.add_argument("--unlabelled", type=Path, help="what octamark crops wrote")
+    parser.add_argument("--only", help="run those alone whose label matches this expression, such as '^labels 10 %%'")
+    parser.add_argument("--hours", type=float, default=1e6, help="start no run after so long")
+    asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill takes the training run with it
+    if asked.verb == "list":
+        for run in in_turn(asked.runs):
+            print(f"{state(run):>14}  {run.label}  ({run.folder.name})")
+    elif asked.verb == "run":
+        if asked.data is None or asked.unlabelled is None:
+            parser.error("run needs --data and --unlabelled")
+        run_all(asked.runs, asked.data, asked.unlabelled, asked.only, asked.hours)
+    elif asked.verb == "sizes":
+        sizes(asked.runs)
+    else:
+        from results import report
+
+        print(report(list(tables(asked.runs)), asked.runs, ROOT / "docs"))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; the next call goes on from the last whole epoch") from None

@@ -1,0 +1,202 @@
+"""docs/results.md, its plots and docs/results/runs.csv, from the logs of experiments.py alone; dashes for gaps."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from octamark.imaging import read_picture, write_atomically, write_picture
+
+if TYPE_CHECKING:
+    from experiments import Cell, Table
+
+DASH = "-"
+MEASURES: dict[str, tuple[str, float, int]] = {
+    "nme": ("NME, %", 100, 2),
+    "best": ("best epoch, %", 100, 2),
+    "failures": ("failures at 8 %, %", 100, 1),
+    "entropy": ("entropy, nats", 1, 2),
+    "spread": ("spread, heatmap pixels", 1, 2),
+}
+
+HEAD = """# Results of controlled comparisons
+
+Written by `python benchmarks/experiments.py report` from the logs of {done} of {total} runs; a dash: not made yet.
+
+Unless a table says otherwise: `tiny` at 128x128, LaplaceKL, beta 1, target scale 0.5, 3,000 steps of 16 labelled faces
+whatever their number (`configs/experiments/base.toml`), and one learning rate for all.
+
+- **NME**: inter-ocular, %, on the {faces} faces of 300W's validation split, crops from labels, of the averaged weights
+  after the last epoch, so that no epoch was chosen; *best epoch* is the least of 20, chosen on those same faces.
+- *a ± b (n)*: mean and standard deviation of n seeds; a seed draws weights, order, augmentation and the share of the
+  labels. A figure without ± is one seed: no difference smaller than the ± of its neighbours means anything.
+- **Entropy** of the heatmaps, mean over points and faces: how scattered they are (1,024 places, at most 6.93 nats).
+- Faces without labels: {unlabelled}.
+"""
+
+
+def report(tables: Sequence[Table], runs: Path, docs: Path) -> str:
+    """Write the page and its pictures; returns what was written."""
+    (docs / "results").mkdir(parents=True, exist_ok=True)
+    every = {run.digest: run for table in tables for cell in table.cells.values() for run in cell.runs}
+    finished = [run for run in every.values() if run.scores is not None]
+    met = sorted({run.scores["unlabelled"] for run in finished if run.scores and run.scores["unlabelled"]})
+    faces = sorted({run.scores["faces"] for run in finished if run.scores})
+    text = HEAD.format(
+        done=len(finished),
+        total=len(every),
+        faces=" or ".join(map(str, faces)) or DASH,
+        unlabelled="; or: ".join(one.replace("; ", ";\n  ") for one in met) or DASH,
+    )
+    notes = runs / "notes.md"  # what logs cannot tell, such as where the unlabelled pictures come from
+    text += (notes.read_text() if notes.is_file() else "") + "\n"
+    sizes = json.loads((runs / "sizes.json").read_text()) if (runs / "sizes.json").is_file() else {}
+    for table in tables:
+        text += f"## {table.title}\n\n" + _body(table, sizes)
+        path = docs / "results" / f"{table.name}.png"
+        if PLOTS[table.plot](table, sizes, path):
+            text += f"![{table.title}](results/{path.name})\n\n"
+    write_atomically(docs / "results.md", (text.rstrip() + "\n").encode())
+    rows = [
+        {"run": run.folder.name, "recipe": json.dumps(run.recipe, sort_keys=True), **(run.scores or {})}
+        for run in finished
+    ]
+    write_atomically(docs / "results" / "runs.csv", _csv(rows).encode())
+    return f"{docs / 'results.md'}: {len(finished)} of {len(every)} runs"
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]) if rows else ["run"])
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def said(values: Sequence[float], name: str, sign: str = "") -> str:
+    """``3.91 ± 0.05 (3)`` of several, ``3.91`` of one, a dash of none."""
+    _, factor, digits = MEASURES[name]
+    if not values:
+        return DASH
+    mean = f"{factor * statistics.fmean(values):{sign}.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {factor * statistics.stdev(values):.{digits}f} ({len(values)})"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+    return "\n".join(lines) + "\n\n"
+
+
+def _body(table: Table, sizes: Mapping[str, Any]) -> str:
+    if len(table.columns) == 1:
+        head = [table.axis, *(title for title, _, _ in MEASURES.values())]
+        cells = [table.cells[row, table.columns[0]] for row in table.rows]
+        return markdown(head, [[c.row, *(said([*c.values(m).values()], m) for m in MEASURES)] for c in cells])
+    if table.plot == "sizes":
+        head = [table.axis, "parameters", "MB", "ms, one thread", *(f"NME, %, {name}" for name in table.columns)]
+        rows = []
+        for row in table.rows:
+            one = sizes.get(row.split()[0])
+            cost = [DASH] * 3
+            if one:
+                cost = [f"{one['parameters']:,}", f"{one['bytes'] / 1e6:.2f}", f"{one['ms']:.2f}"]
+            rows.append([row, *cost, *_grid(table, row, "nme")])
+        return markdown(head, rows)
+    text = ""
+    for name in ("nme", "failures"):
+        head = [f"{MEASURES[name][0]}; {table.axis}", *table.columns]
+        text += markdown(head, [[row, *_grid(table, row, name)] for row in table.rows])
+    first = table.columns[0]
+    text += f"NME minus that of *{first}* with the same seed, percentage points:\n\n"
+    rows = [
+        [row, *(said(differences(table.cells[row, name], table.cells[row, first]), "nme", "+")
+                for name in table.columns[1:])]
+        for row in table.rows
+    ]  # fmt: skip
+    return text + markdown([table.axis, *table.columns[1:]], rows)
+
+
+def differences(cell: Cell, other: Cell) -> list[float]:
+    """Paired by seed."""
+    mine, theirs = cell.values("nme"), other.values("nme")
+    return [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
+
+
+def _grid(table: Table, row: str, name: str) -> list[str]:
+    return [said([*table.cells[row, column].values(name).values()], name) for column in table.columns]
+
+
+def _axes() -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _write(figure: Any, path: Path) -> bool:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_atomically(path, buffer.getvalue())
+    return True
+
+
+def _lines(table: Table, places: Mapping[str, float], path: Path, label: str) -> bool:
+    """NME of each column over the rows' places, every seed a dot, the mean a line."""
+    figure, axes = _axes()
+    drawn = False
+    for column in table.columns:
+        found = [(x, [100 * v for v in table.cells[row, column].values("nme").values()]) for row, x in places.items()]
+        found = [(x, values) for x, values in found if values]
+        if not found:
+            continue
+        drawn = True
+        (line,) = axes.plot([x for x, _ in found], [statistics.fmean(v) for _, v in found], label=column)
+        dots = [(x, value) for x, values in found for value in values]
+        axes.plot(*zip(*dots, strict=True), "o", color=line.get_color(), markersize=4)
+    if not drawn:
+        return False
+    axes.set(xscale="log", xlabel=label, ylabel="validation NME, %, inter-ocular")
+    axes.set_xticks(list(places.values()), [row.split(" (")[0] for row in places])
+    axes.minorticks_off()
+    if len(table.columns) > 1:
+        axes.legend()
+    return _write(figure, path)
+
+
+def _labels(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
+    return _lines(table, {row: float(row.split()[0]) for row in table.rows}, path, "share of the labels")
+
+
+def _line(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
+    return _lines(table, {row: float(row) for row in table.rows}, path, table.title)
+
+
+def _sizes(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
+    places = {row: sizes[row.split()[0]]["ms"] for row in table.rows if row.split()[0] in sizes}
+    return _lines(table, places, path, "milliseconds a face, one thread, at each width")
+
+
+def _heatmaps(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
+    """The portrait under each row's first seed, side by side."""
+    files = [table.cells[row, table.columns[0]].runs[0].folder / "heatmaps.png" for row in table.rows]
+    if not all(file.is_file() for file in files):
+        return False
+    write_picture(path, np.hstack([read_picture(file) for file in files]))
+    return True
+
+
+PLOTS: dict[str, Callable[[Table, Mapping[str, Any], Path], bool]] = {
+    "labels": _labels,
+    "line": _line,
+    "sizes": _sizes,
+    "heatmaps": _heatmaps,
+}

@@ -1,0 +1,80 @@
+"""The network that a run starts with: its shape from the recipe, its weights drawn or taken from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from octamark.errors import WeightsError, listed
+from octamark.layouts import layout
+from octamark.nets.network import WIDTHS, NetworkConfig, OctaveNetwork
+from octamark.training import checkpoints
+from octamark.training.config import Config, parse
+
+RELEASES = Path("releases")
+"""Where a checkout of octamark keeps the checkpoints of its models; relative, as the wheel does not carry them."""
+
+
+def network_config(config: Config) -> NetworkConfig:
+    """The network's shape from a recipe."""
+    shape = config.network
+    return NetworkConfig(
+        landmarks=layout(config.layout).count,
+        width=WIDTHS[shape.size],
+        alpha=shape.alpha,
+        upsample=shape.upsample,
+        attention=shape.attention,
+        stem=shape.stem,
+    )
+
+
+def checkpoint_path(name: str) -> Path:
+    """The checkpoint that ``init`` names: a .safetensors file, a run's folder (its best epoch) or a released model.
+
+    Raises:
+        WeightsError: none of these; the message tells what there is.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path / "best.safetensors"
+    if path.suffix == ".safetensors":
+        return path
+    if (released := RELEASES / f"{name}.safetensors").is_file():
+        return released
+    known = listed(sorted(file.stem for file in RELEASES.glob("*.safetensors"))) or "none in this folder"
+    raise WeightsError(
+        f"init {name!r}: give a checkpoint (.safetensors), the folder of a run, or, in a checkout of octamark, the "
+        f"name of a model in {RELEASES}: {known}"
+    )
+
+
+def adaptation(init: str) -> Config:
+    """The recipe for a trained network and a user's own unlabelled faces: its own, one short stage, a mean teacher.
+
+    Raises:
+        WeightsError: as :func:`checkpoint_path`, or a damaged checkpoint.
+    """
+    path = checkpoint_path(init)
+    theirs = parse(checkpoints.load(path)[1]["config"], str(path))
+    stage = {**theirs.stages[-1].model_dump(), "epochs": 10, "learning_rate": 5e-4}
+    changes = {"name": f"{theirs.name}-adapted", "init": init, "stages": [stage], "unlabelled": {"teacher": {}}}
+    return parse({**theirs.model_dump(), **changes}, str(path))
+
+
+def starting_network(config: Config) -> OctaveNetwork:
+    """The recipe's network, with the averaged weights of the checkpoint ``config.init`` if it names one.
+
+    Raises:
+        WeightsError: no such checkpoint, a damaged one, or one of another layout or shape than the recipe's.
+    """
+    network = OctaveNetwork(network_config(config))
+    if config.init is None:
+        return network
+    path = checkpoint_path(config.init)
+    groups, meta = checkpoints.load(path)
+    theirs = parse(meta["config"], str(path))
+    if theirs.layout != config.layout or network_config(theirs) != network_config(config):
+        given, asked = ({"layout": c.layout, **c.network.model_dump()} for c in (theirs, config))
+        apart = [f"{key} {given[key]!r} (recipe: {asked[key]!r})" for key in given if given[key] != asked[key]]
+        raise WeightsError(f"{path}: cannot start this recipe, it was trained with {listed(apart)}")
+    checkpoints.fill(network, groups.get("ema", {}), path)
+    return network

@@ -1,0 +1,110 @@
+"""Unlabelled folders: every face found and framed as in training, everything else counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from octamark.errors import DataError
+from octamark.geometry import apply, crop_transform, detector_squares, invert
+from octamark.landmarker import load
+from octamark.training.batches import ROOM
+from octamark.training.unlabelled import Counts, UnlabelledFaces, collect, pictures_in, read
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, photograph: NDArray[np.uint8]) -> Path:
+    """A portrait in two sizes, one of two faces, one too small, and what a real folder has besides."""
+    root = tmp_path_factory.mktemp("own")
+    (root / "inside" / "deep").mkdir(parents=True)
+    face = photograph[:300, 70:370]
+    Image.fromarray(face).save(root / "one.png")
+    Image.fromarray(face).resize((150, 150)).save(root / "inside" / "small.JPG", quality=95)
+    Image.fromarray(np.hstack([face, face[:, ::-1]])).save(root / "inside" / "deep" / "two.png")
+    tiny = np.full((64, 64, 3), 90, np.uint8)
+    tiny[12:52, 12:52] = cv2.resize(face, (40, 40), interpolation=cv2.INTER_AREA)
+    Image.fromarray(tiny).save(root / "tiny.png")
+    Image.fromarray(np.full((80, 80, 3), 120, np.uint8)).save(root / "wall.png")
+    (root / "empty.jpg").write_bytes(b"")
+    (root / "broken.jpg").write_bytes((root / "one.png").read_bytes()[:3000])
+    (root / "notes.txt").write_text("no picture")
+    (root / ".hidden.png").write_bytes(b"")
+    return root
+
+
+def test_everything_is_found_or_counted(folder: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    faces = collect(folder, 64, 1.25, advance=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 7) for done in range(1, 8)]
+    assert faces.counts == Counts(faces=4, pictures=3, broken=1, empty=1, faceless=2, small=1)
+    assert len(faces) == 4
+    assert faces.pictures.shape == (4, 3, 205, 205)
+    assert faces.pictures.dtype == torch.uint8
+    assert "2 pictures without a face, 1 broken, 1 empty files, 1 faces under 32" in str(faces.counts)
+
+
+def test_crops_are_those_of_the_released_rule(folder: Path, tmp_path: Path) -> None:
+    """The network's crop, cut from the picture as prediction does, is the middle of the stored one."""
+    picture = np.asarray(Image.open(folder / "one.png"))
+    (tmp_path / "one.png").write_bytes((folder / "one.png").read_bytes())
+    stored = collect(tmp_path, 128, 1.25).pictures[0].permute(1, 2, 0).numpy()
+    model = load("small")
+    found = model(picture)
+    rule = model.card.crop
+    square = detector_squares(found.boxes[:1], rule.detector_scale * ROOM, rule.detector_shift)[0]
+    landmarks = apply(invert(crop_transform(square, stored.shape[0])), found.landmarks[0])
+    box = [*landmarks.min(axis=0), *landmarks.max(axis=0)]
+    assert max(box[2] - box[0], box[3] - box[1]) == pytest.approx(stored.shape[0] / ROOM / 1.25, rel=0.12)
+    again = apply(crop_transform(np.array([102.0, 102.0, 205.0]), 205), landmarks)
+    seen = model(stored, [[again[:, 0].min(), again[:, 1].min(), again[:, 0].max(), again[:, 1].max()]])
+    assert np.linalg.norm(seen.landmarks[0] - landmarks, axis=1).mean() < 4  # pixels of 205
+    wider = collect(tmp_path, 128, 2.0).pictures
+    assert not torch.equal(wider, collect(tmp_path, 128, 1.25).pictures)
+
+
+def test_large_faces_are_kept_larger_for_larger_networks(folder: Path, tmp_path: Path) -> None:
+    with Image.open(folder / "one.png") as image:
+        image.resize((900, 900)).save(tmp_path / "large.png")
+    assert collect(tmp_path, 128, 1.25).pictures.shape[-1] == 205
+    assert collect(tmp_path, 256, 1.25).pictures.shape[-1] == round(256 * ROOM)
+    assert 205 < collect(tmp_path, 512, 1.25).pictures.shape[-1] < round(512 * ROOM)  # as large as it is
+
+
+def test_file_keeps_everything(folder: Path, tmp_path: Path) -> None:
+    faces = collect(folder, 64, 1.3)
+    faces.save(tmp_path / "faces.safetensors")
+    again = read(tmp_path / "faces.safetensors")
+    assert torch.equal(again.pictures, faces.pictures)
+    assert (again.margin, again.counts) == (1.3, faces.counts)
+
+
+def test_resized_averages_and_never_enlarges() -> None:
+    pictures = torch.randint(0, 256, (2, 3, 204, 204), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    faces = UnlabelledFaces(pictures, 1.25, Counts(faces=2, pictures=2))
+    half = faces.resized(64)
+    averages = torch.nn.functional.avg_pool2d(pictures.float(), 2)
+    assert (half.float() - averages).abs().max() <= 0.5
+    assert faces.resized(256) is pictures
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: no such folder; give one of pictures, or a \.safetensors"):
+        collect(tmp_path / "nowhere", 64, 1.25)
+    with pytest.raises(DataError, match=r"no pictures in this folder \(\.jpg"):
+        pictures_in(tmp_path)
+    Image.fromarray(np.full((80, 80, 3), 120, np.uint8)).save(tmp_path / "wall.png")
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"no face to learn from: 0 faces .* 1 pictures without a face, 0 broken, 1 emp"
+    ):
+        collect(tmp_path, 64, 1.25)
+    (tmp_path / "x.safetensors").write_bytes(b"nonsense")
+    for name in ("x.safetensors", "missing.safetensors"):
+        with pytest.raises(DataError, match="not a file of unlabelled faces"):
+            read(tmp_path / name)
