@@ -31,7 +31,7 @@ from octamark.training.release import load_network
 from octamark.weights import CropRule, ModelCard, parse_card
 from octamark.weights.calibration import KNOTS, RATIOS, Calibration
 
-RELEASES = Path(__file__).parents[2] / "releases"
+RELEASES = Path(weights.__file__).parent
 
 
 IBUG = layout("ibug68")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from octamark import weights
 from octamark.errors import WeightsError, listed
 from octamark.layouts import layout
 from octamark.nets.network import WIDTHS, NetworkConfig, OctaveNetwork
 from octamark.training import checkpoints
 from octamark.training.config import Config, parse
 
-RELEASES = Path("releases")
-"""Where a checkout of octamark keeps the checkpoints of its models; relative, as the wheel does not carry them."""
+RELEASES = Path(weights.__file__).parent
+"""Where the checkpoints of the released models lie, beside their .onnx files."""
 
 
 def network_config(config: Config) -> NetworkConfig:
@@ -40,10 +41,9 @@ def checkpoint_path(name: str) -> Path:
         return path
     if (released := RELEASES / f"{name}.safetensors").is_file():
         return released
-    known = listed(sorted(file.stem for file in RELEASES.glob("*.safetensors"))) or "none in this folder"
+    known = listed(sorted(file.stem for file in RELEASES.glob("*.safetensors")))
     raise WeightsError(
-        f"init {name!r}: give a checkpoint (.safetensors), the folder of a run, or, in a checkout of octamark, the "
-        f"name of a model in {RELEASES}: {known}"
+        f"init {name!r}: give a checkpoint (.safetensors), the folder of a run, or the name of a released model: {known}"
     )
 
 
