@@ -43,7 +43,7 @@ def checkpoint_path(name: str) -> Path:
         return released
     known = listed(sorted(file.stem for file in RELEASES.glob("*.safetensors")))
     raise WeightsError(
-        f"init {name!r}: give a checkpoint (.safetensors), the folder of a run, or the name of a released model: {known}"
+        f"init {name!r}: give a checkpoint (.safetensors), the folder of a run, or a released model: {known}"
     )
 
 
