@@ -144,17 +144,20 @@ def export(
     run: Annotated[Path, typer.Argument(help="A run's folder, or a released checkpoint (.safetensors)")],
     data: Annotated[Path, _DATA],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .onnx file to write")],
-    full: Annotated[bool, typer.Option("--full", help="Store weights as float32 instead of float16")] = False,
+    storage: Annotated[str, typer.Option("--storage", help="Of the weights: int8, float16 or float32")] = "int8",
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="Also write the averaged weights as a float16 .safetensors")
     ] = None,
 ) -> None:
     """Write a trained network as one ONNX file: decoding inside, crop rule and scores in its card."""
     need_packages()
+    from octamark.nets.export import STORAGES
     from octamark.training.release import release
 
     if out.suffix != ".onnx":
         raise ConfigError(f"{out}: weight files end in .onnx")
+    if storage not in STORAGES:
+        raise ConfigError(f"storage {storage!r}; allowed: {listed(STORAGES)}")
     for folder in {out.parent, (checkpoint or out).parent}:
         make_folder(folder)
     with progress() as bar:
@@ -163,7 +166,7 @@ def export(
         def advance(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        made = release(run, data, half=not full, advance=advance)
+        made = release(run, data, storage=storage, advance=advance)
     write_atomically(out, made.onnx)
     if checkpoint is not None:
         write_atomically(checkpoint, made.checkpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import onnx
@@ -23,6 +23,13 @@ from octamark.weights import METADATA_KEY, ModelCard
 from octamark.weights.calibration import CONFIDENCE_SHARE, Calibration
 
 OPSET = 18
+
+Storage = Literal["int8", "float16", "float32"]
+STORAGES: dict[Storage, str] = {
+    "int8": "kernels as int8 with a scale per output channel, other large weights as float16",
+    "float16": "large weights as float16",
+    "float32": "everything in full",
+}
 
 
 def fold_norms(network: OctaveNetwork) -> OctaveNetwork:
@@ -161,12 +168,13 @@ def recalibrated(data: bytes, card: ModelCard) -> bytes:
     return _finish(model, card)
 
 
-def to_onnx(predictor: Predictor, card: ModelCard, *, half: bool = True) -> bytes:
+def to_onnx(predictor: Predictor, card: ModelCard, *, storage: Storage = "int8") -> bytes:
     """The predictor as an ONNX file.
 
     Args:
         card: written into the metadata.
-        half: store large weights as float16 and widen them when the file is loaded; computing stays float32.
+        storage: how large weights are kept, see :data:`STORAGES`; they are widened when the file is loaded, and
+            computing stays float32.
 
     Returns:
         The file's bytes. Inputs and outputs are those of :class:`Predictor`, with any number of crops.
@@ -196,8 +204,8 @@ def to_onnx(predictor: Predictor, card: ModelCard, *, half: bool = True) -> byte
     assert program is not None
     model = program.model_proto
     _strip(model)
-    if half:
-        _store_half(model)
+    if storage != "float32":
+        _shrink(model, kernels_as_int8=storage == "int8")
     return _finish(model, card)
 
 
@@ -220,17 +228,31 @@ def _strip(model: onnx.ModelProto) -> None:
     del model.graph.metadata_props[:]
 
 
-def _store_half(model: onnx.ModelProto, least: int = 64) -> None:
-    """Replace float32 initializers of at least ``least`` values by float16 ones behind a Cast node."""
-    casts = []
+def _shrink(model: onnx.ModelProto, *, kernels_as_int8: bool) -> None:
+    """Replace float32 initializers by smaller ones behind nodes that widen them, which runtimes fold when they load.
+
+    From 64 values on: float16. Kernels from 512 values on may be int8 with one scale per output channel (symmetric,
+    the largest weight of a channel is 127); the calibration stays as it is.
+    """
+    widening = []
     for tensor in list(model.graph.initializer):
-        values = numpy_helper.to_array(tensor)
-        if values.dtype == np.float32 and values.size >= least and not tensor.name.startswith("calibration"):
-            stored = numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}.half")
-            casts.append(helper.make_node("Cast", [stored.name], [tensor.name], to=onnx.TensorProto.FLOAT))
-            model.graph.initializer.remove(tensor)
-            model.graph.initializer.append(stored)
-    for node in reversed(casts):
+        values, name = numpy_helper.to_array(tensor), tensor.name
+        if values.dtype != np.float32 or values.size < 64 or name.startswith("calibration"):
+            continue
+        if kernels_as_int8 and values.ndim == 4 and values.size >= 512:
+            scale = np.abs(values).max(axis=(1, 2, 3), keepdims=True) / np.float32(127)
+            scale = np.maximum(scale, np.finfo(np.float32).tiny)
+            kept = {f"{name}.int8": np.round(values / scale).astype(np.int8), f"{name}.scale": scale}
+            widening += [
+                helper.make_node("Cast", [f"{name}.int8"], [f"{name}.wide"], to=onnx.TensorProto.FLOAT),
+                helper.make_node("Mul", [f"{name}.wide", f"{name}.scale"], [name]),
+            ]
+        else:
+            kept = {f"{name}.half": values.astype(np.float16)}
+            widening.append(helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
+        model.graph.initializer.remove(tensor)
+        model.graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in kept.items())
+    for node in reversed(widening):
         model.graph.node.insert(0, node)
 
 

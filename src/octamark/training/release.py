@@ -18,7 +18,7 @@ from octamark.geometry import Picture
 from octamark.landmarker import Landmarker
 from octamark.layouts import layout
 from octamark.metrics import failure_rate, nme
-from octamark.nets.export import Predictor, recalibrated, to_onnx
+from octamark.nets.export import Predictor, Storage, recalibrated, to_onnx
 from octamark.nets.network import OctaveNetwork
 from octamark.training import checkpoints
 from octamark.training.calibration import cross_fitted, detected_boxes, fit_calibration, fit_crop_rule
@@ -59,7 +59,7 @@ def load_network(path: Path) -> tuple[OctaveNetwork, Config, dict[str, Any]]:
 
 
 def release(
-    run: Path, data: Path, *, half: bool = True, advance: Callable[[int, int], None] = lambda done, total: None
+    run: Path, data: Path, *, storage: Storage = "int8", advance: Callable[[int, int], None] = lambda done, total: None
 ) -> Release:
     """Finish a run.
 
@@ -100,7 +100,7 @@ def release(
         recipe=config.model_dump(mode="json"),
         version=__version__,
     )
-    graph = to_onnx(Predictor(network, config.loss.beta, one, draft.calibration), draft, half=half)
+    graph = to_onnx(Predictor(network, config.loss.beta, one, draft.calibration), draft, storage=storage)
     onnx, card = calibrate(graph, validation, detector=detector, seed=config.seed, tick=tick)
     last = {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100}
     final = card.model_copy(update={"scores": {**card.scores, **last}})
