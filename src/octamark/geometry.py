@@ -161,7 +161,7 @@ def crop(picture: Picture, transform: Floats, size: int) -> Picture:
     part = picture[first[1] : last[1], first[0] : last[0]]
     matrix = np.array(transform, dtype=np.float64)
     matrix[:, 2] -= first
-    shrink = int(np.hypot(matrix[0, 0], matrix[1, 0]))
+    shrink = min(int(np.hypot(matrix[0, 0], matrix[1, 0])), max(part.shape[:2]))
     if shrink >= 2:
         rows, columns = (-(-side // shrink) for side in part.shape[:2])
         padded = cv2.copyMakeBorder(

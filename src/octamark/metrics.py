@@ -180,6 +180,8 @@ def estimate(values: Floats, *, resamples: int = 2000, seed: int = 0) -> Estimat
         counts @ np.stack([np.where(known, given, 0.0), known], axis=1)
         for counts in _resamples(len(given), resamples, seed)
     ]).T  # fmt: skip
+    if not (sizes > 0).any():  # so few faces are known that no resample drew one
+        return Estimate(float(given[known].mean()), np.nan, np.nan)
     low, high = np.quantile(sums[sizes > 0] / sizes[sizes > 0], [0.025, 0.975])
     return Estimate(float(given[known].mean()), float(low), float(high))
 

@@ -25,6 +25,9 @@ UPRIGHT: tuple[Upright, ...] = ("auto", "always", "never")
 TILTED = 20.0
 """Faces whose first points lean further than this in their crop, in degrees, are read again upright."""
 
+LEAST_GAIN = 0.15
+"""A quarter turn is believed only if it lifts the mean confidence by so much: lost faces gain far more."""
+
 UNSURE, UNSURE_LEANING = 0.4, 0.6
 """Faces of a lower mean confidence are then read again in quarter turns; the second holds for faces that leaned."""
 
@@ -95,7 +98,7 @@ class SecondLook:
         self._straighten([i for i, leaning in enumerate(leans) if leaning or self.mode == "always"], shots, looks)
         lost = [i for i, one in enumerate(looks) if one.sureness < (UNSURE_LEANING if leans[i] else UNSURE)]
         turned = [(i, shots[i].turned(angle)) for i in lost for angle in (90.0, 180.0, 270.0)]
-        self._straighten(self._keep_surer(turned, shots, looks), shots, looks)
+        self._straighten(self._keep_surer(turned, shots, looks, LEAST_GAIN), shots, looks)
 
     def _tilt(self, look: Look) -> float:
         return float(tilt(look.landmarks, self.layout.diagram))
@@ -110,11 +113,14 @@ class SecondLook:
                 tried.append((index, Shot(shots[index].picture, transform, shots[index].centre)))
         self._keep_surer(tried, shots, looks)
 
-    def _keep_surer(self, tried: list[tuple[int, Shot]], shots: list[Shot], looks: list[Look]) -> list[int]:
+    def _keep_surer(
+        self, tried: list[tuple[int, Shot]], shots: list[Shot], looks: list[Look], least_gain: float = 0.0
+    ) -> list[int]:
         """Indices of the faces that changed, each once."""
+        before = [one.sureness + least_gain for one in looks]
         changed = {}
         for (index, shot), look in zip(tried, self.look([shot for _, shot in tried]), strict=True):
-            if look.sureness > looks[index].sureness:
+            if look.sureness > max(before[index], looks[index].sureness):
                 shots[index], looks[index] = shot, look
                 changed[index] = True
         return list(changed)

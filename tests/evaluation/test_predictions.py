@@ -13,7 +13,8 @@ from drawn_faces import write_pts
 from evaluation_fixtures import IBUG, bare_samples, truth_of
 from octamark.datasets import Sample
 from octamark.errors import DataError
-from octamark.evaluation.predictions import Found, matched, read_predictions, read_truth
+from octamark.evaluation.matching import Found, matched
+from octamark.evaluation.predictions import read_predictions, read_truth
 from octamark.faces import Faces
 from octamark.formats import FORMATS, Record
 
@@ -284,3 +285,31 @@ def test_spread_is_kept_only_if_every_face_has_it() -> None:
     assert given.spread is not None
     assert given.confidence is not None
     assert np.isnan(given.spread[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[{"image": "a", "landmarks": 1' + "0" * 5000 + "}]", "not a json file"),
+        ("[" * 200_000, "not a json file"),
+        (json.dumps([{"image": "a", "landmarks": [[True, False]] * 68}]), "entry 1 .*must be 68 points"),
+        (json.dumps([{"image": "a", "landmarks": [["1.5", "2"]] * 68}]), "entry 1 .*must be 68 points"),
+        (json.dumps([{"image": "a", "landmarks": [[1e39, 2]] + [[1, 2]] * 67}]), "entry 1 .*beyond a million pixels"),
+    ],
+)
+def test_wild_values_are_refused(text: str, said: str, tmp_path: Path) -> None:
+    for read in (read_predictions, read_truth):
+        (tmp_path / "wild.json").write_text(text)
+        with pytest.raises(DataError, match=rf"wild\.json.*{said}"):
+            read(tmp_path / "wild.json", 68)
+
+
+def test_suffixes_in_capitals_and_folders_of_predictions(tmp_path: Path) -> None:
+    entry = {"image": "a\u2028b", "landmarks": [[1, 2]] * 68}
+    (tmp_path / "X.JSONL").write_text(json.dumps(entry, ensure_ascii=False) + "\n")
+    assert list(read_predictions(tmp_path / "X.JSONL", 68)) == ["a\u2028b"]
+    (tmp_path / "predictions.json").write_text(json.dumps([entry]))
+    assert list(read_predictions(tmp_path, 68)) == ["a\u2028b"]
+    (tmp_path / "x.csv").write_text("")
+    with pytest.raises(DataError, match=r"x\.csv: predictions are a \.json or \.jsonl file, or a folder of \.pts"):
+        read_predictions(tmp_path / "x.csv", 68)

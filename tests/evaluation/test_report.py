@@ -159,8 +159,8 @@ def test_odd_names_come_out(samples: list[Sample], tmp_path: Path) -> None:
     report.write(result_of(samples, predictions(samples)), tmp_path)
     with (tmp_path / "pictures.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         names = [row["name"] for row in csv.DictReader(file)]
-    assert names[:2] == ['né "x", y', "bad\udcff"]
-    assert list(report.read_scores(tmp_path).nme)[:2] == names[:2]
+    assert names[:2] == ['né "x", y', "bad\\udcff"]
+    assert list(report.read_scores(tmp_path).nme)[:2] == [samples[0].name, samples[1].name]
 
 
 def test_the_worst_come_first(samples: list[Sample]) -> None:
@@ -200,3 +200,42 @@ def test_the_curve_is_the_staircase(samples: list[Sample], monkeypatch: pytest.M
     ((x, y),) = steps
     np.testing.assert_allclose(x, [0, 1, 3, 5, 10], rtol=1e-3)
     np.testing.assert_allclose(y, [0, 20, 40, 60, 60], rtol=1e-3)
+
+
+def test_names_reach_the_plots_as_they_are(samples: list[Sample], tmp_path: Path) -> None:
+    """No formulas, no hidden labels, nothing that matplotlib cannot draw."""
+    for name in ("a$_$.json", "_mine.json", "bad\udcff.json", "\ud800"):
+        result = replace(result_of(samples, predictions(samples), model=name, split=name), calibration=None)
+        assert report.write(result, tmp_path) == []
+
+
+def test_no_plot_of_an_earlier_result_stays(result: Result, tmp_path: Path) -> None:
+    report.write(result, tmp_path, CURVES)
+    assert (tmp_path / "robustness.png").is_file()
+    bare = bare_samples(3)
+    plain = result_of(bare, Predictions(truth_of(bare)))
+    (missing,) = report.write(plain, tmp_path)
+    assert "no sheet" in missing
+    assert {path.name for path in tmp_path.glob("*.png")} == {"ced.png"}
+
+
+def test_wild_points_can_be_drawn(samples: list[Sample]) -> None:
+    """Memory follows the picture, not the distance of a point from it."""
+    found = truth_of(samples).copy()
+    found[0, 3] = 9e5
+    assert sheet.worst(result_of(samples, Predictions(found))).shape[0] >= sheet.TILE
+    one = np.full((68, 2), np.nan, np.float32)
+    one[30] = 64  # a single labelled point has no extent
+    odd = [replace(samples[0], landmarks=one)]
+    box = [replace(sample, box=np.array([0, 0, 50, 50], np.float32)) for sample in odd]
+    missed = result_of(box, Predictions(np.full((1, 68, 2), np.nan, np.float32)), normaliser="face-box")
+    assert sheet.worst(missed).shape[1] >= sheet.TILE
+
+
+def test_endless_nesting_is_no_result(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("[" * 200_000)
+    with pytest.raises(DataError, match=r"results\.json: not results of octamark evaluate"):
+        report.read_scores(tmp_path)
+    (tmp_path / "results.json").write_text('{"model": "x", "boxes": "", "normaliser": "box", "pictures": []}')
+    with pytest.raises(DataError, match="no faces"):
+        report.read_scores(tmp_path)

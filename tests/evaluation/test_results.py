@@ -212,7 +212,7 @@ def test_rows_hold_each_face() -> None:
 
 
 def scores(label: str, normaliser: str = "inter-ocular", **nme: float) -> Scores:
-    return Scores(label, normaliser, nme)
+    return Scores(label, "boxes unknown", normaliser, nme)
 
 
 def test_a_difference_by_hand() -> None:
@@ -233,3 +233,22 @@ def test_what_cannot_be_compared() -> None:
         difference(scores("A", a=0.1), scores("B", "box", a=0.1))
     with pytest.raises(DataError, match=r"A and B were scored on different faces: b, c \(2\) are in one only"):
         difference(scores("A", a=0.1, b=0.2), scores("B", a=0.1, c=0.2))
+
+
+def test_confidence_counts_only_where_its_distance_is_known() -> None:
+    """Eyes without labels leave the normaliser box, and nothing to measure the confidence by."""
+    samples = bare_samples(4)
+    truth = truth_of(samples)
+    truth[0, 36] = NAN
+    blind = [replace(sample, landmarks=points) for sample, points in zip(samples, truth, strict=True)]
+    sure = np.ones(truth.shape[:2], np.float32)
+    given = Predictions(truth_of(samples), np.full(truth.shape, 0.5, np.float32), sure)
+    trust = result_of(blind, given, normaliser="box").trust
+    assert trust is not None
+    assert trust.confidence is not None
+    assert len(trust.confidence) == len(trust.hit) == 3 * 68
+    assert trust.hit.all()
+    nobody = [replace(one, landmarks=np.where(np.arange(68)[:, None] == 36, NAN, one.landmarks)) for one in samples]
+    lost = result_of(nobody, given, normaliser="box").trust
+    assert lost is not None
+    assert "confidence_mean" not in lost.summary()

@@ -6,6 +6,7 @@ could not be written; 130 interrupted (``predict`` writes what it has found by t
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import warnings
@@ -48,6 +49,9 @@ def _root(
 
 def main() -> None:
     """Entry point of the ``octamark`` command: errors as one line, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names need not fit the terminal's encoding
     warnings.simplefilter("ignore")  # PIL's about odd metadata, torch's about itself
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill keeps what was found, as Ctrl-C does
     try:

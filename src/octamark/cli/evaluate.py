@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from octamark import weights
 from octamark.cli.console import counted, fail, make_folder, note, progress, stdout
 from octamark.errors import ConfigError, LayoutError
 from octamark.layouts import layout
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from octamark.evaluation.results import Result, Scores
     from octamark.evaluation.robustness import Curves
     from octamark.evaluation.scoring import Truth
-    from octamark.metrics import Estimate
 
 
 def evaluate(
@@ -74,12 +74,13 @@ def evaluate(
     picture that cannot be read is reported and left out, and the exit code is then 1.
     """
     from octamark.evaluation import report
-    from octamark.evaluation.results import difference
     from octamark.evaluation.scoring import score_file
 
     saved = {name: report.read_scores(Path(name)) for name in compare or () if _is_saved(name)}
     if compare is not None and len(saved) == len(set(compare)):
-        _print_difference(*compare, difference(*(saved[name] for name in compare)))
+        if data is not None or truth is not None or predictions is not None:
+            raise ConfigError("two folders of results are compared as they are: leave out the set and --predictions")
+        _print_difference(*(saved[name] for name in compare))
         return
     faces = _read_truth(data, form, split, only, truth, named_layout)
     failed: set[str] = set()
@@ -97,14 +98,14 @@ def evaluate(
         for place, name in zip("AB", compare, strict=True):
             if name not in saved:
                 saved[name] = run.model(name, out / place)
-        _print_difference(*compare, difference(*(saved[name] for name in compare)))
+        _print_difference(*(saved[name] for name in compare))
     if failed:
         fail(f"{counted(len(failed), 'picture')} could not be read and left out")
         raise typer.Exit(1)
 
 
 def _is_saved(name: str) -> bool:
-    return Path(name).is_dir() or Path(name).suffix == ".json"
+    return name not in weights.available() and (Path(name).is_dir() or Path(name).suffix == ".json")
 
 
 def _read_truth(
@@ -208,7 +209,7 @@ def _print(summary: dict[str, Any]) -> None:
     named = f"{summary['set']} {summary['split']}".strip()
     table = Table(title=f"{summary['model']} on {named}: {kept}", title_justify="left")
     for column, side in (("", "left"), ("value", "right"), ("95 % interval", "right")):
-        table.add_column(column, justify=side)  # type: ignore[arg-type]
+        table.add_column(column, justify=side, overflow="fold")  # type: ignore[arg-type]
     table.add_row("NME, %", *_interval(summary["nme_percent"]))
     for threshold, values in summary["failure_rate_percent"].items():
         table.add_row(f"failures at {threshold}, %", *_interval(values))
@@ -245,15 +246,19 @@ def _print_curves(curves: Curves) -> None:
         for name, (x, y) in lines.items():
             table = Table(title=f"NME, %; {axis}; {name}", title_justify="left")
             for value in x:
-                table.add_column(f"{value:g}", justify="right")
+                table.add_column(f"{value:g}", justify="right", overflow="fold")
             table.add_row(*(f"{value:.2f}" for value in y))
             stdout.print(table)
 
 
-def _print_difference(first: str, second: str, differences: dict[str, Estimate]) -> None:
-    table = Table(title=f"{second} minus {first}, the same faces", title_justify="left")
+def _print_difference(first: Scores, second: Scores) -> None:
+    from octamark.evaluation.results import difference
+
+    table = Table(title=f"{second.label} minus {first.label}, the same faces", title_justify="left")
     for column in ("", "difference", "95 % interval"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, one in differences.items():
+        table.add_column(column, justify="left" if not column else "right", overflow="fold")
+    for name, one in difference(first, second).items():
         table.add_row(name, f"{one.value:+.3f}", f"{one.low:+.3f} to {one.high:+.3f}")
     stdout.print(table)
+    if first.boxes != second.boxes:
+        stdout.print(f"the boxes differ: {first.boxes} against {second.boxes}; part of the difference may be theirs")

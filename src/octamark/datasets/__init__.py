@@ -7,13 +7,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from octamark.datasets import aflw19, caricatures, coco, cofw, folder, w300, wflw
 from octamark.datasets.samples import Sample, read_pts
 from octamark.errors import DataError, LayoutError, listed
 from octamark.layouts import Layout
 from octamark.layouts import layout as named_layout
 
-__all__ = ["FORMATS", "Format", "Sample", "read", "read_pts"]
+__all__ = ["FORMATS", "LARGEST", "Format", "Sample", "read", "read_pts"]
+
+LARGEST = 1e6
+"""No coordinate of a picture is larger, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,11 @@ def read(
         if missing := sorted(keep - {sample.name for sample in samples}):
             raise DataError(f"{root}: split {split} has no face {listed(missing[:3])} ({len(missing)} not found)")
         samples = [sample for sample in samples if sample.name in keep]
+    for sample in samples:
+        if (np.abs(sample.landmarks) > LARGEST).any():
+            raise DataError(f"{sample.name} ({sample.picture}): a landmark lies beyond a million pixels")
+        if np.isnan(sample.landmarks).all():
+            raise DataError(f"{sample.name} ({sample.picture}): no point has a label")
     pictures = dict.fromkeys(sample.picture for sample in samples)
     if absent := [path for path in pictures if not path.is_file()]:
         raise DataError(f"{absent[0]}: no such picture ({len(absent)} of {len(pictures)} pictures are not there)")

@@ -29,7 +29,7 @@ def read(root: Path, split: str, layout: Layout) -> list[Sample]:
     path = _json_file(root)
     try:
         table = json.loads(read_text(path, "COCO's .json"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a .json file ({error})") from error
     try:
         return _samples(path, table, layout)
@@ -87,8 +87,8 @@ def _sample(name: str, picture: Path, one: dict[str, Any], layout: Layout, where
     if not np.isfinite(points[visibility > 0]).all():
         raise DataError(f"{where}: a keypoint that is not finite")
     if box is not None:
-        if box.shape != (4,) or not np.isfinite(box).all():
-            raise DataError(f"{where}: bbox is left top width height, finite")
+        if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] < 0).any():
+            raise DataError(f"{where}: bbox is left top width height, finite, the last two not below 0")
         box[2:] += box[:2]
     landmarks = np.where(visibility[:, None] > 0, points, np.float32(np.nan))
     return Sample(name, picture, landmarks, visibility == 1, box, index=index)

@@ -31,7 +31,13 @@ def _png(figure: Figure) -> bytes:
 
 def said(about: About) -> str:
     """One line that says what a figure is of."""
-    return f"{about.set} {about.split}".strip() + f", {about.boxes}, normaliser {about.normaliser}"
+    return _literal(f"{about.set} {about.split}".strip() + f", {about.boxes}, normaliser {about.normaliser}")
+
+
+def _literal(text: str) -> str:
+    """Text that matplotlib takes as it is: no formulas, no hidden labels, nothing that is not UTF-8."""
+    plain = text.encode("utf-8", "backslashreplace").decode("utf-8").replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
 
 
 def ced(results: Sequence[Result]) -> bytes:
@@ -44,7 +50,7 @@ def ced(results: Sequence[Result]) -> bytes:
         area = metrics.auc(errors, THRESHOLDS[0])
         x, y = (np.concatenate([[0.0], 100 * values[x <= THRESHOLDS[-1]]]) for values in (x, y))
         x, y = np.append(x, end), np.append(y, y[-1])
-        axes.step(x, y, where="post", label=f"{result.about.model}: AUC at {THRESHOLDS[0]:.0%} {area:.4f}")
+        axes.step(x, y, where="post", label=_literal(f"{result.about.model}: AUC at {THRESHOLDS[0]:.0%} {area:.4f}"))
     for threshold in THRESHOLDS:
         axes.axvline(100 * threshold, color="grey", linestyle=":", linewidth=0.8)
     axes.set(xlabel="NME, %", ylabel="share of faces at or below, %", xlim=(0, end), ylim=(0, 100))
@@ -60,7 +66,7 @@ def reliability_plot(trust: Trust, about: About) -> bytes:
     for axes in (stated, regions):
         axes.plot([0, 100], [0, 100], color="grey", linewidth=0.8)
         axes.set(xlim=(0, 100), ylim=(0, 100))
-    if trust.confidence is None:
+    if trust.confidence is None or not len(trust.confidence):
         stated.set_title("the file gives no confidence", fontsize=9)
     else:
         x, y, counts = reliability.reliability_curve(trust.confidence, trust.hit)
@@ -87,7 +93,7 @@ def reliability_plot(trust: Trust, about: About) -> bytes:
     sparse.legend()
     for axes in (stated, regions, expected, sparse):
         axes.grid(alpha=0.3)
-    figure.suptitle(f"{about.model}: {said(about)}", fontsize=9)
+    figure.suptitle(f"{_literal(about.model)}: {said(about)}", fontsize=9)
     return _png(figure)
 
 
@@ -122,7 +128,7 @@ def robustness(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.suptitle(f"{about.model}: {said(about)}", fontsize=9)
+    figure.suptitle(f"{_literal(about.model)}: {said(about)}", fontsize=9)
     return _png(figure)
 
 

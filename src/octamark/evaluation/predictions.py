@@ -8,34 +8,17 @@ landmarks and null landmarks mean that no face was found; a folder of .pts files
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from octamark.datasets import Sample, read_pts
+from octamark.datasets import LARGEST, Sample, read_pts
 from octamark.errors import DataError, listed
-from octamark.evaluation.run import Predictions
-from octamark.geometry import best_overlap, landmark_boxes
+from octamark.evaluation.matching import Found
 
 F64 = NDArray[np.float64]
-Keys = dict[str, list[int]]
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """The faces that a file gives for one picture.
-
-    Attributes:
-        landmarks: (k, M, 2); spread: (k, M, 2) and confidence: (k, M), or None.
-    """
-
-    landmarks: F64
-    spread: F64 | None = None
-    confidence: F64 | None = None
 
 
 def read_truth(path: Path, points: int) -> list[Sample]:
@@ -66,11 +49,16 @@ def read_predictions(path: Path, points: int) -> dict[str, Found]:
     """
     if path.is_dir():
         files = sorted(path.rglob("*.pts"))
+        written = [path / f"predictions{ending}" for ending in (".json", ".jsonl", ".coco.json")]
+        if not files and (whole_file := next((file for file in written if file.is_file()), None)):
+            return read_predictions(whole_file, points)
         found = {
             file.relative_to(path).with_suffix("").as_posix(): Found(read_pts(file, points)[None].astype(np.float64))
             for file in files
         }
-    elif path.suffix == ".json" and isinstance(whole := _load(path), dict) and "annotations" in whole:
+    elif path.suffix.lower() not in (".json", ".jsonl"):
+        raise DataError(f"{path}: predictions are a .json or .jsonl file, or a folder of .pts files")
+    elif path.suffix.lower() == ".json" and isinstance(whole := _load(path), dict) and "annotations" in whole:
         found = _coco(whole, path, points)
     else:
         found = {}
@@ -86,116 +74,30 @@ def read_predictions(path: Path, points: int) -> dict[str, Found]:
     return found
 
 
-def matched(
-    samples: Sequence[Sample], found: dict[str, Found], points: int, source: Path
-) -> tuple[Predictions, list[str]]:
-    """Each sample's prediction, found by its name, its picture's path, or, where no two share it, the file's stem.
-
-    Of several faces in a picture the one whose landmark box overlaps the truth's most is taken; a sample without one is
-    a face not found. Spread and confidence are kept if every face has them.
-
-    Returns:
-        The predictions in the samples' order, and the names in the file that fit no sample.
-
-    Raises:
-        DataError: no name fits a sample, or two fit the same one.
-    """
-    exact, shorter, by_stem = _keys(samples)
-    by_sample: dict[int, str] = {}
-    for keys, form in ((exact, str), (shorter | exact, _without_suffix), (by_stem, _stem)):
-        if keys is by_stem and by_sample:
-            break  # stems alone only where nothing fits better: folders may tell faces of one stem apart
-        fits: dict[int, str] = {}
-        for name in found.keys() - by_sample.values():
-            for index in set(keys.get(form(name), ())) - by_sample.keys():
-                if index in fits:
-                    both = listed(sorted((fits[index], name)))
-                    raise DataError(f"{source}: {both}: more than one picture that may be {samples[index].name}")
-                fits[index] = name
-        by_sample |= fits
-    taken = set(by_sample.values())
-    stray = [name for name in found if name not in taken]
-    if not by_sample:
-        raise DataError(
-            f"{source}: none of its {len(found)} pictures is one of the truth; it has {listed(stray[:3])}, the truth "
-            f"{listed(sample.name for sample in samples[:3])}"
-        )
-    count = len(samples)
-    landmarks = np.full((count, points, 2), np.nan, np.float32)
-    spread, confidence = landmarks.copy(), landmarks[..., 0].copy()
-    for index, name in by_sample.items():
-        faces = found[name]
-        chosen = _choose(faces, samples[index])
-        if chosen is None:
-            continue
-        landmarks[index] = faces.landmarks[chosen]
-        if faces.spread is not None:
-            spread[index] = faces.spread[chosen]
-        if faces.confidence is not None:
-            confidence[index] = faces.confidence[chosen]
-    seen = np.isfinite(landmarks).all(axis=(1, 2))
-    full = [seen.any() and bool(np.isfinite(values[seen]).all()) for values in (spread, confidence)]
-    return Predictions(landmarks, spread if full[0] else None, confidence if full[1] else None), stray
-
-
-def _choose(faces: Found, sample: Sample) -> int | None:
-    if len(faces.landmarks) == 1:
-        return 0  # a lone face is scored, however far off
-    return best_overlap(landmark_boxes(faces.landmarks), landmark_boxes(sample.landmarks))
-
-
-def _keys(samples: Sequence[Sample]) -> tuple[Keys, Keys, Keys]:
-    """Samples by each name, name without suffix, and stem that stands for one picture without doubt."""
-    exact: Keys = {}
-    shorter: Keys = {}
-    by_stem: Keys = {}
-    for index, sample in enumerate(samples):
-        whole = {sample.name, sample.name.partition("#")[0], str(sample.picture)}
-        for key in whole:
-            exact.setdefault(key, []).append(index)
-        for key in {_without_suffix(key) for key in whole} - whole:
-            shorter.setdefault(key, []).append(index)
-        by_stem.setdefault(sample.picture.stem, []).append(index)
-
-    def certain(keys: Keys) -> Keys:
-        return {key: places for key, places in keys.items() if len({samples[i].picture for i in places}) == 1}
-
-    return certain(exact), certain(shorter), certain(by_stem)
-
-
-def _without_suffix(name: str) -> str:
-    folder, slash, file = name.rpartition("/")
-    return folder + slash + (file.rpartition(".")[0] or file)
-
-
-def _stem(name: str) -> str:
-    return _without_suffix(name.rpartition("/")[2])
-
-
 def _load(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: not a json file ({error})") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not json ({error.msg})") from error
+    except (ValueError, RecursionError) as error:  # no text; numbers of thousands of digits; endless nesting
+        raise DataError(f"{path}: not a json file ({error})") from error
 
 
 def _entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """(place for messages, entry) of a .json list or of a .jsonl file."""
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         entries = []
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: cannot be read ({error})") from error
         for number, line in enumerate(lines, 1):
             try:
                 if line.strip():
                     entries.append((f"{path}:{number}", json.loads(line)))
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}:{number}: not json ({error})") from error
     else:
         whole = _load(path)
@@ -259,6 +161,8 @@ def _array(value: Any, shape: tuple[int, ...], where: str, *, unknown: bool = Fa
     """Numbers of that shape; null is allowed for ``unknown`` ones, and becomes NaN."""
     wanted = f"{shape[0]} points (x y)" if len(shape) == 2 else f"{shape[0]} numbers"
     try:
+        if np.array(value).dtype.kind in "bUS":
+            raise ValueError("not numbers")
         made = np.array(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where} must be {wanted} ({error})") from error
@@ -267,4 +171,6 @@ def _array(value: Any, shape: tuple[int, ...], where: str, *, unknown: bool = Fa
         raise DataError(f"{where} must be {wanted}; got {got}")
     if np.isinf(made).any() or (not unknown and np.isnan(made).any()):
         raise DataError(f"{where}: holds a value that is not finite")
+    if (np.abs(made) > LARGEST).any():
+        raise DataError(f"{where}: holds {made.flat[np.nanargmax(np.abs(made))]:g}, beyond a million pixels")
     return made

@@ -17,6 +17,7 @@ from octamark.evaluation.robustness import Curves
 from octamark.imaging import write_atomically, write_picture
 
 RESULTS = "results.json"
+PLOTS = ("ced.png", "reliability.png", "robustness.png", "worst.png")
 
 
 def write(result: Result, folder: Path, robustness: Curves | None = None) -> list[str]:
@@ -32,8 +33,10 @@ def write(result: Result, folder: Path, robustness: Curves | None = None) -> lis
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(folder / "pictures.csv", table.getvalue().encode("utf-8", "surrogateescape"))
+    write_atomically(folder / "pictures.csv", table.getvalue().encode("utf-8", "backslashreplace"))
     write_atomically(folder / "predictions.json", _predictions(result).encode())
+    for plot in PLOTS:  # none of an earlier result stays beside this one
+        (folder / plot).unlink(missing_ok=True)
     missing = []
     if importlib.util.find_spec("matplotlib") is None:
         missing.append("plots need matplotlib: pip install 'octamark[evaluate]'")
@@ -61,10 +64,12 @@ def read_scores(folder: Path) -> Scores:
         whole = json.loads(path.read_text(encoding="utf-8"))
         rows = {row["name"]: row["nme_percent"] for row in whole["pictures"] if row["scored"]}
         errors = {name: math.nan if value == "" else float(value) / 100 for name, value in rows.items()}
-        return Scores(f"{whole['model']} ({folder})", whole["normaliser"], errors)
+        if not errors:
+            raise ValueError("no faces")
+        return Scores(f"{whole['model']} ({folder})", whole["boxes"], whole["normaliser"], errors)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: not results of octamark evaluate ({error})") from error
 
 

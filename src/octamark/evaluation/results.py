@@ -81,6 +81,14 @@ class Result:
             )
         return found
 
+    def check(self) -> None:
+        """Say before the work that no face can be normalised.
+
+        Raises:
+            DataError: none can.
+        """
+        _ = self.distances
+
     @cached_property
     def scored(self) -> NDArray[np.bool_]:
         """(n,) faces that can be normalised; only they count."""
@@ -123,7 +131,9 @@ class Result:
         kept = [
             (sample.name, error) for sample, error, own in zip(self.samples, self.nme, self.scored, strict=True) if own
         ]
-        return Scores(self.about.model, self.about.normaliser, {name: float(error) for name, error in kept})
+        return Scores(
+            self.about.model, self.about.boxes, self.about.normaliser, {name: float(error) for name, error in kept}
+        )
 
     def summary(self) -> dict[str, Any]:
         """Every figure as plain values: NME and failures in percent, areas in 0..1, each with its 95 % interval."""
@@ -221,6 +231,7 @@ class Trust:
             eyes = layout.distance(truth, "inter-ocular")
         else:
             eyes = 0.5 * layout.distance(truth, "box")
+        sure = kept & np.isfinite(eyes)[:, None]  # where the confidence's own distance is known
         covered = {}
         if result.calibration is not None:
             radii = {share: result.calibration.radius(spread, share) for share in _LEVELS}
@@ -230,8 +241,8 @@ class Trust:
             spread=(both / unit)[kept],
             signed=(signed / unit[..., None])[kept],
             axis_spread=(spread / unit[..., None])[kept],
-            confidence=None if given.confidence is None else given.confidence[kept].astype(np.float64),
-            hit=(away < CONFIDENCE_SHARE * eyes[:, None])[kept],
+            confidence=None if given.confidence is None else given.confidence[sure].astype(np.float64),
+            hit=(away < CONFIDENCE_SHARE * eyes[:, None])[sure],
             covered=covered,
             expected=(both / unit).mean(axis=1),
             nme=result.nme,
@@ -249,7 +260,7 @@ class Trust:
             "auroc_nme_over_8_percent": reliability.auroc(expected, nme > THRESHOLDS[0]),
             "pictures_over_8_percent": int((nme > THRESHOLDS[0]).sum()),
         }
-        if self.confidence is not None:
+        if self.confidence is not None and len(self.confidence):
             made["confidence_mean"] = float(self.confidence.mean())
             made["points_within_5_percent"] = float(self.hit.mean())
             made["confidence_calibration_error"] = reliability.calibration_error(self.confidence, self.hit)
@@ -264,12 +275,13 @@ class Scores:
     """The part of a result that two of them are compared by.
 
     Attributes:
-        label: what was scored, for people.
+        label: what was scored, for people; boxes: how its faces were found.
         normaliser: of the errors.
         nme: face name -> fraction, NaN for a face that was not found; faces that cannot be normalised are not there.
     """
 
     label: str
+    boxes: str
     normaliser: str
     nme: dict[str, float]
 

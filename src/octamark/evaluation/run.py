@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -77,7 +78,7 @@ class Predictions:
         parts = (self.landmarks, self.spread, self.confidence, self.scale)
         return Predictions(*(None if part is None else part[kept] for part in parts))  # type: ignore[arg-type]
 
-    @property
+    @cached_property
     def found(self) -> NDArray[np.bool_]:
         return np.asarray(np.isfinite(self.landmarks).all(axis=(1, 2)))
 
@@ -131,7 +132,7 @@ def square_for(boxes: Boxes, rule: CropRule) -> Square:
 
 def _spot(square: F64, box: NDArray[np.floating], sample: Sample) -> Spot:
     if not square[2] > 0:
-        raise DataError(f"{sample.name} ({sample.picture}): its box has no extent")
+        raise DataError(f"{sample.name} ({sample.picture}): its box has no extent; try other boxes")
     return Spot(square, np.asarray(box[:2] + box[2:], np.float64) / 2)
 
 

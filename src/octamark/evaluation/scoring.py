@@ -11,7 +11,8 @@ import numpy as np
 from octamark import metrics
 from octamark.datasets import Sample
 from octamark.errors import ConfigError, DataError, LayoutError, listed
-from octamark.evaluation.predictions import matched, read_predictions
+from octamark.evaluation.matching import matched
+from octamark.evaluation.predictions import read_predictions
 from octamark.evaluation.results import About, Result
 from octamark.evaluation.robustness import Curves, measure
 from octamark.evaluation.run import BOXES, Boxes, Predictions, View, predict, square_for
@@ -65,6 +66,8 @@ def score_model(
         raise ConfigError(f"boxes {boxes!r}; allowed: {listed(BOXES)}")
     ground = _ground(truth, landmarker.layout)
     chosen = _normaliser(normaliser, ground.layout)
+    about = About(truth.set, truth.split, landmarker.card.name, BOXES[boxes], chosen, ground.layout, ground.approximate)
+    Result(about, ground.samples, Predictions(np.empty((0, ground.layout.count, 2), np.float32))).check()
     square = square_for(boxes, landmarker.card.crop)
     lost: set[str] = set()
 
@@ -81,14 +84,13 @@ def score_model(
     if not kept:
         raise DataError(f"{truth.set}: none of its {len(lost)} pictures can be read")
     seen = ground.read(seen.take(np.array([sample.name not in lost for sample in ground.samples])))
-    about = About(truth.set, truth.split, landmarker.card.name, BOXES[boxes], chosen, ground.layout, ground.approximate)
     result = Result(about, kept, seen, landmarker.card.calibration)
     if not jitter:
         return result, None
 
     def error(disturbed: Predictions) -> float:
-        other = Result(about, kept, ground.read(disturbed))
-        return metrics.estimate(other.nme, resamples=1).value * 100  # NaN where no face is found
+        errors = Result(about, kept, ground.read(disturbed)).nme
+        return 100 * float(errors[np.isfinite(errors)].mean()) if np.isfinite(errors).any() else float("nan")
 
     return result, measure(landmarker, kept, square, error, advance=lambda: advance("disturbed"))
 
@@ -119,6 +121,11 @@ def _ground(truth: Truth, found: Layout) -> _Ground:
     """The truth as it is, in the model's layout, or with the model's points in the truth's, whichever can be."""
     own = truth.layout
     if found.name == own.name:
+        if found.count != own.count or dict(found.parts) != dict(own.parts):
+            raise LayoutError(
+                f"the model and the set have different layouts of the one name {own.name} ({found.count} and "
+                f"{own.count} points); give yours another name"
+            )
         return _Ground(own, truth.samples, lambda given: given)
     try:
         approximate = convert(own.diagram, own, found)[1]

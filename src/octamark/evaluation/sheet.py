@@ -31,7 +31,8 @@ def _tile(result: Result, index: int) -> Picture:
     sample, found = result.samples[index], result.predictions.landmarks[index]
     seen = bool(result.predictions.found[index])
     shown = sample.landmarks if not seen else np.concatenate([sample.landmarks, found])
-    transform = crop_transform(squares(landmark_boxes(shown), 1.25)[0], TILE)
+    x, y, side = squares(landmark_boxes(shown), 1.25)[0]
+    transform = crop_transform(np.array([x, y, max(side, 8.0)]), TILE)
     tile = np.ascontiguousarray(crop(sample.read(), transform, TILE))
     truth, points = apply(invert(transform), sample.landmarks), apply(invert(transform), found)
     for goal, point in zip(truth, points, strict=True):

@@ -1,0 +1,170 @@
+"""Which prediction belongs to which labelled face."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octamark.datasets import Sample
+from octamark.errors import DataError, listed
+from octamark.evaluation.run import Predictions
+from octamark.geometry import best_overlap, landmark_boxes
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The faces that a file gives for one picture.
+
+    Attributes:
+        landmarks: (k, M, 2); spread: (k, M, 2) and confidence: (k, M), or None.
+    """
+
+    landmarks: F64
+    spread: F64 | None = None
+    confidence: F64 | None = None
+
+
+def matched(
+    samples: Sequence[Sample], found: dict[str, Found], points: int, source: Path
+) -> tuple[Predictions, list[str]]:
+    """Each sample's prediction.
+
+    A prediction belongs to the sample of exactly its name; failing that to the faces of the picture whose path it is,
+    with or without its suffix; and, where none fits so, to the picture of its stem if only one has it. Of several faces
+    in a picture the one whose landmark box overlaps the truth's most is taken; a sample without one is a face not
+    found. Spread and confidence are kept if every face has them.
+
+    Returns:
+        The predictions in the samples' order, and the names in the file that fit no sample.
+
+    Raises:
+        DataError: no name fits a sample, or two fit the same one equally well.
+    """
+    names = _assign(samples, found, source)
+    used = set(names.values())
+    further = _further_faces(found, used) if source.is_dir() else {}
+    stray = [name for name in found if name not in used and not any(name in more for more in further.values())]
+    count = len(samples)
+    landmarks = np.full((count, points, 2), np.nan, np.float32)
+    spread, confidence = landmarks.copy(), landmarks[..., 0].copy()
+    shared = {name for name, times in Counter(names.values()).items() if times > 1}
+    for index, name in names.items():
+        faces = [found[key] for key in (name, *further.get(name, ()))]
+        clouds = np.concatenate([one.landmarks for one in faces])
+        if len(clouds) == 1 and name not in shared:
+            chosen: int | None = 0  # a lone face is scored, however far off
+        else:
+            chosen = best_overlap(landmark_boxes(clouds), landmark_boxes(samples[index].landmarks))
+        if chosen is None:
+            continue
+        landmarks[index] = clouds[chosen]
+        if (spreads := [one.spread for one in faces if one.spread is not None]) and len(spreads) == len(faces):
+            spread[index] = np.concatenate(spreads)[chosen]
+        if (sure := [one.confidence for one in faces if one.confidence is not None]) and len(sure) == len(faces):
+            confidence[index] = np.concatenate(sure)[chosen]
+    seen = np.isfinite(landmarks).all(axis=(1, 2))
+    full = [seen.any() and bool(np.isfinite(values[seen]).all()) for values in (spread, confidence)]
+    return Predictions(landmarks, spread if full[0] else None, confidence if full[1] else None), stray
+
+
+def _assign(samples: Sequence[Sample], found: Iterable[str], source: Path) -> dict[int, str]:
+    """Sample -> the name of its prediction, by ever looser readings of the names."""
+    given = list(found)
+    pictures = _picture_names(samples)
+    exact = {sample.name: [index] for index, sample in enumerate(samples)}
+    paths = _grouped((os.path.abspath(sample.picture) for sample in samples), pictures)
+    named = _grouped(pictures, pictures)
+    bare = {
+        **_grouped(map(_without_suffix, pictures), pictures),
+        **_grouped((_without_suffix(os.path.abspath(sample.picture)) for sample in samples), pictures),
+    }
+    by_stem = _grouped((sample.picture.stem for sample in samples), pictures)
+    readings: list[tuple[dict[str, list[int]], Callable[[str], str]]] = [
+        (exact, str),
+        (exact, _plain),
+        (named | paths, _plain),
+        (paths, os.path.abspath),
+        (bare, _plain),
+        (bare, lambda name: _without_suffix(_plain(name))),
+        (bare, lambda name: _without_suffix(os.path.abspath(name))),
+    ]
+    assigned: dict[int, str] = {}
+    for keys, form in readings:
+        _fit(assigned, keys, form, given, samples, source)
+    if not assigned:  # folders may tell faces of one stem apart: stems alone only where nothing fits better
+        _fit(assigned, by_stem, lambda name: Path(_without_suffix(_plain(name))).name, given, samples, source)
+    if not assigned:
+        raise DataError(
+            f"{source}: none of its {len(given)} pictures is one of the truth; it has {listed(given[:3])}, the truth "
+            f"{listed(sample.name for sample in samples[:3])}"
+        )
+    return assigned
+
+
+def _fit(
+    assigned: dict[int, str],
+    keys: dict[str, list[int]],
+    form: Callable[[str], str],
+    given: Sequence[str],
+    samples: Sequence[Sample],
+    source: Path,
+) -> None:
+    """Give the samples that are still without a prediction those whose name, read in this form, is a key."""
+    fits: dict[int, str] = {}
+    for name in given:
+        for index in keys.get(form(name), ()):
+            if index in assigned:
+                continue
+            if index in fits and fits[index] != name:
+                both = listed(sorted((fits[index], name)))
+                raise DataError(f"{source}: {both}: more than one picture that may be {samples[index].name}")
+            fits[index] = name
+    assigned |= fits
+
+
+def _picture_names(samples: Sequence[Sample]) -> list[str]:
+    """What each sample's picture is called: its own name, or the first face's where readers numbered the faces."""
+    pictures = {sample.name: sample.picture for sample in samples}
+    names = []
+    for sample in samples:
+        base, mark, number = sample.name.rpartition("#")
+        numbered = mark and number.isdigit() and pictures.get(base) == sample.picture
+        names.append(base if numbered else sample.name)
+    return names
+
+
+def _grouped(keys: Iterable[str], pictures: Sequence[str]) -> dict[str, list[int]]:
+    """Key -> its samples, for keys that stand for the faces of one picture only."""
+    groups: dict[str, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    return {key: places for key, places in groups.items() if len({pictures[index] for index in places}) == 1}
+
+
+def _further_faces(found: dict[str, Found], used: set[str]) -> dict[str, list[str]]:
+    """Files NAME_2, NAME_3, ... of a folder that belong to NAME: the further faces that ``predict -f pts`` writes."""
+    further: dict[str, list[str]] = {}
+    for name in found:
+        numbered = re.fullmatch(r"(.+)_(\d+)(-\d+)?", name)
+        if numbered and name not in used and numbered[1] in used:
+            further.setdefault(numbered[1], []).append(name)
+    return further
+
+
+def _plain(name: str) -> str:
+    return posixpath.normpath(name.replace("\\", "/"))
+
+
+def _without_suffix(name: str) -> str:
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + (file.rpartition(".")[0] or file)
