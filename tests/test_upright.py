@@ -303,3 +303,25 @@ def test_a_face_on_its_side_is_found_and_read(small: Landmarker, photograph: Pic
 def test_unknown_modes_are_named() -> None:
     with pytest.raises(ConfigError, match="upright 'maybe'; allowed: auto, always, never"):
         octamark.load("nano", upright="maybe")  # type: ignore[arg-type]
+
+
+def test_a_face_that_seems_upright_is_not_turned_for_a_little() -> None:
+    """A quarter turn that makes an unsure reading hardly surer is chance; for a lost face it is not."""
+    face = (IBUG.diagram.astype(np.float64) - 0.5) * 40 + 32
+
+    def look_with(gain: float) -> SecondLook:
+        def look(shots: list[Shot]) -> list[Look]:
+            return [
+                Look(apply(shot.transform, face), np.ones((68, 2)), np.full(68, 0.3 + gain, np.float32))
+                for shot in shots
+            ]
+
+        return SecondLook(look, IBUG, RULE, "auto")
+
+    still = Shot(BLACK, crop_transform(np.array([50.0, 50.0, 64.0]), 64), np.array([50.0, 50.0]))
+    for gain, turns in ((0.1, False), (0.2, True)):
+        shots = [still]
+        looks = [Look(apply(still.transform, face), np.ones((68, 2)), np.full(68, 0.3, np.float32))]
+        look_with(gain).improve(shots, looks)
+        assert (looks[0].sureness > 0.3) is turns
+        assert (shots[0] is still) is not turns

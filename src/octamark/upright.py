@@ -26,7 +26,7 @@ TILTED = 20.0
 """Faces whose first points lean further than this in their crop, in degrees, are read again upright."""
 
 LEAST_GAIN = 0.15
-"""A quarter turn is believed only if it lifts the mean confidence by so much: lost faces gain far more."""
+"""A face that seems upright is believed to lie only if a turn lifts its mean confidence by so much."""
 
 UNSURE, UNSURE_LEANING = 0.4, 0.6
 """Faces of a lower mean confidence are then read again in quarter turns; the second holds for faces that leaned."""
@@ -98,7 +98,8 @@ class SecondLook:
         self._straighten([i for i, leaning in enumerate(leans) if leaning or self.mode == "always"], shots, looks)
         lost = [i for i, one in enumerate(looks) if one.sureness < (UNSURE_LEANING if leans[i] else UNSURE)]
         turned = [(i, shots[i].turned(angle)) for i in lost for angle in (90.0, 180.0, 270.0)]
-        self._straighten(self._keep_surer(turned, shots, looks, LEAST_GAIN), shots, looks)
+        least = [one.sureness + (0.0 if leaning else LEAST_GAIN) for one, leaning in zip(looks, leans, strict=True)]
+        self._straighten(self._keep_surer(turned, shots, looks, least), shots, looks)
 
     def _tilt(self, look: Look) -> float:
         return float(tilt(look.landmarks, self.layout.diagram))
@@ -111,16 +112,15 @@ class SecondLook:
             if square[2] > 1:
                 transform = crop_transform(square, self.rule.size, angle)
                 tried.append((index, Shot(shots[index].picture, transform, shots[index].centre)))
-        self._keep_surer(tried, shots, looks)
+        self._keep_surer(tried, shots, looks, [one.sureness for one in looks])
 
     def _keep_surer(
-        self, tried: list[tuple[int, Shot]], shots: list[Shot], looks: list[Look], least_gain: float = 0.0
+        self, tried: list[tuple[int, Shot]], shots: list[Shot], looks: list[Look], least: list[float]
     ) -> list[int]:
-        """Indices of the faces that changed, each once."""
-        before = [one.sureness + least_gain for one in looks]
+        """Take looks that are surer than each face's ``least``; indices of the faces that changed, each once."""
         changed = {}
         for (index, shot), look in zip(tried, self.look([shot for _, shot in tried]), strict=True):
-            if look.sureness > max(before[index], looks[index].sureness):
+            if look.sureness > max(least[index], looks[index].sureness):
                 shots[index], looks[index] = shot, look
                 changed[index] = True
         return list(changed)

@@ -196,3 +196,28 @@ def test_the_card_says_what_is_measured(w300_root: Path, nano: Landmarker) -> No
         assert coverage[share] == pytest.approx(float(share.rstrip("%")), abs=2)
     auto, _ = score_model(truth, nano, "labels")
     assert auto.nme.mean() < result.nme.mean() + 0.0005
+
+
+def test_layouts_of_one_name_must_be_one(nano: Landmarker, samples: list[Sample]) -> None:
+    few = replace(layout("cofw29"), name="ibug68")
+    faces = [replace(sample, landmarks=sample.landmarks[:29]) for sample in samples]
+    with pytest.raises(LayoutError, match=r"different layouts of the one name ibug68 \(68 and 29 points\)"):
+        score_model(drawn(faces, few), nano, "labels")
+
+
+def test_jitter_where_hardly_a_face_is_found(nano: Landmarker, samples: list[Sample], tmp_path: Path) -> None:
+    """A mean over the faces found, or nothing: never a crash after the work."""
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "black.png")
+    dark = [replace(sample, name=f"dark {index}", picture=tmp_path / "black.png") for index, sample in
+            enumerate(samples[:3])]  # fmt: skip
+    result, curves = score_model(drawn(dark), nano, "detector", jitter=True)
+    assert not result.predictions.found.any()
+    assert curves is not None
+    assert all(np.isnan(y).all() for lines in curves.values() for _, y in lines.values())
+
+
+def test_what_no_face_has_is_said_before_the_work(nano: Landmarker, samples: list[Sample]) -> None:
+    tasks: list[str] = []
+    with pytest.raises(DataError, match="no face can be normalised by face-box"):
+        score_model(drawn(samples), nano, "labels", "face-box", advance=tasks.append)
+    assert tasks == []
