@@ -7,6 +7,7 @@ could not be written; 130 interrupted (``predict`` writes what it has found by t
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 import warnings
@@ -61,6 +62,8 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:  # a full disk under standard output, a terminal that went away
         fail(f"{error.filename or 'output'}: {error.strerror or error}")
+        if isinstance(sys.stdout, io.TextIOWrapper):  # what it still holds would fail once more at the very end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)
     except MemoryError:
         fail("out of memory")
