@@ -17,14 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 import octamark
-from octamark import reliability, weights
+from octamark import weights
 from octamark.datasets import read
+from octamark.evaluation.results import SHARES
 from octamark.evaluation.run import View, label_square, predict
 from octamark.nets.export import recalibrated
-from octamark.training.calibration import cross_fitted
-from octamark.weights.calibration import CONFIDENCE_SHARE, Calibration, root_mean_square
-
-SHARES = (0.5, 0.9, 0.95)
+from octamark.training.calibration import cross_fitted, trust_figures
+from octamark.weights.calibration import CONFIDENCE_SHARE, Calibration
 
 
 def main() -> None:
@@ -61,22 +60,8 @@ def before(raw: np.ndarray, errors: np.ndarray, distances: np.ndarray) -> dict[s
     """The same figures as :func:`octamark.training.calibration.cross_fitted`, of raw spreads with one factor."""
     plain, unit = Calibration.identity(raw.shape[1]), distances[:, None]
     spread = raw * (np.abs(errors).mean() / raw.mean())
-    away = np.linalg.norm(errors, axis=2)
-    expected, nme = root_mean_square(spread) / unit, (away / unit).mean(axis=1)
-    sure = plain.within(spread, CONFIDENCE_SHARE * unit)
-    return {
-        **{
-            f"regions of {share:.0%} hold the truth in, %": 100
-            * reliability.coverage(away.ravel(), plain.radius(spread, share).ravel())
-            for share in SHARES
-        },
-        "Spearman of spread and error, per point": reliability.spearman(expected.ravel(), (away / unit).ravel()),
-        "Spearman of spread and error, per picture": reliability.spearman(expected.mean(axis=1), nme),
-        "AUROC of mean spread for NME over 8 %": reliability.auroc(expected.mean(axis=1), nme > 0.08),
-        "calibration error of the confidence": reliability.calibration_error(
-            sure.ravel(), (away < CONFIDENCE_SHARE * unit).ravel()
-        ),
-    }
+    radii = {share: plain.radius(spread, share) for share in SHARES}
+    return trust_figures(errors, spread, plain.within(spread, CONFIDENCE_SHARE * unit), radii, unit)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ face, one thread each; milliseconds are medians, crop included.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import statistics
 import time
@@ -26,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import numpy as np
+from mediapipe_mesh import load_mesh
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -34,7 +34,7 @@ import octamark
 from octamark import metrics
 from octamark.datasets import Sample, read
 from octamark.detector import yunet_path
-from octamark.geometry import apply, best_overlap, crop, crop_transform, landmark_boxes, squares
+from octamark.geometry import apply, best_overlap, crop_transform, landmark_boxes, squares
 from octamark.layouts import Layout
 
 Groups = Sequence[Sequence[int]]
@@ -95,23 +95,11 @@ def dlib68() -> Detector:
 
 
 def mediapipe_mesh(train: Sequence[Sample]) -> Detector:
-    spec = importlib.util.find_spec("mediapipe")
-    model = Path(spec.origin or "").parent / "modules/face_landmark/face_landmark.tflite" if spec else Path()
-    if not model.is_file():
-        raise ImportError("no mediapipe with face_landmark.tflite; releases up to 0.10.21 carry it")
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(str(model), num_threads=1)
-    interpreter.allocate_tensors()
-    entry, exits = interpreter.get_input_details()[0], interpreter.get_output_details()
-    size = int(entry["shape"][1])
-    (mesh,) = (one["index"] for one in exits if np.prod(one["shape"]) == 468 * 3)
+    mesh, size = load_mesh()
 
     def vertices(picture: np.ndarray, square: np.ndarray) -> np.ndarray:
         transform = crop_transform(square, size)
-        interpreter.set_tensor(entry["index"], crop(picture, transform, size).astype(np.float32)[None] / 255)
-        interpreter.invoke()
-        return apply(transform, interpreter.get_tensor(mesh).reshape(468, 3)[:, :2] - 0.5)
+        return apply(transform, mesh(picture, transform) - 0.5)
 
     chosen = nearest_vertices(train, vertices)
     note = f"{len(set(chosen))} different vertices of 468"

@@ -24,11 +24,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import numpy as np
+from mediapipe_mesh import load_mesh
 from rich.console import Console
 from rich.table import Table
 
 import octamark
-from octamark.geometry import crop, crop_transform, detector_squares
+from octamark.geometry import crop_transform, detector_squares
 
 WARM, ROUND = 2, 10  # calls of a contestant's turn: untimed, timed
 
@@ -78,23 +79,11 @@ def dlib_task(pictures: list[np.ndarray], boxes: list[np.ndarray]) -> Task:
 
 def mediapipe_task(pictures: list[np.ndarray], boxes: list[np.ndarray]) -> Task:
     """MediaPipe's face mesh network on its 192x192 crop, run by the LiteRT interpreter."""
-    spec = importlib.util.find_spec("mediapipe")
-    model = Path(spec.origin or "").parent / "modules/face_landmark/face_landmark.tflite" if spec else Path()
-    if not model.is_file():
-        raise ImportError("no mediapipe with face_landmark.tflite; releases up to 0.10.21 carry it")
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(str(model), num_threads=1)
-    interpreter.allocate_tensors()
-    entry = interpreter.get_input_details()[0]
-    side = int(entry["shape"][1])
+    vertices, side = load_mesh()
 
     def call(turn: int) -> object:
         square = detector_squares(boxes[turn], 1.5, (0.0, 0.0))[0]
-        pixels = crop(pictures[turn], crop_transform(square, side), side).astype(np.float32)[None] / 255
-        interpreter.set_tensor(entry["index"], pixels)
-        interpreter.invoke()
-        return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+        return vertices(pictures[turn], crop_transform(square, side))
 
     return "MediaPipe face mesh, 468 points", 1, call
 

@@ -52,6 +52,14 @@ def distances(truth: Floats, layout: Layout, normaliser: str, boxes: Floats | No
     return np.where(found > 0, found, np.nan)
 
 
+def confidence_distances(landmarks: Floats, layout: Layout) -> F64:
+    """What ``confidence`` is a share of: the inter-ocular distance of each face (n, M, 2) -> (n,), or half the root of
+    the landmark box's area for a layout without that normaliser."""
+    if "inter-ocular" in layout.normalisers:
+        return layout.distance(landmarks, "inter-ocular")
+    return 0.5 * layout.distance(landmarks, "box")
+
+
 def point_errors(found: Floats, truth: Floats) -> F64:
     """Distance of each point from its truth: two (n, M, 2) -> (n, M), in their unit; NaN where either is NaN."""
     return np.asarray(np.linalg.norm(np.asarray(found, np.float64) - np.asarray(truth, np.float64), axis=-1))

@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import octamark
+from command_line import run
 from drawn_faces import write_pts, write_w300
 from octamark import OctamarkError, read_picture
 from octamark.cli import app
@@ -41,12 +42,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(*arguments: str | Path, code: int = 0) -> str:
-    """Run the command; what it raised is raised here, as ``main`` turns it into one line."""
-    result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.output
+    return run("evaluate", *arguments, code=code)
 
 
 def results(folder: Path) -> dict:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
+from command_line import run
 from drawn_faces import write_w300
-from octamark.cli import app
 from octamark.errors import ConfigError, DataError, OctamarkError, WeightsError
 from octamark.imaging import read_picture
 from octamark.nets.sizes import rows
@@ -19,15 +18,6 @@ RECIPE = 'name = "drawn"\n[network]\nsize = "nano"\n[[stages]]\nsize = 64\nepoch
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_w300(tmp_path_factory.mktemp("w300"))
-
-
-def run(*arguments: str | Path) -> str:
-    """Run the command; what it raised is raised here, as ``main`` turns it into one line."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def test_sheet_train_curves(root: Path, tmp_path: Path) -> None:

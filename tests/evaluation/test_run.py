@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import octamark
 from evaluation_fixtures import drawn_samples
 from octamark.datasets import Sample
 from octamark.errors import DataError, PictureError
@@ -30,11 +29,6 @@ from octamark.weights import CropRule
 RULE = CropRule(size=64, margin=1.5, detector_scale=2.0, detector_shift=(0, 0.25), detector_residual=(0, 0, 0))
 BLACK = np.zeros((8, 8, 3), np.uint8)
 POINTS = np.array([[10.0, 20.0], [50.0, 40.0], [np.nan, np.nan]], np.float32)  # tight box 40 wide, 20 high
-
-
-@pytest.fixture(scope="module")
-def nano() -> Landmarker:
-    return octamark.load("nano", threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,6 @@ WFLW = layout("wflw98")
 
 
 @pytest.fixture(scope="module")
-def nano() -> Landmarker:
-    return octamark.load("nano", threads=1)
-
-
-@pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return drawn_samples(tmp_path_factory.mktemp("faces"), 5)
 

@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric import Fabric
-from typer.testing import CliRunner
 
+from command_line import run
 from drawn_faces import draw_face, write_w300
-from octamark.cli import app
 from octamark.datasets.load import training_and_validation
 from octamark.errors import ConfigError, DataError, WeightsError
 from octamark.geometry import crop, crop_transform, landmark_boxes, squares
@@ -230,14 +229,6 @@ def test_endless_batches_go_round() -> None:
 def test_weights_rise() -> None:
     assert [ramp(share, 0.2) for share in (0.0, 0.1, 0.2, 0.9)] == [0.0, 0.5, 1.0, 1.0]
     assert ramp(0.0, 0.0) == 1.0
-
-
-def run(*arguments: str | Path) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def test_command_line(root: Path, faces: Path, tmp_path: Path) -> None:

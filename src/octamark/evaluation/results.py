@@ -227,10 +227,7 @@ class Trust:
         away = np.linalg.norm(signed, axis=2)
         both = root_mean_square(spread)
         kept = np.isfinite(away) & np.isfinite(both) & (spread > 0).all(axis=2) & np.isfinite(unit)
-        if "inter-ocular" in layout.normalisers:
-            eyes = layout.distance(truth, "inter-ocular")
-        else:
-            eyes = 0.5 * layout.distance(truth, "box")
+        eyes = metrics.confidence_distances(truth, layout)
         sure = kept & np.isfinite(eyes)[:, None]  # where the confidence's own distance is known
         covered = {}
         if result.calibration is not None:

@@ -28,6 +28,9 @@ BOXES: dict[Boxes, str] = {
     "detector": "boxes of the YuNet detector",
     "own": "the set's own face boxes",
 }
+Detect = Callable[[Picture], tuple[F32, F32]]
+"""Boxes (n, 4) and scores (n,) of the faces in a picture, as FaceDetector gives them."""
+
 Square = Callable[[Sample, Picture], "Spot | None"]
 """Where to look in a picture for a sample's face; None: not found."""
 
@@ -110,16 +113,22 @@ def own_square(rule: CropRule) -> Square:
     return square
 
 
-def detector_square(rule: CropRule, detector: Callable[[Picture], tuple[F32, F32]] | None = None) -> Square:
+def detected_box(find: Detect, sample: Sample, picture: Picture) -> F32 | None:
+    """The detected box (4,) that overlaps the labels' box most, by an IoU of at least 0.2; None where there is none."""
+    boxes, _ = find(picture)
+    index = best_overlap(boxes, landmark_boxes(sample.landmarks))
+    return None if index is None else boxes[index]
+
+
+def detector_square(rule: CropRule, detector: Detect | None = None) -> Square:
     """From the detected box that overlaps the labels' box most, by an IoU of at least 0.2."""
     find = detector or FaceDetector()
 
     def square(sample: Sample, picture: Picture) -> Spot | None:
-        boxes, _ = find(picture)
-        index = best_overlap(boxes, landmark_boxes(sample.landmarks))
-        if index is None:
+        box = detected_box(find, sample, picture)
+        if box is None:
             return None
-        return _spot(detector_squares(boxes[index], rule.detector_scale, rule.detector_shift)[0], boxes[index], sample)
+        return _spot(detector_squares(box, rule.detector_scale, rule.detector_shift)[0], box, sample)
 
     return square
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,11 @@ from octamark import reliability
 from octamark.datasets import Sample
 from octamark.detector import FaceDetector
 from octamark.errors import DataError
-from octamark.geometry import best_overlap, detector_squares, landmark_boxes, squares
-from octamark.imaging import read_picture
+from octamark.evaluation.results import SHARES
+from octamark.evaluation.run import detected_box
+from octamark.geometry import detector_squares, landmark_boxes, squares
 from octamark.weights import CropRule
-from octamark.weights.calibration import CONFIDENCE_SHARE, KNOTS, RATIOS, Calibration, root_mean_square
+from octamark.weights.calibration import CONFIDENCE_SHARE, KNOTS, RATIOS, Calibration, laplace_ratios, root_mean_square
 
 FOLDS = 5
 
@@ -27,9 +28,7 @@ def detected_boxes(
     """For each sample the detector's box of its face, or None where it found none; ``tick`` is called after each."""
     found: list[NDArray[np.float32] | None] = []
     for sample in samples:
-        boxes, _ = detector(read_picture(sample.picture))
-        index = best_overlap(boxes, landmark_boxes(sample.landmarks))
-        found.append(None if index is None else boxes[index])
+        found.append(detected_box(detector, sample, sample.read()))
         tick()
     return found
 
@@ -94,7 +93,7 @@ def fit_calibration(raw: NDArray[np.floating], errors: NDArray[np.floating], mir
         own=round(own, 5),
         face=round(mean, 5),
         knots=_knots(u[mask], away[mask]),
-        ratios=Calibration.identity(1).ratios,
+        ratios=laplace_ratios(),  # until the real ones can be measured
     )
     distance = np.linalg.norm(np.asarray(errors, np.float64), axis=2)[known]
     ratio = distance / root_mean_square(draft.spread(raw))[known]
@@ -116,13 +115,12 @@ def cross_fitted(
         distances: (n,) inter-ocular distances of the truth, pixels of the crop.
 
     Returns:
-        Figures by name: coverage, rank correlations, ranking of failures, error of the confidence.
+        The :func:`trust_figures`.
     """
-    away = np.linalg.norm(np.asarray(errors, np.float64), axis=2)  # n, M
     unit = np.asarray(distances, np.float64)[:, None]
-    spread, sure = np.zeros(np.shape(raw)), np.zeros(away.shape)
-    radii = {share: np.zeros(away.shape) for share in (0.5, 0.9, 0.95)}
-    fold = np.arange(len(away)) % FOLDS
+    spread, sure = np.zeros(np.shape(raw)), np.zeros(np.shape(raw)[:2])
+    radii = {share: np.zeros(sure.shape) for share in SHARES}
+    fold = np.arange(len(raw)) % FOLDS
     for one in range(FOLDS):
         out = fold == one
         fitted = fit_calibration(raw[~out], errors[~out], mirror)
@@ -130,6 +128,23 @@ def cross_fitted(
         sure[out] = fitted.within(spread[out], CONFIDENCE_SHARE * unit[out])
         for share, radius in radii.items():
             radius[out] = fitted.radius(spread[out], share)
+    return trust_figures(errors, spread, sure, radii, unit)
+
+
+def trust_figures(
+    errors: NDArray[np.floating], spread: F64, sure: F64, radii: Mapping[float, F64], unit: F64
+) -> dict[str, float]:
+    """How true spreads are.
+
+    Args:
+        errors: (n, M, 2) signed; spread: (n, M, 2) expected; in one unit; a point without a label (NaN) is left out.
+        sure: (n, M) stated confidence; radii: share -> (n, M) radii of the regions of that share.
+        unit: (n, 1) inter-ocular distances of the truth.
+
+    Returns:
+        Figures by name: coverage, rank correlations, ranking of failures, error of the confidence.
+    """
+    away = np.linalg.norm(np.asarray(errors, np.float64), axis=2)  # n, M
     known = np.isfinite(away)
     expected = root_mean_square(spread) / unit
     nme = np.nanmean(away / unit, axis=1)

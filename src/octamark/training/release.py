@@ -17,7 +17,7 @@ from octamark.evaluation.run import Spot, Square, View, detector_square, label_s
 from octamark.geometry import Picture
 from octamark.landmarker import Landmarker
 from octamark.layouts import layout
-from octamark.metrics import failure_rate, nme
+from octamark.metrics import confidence_distances, failure_rate, nme
 from octamark.nets.export import Predictor, Storage, recalibrated, to_onnx
 from octamark.nets.network import OctaveNetwork
 from octamark.training import checkpoints
@@ -140,11 +140,8 @@ def calibrate(
     unit = by_label.scale[:, None, None]
     raw, off, mirror = by_label.spread / unit, (by_label.landmarks - truth) / unit, landmarker.layout.mirror
     fitted = fit_calibration(raw, off, mirror)
-    if "inter-ocular" in landmarker.layout.normalisers:
-        distances = landmarker.layout.distance(truth, "inter-ocular")
-    else:
-        distances = 0.5 * landmarker.layout.distance(truth, "box")
-    checks = cross_fitted(raw, off, distances / by_label.scale, mirror)
+    distances = confidence_distances(truth, landmarker.layout) / by_label.scale
+    checks = cross_fitted(raw, off, distances, mirror)
     errors = {name: nme(one.landmarks, truth, landmarker.layout) for name, one in seen.items()}
     detected = errors["detector"][seen["detector"].found]
     scores = {

@@ -12,6 +12,8 @@ applied inside the exported graph:
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -62,13 +64,8 @@ class Calibration(BaseModel):
     @classmethod
     def identity(cls, points: int) -> Calibration:
         """Raw spreads as they are; shares as of two independent Laplace densities of equal scale."""
-        steps = np.linspace(0, 8, RATIOS - 1)
-        rng = np.random.default_rng(0)
-        lengths = np.sort(np.linalg.norm(rng.laplace(size=(200_000, 2)), axis=1))
-        shares = np.searchsorted(lengths, steps) / len(lengths)
-        ratios = [*zip(steps, shares, strict=True), (32.0, 1.0)]
-        knots = [(step, step) for step in np.linspace(0, 64, KNOTS)]
-        return cls(gain=((1.0, 1.0),) * points, own=1.0, face=0.0, knots=_plain(knots), ratios=_plain(ratios))
+        knots = _plain([(step, step) for step in np.linspace(0, 64, KNOTS)])
+        return cls(gain=((1.0, 1.0),) * points, own=1.0, face=0.0, knots=knots, ratios=laplace_ratios())
 
     def spread(self, raw: Floats) -> NDArray[np.float64]:
         """Expected absolute errors of raw spreads, both (n, M, 2), pixels of the crop: what the graph computes."""
@@ -88,6 +85,15 @@ class Calibration(BaseModel):
         """Radius of the disc that holds the truth with probability ``share``: (..., 2) -> (...), in spread's unit."""
         x, y = np.array(self.ratios).T
         return np.asarray(root_mean_square(spread) * np.interp(share, y, x))
+
+
+@cache
+def laplace_ratios() -> Table:
+    """``ratios`` of two independent Laplace densities of equal scale, drawn once with a fixed seed."""
+    steps = np.linspace(0, 8, RATIOS - 1)
+    lengths = np.sort(np.linalg.norm(np.random.default_rng(0).laplace(size=(200_000, 2)), axis=1))
+    shares = np.searchsorted(lengths, steps) / len(lengths)
+    return _plain([*zip(steps, shares, strict=True), (32.0, 1.0)])
 
 
 def root_mean_square(spread: Floats) -> NDArray[np.float64]:

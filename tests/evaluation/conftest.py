@@ -1,0 +1,13 @@
+"""What several tests of evaluation share."""
+
+from __future__ import annotations
+
+import pytest
+
+import octamark
+from octamark.landmarker import Landmarker
+
+
+@pytest.fixture(scope="session")
+def nano() -> Landmarker:
+    return octamark.load("nano", threads=1)
