@@ -73,8 +73,9 @@ class Augment(_Section):
 
 
 class Optimiser(_Section):
-    """AdamW with an exponential moving average of the weights."""
+    """The optimiser (see octamark.training.muon), and the exponential moving average of the weights."""
 
+    name: Literal["muon", "adamw"] = "muon"
     weight_decay: float = Field(0.01, ge=0.0)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     clip: float = Field(5.0, gt=0.0, description="largest norm of the gradient")

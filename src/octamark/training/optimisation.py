@@ -1,4 +1,4 @@
-"""AdamW, its learning rate, and the moving average of the weights."""
+"""The optimiser, its learning rate, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -8,15 +8,29 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from octamark.nets.network import EncoderLayer, OctaveNetwork
 from octamark.training.config import Optimiser, Stage
+from octamark.training.muon import Muon
 
 
-def adamw(network: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
-    """AdamW with weight decay on weights, and none on biases and normalisations; the loop sets the rate each step."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
+def optimiser(network: OctaveNetwork, settings: Optimiser) -> torch.optim.AdamW:
+    """AdamW, or Muon for the kernels between features with AdamW for the rest; the loop sets the rate each step.
+
+    No weight decay on biases and normalisations. The layers that read the picture and write the heatmaps stay with
+    AdamW, as Muon's authors advise.
+    """
+    first = network.encoder[0]
+    assert isinstance(first, EncoderLayer)
+    ends = {id(p) for end in (network.stem, first.first, network.head) for p in end.parameters()}
+    inner = [p for p in network.parameters() if p.ndim == 4 and id(p) not in ends and settings.name == "muon"]
+    taken = {id(p) for p in inner}
+    decayed = [p for p in network.parameters() if p.ndim > 1 and id(p) not in taken]
     free = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=1.0, betas=settings.betas)
+    if settings.name == "adamw":
+        return torch.optim.AdamW(groups, lr=1.0, betas=settings.betas)
+    groups.append({"params": inner, "weight_decay": settings.weight_decay, "orthogonal": True})
+    return Muon(groups, lr=1.0, betas=settings.betas)
 
 
 def learning_rate(stage: Stage, step: int, steps: int) -> float:

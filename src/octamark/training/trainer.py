@@ -33,7 +33,7 @@ from octamark.training.batches import FaceStore, centre_crops, epoch_batches, st
 from octamark.training.config import Config, Stage, parse
 from octamark.training.device import launch
 from octamark.training.losses import LOSSES
-from octamark.training.optimisation import ExponentialAverage, adamw, learning_rate, moments, set_moments
+from octamark.training.optimisation import ExponentialAverage, learning_rate, moments, optimiser, set_moments
 from octamark.training.starting import starting_network
 
 COLUMNS = ("epoch", "stage", "size", "learning_rate", "loss", "validation_nme", "validation_fr8", "seconds")
@@ -125,7 +125,7 @@ class Trainer:
     def _build(self) -> None:
         config = self.config
         self.network = starting_network(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model, self.optimiser = self.fabric.setup(self.network, adamw(self.network, config.optimiser))
+        self.model, self.optimiser = self.fabric.setup(self.network, optimiser(self.network, config.optimiser))
         self.average = ExponentialAverage(self.network, config.optimiser.ema)
 
     def _check_batches(self) -> None:
