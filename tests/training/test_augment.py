@@ -48,7 +48,10 @@ def changed(side: int = 102, size: int = 64, count: int = 4, seed: int = 0, **se
     """A batch with nothing but ``settings`` at work."""
     pictures, landmarks = faces(count, side, 20)
     config = STILL.model_copy(update=settings)
-    return augment(pictures, landmarks, config=config, mirror=MIRROR, size=size, generator=generator(seed))
+    pictures, _, points = augment(
+        pictures, landmarks, config=config, mirror=MIRROR, size=size, generator=generator(seed)
+    )
+    return pictures, points
 
 
 @pytest.mark.parametrize(("mirror", "rotation"), [(0.0, 0.0), (0.0, 60.0), (1.0, 0.0), (1.0, 60.0), (0.5, 180.0)])
@@ -94,7 +97,7 @@ def test_nothing_asked_gives_the_middle(size: int) -> None:
     """At an odd difference the middle lies between pixels: each is the average of its four neighbours."""
     side = round(size * ROOM)
     pictures, landmarks = faces(3, side, 11)
-    out, points = augment(pictures, landmarks, config=STILL, mirror=MIRROR, size=size, generator=generator(0))
+    out, _, points = augment(pictures, landmarks, config=STILL, mirror=MIRROR, size=size, generator=generator(0))
     first, odd = divmod(side - size, 2)
     assert odd == (size == 32)
     stored = pictures.double() / 255

@@ -10,9 +10,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from octamark.layouts import layout
+from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import NetworkConfig, OctaveNetwork
-from octamark.training.augment import middle, move_points, move_spreads, similarity
+from octamark.training.augment import cut, middle, move_points, move_spreads, similarity
 from octamark.training.config import Augment
 from octamark.training.losses import laplace_kl
 from octamark.training.optimisation import ExponentialAverage
@@ -69,6 +70,21 @@ def test_views_of_nothing_new_change_nothing(mirror: float, zoom: float) -> None
         expected[..., 0] = 15 - expected[..., 0]
     torch.testing.assert_close(taught.position, expected, rtol=0, atol=1e-3)
     torch.testing.assert_close(taught.spread, seen.spread[:, MIRROR] if mirror else seen.spread)
+
+
+def test_a_face_and_its_mirror_image_are_seen_alike() -> None:
+    """Both readings count: what the network alone sees in the mirror image is something else."""
+    _, _, one = teacher()
+    faces = torch.randint(0, 256, (2, 3, 102, 102), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    plain, still = middle(2, 102, 64), torch.zeros(2, dtype=torch.bool)
+    straight, turned = (one(f, plain, still, mirror=MIRROR, size=64, zoom=1.0) for f in (faces, faces.flip(3)))
+    back = turned.position[:, MIRROR] * torch.tensor([-1.0, 1.0]) + torch.tensor([15.0, 0.0])
+    torch.testing.assert_close(back, straight.position, rtol=0, atol=1e-4)
+    torch.testing.assert_close(turned.spread[:, MIRROR], straight.spread, rtol=0, atol=1e-4)
+    with torch.no_grad():
+        crops = cut(faces, plain, 64)
+        alone = [heatmaps.decode(heatmaps.probabilities(one.network(x))).position for x in (crops, crops.flip(3))]
+    assert (alone[1][:, MIRROR, 1] - alone[0][..., 1]).abs().max() > 0.01
 
 
 def test_points_and_spreads_follow_random_views() -> None:

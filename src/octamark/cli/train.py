@@ -134,7 +134,7 @@ def _recipe(path: Path | None, init: str | None, unlabelled: bool) -> Config:
     config = adaptation(str(init)) if path is None else load(path)
     added: dict[str, object] = {} if init is None else {"init": init}
     if unlabelled and config.unlabelled is None:
-        added["unlabelled"] = {"teacher": {}}
+        added["unlabelled"] = {} if config.distillation is not None else {"teacher": {}}
     if config.unlabelled is not None and not unlabelled:
         raise ConfigError(f"{path}: learns from unlabelled faces: name them with --unlabelled")
     return parse({**config.model_dump(), **added}, str(path or init))

@@ -158,7 +158,7 @@ def augment(
     mirror: Tensor,
     size: int,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """A training batch from stored faces.
 
     Args:
@@ -169,12 +169,13 @@ def augment(
         generator: on the CPU; the batch depends on its state alone.
 
     Returns:
-        Pictures (n, 3, size, size) float32 in 0..1 and landmarks (n, M, 2) in their pixels.
+        Pictures (n, 3, size, size) float32 in 0..1, the same views undamaged, and landmarks (n, M, 2) in their pixels.
     """
     count, device = len(pictures), pictures.device
     matrices, mirrored = similarity(config, count, pictures.shape[-1], size, generator)
     points = move_points(landmarks, matrices.to(device), mirrored.to(device), mirror.to(device))
-    return damaged(cut(pictures, matrices.to(device), size), config, generator), points
+    plain = cut(pictures, matrices.to(device), size)
+    return damaged(plain, config, generator), plain, points
 
 
 def damaged(pictures: Tensor, config: Augment, generator: torch.Generator) -> Tensor:

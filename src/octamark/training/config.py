@@ -99,6 +99,14 @@ class Teacher(_Section):
     trust: float = Field(1.0, gt=0.0, description="the teacher's spread at which a point counts half, heatmap pixels")
 
 
+class Distillation(_Section):
+    """A larger network's heatmaps as further targets; see octamark.training.distillation."""
+
+    teacher: str = Field(description="released model, run or checkpoint (.safetensors), of the recipe's layout")
+    weight: float = Field(0.5, gt=0.0)
+    trust: float = Field(1.0, gt=0.0, description="the teacher's spread at which a point counts half, heatmap pixels")
+
+
 class Unlabelled(_Section):
     """How faces without labels are learned from; see octamark.training.semi_supervised."""
 
@@ -134,6 +142,7 @@ class Config(_Section):
     optimiser: Optimiser = Optimiser()
     stages: tuple[Stage, ...] = Field(min_length=1)
     unlabelled: Unlabelled | None = None
+    distillation: Distillation | None = None
     init: str | None = Field(None, description="released model or checkpoint (.safetensors) to start from")
 
     @model_validator(mode="after")
@@ -181,6 +190,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "unlabelled": Unlabelled,
     "adversary": Adversary,
     "teacher": Teacher,
+    "distillation": Distillation,
 }
 
 

@@ -22,8 +22,8 @@ from octamark.nets.export import Predictor, Storage, recalibrated, to_onnx
 from octamark.nets.network import OctaveNetwork
 from octamark.training import checkpoints
 from octamark.training.calibration import cross_fitted, detected_boxes, fit_calibration, fit_crop_rule
-from octamark.training.config import Config, parse
-from octamark.training.starting import network_config
+from octamark.training.config import Config
+from octamark.training.starting import trained_network
 from octamark.weights import ModelCard
 from octamark.weights.calibration import Calibration
 
@@ -49,13 +49,10 @@ def load_network(path: Path) -> tuple[OctaveNetwork, Config, dict[str, Any]]:
         WeightsError: missing or damaged checkpoint.
     """
     file = path / "best.safetensors" if path.is_dir() else path
-    groups, meta = checkpoints.load(file)
+    network, config, meta = trained_network(file)
     if path.is_dir():
         meta["rows"] = checkpoints.load(path / "last.safetensors")[1]["rows"]  # the best epoch's file ends with it
-    config = parse(meta["config"], str(file))
-    network = OctaveNetwork(network_config(config))
-    checkpoints.fill(network, groups.get("ema", {}), file)
-    return network.eval(), config, meta
+    return network, config, meta
 
 
 def release(
@@ -76,6 +73,8 @@ def release(
     learned, terms = f"300W {config.data.split}, {len(training)} faces ({len(validation)} held out)", TERMS_300W
     if "unlabelled" in meta:
         learned, terms = f"{learned}; without labels: {meta['unlabelled']}", f"{terms}; and those of the unlabelled"
+    if config.distillation is not None:
+        learned = f"{learned}; distilled from {config.distillation.teacher}"
     steps = len(training) + len(validation)
     done = 0
 

@@ -29,9 +29,10 @@ from octamark.training.optimisation import learning_rate, moments, set_moments
 from octamark.training.teacher import MeanTeacher, consistency
 from octamark.training.trainer import COLUMNS, Trainer, Watcher
 
-MEANS = ("loss", "discriminator", "fooling", "consistency", "teacher_spread")
-"""Of an epoch: the loss on labelled faces, D's loss, the network's part of it, the distance to the teacher (all before
-their weights), and the teacher's mean spread in heatmap pixels; 0 for what the recipe leaves out."""
+MEANS = ("loss", "distillation", "discriminator", "fooling", "consistency", "teacher_spread")
+"""Of an epoch: the loss on labelled faces, the distance to a larger network (weighted), D's loss, the network's part of
+it, the distance to the mean teacher (these three before their weights), and that teacher's mean spread in heatmap
+pixels; 0 for what the recipe leaves out."""
 
 
 class SemiSupervisedTrainer(Trainer):
@@ -48,7 +49,7 @@ class SemiSupervisedTrainer(Trainer):
         DataError: no faces there, or faces cropped with another margin than the recipe's.
     """
 
-    columns = (*COLUMNS[:5], *MEANS[1:], *COLUMNS[5:])
+    columns = (*COLUMNS[:6], *MEANS[2:], *COLUMNS[6:])
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class SemiSupervisedTrainer(Trainer):
         return self.others[1]
 
     def _train_epoch(self, faces: FaceStore, stage: Stage, stage_epoch: int, epoch: int) -> dict[str, float]:
-        if self.adversary is None and self.teacher is None:
+        if self.adversary is None and self.teacher is None and self.distiller is None:
             return super()._train_epoch(faces, stage, stage_epoch, epoch)
         config, settings, loss_of = self.config, self.settings, LOSSES[self.config.loss.name]
         rank, world, device, size = self.fabric.global_rank, self.fabric.world_size, self.fabric.device, stage.size
@@ -119,12 +120,13 @@ class SemiSupervisedTrainer(Trainer):
         sums = torch.zeros(len(MEANS), device=device)
         for index, chosen in enumerate(self._batches(faces, stage, epoch)):
             generator, step = self._generator(epoch, index), done + index
-            pictures, landmarks = self._labelled(faces, chosen, stage, generator)  # n, 3, size, size; n, M, 2
+            pictures, plain, landmarks = self._labelled(faces, chosen, stage, generator)  # n, 3, size, size; n, M, 2
             drawn = endless_batch(len(others), settings.batch, config.seed + 1, step)[rank::world]
             stored = others[drawn.to(device)]  # u, 3, side, side uint8
             matrices, mirrored = similarity(config.augment, len(stored), side, size, generator, zoom)
             matrices, mirrored = matrices.to(device), mirrored.to(device)  # u, 2, 3; u
-            views = damaged(cut(stored, matrices, size), config.augment, generator)  # u, 3, size, size
+            unharmed = cut(stored, matrices, size)  # u, 3, size, size
+            views = damaged(unharmed, config.augment, generator)
             self._set_rate(learning_rate(stage, stage_epoch * steps + index, stage.epochs * steps))
 
             both = torch.cat([pictures, views]).contiguous(memory_format=torch.channels_last)
@@ -132,7 +134,9 @@ class SemiSupervisedTrainer(Trainer):
             points, n = heatmaps.decode(p), len(pictures)
             known, unknown = (Points(*(value[part] for value in points)) for part in (slice(n), slice(n, None)))
             target = heatmaps.to_heatmap_pixels(landmarks, STRIDE)
-            supervised = loss = loss_of(known, target, target_scale)
+            supervised = loss_of(known, target, target_scale)
+            distilled = self._distance(torch.cat([plain, unharmed]), p)
+            loss = supervised + distilled
             judged = fooling = distance = spread = torch.zeros((), device=device)
             if self.adversary is not None and settings.adversary is not None:
                 judged = self.adversary.learn(pictures, known, target, views, p[n:])
@@ -144,7 +148,7 @@ class SemiSupervisedTrainer(Trainer):
                 distance, spread = consistency(unknown, taught, target_scale, settings.teacher.trust), taught.spread
                 loss = loss + settings.teacher.weight * ramp(step / all_steps, settings.teacher.warm_up) * distance
             self._descend(loss, epoch, index)
-            means = torch.stack([supervised, judged, fooling, distance, spread.mean()]).detach()
+            means = torch.stack([supervised, distilled, judged, fooling, distance, spread.mean()]).detach()
             sums += means
             self.watcher.stepped(float(means[0]))
         return {name: self._mean(value / steps) for name, value in zip(MEANS, sums, strict=True)}

@@ -24,7 +24,7 @@ def draw(samples: Sequence[Sample], config: Config, path: Path) -> int:
     chosen = [samples[index] for index in epoch_order(len(samples), config.seed, 0)[:COUNT].tolist()]
     one, size = layout(config.layout), config.stages[-1].size
     store = FaceStore.load(chosen, size, config.data.margin)
-    pictures, points = augment(
+    pictures, _, points = augment(
         store.pictures,
         store.landmarks,
         config=config.augment,

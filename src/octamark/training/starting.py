@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from octamark import weights
 from octamark.errors import WeightsError, listed
@@ -28,8 +29,8 @@ def network_config(config: Config) -> NetworkConfig:
     )
 
 
-def checkpoint_path(name: str) -> Path:
-    """The checkpoint that ``init`` names: a .safetensors file, a run's folder (its best epoch) or a released model.
+def checkpoint_path(name: str, argument: str = "init") -> Path:
+    """The checkpoint that an argument names: a .safetensors file, a run's folder (its best epoch) or a released model.
 
     Raises:
         WeightsError: none of these; the message tells what there is.
@@ -43,8 +44,21 @@ def checkpoint_path(name: str) -> Path:
         return released
     known = listed(sorted(file.stem for file in RELEASES.glob("*.safetensors")))
     raise WeightsError(
-        f"init {name!r}: give a checkpoint (.safetensors), the folder of a run, or a released model: {known}"
+        f"{argument} {name!r}: give a checkpoint (.safetensors), the folder of a run, or a released model: {known}"
     )
+
+
+def trained_network(path: Path) -> tuple[OctaveNetwork, Config, dict[str, Any]]:
+    """The averaged weights that a checkpoint holds, ready to predict, with their recipe and the run's metadata.
+
+    Raises:
+        WeightsError: missing or damaged checkpoint.
+    """
+    groups, meta = checkpoints.load(path)
+    config = parse(meta["config"], str(path))
+    network = OctaveNetwork(network_config(config))
+    checkpoints.fill(network, groups.get("ema", {}), path)
+    return network.eval(), config, meta
 
 
 def adaptation(init: str) -> Config:
@@ -66,15 +80,12 @@ def starting_network(config: Config) -> OctaveNetwork:
     Raises:
         WeightsError: no such checkpoint, a damaged one, or one of another layout or shape than the recipe's.
     """
-    network = OctaveNetwork(network_config(config))
     if config.init is None:
-        return network
+        return OctaveNetwork(network_config(config))
     path = checkpoint_path(config.init)
-    groups, meta = checkpoints.load(path)
-    theirs = parse(meta["config"], str(path))
+    network, theirs, _ = trained_network(path)
     if theirs.layout != config.layout or network_config(theirs) != network_config(config):
         given, asked = ({"layout": c.layout, **c.network.model_dump()} for c in (theirs, config))
         apart = [f"{key} {given[key]!r} (recipe: {asked[key]!r})" for key in given if given[key] != asked[key]]
         raise WeightsError(f"{path}: cannot start this recipe, it was trained with {listed(apart)}")
-    checkpoints.fill(network, groups.get("ema", {}), path)
     return network

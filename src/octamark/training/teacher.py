@@ -17,6 +17,9 @@ from octamark.training.optimisation import ExponentialAverage
 class MeanTeacher:
     """Reads plain crops with averaged weights (A. Tarvainen, H. Valpola: Mean teachers are better role models, 2017).
 
+    Every crop is read twice, as it is and mirrored, and the two heatmaps of a landmark averaged: their position is
+    better than either, which is what the network can learn from itself, and where they disagree the spread grows.
+
     Its weights are the tensors of the average themselves: whatever updates or restores that has updated the teacher.
     """
 
@@ -43,8 +46,10 @@ class MeanTeacher:
         plain = middle(len(faces), faces.shape[-1], size, zoom).to(faces.device)  # u, 2, 3
         crops = cut(faces, plain, size).contiguous(memory_format=torch.channels_last)  # u, 3, size, size
         with self.fabric.autocast():
-            maps = self.network(crops)  # u, M, h, w
-        seen = heatmaps.to_input_pixels(heatmaps.decode(heatmaps.probabilities(maps, self.beta)), STRIDE)
+            maps = self.network(torch.cat([crops, crops.flip(3)]))  # 2 u, M, h, w
+        straight, turned = heatmaps.probabilities(maps, self.beta).chunk(2)
+        both = (straight + turned.flip(3)[:, mirror]) / 2  # u, M, h, w
+        seen = heatmaps.to_input_pixels(heatmaps.decode(both), STRIDE)
         stored = Points(seen.position * zoom + plain[:, None, :, 2], seen.spread * zoom)
         position = move_points(stored.position, matrices, mirrored, mirror)
         spread = move_spreads(stored.spread, matrices, mirrored, mirror)

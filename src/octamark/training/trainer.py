@@ -32,11 +32,22 @@ from octamark.training.augment import augment
 from octamark.training.batches import FaceStore, centre_crops, epoch_batches, steps_per_epoch
 from octamark.training.config import Config, Stage, parse
 from octamark.training.device import launch
+from octamark.training.distillation import Distiller
 from octamark.training.losses import LOSSES
 from octamark.training.optimisation import ExponentialAverage, learning_rate, moments, optimiser, set_moments
 from octamark.training.starting import starting_network
 
-COLUMNS = ("epoch", "stage", "size", "learning_rate", "loss", "validation_nme", "validation_fr8", "seconds")
+COLUMNS = (
+    "epoch",
+    "stage",
+    "size",
+    "learning_rate",
+    "loss",
+    "distillation",
+    "validation_nme",
+    "validation_fr8",
+    "seconds",
+)
 """Of ``log.csv``; a semi-supervised run's has more."""
 
 
@@ -127,6 +138,8 @@ class Trainer:
         self.network = starting_network(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model, self.optimiser = self.fabric.setup(self.network, optimiser(self.network, config.optimiser))
         self.average = ExponentialAverage(self.network, config.optimiser.ema)
+        taught = config.distillation
+        self.distiller = None if taught is None else Distiller(taught, config.layout, self.fabric)
 
     def _check_batches(self) -> None:
         world = self.fabric.world_size
@@ -180,19 +193,26 @@ class Trainer:
         config, loss_of = self.config, LOSSES[self.config.loss.name]
         steps = stage.steps_per_epoch or steps_per_epoch(len(faces), stage.batch)
         self.model.train()
-        total = torch.zeros((), device=self.fabric.device)
+        sums = torch.zeros(2, device=self.fabric.device)
         for index, chosen in enumerate(self._batches(faces, stage, epoch)):
             generator = self._generator(epoch, index)
-            pictures, landmarks = self._labelled(faces, chosen, stage, generator)
+            pictures, plain, landmarks = self._labelled(faces, chosen, stage, generator)
             self._set_rate(learning_rate(stage, stage_epoch * steps + index, stage.epochs * steps))
             maps = self.model(pictures.contiguous(memory_format=torch.channels_last))  # n, M, h/4, w/4
-            points = heatmaps.decode(heatmaps.probabilities(maps, config.loss.beta))
+            p = heatmaps.probabilities(maps, config.loss.beta)
             target = heatmaps.to_heatmap_pixels(landmarks, STRIDE)
-            loss = loss_of(points, target, stage.target_scale or config.loss.target_scale)
-            self._descend(loss, epoch, index)
-            total += loss.detach()
+            loss = loss_of(heatmaps.decode(p), target, stage.target_scale or config.loss.target_scale)
+            distance = self._distance(plain, p)
+            self._descend(loss + distance, epoch, index)
+            sums += torch.stack([loss, distance]).detach()
             self.watcher.stepped(float(loss.detach()))
-        return {"loss": self._mean(total / steps)}
+        return {name: self._mean(value / steps) for name, value in zip(("loss", "distillation"), sums, strict=True)}
+
+    def _distance(self, plain: Tensor, p: Tensor) -> Tensor:
+        """To what a larger network sees in the undamaged views, weighted; 0 where none teaches."""
+        if self.distiller is None or self.config.distillation is None:
+            return p.new_zeros(())
+        return self.config.distillation.weight * self.distiller.distance(plain, p)
 
     def _batches(self, faces: FaceStore, stage: Stage, epoch: int) -> Iterator[Tensor]:
         rank, world, steps = self.fabric.global_rank, self.fabric.world_size, stage.steps_per_epoch
@@ -205,8 +225,8 @@ class Trainer:
 
     def _labelled(
         self, faces: FaceStore, chosen: Tensor, stage: Stage, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Augmented pictures (n, 3, size, size) and their landmarks (n, M, 2), input pixels."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Augmented pictures (n, 3, size, size), the views undamaged, and landmarks (n, M, 2), input pixels."""
         chosen = chosen.to(self.fabric.device)
         return augment(
             faces.pictures[chosen],

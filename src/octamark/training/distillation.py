@@ -1,0 +1,55 @@
+"""Distillation: a larger trained network shows what it sees, whole heatmaps of it, to the one that is trained."""
+
+from __future__ import annotations
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from octamark.errors import ConfigError
+from octamark.nets import heatmaps
+from octamark.training import config
+from octamark.training.starting import checkpoint_path, trained_network
+
+
+class Distiller:
+    """Another network's heatmaps as targets (G. Hinton and others: Distilling the knowledge in a neural network, 2015).
+
+    It reads the same view of a face as the network in training, but before colours are changed and pieces hidden.
+    Labels are not needed, so faces with and without them are treated alike.
+
+    Raises:
+        ConfigError: a teacher of another layout.
+        WeightsError: no such checkpoint, or a damaged one.
+    """
+
+    def __init__(self, settings: config.Distillation, layout: str, fabric: Fabric) -> None:
+        network, theirs, _ = trained_network(checkpoint_path(settings.teacher, "distillation.teacher"))
+        if theirs.layout != layout:
+            raise ConfigError(f"distillation.teacher: knows the layout {theirs.layout}, the recipe's is {layout}")
+        self.fabric, self.beta, self.trust = fabric, theirs.loss.beta, settings.trust
+        self.network = network.to(fabric.device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
+
+    def distance(self, plain: Tensor, p: Tensor) -> Tensor:
+        """How far the network's heatmaps are from the teacher's; a scalar in nats, at least 0.
+
+        Args:
+            plain: (n, 3, s, s) the views of the faces, undamaged.
+            p: (n, M, h, w) the network's probability maps of the same views.
+        """
+        with torch.no_grad(), self.fabric.autocast():
+            maps = self.network(plain.contiguous(memory_format=torch.channels_last))
+        return heatmap_kl(heatmaps.probabilities(maps, self.beta), p, self.trust)
+
+
+def heatmap_kl(taught: Tensor, p: Tensor, trust: float) -> Tensor:
+    """KL(taught || p) of probability maps (n, M, h, w), a scalar: the mean of maps weighted by the teacher's certainty.
+
+    The weight is trust^2 / (trust^2 + b^2), b the spread of the taught map in heatmap pixels (mean of both axes), as
+    in octamark.training.teacher: what the teacher does not know hardly counts. Gradients reach ``p`` alone.
+    """
+    taught = taught.detach()
+    kl = (torch.special.xlogy(taught, taught) - taught * p.clamp_min(1e-12).log()).sum(dim=(2, 3))  # n, M
+    spread = heatmaps.decode(taught).spread.mean(dim=2)
+    weighted: Tensor = kl * trust**2 / (trust**2 + spread**2)
+    return weighted.mean()

@@ -1,0 +1,165 @@
+"""What a larger network shows, and that it reaches the student and nothing else."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from command_line import run
+from drawn_faces import draw_face, write_w300
+from octamark.datasets.load import training_and_validation
+from octamark.errors import ConfigError, WeightsError
+from octamark.geometry import crop, crop_transform, landmark_boxes, squares
+from octamark.layouts import layout
+from octamark.nets import heatmaps
+from octamark.nets.heatmaps import Points
+from octamark.training import checkpoints
+from octamark.training.batches import ROOM
+from octamark.training.config import Config, parse
+from octamark.training.distillation import heatmap_kl
+from octamark.training.trainer import Trainer
+from octamark.training.unlabelled import Counts, UnlabelledFaces
+
+STAGE = {"size": 64, "epochs": 3, "batch": 4, "learning_rate": 5e-3}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_w300(tmp_path_factory.mktemp("w300"), per_folder=8, validation=4)
+
+
+def recipe(**more: object) -> Config:
+    table = {"name": "drawn", "seed": 3, "network": {"size": "nano"}, "stages": [STAGE], **more}
+    return parse(table, "recipe")
+
+
+def trainer(one: Config, root: Path, out: Path, *, resume: bool = False) -> Trainer:
+    train, held_out = training_and_validation(one.data, root, layout(one.layout), one.seed)
+    return Trainer(one, train, held_out, out, device="cpu", resume=resume)
+
+
+def log(run: Path) -> list[dict[str, str]]:
+    with (run / "log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def teacher(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run that has learned something."""
+    out = tmp_path_factory.mktemp("teacher")
+    trainer(recipe(stages=[{**STAGE, "epochs": 20}]), root, out).run()
+    return str(out)
+
+
+def drawn(position: float, spread: float) -> torch.Tensor:
+    return heatmaps.draw(Points(torch.full((1, 1, 2), position), torch.full((1, 1, 2), spread)), 16, 16)
+
+
+def test_heatmap_kl_of_known_maps() -> None:
+    taught = torch.zeros(1, 2, 2, 2)
+    taught[0, 0, 0] = 0.5  # two places alike: half a pixel of spread along x, none along y
+    taught[0, 1, 1, 1] = 1.0
+    p = torch.full((1, 2, 2, 2), 0.25)
+    expected = torch.tensor([2.0, 4.0]).log() * torch.tensor([1 / (1 + 0.25**2), 1.0])
+    torch.testing.assert_close(heatmap_kl(taught, p, 1.0), expected.mean())
+    torch.testing.assert_close(heatmap_kl(taught, taught, 1.0), torch.zeros(()))
+    assert torch.isfinite(heatmap_kl(p, taught, 1.0))
+
+
+def test_heatmap_kl_grows_with_distance_and_trusts_the_certain() -> None:
+    near, far = (heatmap_kl(drawn(7.0, 0.7), drawn(x, 0.7), 1.0) for x in (7.5, 9.0))
+    assert 0 < near < far
+    sure, unsure = (heatmap_kl(drawn(7.0, b), torch.full((1, 1, 16, 16), 1 / 256), 0.1) for b in (0.3, 3.0))
+    assert unsure < 0.05 * sure
+
+
+def test_gradients_reach_the_student_alone() -> None:
+    taught, p = drawn(7.0, 0.7).requires_grad_(), drawn(8.0, 0.7).requires_grad_()
+    heatmap_kl(taught, p, 1.0).backward()
+    assert taught.grad is None
+    assert p.grad is not None
+    assert p.grad.abs().sum() > 0
+
+
+def test_the_teacher_reads_undamaged_views_and_stays_as_it_is(root: Path, teacher: str, tmp_path: Path) -> None:
+    one = recipe(distillation={"teacher": teacher, "weight": 2.0}, seed=4)
+    student = trainer(one, root, tmp_path / "student")
+    assert student.distiller is not None
+    saved = checkpoints.load(Path(teacher) / "best.safetensors")[0]["ema"]
+    seen: list[torch.Tensor] = []
+    student.distiller.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    faces, _ = student._load()
+    generator = student._generator(0, 0)
+    _, plain, _ = student._labelled(faces, next(student._batches(faces, one.stages[0], 0)), one.stages[0], generator)
+    student.run()
+    torch.testing.assert_close(seen[0], plain)
+    state = student.distiller.network.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in saved.items())
+    assert not student.distiller.network.training
+    assert all(p.grad is None for p in student.distiller.network.parameters())
+
+
+def test_it_draws_the_student_to_the_teacher(root: Path, teacher: str, tmp_path: Path) -> None:
+    """The student's heatmaps end nearer to the teacher's than those of a network that learned from labels alone."""
+    taught = {"teacher": teacher, "weight": 5.0}
+    for name, more in (("alone", {}), ("taught", {"distillation": taught})):
+        trainer(recipe(seed=4, stages=[{**STAGE, "epochs": 10}], **more), root, tmp_path / name).run()
+    rows = log(tmp_path / "taught")
+    assert float(rows[-1]["distillation"]) < float(rows[0]["distillation"])
+    assert {row["distillation"] for row in log(tmp_path / "alone")} == {"0.0"}
+    distances = []
+    for name in ("alone", "taught"):
+        judge = trainer(recipe(distillation=taught), root, tmp_path / f"judge of {name}")
+        assert judge.distiller is not None
+        checkpoints.fill(judge.network, checkpoints.load(tmp_path / name / "last.safetensors")[0]["ema"], tmp_path)
+        faces, _ = judge._load()
+        pictures = faces.pictures[:, :, 20:84, 20:84] / 255
+        with torch.no_grad():
+            maps = judge.network.eval()(pictures)
+            distances.append(float(judge.distiller.distance(pictures, heatmaps.probabilities(maps))))
+    assert distances[1] < distances[0]
+
+
+def test_resumed_goes_on_with_its_teacher(root: Path, teacher: str, tmp_path: Path) -> None:
+    one = recipe(distillation={"teacher": teacher})
+    trainer(one, root, tmp_path / "whole").run()
+    longer = one.model_copy(update={"stages": (*one.stages, *one.stages)})
+    trainer(one, root, tmp_path / "halves").run()
+    trainer(longer, root, tmp_path / "halves", resume=True).run()
+    trainer(longer, root, tmp_path / "at once").run()
+    ends = [log(tmp_path / name)[-1] for name in ("halves", "at once")]
+    assert ends[0]["distillation"] == ends[1]["distillation"] != "0.0"
+
+
+def test_command_line_with_faces_that_have_no_labels(root: Path, teacher: str, tmp_path: Path) -> None:
+    """Distillation on labelled and unlabelled faces; --unlabelled adds no mean teacher where a larger one teaches."""
+    kept = []
+    for seed in range(6):
+        picture, points = draw_face(9000 + seed)
+        square = squares(landmark_boxes(points), 1.25 * ROOM)[0]
+        kept.append(torch.from_numpy(crop(picture, crop_transform(square, 128), 128)).permute(2, 0, 1))
+    UnlabelledFaces(torch.stack(kept), 1.25, Counts(faces=6, pictures=6)).save(tmp_path / "faces.safetensors")
+    one = recipe(distillation={"teacher": teacher})
+    table = one.model_dump(mode="json", exclude={"unlabelled", "init"})
+    (tmp_path / "recipe.json").write_text(json.dumps(table))
+    run(
+        "train", tmp_path / "recipe.json", "--data", root, "--unlabelled", tmp_path / "faces.safetensors",
+        "--device", "cpu", "--out", tmp_path / "run",
+    )  # fmt: skip
+    made = parse(json.loads((tmp_path / "run" / "config.json").read_text()), "x")
+    assert made.unlabelled is not None
+    assert made.unlabelled.teacher is None
+    assert all(float(row["distillation"]) > 0 and float(row["consistency"]) == 0 for row in log(tmp_path / "run"))
+
+
+def test_refusals(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"distillation\.teacher 'enormous': give a checkpoint .* nano, small, tiny"):
+        trainer(recipe(distillation={"teacher": "enormous"}), root, tmp_path)
+    with pytest.raises(ConfigError, match=r"distillation\.teacher"):
+        recipe(distillation={})
+    with pytest.raises(ConfigError, match=r"unknown key distillation\.model; allowed there: teacher, weight, trust"):
+        recipe(distillation={"teacher": "small", "model": "x"})
