@@ -156,6 +156,15 @@ def test_command_line_with_faces_that_have_no_labels(root: Path, teacher: str, t
     assert all(float(row["distillation"]) > 0 and float(row["consistency"]) == 0 for row in log(tmp_path / "run"))
 
 
+def test_it_teaches_at_its_own_size_alone(root: Path, teacher: str, tmp_path: Path) -> None:
+    stages = [{**STAGE, "size": 32, "epochs": 1}, {**STAGE, "epochs": 1}]
+    trainer(recipe(distillation={"teacher": teacher}, stages=stages), root, tmp_path / "run").run()
+    assert [float(row["distillation"]) > 0 for row in log(tmp_path / "run")] == [False, True]
+    others = [stages[0], {**STAGE, "size": 96}]
+    with pytest.raises(ConfigError, match=r"distillation\.teacher: reads 64x64, the recipe's stages have 32, 96"):
+        trainer(recipe(distillation={"teacher": teacher}, stages=others), root, tmp_path / "none")
+
+
 def test_refusals(root: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"distillation\.teacher 'enormous': give a checkpoint .* nano, small, tiny"):
         trainer(recipe(distillation={"teacher": "enormous"}), root, tmp_path)

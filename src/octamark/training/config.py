@@ -103,7 +103,7 @@ class Distillation(_Section):
     """A larger network's heatmaps as further targets; see octamark.training.distillation."""
 
     teacher: str = Field(description="released model, run or checkpoint (.safetensors), of the recipe's layout")
-    weight: float = Field(0.5, gt=0.0)
+    weight: float = Field(2.0, gt=0.0)
     trust: float = Field(1.0, gt=0.0, description="the teacher's spread at which a point counts half, heatmap pixels")
 
 

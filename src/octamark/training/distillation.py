@@ -6,7 +6,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from octamark.errors import ConfigError
+from octamark.errors import ConfigError, listed
 from octamark.nets import heatmaps
 from octamark.training import config
 from octamark.training.starting import checkpoint_path, trained_network
@@ -16,17 +16,27 @@ class Distiller:
     """Another network's heatmaps as targets (G. Hinton and others: Distilling the knowledge in a neural network, 2015).
 
     It reads the same view of a face as the network in training, but before colours are changed and pieces hidden.
-    Labels are not needed, so faces with and without them are treated alike.
+    Labels are not needed, so faces with and without them are treated alike. It teaches in stages of its own input size
+    alone: networks see worse at other sizes than the one they ended with.
+
+    Attributes:
+        size: side of the input that it was trained for, pixels.
 
     Raises:
-        ConfigError: a teacher of another layout.
+        ConfigError: a teacher of another layout, or of a size that no stage has.
         WeightsError: no such checkpoint, or a damaged one.
     """
 
-    def __init__(self, settings: config.Distillation, layout: str, fabric: Fabric) -> None:
+    def __init__(self, recipe: config.Config, settings: config.Distillation, fabric: Fabric) -> None:
         network, theirs, _ = trained_network(checkpoint_path(settings.teacher, "distillation.teacher"))
-        if theirs.layout != layout:
-            raise ConfigError(f"distillation.teacher: knows the layout {theirs.layout}, the recipe's is {layout}")
+        if theirs.layout != recipe.layout:
+            raise ConfigError(
+                f"distillation.teacher: knows the layout {theirs.layout}, the recipe's is {recipe.layout}"
+            )
+        self.size, sizes = theirs.stages[-1].size, [stage.size for stage in recipe.stages]
+        if self.size not in sizes:
+            asked = listed(sorted({str(size) for size in sizes}))
+            raise ConfigError(f"distillation.teacher: reads {self.size}x{self.size}, the recipe's stages have {asked}")
         self.fabric, self.beta, self.trust = fabric, theirs.loss.beta, settings.trust
         self.network = network.to(fabric.device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
 

@@ -139,7 +139,7 @@ class Trainer:
         self.model, self.optimiser = self.fabric.setup(self.network, optimiser(self.network, config.optimiser))
         self.average = ExponentialAverage(self.network, config.optimiser.ema)
         taught = config.distillation
-        self.distiller = None if taught is None else Distiller(taught, config.layout, self.fabric)
+        self.distiller = None if taught is None else Distiller(config, taught, self.fabric)
 
     def _check_batches(self) -> None:
         world = self.fabric.world_size
@@ -209,8 +209,8 @@ class Trainer:
         return {name: self._mean(value / steps) for name, value in zip(("loss", "distillation"), sums, strict=True)}
 
     def _distance(self, plain: Tensor, p: Tensor) -> Tensor:
-        """To what a larger network sees in the undamaged views, weighted; 0 where none teaches."""
-        if self.distiller is None or self.config.distillation is None:
+        """To what a larger network sees in the undamaged views, weighted; 0 where none teaches at this size."""
+        if self.distiller is None or self.config.distillation is None or self.distiller.size != plain.shape[-1]:
             return p.new_zeros(())
         return self.config.distillation.weight * self.distiller.distance(plain, p)
 
