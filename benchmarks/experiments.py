@@ -38,7 +38,7 @@ from octamark.imaging import write_atomically, write_picture
 
 ROOT = Path(__file__).parent.parent
 TABLES = ROOT / "configs" / "experiments"
-ORDER = ("labels", "loss", "beta", "target_scale", "width")
+ORDER = ("optimiser", "labels", "distillation", "loss", "beta", "target_scale", "width")
 SIZE = 128
 
 

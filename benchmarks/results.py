@@ -30,8 +30,8 @@ HEAD = """# Results of controlled comparisons
 
 Written by `python benchmarks/experiments.py report` from the logs of {done} of {total} runs; a dash: not made yet.
 
-Unless a table says otherwise: `tiny` at 128x128, LaplaceKL, beta 1, target scale 0.5, 3,000 steps of 16 labelled faces
-whatever their number (`configs/experiments/base.toml`), and one learning rate for all.
+Unless a table says otherwise: `tiny` at 128x128, LaplaceKL, beta 1, target scale 0.5, Muon, 3,000 steps of 16 labelled
+faces whatever their number (`configs/experiments/base.toml`), and one learning rate for all.
 
 - **NME**: inter-ocular, %, on the {faces} faces of 300W's validation split, crops from labels, of the averaged weights
   after the last epoch, so that no epoch was chosen; *best epoch* is the least of 20, chosen on those same faces.
@@ -185,6 +185,25 @@ def _sizes(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
     return _lines(table, places, path, "milliseconds a face, one thread, at each width")
 
 
+def _curves(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
+    """Validation NME after every epoch, a line for each row, the mean of its seeds."""
+    figure, axes = _axes()
+    drawn = False
+    for row in table.rows:
+        logs = [run.log for run in table.cells[row, table.columns[0]].runs if run.scores is not None]
+        if logs:
+            drawn = True
+            nmes = np.mean([[100 * line["validation_nme"] for line in log] for log in logs], axis=0)
+            axes.plot(np.arange(1, len(nmes) + 1), nmes, label=row)
+    if not drawn:
+        return False
+    axes.set(xlabel="epoch of 150 steps", ylabel="validation NME, %, inter-ocular", yscale="log")
+    axes.yaxis.set_major_formatter("{x:.0f}")
+    axes.yaxis.set_minor_formatter("{x:.0f}")
+    axes.legend()
+    return _write(figure, path)
+
+
 def _heatmaps(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
     """The portrait under each row's first seed, side by side."""
     files = [table.cells[row, table.columns[0]].runs[0].folder / "heatmaps.png" for row in table.rows]
@@ -196,6 +215,7 @@ def _heatmaps(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
 
 PLOTS: dict[str, Callable[[Table, Mapping[str, Any], Path], bool]] = {
     "labels": _labels,
+    "curves": _curves,
     "line": _line,
     "sizes": _sizes,
     "heatmaps": _heatmaps,
