@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from octamark.nets.heatmaps import Points
-from octamark.training.losses import LOSSES, laplace_kl, sam
+from octamark.nets.heatmaps import Points, decode, draw
+from octamark.training.losses import laplace_kl, map_kl, sam
 
 
 def kl(distance: float, spread: float, scale: float) -> float:
@@ -149,3 +149,28 @@ def test_every_point_may_have_its_own_scale_and_weight() -> None:
 
 def test_names() -> None:
     assert {"laplace_kl": laplace_kl, "sam": sam} == LOSSES
+
+
+def test_map_kl_of_known_maps() -> None:
+    target = torch.zeros(1, 2, 2, 2)
+    target[0, 0, 0] = 0.5
+    target[0, 1, 1, 1] = 1.0
+    p = torch.full((1, 2, 2, 2), 0.25, requires_grad=True)
+    torch.testing.assert_close(map_kl(target, p).detach(), torch.tensor([[2.0, 4.0]]).log())
+    torch.testing.assert_close(map_kl(target, target), torch.zeros(1, 2))
+    assert torch.isfinite(map_kl(p.detach(), target)).all()
+    (slope,) = torch.autograd.grad(map_kl(target, p).sum(), p)
+    torch.testing.assert_close(slope, -target / 0.25)
+
+
+def test_map_kl_sees_what_laplace_kl_cannot() -> None:
+    """Two peaks with the position and spread of one broad density."""
+    drawn = draw(Points(torch.full((1, 1, 2), 8.0), torch.full((1, 1, 2), 2.0)), 17, 17)
+    apart = torch.zeros(1, 1, 17, 17)
+    spread = decode(drawn).spread
+    for x in (8 - round(float(spread[0, 0, 0])), 8 + round(float(spread[0, 0, 0]))):
+        apart[0, 0, x, x] = 0.5
+    target = torch.full((1, 1, 2), 8.0)
+    alike = [float(laplace_kl(decode(p), target, 2.0)) for p in (apart, drawn)]
+    assert alike[0] == pytest.approx(alike[1], abs=0.05)
+    assert map_kl(drawn, apart) > 5

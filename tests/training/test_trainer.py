@@ -218,3 +218,16 @@ def test_checkpoints_refuse_what_is_not_theirs(tmp_path: Path) -> None:
     (tmp_path / "c.safetensors").write_bytes(whole[:-4])
     with pytest.raises(WeightsError, match=r"c\.safetensors: damaged"):
         checkpoints.load(tmp_path / "c.safetensors")
+
+
+def test_whole_maps_add_to_the_loss(root: Path, tmp_path: Path) -> None:
+    """``loss.maps``: the same faces, another loss, by the weighted KL from maps drawn around the labels."""
+    losses = {}
+    for weight in (0.0, 1.0, 2.0):
+        one = config(epochs=1, loss={"maps": weight}, optimiser={"clip": 1e-9, "weight_decay": 0.0})
+        stage = one.stages[0].model_copy(update={"learning_rate": 1e-12})
+        run = trainer(one.model_copy(update={"stages": (stage,)}), root, tmp_path / str(weight))
+        run.run()
+        losses[weight] = float(curve(tmp_path / str(weight))[0][1])
+    assert losses[1.0] - losses[0.0] > 0.5
+    assert losses[2.0] - losses[0.0] == pytest.approx(2 * (losses[1.0] - losses[0.0]), rel=1e-3)

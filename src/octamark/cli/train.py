@@ -61,7 +61,8 @@ def train(
     from octamark.datasets.load import training_and_validation
     from octamark.layouts import layout
     from octamark.training.semi_supervised import SemiSupervisedTrainer
-    from octamark.training.trainer import Epoch, Trainer, Watcher
+    from octamark.training.trainer import Trainer
+    from octamark.training.watcher import Epoch, Watcher
 
     config = _recipe(recipe, init, unlabelled is not None)
     faces, held_out = training_and_validation(config.data, data, layout(config.layout), config.seed)

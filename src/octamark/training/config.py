@@ -52,6 +52,7 @@ class Loss(_Section):
     name: Literal["laplace_kl", "sam"] = "laplace_kl"
     beta: float = Field(1.0, gt=0.0)
     target_scale: float = Field(1.0, gt=0.0, description="scale of the target Laplace density, heatmap pixels")
+    maps: float = Field(0.0, ge=0.0, description="weight of KL from maps drawn of that density to the predicted ones")
 
 
 class Augment(_Section):

@@ -9,6 +9,7 @@ from torch import Tensor
 from octamark.errors import ConfigError, listed
 from octamark.nets import heatmaps
 from octamark.training import config
+from octamark.training.losses import map_kl
 from octamark.training.starting import checkpoint_path, trained_network
 
 
@@ -58,8 +59,5 @@ def heatmap_kl(taught: Tensor, p: Tensor, trust: float) -> Tensor:
     The weight is trust^2 / (trust^2 + b^2), b the spread of the taught map in heatmap pixels (mean of both axes), as
     in octamark.training.teacher: what the teacher does not know hardly counts. Gradients reach ``p`` alone.
     """
-    taught = taught.detach()
-    kl = (torch.special.xlogy(taught, taught) - taught * p.clamp_min(1e-12).log()).sum(dim=(2, 3))  # n, M
-    spread = heatmaps.decode(taught).spread.mean(dim=2)
-    weighted: Tensor = kl * trust**2 / (trust**2 + spread**2)
-    return weighted.mean()
+    spread = heatmaps.decode(taught.detach()).spread.mean(dim=2)  # n, M
+    return (map_kl(taught, p) * trust**2 / (trust**2 + spread**2)).mean()

@@ -1,4 +1,4 @@
-"""Losses on heatmaps: LaplaceKL and its baseline, soft-argmax with L1 (``sam``)."""
+"""Losses on heatmaps: LaplaceKL and its baseline, soft-argmax with L1 (``sam``); whole maps against maps."""
 
 from __future__ import annotations
 
@@ -37,6 +37,16 @@ def laplace_kl(
 def sam(points: Points, target: Tensor, target_scale: float = 1.0) -> Tensor:
     """Soft-argmax and L1, in heatmap pixels: the baseline LaplaceKL is compared with. ``target_scale`` is unused."""
     return (points.position - target).abs().mean()
+
+
+def map_kl(target: Tensor, p: Tensor) -> Tensor:
+    """KL(target || p) of probability maps (n, M, h, w) over their places: (n, M), in nats, at least 0.
+
+    Where :func:`laplace_kl` sees position and spread alone, every place counts here. Gradients reach ``p`` alone.
+    """
+    target = target.detach()
+    kl: Tensor = (torch.special.xlogy(target, target) - target * p.clamp_min(1e-12).log()).sum(dim=(2, 3))
+    return kl
 
 
 LOSSES: dict[str, Callable[[Points, Tensor, float], Tensor]] = {"laplace_kl": laplace_kl, "sam": sam}

@@ -24,10 +24,10 @@ from octamark.training.adversary import Adversary
 from octamark.training.augment import cut, damaged, similarity
 from octamark.training.batches import ROOM, FaceStore, endless_batch, steps_per_epoch
 from octamark.training.config import Config, Stage, Unlabelled
-from octamark.training.losses import LOSSES
 from octamark.training.optimisation import learning_rate, moments, set_moments
 from octamark.training.teacher import MeanTeacher, consistency
-from octamark.training.trainer import COLUMNS, Trainer, Watcher
+from octamark.training.trainer import COLUMNS, Trainer
+from octamark.training.watcher import Watcher
 
 MEANS = ("loss", "distillation", "discriminator", "fooling", "consistency", "teacher_spread")
 """Of an epoch: the loss on labelled faces, the distance to a larger network (weighted), D's loss, the network's part of
@@ -108,7 +108,7 @@ class SemiSupervisedTrainer(Trainer):
     def _train_epoch(self, faces: FaceStore, stage: Stage, stage_epoch: int, epoch: int) -> dict[str, float]:
         if self.adversary is None and self.teacher is None and self.distiller is None:
             return super()._train_epoch(faces, stage, stage_epoch, epoch)
-        config, settings, loss_of = self.config, self.settings, LOSSES[self.config.loss.name]
+        config, settings = self.config, self.settings
         rank, world, device, size = self.fabric.global_rank, self.fabric.world_size, self.fabric.device, stage.size
         steps = stage.steps_per_epoch or steps_per_epoch(len(faces), stage.batch)
         done, all_steps = self._steps(epoch), self._steps(sum(one.epochs for one in config.stages))
@@ -134,7 +134,7 @@ class SemiSupervisedTrainer(Trainer):
             points, n = heatmaps.decode(p), len(pictures)
             known, unknown = (Points(*(value[part] for value in points)) for part in (slice(n), slice(n, None)))
             target = heatmaps.to_heatmap_pixels(landmarks, STRIDE)
-            supervised = loss_of(known, target, target_scale)
+            supervised = self._supervised(p[:n], known, target, stage)
             distilled = self._distance(torch.cat([plain, unharmed]), p)
             loss = supervised + distilled
             judged = fooling = distance = spread = torch.zeros((), device=device)

@@ -11,7 +11,6 @@ import io
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from octamark.errors import ConfigError, OutputError, TrainingError
 from octamark.imaging import write_atomically
 from octamark.layouts import Layout, layout
 from octamark.nets import heatmaps
+from octamark.nets.heatmaps import Points
 from octamark.nets.network import STRIDE
 from octamark.training import checkpoints
 from octamark.training.augment import augment
@@ -33,9 +33,10 @@ from octamark.training.batches import FaceStore, centre_crops, epoch_batches, st
 from octamark.training.config import Config, Stage, parse
 from octamark.training.device import launch
 from octamark.training.distillation import Distiller
-from octamark.training.losses import LOSSES
+from octamark.training.losses import LOSSES, map_kl
 from octamark.training.optimisation import ExponentialAverage, learning_rate, moments, optimiser, set_moments
 from octamark.training.starting import starting_network
+from octamark.training.watcher import Epoch, Watcher
 
 COLUMNS = (
     "epoch",
@@ -49,34 +50,6 @@ COLUMNS = (
     "seconds",
 )
 """Of ``log.csv``; a semi-supervised run's has more."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch came to; NME and failure rate (at 8 %) are fractions, of the moving average on validation."""
-
-    number: int
-    total: int
-    loss: float
-    nme: float
-    failures: float
-    best_nme: float
-
-
-class Watcher:
-    """What a caller sees of a run; the command line draws progress bars from it. Does nothing by itself."""
-
-    def finding(self, done: int, total: int) -> None: ...
-
-    def found(self, counts: str) -> None: ...
-
-    def loading(self, done: int, total: int) -> None: ...
-
-    def started(self, total_steps: int, done_steps: int) -> None: ...
-
-    def stepped(self, loss: float) -> None: ...
-
-    def finished_epoch(self, epoch: Epoch) -> None: ...
 
 
 class Trainer:
@@ -190,7 +163,7 @@ class Trainer:
 
     def _train_epoch(self, faces: FaceStore, stage: Stage, stage_epoch: int, epoch: int) -> dict[str, float]:
         """One epoch; means of what the log tells of it, by column."""
-        config, loss_of = self.config, LOSSES[self.config.loss.name]
+        config = self.config
         steps = stage.steps_per_epoch or steps_per_epoch(len(faces), stage.batch)
         self.model.train()
         sums = torch.zeros(2, device=self.fabric.device)
@@ -201,12 +174,22 @@ class Trainer:
             maps = self.model(pictures.contiguous(memory_format=torch.channels_last))  # n, M, h/4, w/4
             p = heatmaps.probabilities(maps, config.loss.beta)
             target = heatmaps.to_heatmap_pixels(landmarks, STRIDE)
-            loss = loss_of(heatmaps.decode(p), target, stage.target_scale or config.loss.target_scale)
+            loss = self._supervised(p, heatmaps.decode(p), target, stage)
             distance = self._distance(plain, p)
             self._descend(loss + distance, epoch, index)
             sums += torch.stack([loss, distance]).detach()
             self.watcher.stepped(float(loss.detach()))
         return {name: self._mean(value / steps) for name, value in zip(("loss", "distillation"), sums, strict=True)}
+
+    def _supervised(self, p: Tensor, points: Points, target: Tensor, stage: Stage) -> Tensor:
+        """The loss against labels (n, M, 2), heatmap pixels, of maps p (n, M, h, w) and the points read from them."""
+        settings = self.config.loss
+        scale = stage.target_scale or settings.target_scale
+        loss = LOSSES[settings.name](points, target, scale)
+        if settings.maps:
+            drawn = heatmaps.draw(Points(target, torch.full_like(target, scale)), *p.shape[-2:])
+            loss = loss + settings.maps * map_kl(drawn, p).mean()
+        return loss
 
     def _distance(self, plain: Tensor, p: Tensor) -> Tensor:
         """To what a larger network sees in the undamaged views, weighted; 0 where none teaches at this size."""
