@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from octamark.nets.heatmaps import Points, decode, draw
-from octamark.training.losses import laplace_kl, map_kl, sam
+from octamark.training.losses import LOSSES, laplace_kl, map_kl, sam
 
 
 def kl(distance: float, spread: float, scale: float) -> float:
