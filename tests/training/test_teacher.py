@@ -15,7 +15,7 @@ from octamark.nets.heatmaps import Points
 from octamark.nets.network import NetworkConfig, OctaveNetwork
 from octamark.training.augment import cut, middle, move_points, move_spreads, similarity
 from octamark.training.config import Augment
-from octamark.training.losses import laplace_kl
+from octamark.training.losses import laplace_kl, map_kl
 from octamark.training.optimisation import ExponentialAverage
 from octamark.training.teacher import MeanTeacher, consistency
 
@@ -108,21 +108,25 @@ def _laplace(count: int, faces: int) -> Tensor:
 def test_consistency_is_the_divergence_to_the_teachers_density() -> None:
     points = Points(torch.tensor([[[3.0, 5.0]]]), torch.tensor([[[0.7, 1.2]]]))
     taught = Points(torch.tensor([[[3.5, 4.0]]]), torch.tensor([[[0.2, 2.0]]]))
-    loss = consistency(points, taught, target_scale=0.5, trust=1.0)
+    p = torch.full((1, 1, 16, 16), 1 / 256)
+    loss = consistency(p, points, taught, target_scale=0.5, trust=1.0)
     axes = []
     for axis, scale in ((0, 0.5), (1, 2.0)):  # the first is not believed under the target scale
         kept = [Points(*(value[..., axis : axis + 1] for value in points)), taught.position[..., axis : axis + 1]]
         axes.append(float(laplace_kl(*kept, scale)) / (1 + scale**2))  # type: ignore[arg-type]
     assert float(loss) == pytest.approx(sum(axes) / 2, rel=1e-6)
+    drawn = heatmaps.draw(Points(taught.position, torch.tensor([[[0.5, 2.0]]])), 16, 16)
+    more = 3.0 * float(map_kl(drawn, p)) * (1 / 1.25 + 1 / 5) / 2
+    assert float(consistency(p, points, taught, 0.5, 1.0, maps=3.0)) == pytest.approx(float(loss) + more, rel=1e-6)
 
 
 def test_the_unsure_count_less() -> None:
-    target = torch.zeros(1, 1, 2)
+    target, p = torch.zeros(1, 1, 2), torch.full((1, 1, 16, 16), 1 / 256)
     slopes = []
     for spread in (0.5, 1.0, 2.0, 8.0):
         position = torch.full((1, 1, 2), 20.0, requires_grad=True)
         taught = Points(target, torch.full((1, 1, 2), spread))
-        consistency(Points(position, torch.ones(1, 1, 2)), taught, 0.5, 1.0).backward()
+        consistency(p, Points(position, torch.ones(1, 1, 2)), taught, 0.5, 1.0).backward()
         assert position.grad is not None
         slopes.append(float(position.grad[0, 0, 0]))
     assert slopes == sorted(slopes, reverse=True)

@@ -98,6 +98,7 @@ class Teacher(_Section):
     weight: float = Field(1.0, gt=0.0)
     warm_up: float = Field(0.1, ge=0.0, lt=1.0, description="share of the run's steps in which the weight rises from 0")
     trust: float = Field(1.0, gt=0.0, description="the teacher's spread at which a point counts half, heatmap pixels")
+    maps: float = Field(0.0, ge=0.0, description="weight of KL from maps drawn of its densities to the predicted ones")
 
 
 class Distillation(_Section):

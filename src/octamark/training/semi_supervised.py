@@ -145,7 +145,8 @@ class SemiSupervisedTrainer(Trainer):
                 loss = loss + weight * fooling
             if self.teacher is not None and settings.teacher is not None:
                 taught = self.teacher(stored, matrices, mirrored, mirror=self.mirror.to(device), size=size, zoom=zoom)
-                distance, spread = consistency(unknown, taught, target_scale, settings.teacher.trust), taught.spread
+                spread, one = taught.spread, settings.teacher
+                distance = consistency(p[n:], unknown, taught, target_scale, one.trust, one.maps)
                 loss = loss + settings.teacher.weight * ramp(step / all_steps, settings.teacher.warm_up) * distance
             self._descend(loss, epoch, index)
             means = torch.stack([supervised, distilled, judged, fooling, distance, spread.mean()]).detach()

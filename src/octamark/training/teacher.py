@@ -10,7 +10,7 @@ from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.training.augment import cut, middle, move_points, move_spreads
-from octamark.training.losses import laplace_kl
+from octamark.training.losses import laplace_kl, map_kl
 from octamark.training.optimisation import ExponentialAverage
 
 
@@ -56,12 +56,24 @@ class MeanTeacher:
         return Points(heatmaps.to_heatmap_pixels(position, STRIDE), spread / STRIDE)
 
 
-def consistency(points: Points, taught: Points, target_scale: float, trust: float) -> Tensor:
+def consistency(
+    p: Tensor, points: Points, taught: Points, target_scale: float, trust: float, maps: float = 0.0
+) -> Tensor:
     """LaplaceKL between the network's densities and the teacher's: KL(Laplace(s~, b) || Laplace(s_t, b_t)).
 
     Each point's target scale b_t is the teacher's own spread there, but no less than ``target_scale``: the teacher is
     not taken to be more exact than a label. Its weight is trust^2 / (trust^2 + b_t^2), so that what the teacher does
     not know hardly counts, and an untaught teacher teaches nothing.
+
+    Args:
+        p, points: probability maps (u, M, h, w) and what was read from them.
+        taught: the teacher's points and spreads in the same views.
+        maps: weight of the KL from whole maps, drawn of the teacher's densities, to ``p``.
     """
     scale = taught.spread.clamp_min(target_scale)
-    return laplace_kl(points, taught.position, scale, trust**2 / (trust**2 + scale**2))
+    weight = trust**2 / (trust**2 + scale**2)  # u, M, 2
+    distance = laplace_kl(points, taught.position, scale, weight)
+    if maps:
+        drawn = heatmaps.draw(Points(taught.position, scale), *p.shape[-2:])
+        distance = distance + maps * (map_kl(drawn, p) * weight.mean(dim=2)).mean()
+    return distance
