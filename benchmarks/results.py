@@ -30,11 +30,12 @@ HEAD = """# Results of controlled comparisons
 
 Written by `python benchmarks/experiments.py report` from the logs of {done} of {total} runs; a dash: not made yet.
 
-Unless a table says otherwise: `tiny` at 128x128, LaplaceKL, beta 1, target scale 0.5, Muon, 3,000 steps of 16 labelled
-faces whatever their number (`configs/experiments/base.toml`), and one learning rate for all.
+Unless a table says otherwise: `tiny` at 128x128, LaplaceKL with maps drawn of the labels (weight 2), beta 1, target
+scale 0.5, Muon, 1,500 steps of 16 labelled faces whatever their number (`configs/experiments/base.toml`), and one
+learning rate for all.
 
 - **NME**: inter-ocular, %, on the {faces} faces of 300W's validation split, crops from labels, of the averaged weights
-  after the last epoch, so that no epoch was chosen; *best epoch* is the least of 20, chosen on those same faces.
+  after the last epoch, so that no epoch was chosen; *best epoch* is the least of 10, chosen on those same faces.
 - *a ± b (n)*: mean and standard deviation of n seeds; a seed draws weights, order, augmentation and the share of the
   labels. A figure without ± is one seed: no difference smaller than the ± of its neighbours means anything.
 - **Entropy** of the heatmaps, mean over points and faces: how scattered they are (1,024 places, at most 6.93 nats).
