@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import onnx
@@ -206,6 +206,7 @@ def to_onnx(predictor: Predictor, card: ModelCard, *, storage: Storage = "int8")
     _strip(model)
     if storage != "float32":
         _shrink(model, kernels_as_int8=storage == "int8")
+    _shorten(model)
     return _finish(model, card)
 
 
@@ -231,29 +232,58 @@ def _strip(model: onnx.ModelProto) -> None:
 def _shrink(model: onnx.ModelProto, *, kernels_as_int8: bool) -> None:
     """Replace float32 initializers by smaller ones behind nodes that widen them, which runtimes fold when they load.
 
-    From 64 values on: float16. Kernels from 512 values on may be int8 with one scale per output channel (symmetric,
-    the largest weight of a channel is 127); the calibration stays as it is.
+    From 64 values on: float16. Kernels from 256 values on may be int8 with one float16 scale per output channel
+    (symmetric, the largest weight of a channel is 127); the calibration stays as it is.
     """
     widening = []
+
+    def widen(name: str, values: NDArray[Any], wide: str) -> None:
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+        widening.append(helper.make_node("Cast", [name], [wide], to=onnx.TensorProto.FLOAT))
+
     for tensor in list(model.graph.initializer):
         values, name = numpy_helper.to_array(tensor), tensor.name
         if values.dtype != np.float32 or values.size < 64 or name.startswith("calibration"):
             continue
-        if kernels_as_int8 and values.ndim == 4 and values.size >= 512:
+        if kernels_as_int8 and values.ndim == 4 and values.size >= 256:
             scale = np.abs(values).max(axis=(1, 2, 3), keepdims=True) / np.float32(127)
-            scale = np.maximum(scale, np.finfo(np.float32).tiny)
-            kept = {f"{name}.int8": np.round(values / scale).astype(np.int8), f"{name}.scale": scale}
-            widening += [
-                helper.make_node("Cast", [f"{name}.int8"], [f"{name}.wide"], to=onnx.TensorProto.FLOAT),
-                helper.make_node("Mul", [f"{name}.wide", f"{name}.scale"], [name]),
-            ]
+            scale = np.maximum(scale, np.finfo(np.float16).tiny).astype(np.float16)
+            steps = np.clip(np.round(values / scale.astype(np.float32)), -127, 127).astype(np.int8)
+            widen(f"{name}.int8", steps, f"{name}.wide")
+            widen(f"{name}.scale", scale, f"{name}.step")
+            widening.append(helper.make_node("Mul", [f"{name}.wide", f"{name}.step"], [name]))
         else:
-            kept = {f"{name}.half": values.astype(np.float16)}
-            widening.append(helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
+            widen(f"{name}.half", values.astype(np.float16), name)
         model.graph.initializer.remove(tensor)
-        model.graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in kept.items())
     for node in reversed(widening):
         model.graph.node.insert(0, node)
+
+
+def _shorten(model: onnx.ModelProto) -> None:
+    """Number the graph's inner values in place of their long names, and leave out attributes that are the default.
+
+    Inputs, outputs and the calibration keep their names.
+    """
+    graph = model.graph
+    names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
+    names |= {tensor.name: tensor.name for tensor in graph.initializer if tensor.name.startswith("calibration")}
+    for tensor in graph.initializer:
+        tensor.name = names.setdefault(tensor.name, format(len(names), "x"))
+    for node in graph.node:
+        node.ClearField("name")
+        node.ClearField("doc_string")
+        for values in (node.input, node.output):
+            values[:] = [names.setdefault(value, format(len(names), "x")) for value in values]
+        kept = [attribute for attribute in node.attribute if not _is_default(node.op_type, attribute)]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+
+
+def _is_default(operator: str, attribute: onnx.AttributeProto) -> bool:
+    if attribute.name in ("dilations", "strides", "pads"):
+        return set(attribute.ints) <= {0 if attribute.name == "pads" else 1}
+    default = onnx.defs.get_schema(operator, OPSET).attributes[attribute.name].default_value
+    return bool(default.type) and helper.get_attribute_value(default) == helper.get_attribute_value(attribute)
 
 
 def flops(network: OctaveNetwork, size: int) -> int:
