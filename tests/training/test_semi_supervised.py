@@ -252,8 +252,10 @@ def test_command_line(root: Path, faces: Path, tmp_path: Path) -> None:
     assert float(rows(tmp_path / "taught")[0]["teacher_spread"]) > 0
 
 
-def test_init_by_name(root: Path, faces: Path, tmp_path: Path) -> None:
+def test_init_by_name(root: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A released model goes by its name; what does not fit is refused by what differs."""
+    (tmp_path / "nano").mkdir()
+    monkeypatch.chdir(tmp_path)  # a folder of that name does not hide the model
     trainer(recipe({}, init="nano"), root, faces, tmp_path / "again")
     with pytest.raises(WeightsError, match=r"init 'enormous': give a checkpoint .* released model: nano, small, tiny"):
         trainer(recipe(init="enormous"), root, faces, tmp_path / "c")

@@ -35,13 +35,13 @@ def checkpoint_path(name: str, argument: str = "init") -> Path:
     Raises:
         WeightsError: none of these; the message tells what there is.
     """
+    if (released := RELEASES / f"{name}.safetensors").is_file():
+        return released  # ./small is the folder of that name
     path = Path(name)
     if path.is_dir():
         return path / "best.safetensors"
     if path.suffix == ".safetensors":
         return path
-    if (released := RELEASES / f"{name}.safetensors").is_file():
-        return released
     known = listed(sorted(file.stem for file in RELEASES.glob("*.safetensors")))
     raise WeightsError(
         f"{argument} {name!r}: give a checkpoint (.safetensors), the folder of a run, or a released model: {known}"
