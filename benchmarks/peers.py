@@ -31,7 +31,7 @@ from rich.progress import track
 from rich.table import Table
 
 import octamark
-from octamark import metrics
+from octamark import metrics, weights
 from octamark.datasets import Sample, read
 from octamark.detector import yunet_path
 from octamark.geometry import apply, best_overlap, crop_transform, landmark_boxes, squares
@@ -194,7 +194,7 @@ def main() -> None:
     except octamark.OctamarkError as error:
         raise SystemExit(f"error: {error}") from error
     step = max(1, len(train) // asked.mesh_faces)
-    detectors = [ours(name) for name in ("nano", "tiny", "small")]
+    detectors = [ours(name) for name in weights.available()]
     for make in (dlib68, lambda: mediapipe_mesh(train[::step]), yunet5, mtcnn5):
         try:
             detectors.append(make())

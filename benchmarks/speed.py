@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import octamark
+from octamark import weights
 from octamark.geometry import crop_transform, detector_squares
 
 WARM, ROUND = 2, 10  # calls of a contestant's turn: untimed, timed
@@ -57,7 +58,7 @@ def views(picture: np.ndarray) -> list[np.ndarray]:
 
 def ours(pictures: list[np.ndarray], boxes: list[np.ndarray]) -> list[Task]:
     tasks: list[Task] = []
-    for name in ("nano", "tiny", "small"):
+    for name in weights.available():
         landmarker = octamark.load(name, threads=1)
         for batch in (1, 16):
 

@@ -38,7 +38,7 @@ def same(first: Faces, second: Faces, atol: float = 2e-3) -> None:
         np.testing.assert_allclose(getattr(first, name), getattr(second, name), atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["nano", "tiny", "small"])
+@pytest.mark.parametrize("name", octamark.weights.available())
 def test_a_real_face_is_found_where_it_is(name: str, photograph: Picture) -> None:
     """Eileen Collins's portrait: places read off the picture by eye, to a tenth of the eye distance (about 60 px)."""
     (face,) = octamark.load(name, threads=1)(photograph)
@@ -196,7 +196,7 @@ def test_threads_and_devices_are_honest() -> None:
 
 
 def test_weight_files_that_are_not(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="unknown model 'huge'; models: nano, tiny, small"):
+    with pytest.raises(WeightsError, match="unknown model 'huge'; models: nano, tiny.*, small, or the path"):
         octamark.load("huge")
     with pytest.raises(WeightsError, match="cannot be read"):
         octamark.load(tmp_path / "none.onnx")

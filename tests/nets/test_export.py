@@ -317,14 +317,15 @@ def released(name: str) -> tuple[OctaveNetwork, Config, ModelCard, bytes]:
     return network, config, one, to_onnx(predictor, one, storage="float32")
 
 
-@pytest.mark.parametrize("name", ["nano", "tiny", "small"])
+@pytest.mark.parametrize("name", weights.available())
 def test_released_weights_on_a_real_face(name: str, photograph: NDArray[np.uint8]) -> None:
     """The shipped file, the released checkpoint in torch, and its float32 export agree on the photograph."""
     network, config, one, data = released(name)
     assert config_module.parse(dict(one.recipe), name) == config
     (box,) = FaceDetector()(photograph)[0]
     square = detector_squares(box, one.crop.detector_scale, one.crop.detector_shift)[0]
-    crops = np.stack([crop(photograph, crop_transform(square, 256, angle), 256) for angle in (-15.0, 0.0, 15.0)])
+    size = one.crop.size
+    crops = np.stack([crop(photograph, crop_transform(square, size, angle), size) for angle in (-15.0, 0.0, 15.0)])
     truth = expected(network, crops)
     exact = run(data, crops)
     np.testing.assert_allclose(exact[0], truth.position, atol=0.01)
@@ -336,11 +337,11 @@ def test_released_weights_on_a_real_face(name: str, photograph: NDArray[np.uint8
 def test_released_weights_on_labelled_faces(w300_root: Path) -> None:
     """Torch against ONNX Runtime under 0.01 px on real faces, where they are at hand."""
     names = w300.read_split_file(w300_root / "splits" / "val.txt")[:24]
-    store = FaceStore.load(w300.read(w300_root, only=names), 256, 1.25)
-    pictures, landmarks = centre_crops(store, torch.arange(24), 256)
-    crops = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
-    for name in ("nano", "tiny", "small"):
-        network, _, _, data = released(name)
+    for name in weights.available():
+        network, _, one, data = released(name)
+        store = FaceStore.load(w300.read(w300_root, only=names), one.crop.size, 1.25)
+        pictures, landmarks = centre_crops(store, torch.arange(24), one.crop.size)
+        crops = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
         truth = expected(network, crops)
         exact = run(data, crops)
         assert np.abs(exact[0] - truth.position.numpy()).max() < 0.01

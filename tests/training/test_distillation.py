@@ -166,7 +166,9 @@ def test_it_teaches_at_its_own_size_alone(root: Path, teacher: str, tmp_path: Pa
 
 
 def test_refusals(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"distillation\.teacher 'enormous': give a checkpoint .* nano, small, tiny"):
+    with pytest.raises(
+        WeightsError, match=r"distillation\.teacher 'enormous': give a checkpoint .* nano, small, tiny, tiny-128"
+    ):
         trainer(recipe(distillation={"teacher": "enormous"}), root, tmp_path)
     with pytest.raises(ConfigError, match=r"distillation\.teacher"):
         recipe(distillation={})

@@ -257,7 +257,9 @@ def test_init_by_name(root: Path, faces: Path, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "nano").mkdir()
     monkeypatch.chdir(tmp_path)  # a folder of that name does not hide the model
     trainer(recipe({}, init="nano"), root, faces, tmp_path / "again")
-    with pytest.raises(WeightsError, match=r"init 'enormous': give a checkpoint .* released model: nano, small, tiny"):
+    with pytest.raises(
+        WeightsError, match=r"init 'enormous': give a checkpoint .* released model: nano, small, tiny, tiny-128"
+    ):
         trainer(recipe(init="enormous"), root, faces, tmp_path / "c")
     with pytest.raises(WeightsError, match=r"nano\.safetensors: .* trained with size 'nano' \(recipe: 'tiny'\)"):
         trainer(recipe(init="nano", network={"size": "tiny"}), root, faces, tmp_path / "c")

@@ -31,7 +31,7 @@ def evaluate(
     split: Annotated[str | None, typer.Option("--split", help="Split of the set; a wrong name lists them")] = None,
     only: Annotated[Path | None, typer.Option("--only", help="File of face names to keep, one a line")] = None,
     model: Annotated[
-        str, typer.Option("-m", "--model", help="nano, tiny, small, or the path of an .onnx file")
+        str, typer.Option("-m", "--model", help="nano, tiny-128, tiny, small, or the path of an .onnx file")
     ] = "small",
     boxes: Annotated[
         str, typer.Option("--boxes", help="labels (tight around the labels), detector (YuNet) or own (the set's)")

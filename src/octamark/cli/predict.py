@@ -31,7 +31,7 @@ DRAWINGS_FOLDER = Path("octamark-out")
 def predict(
     inputs: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures (searched to the bottom), or -")],
     model: Annotated[
-        str, typer.Option("-m", "--model", help="nano, tiny, small, or the path of an .onnx file")
+        str, typer.Option("-m", "--model", help="nano, tiny-128, tiny, small, or the path of an .onnx file")
     ] = "small",
     out: Annotated[
         Path | None,
