@@ -70,7 +70,8 @@ def adaptation(init: str) -> Config:
     path = checkpoint_path(init)
     theirs = parse(checkpoints.load(path)[1]["config"], str(path))
     stage = {**theirs.stages[-1].model_dump(), "epochs": 10, "learning_rate": 5e-4}
-    changes = {"name": f"{theirs.name}-adapted", "init": init, "stages": [stage], "unlabelled": {"teacher": {}}}
+    changes: dict[str, Any] = {"name": f"{theirs.name}-adapted", "init": init, "stages": [stage]}
+    changes |= {"unlabelled": {"teacher": {}}, "distillation": None}
     return parse({**theirs.model_dump(), **changes}, str(path))
 
 
