@@ -28,13 +28,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
 from octamark.imaging import write_atomically, write_picture
+
+if TYPE_CHECKING:
+    from octamark.nets.network import OctaveNetwork
+    from octamark.training.config import Config
 
 ROOT = Path(__file__).parent.parent
 TABLES = ROOT / "configs" / "experiments"
@@ -214,6 +218,7 @@ def score(folder: Path, data: Path) -> None:
         maps = heatmaps.probabilities(network(crop.permute(2, 0, 1)[None] / 255), config.loss.beta)[0].numpy()
     write_picture(folder / "heatmaps.png", glowing(crop.numpy(), maps))
     joined = np.concatenate(errors)
+    taught = config.unlabelled is not None and config.unlabelled.teacher is not None and config.data.share < 1
     scores = {
         "nme": float(joined.mean()),
         "best": min(row["validation_nme"] for row in meta["rows"]),
@@ -223,8 +228,43 @@ def score(folder: Path, data: Path) -> None:
         "seconds": sum(row["seconds"] for row in meta["rows"]),
         "faces": len(joined),
         "unlabelled": meta.get("unlabelled"),
+        "pseudo_labels": pseudo_labels(network, config, data) if taught else None,
     }
     write_atomically(folder / "scores.json", json.dumps(scores, indent=2).encode())
+
+
+def pseudo_labels(network: OctaveNetwork, config: Config, data: Path) -> list[dict[str, float]]:
+    """What a mean teacher says of training faces whose labels it did not get: for each quarter of its points, from the
+    least to the greatest spread, the mean spread (heatmap pixels) and the mean error (% of the inter-ocular distance).
+    """
+    import torch
+
+    from octamark.datasets.load import training_and_validation
+    from octamark.layouts import layout
+    from octamark.metrics import distances, point_errors
+    from octamark.nets import heatmaps
+    from octamark.nets.network import STRIDE
+    from octamark.training.batches import FaceStore, centre_crops
+
+    one = layout(config.layout)
+    everything = config.data.model_copy(update={"share": 1.0})
+    labelled, known = (training_and_validation(d, data, one, config.seed)[0] for d in (everything, config.data))
+    names = {sample.name for sample in known}
+    store = FaceStore.load([sample for sample in labelled if sample.name not in names], SIZE, config.data.margin)
+    spreads, errors, mirror = [], [], torch.from_numpy(one.mirror.copy())
+    with torch.no_grad():
+        for first in range(0, len(store), 32):
+            pictures, truth = centre_crops(store, torch.arange(first, min(first + 32, len(store))), SIZE)
+            both = network(torch.cat([pictures, pictures.flip(3)]))
+            straight, turned = heatmaps.probabilities(both, config.loss.beta).chunk(2)
+            points = heatmaps.decode((straight + turned.flip(3)[:, mirror]) / 2)
+            found = heatmaps.to_input_pixels(points, STRIDE).position
+            spreads.append(points.spread.mean(dim=2).numpy())
+            eyes = distances(truth.numpy(), one, "inter-ocular")
+            errors.append(100 * point_errors(found.numpy(), truth.numpy()) / eyes[:, None])
+    spread, error = np.concatenate(spreads).ravel(), np.concatenate(errors).ravel()
+    quarters = np.array_split(np.argsort(spread), 4)
+    return [{"spread": float(spread[q].mean()), "error": float(error[q].mean())} for q in quarters]
 
 
 def portrait() -> np.ndarray:

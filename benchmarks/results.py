@@ -1,8 +1,12 @@
-"""docs/results.md, its plots and docs/results/runs.csv, from the logs of experiments.py alone; dashes for gaps."""
+"""docs/results.md and its plots from the logs of experiments.py alone; dashes for gaps.
+
+The logs are copied to docs/results/runs, so that anyone can write the page again:
+
+    python benchmarks/experiments.py report --runs docs/results/runs
+"""
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import statistics
@@ -15,7 +19,7 @@ import numpy as np
 from octamark.imaging import read_picture, write_atomically, write_picture
 
 if TYPE_CHECKING:
-    from experiments import Cell, Table
+    from experiments import Cell, Run, Table
 
 DASH = "-"
 MEASURES: dict[str, tuple[str, float, int]] = {
@@ -65,20 +69,57 @@ def report(tables: Sequence[Table], runs: Path, docs: Path) -> str:
         if PLOTS[table.plot](table, sizes, path):
             text += f"![{table.title}](results/{path.name})\n\n"
     write_atomically(docs / "results.md", (text.rstrip() + "\n").encode())
-    rows = [
-        {"run": run.folder.name, "recipe": json.dumps(run.recipe, sort_keys=True), **(run.scores or {})}
-        for run in finished
-    ]
-    write_atomically(docs / "results" / "runs.csv", _csv(rows).encode())
+    kept = [runs / "notes.md", runs / "sizes.json"]
+    kept += [run.folder / name for run in finished for name in ("recipe.json", "log.csv", "scores.json")]
+    kept += [run.folder / "heatmaps.png" for table in tables if table.plot == "heatmaps" for run in _first_runs(table)]
+    for file in kept:
+        copy = docs / "results" / "runs" / file.relative_to(runs)
+        if file.is_file() and copy.resolve() != file.resolve():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(copy, file.read_bytes())
     return f"{docs / 'results.md'}: {len(finished)} of {len(every)} runs"
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]) if rows else ["run"])
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+def _first_runs(table: Table) -> list[Run]:
+    return [table.cells[row, table.columns[0]].runs[0] for row in table.rows]
+
+
+def pseudo_labels(table: Table) -> str:
+    """How wrong a mean teacher is on training faces without their labels, by its own spread."""
+    rows = []
+    for row in table.rows:
+        for column in table.columns:
+            (run, *_) = table.cells[row, column].runs
+            quarters = (run.scores or {}).get("pseudo_labels")
+            if quarters:
+                rows.append([f"{row}, {column}", *(f"{q['error']:.2f} ({q['spread']:.2f})" for q in quarters)])
+    if not rows:
+        return ""
+    text = (
+        "Error of the teacher's points on the training faces whose labels it did not get, % (spread, heatmap pixels), "
+    )
+    text += "quarter by quarter of its spread:\n\n"
+    return text + markdown(["labels (seed 0)", "surest", "second", "third", "least sure"], rows)
+
+
+def aims(table: Table) -> str:
+    """What faces without labels should bring, and what the best of the ways brings, by the seeds both have."""
+    rows = []
+    for row, aim in (("10 %", 10.0), ("100 %", 2.5)):
+        base = table.cells[row, table.columns[0]]
+        for column in table.columns[1:]:
+            pairs = [
+                (base.values("nme")[seed], value)
+                for seed, value in table.cells[row, column].values("nme").items()
+                if seed in base.values("nme")
+            ]
+            if pairs:
+                gain = 100 * (1 - sum(new for _, new in pairs) / sum(old for old, _ in pairs))
+                met = "met" if gain >= aim else "missed"
+                rows.append(
+                    [f"{row} of the labels, {column}", f"{aim:g} % lower", f"{gain:.1f} % lower ({len(pairs)})", met]
+                )
+    return markdown(["NME against supervised", "aim", "measured (seeds)", ""], rows) if rows else ""
 
 
 def said(values: Sequence[float], name: str, sign: str = "") -> str:
@@ -121,7 +162,7 @@ def _body(table: Table, sizes: Mapping[str, Any]) -> str:
                 for name in table.columns[1:])]
         for row in table.rows
     ]  # fmt: skip
-    return text + markdown([table.axis, *table.columns[1:]], rows)
+    return text + markdown([table.axis, *table.columns[1:]], rows) + aims(table) + pseudo_labels(table)
 
 
 def differences(cell: Cell, other: Cell) -> list[float]:
@@ -207,7 +248,7 @@ def _curves(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
 
 def _heatmaps(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
     """The portrait under each row's first seed, side by side."""
-    files = [table.cells[row, table.columns[0]].runs[0].folder / "heatmaps.png" for row in table.rows]
+    files = [run.folder / "heatmaps.png" for run in _first_runs(table)]
     if not all(file.is_file() for file in files):
         return False
     write_picture(path, np.hstack([read_picture(file) for file in files]))

@@ -43,13 +43,18 @@ def decode(p: Tensor) -> Points:
 def draw(points: Points, height: int, width: int) -> Tensor:
     """Probability maps (n, M, h, w) as labels would give them: a Laplace density per axis around each position.
 
-    The inverse of :func:`decode`, up to what sampling at whole pixels and the maps' borders cost.
+    Every bit of the density goes to its two neighbouring pixels in proportion, so that :func:`decode` finds the position
+    again, exactly where no density is lost beyond the map's borders; the spread grows a little, at 0.5 to about 0.6. In
+    closed form, the second difference of (|d| + b exp(-|d| / b)) / 2, whose second derivative is the density.
     """
     marginals = []
     for axis, length in enumerate((width, height)):
-        grid = torch.arange(length, dtype=points.position.dtype, device=points.position.device)
-        distance = (grid - points.position[..., axis, None]).abs()  # n, M, length
-        marginals.append(torch.softmax(-distance / points.spread[..., axis, None].clamp_min(1e-4), dim=-1))
+        grid = torch.arange(-1, length + 1, dtype=points.position.dtype, device=points.position.device)
+        distance = (grid - points.position[..., axis, None]).abs()  # n, M, length + 2
+        spread = points.spread[..., axis, None].clamp_min(1e-4)
+        bowl = (distance + spread * torch.exp(-distance / spread)) / 2
+        mass = (bowl[..., 2:] - 2 * bowl[..., 1:-1] + bowl[..., :-2]).clamp_min(1e-12)
+        marginals.append(mass / mass.sum(dim=-1, keepdim=True))
     return marginals[1][..., :, None] * marginals[0][..., None, :]
 
 

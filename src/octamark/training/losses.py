@@ -45,7 +45,7 @@ def map_kl(target: Tensor, p: Tensor) -> Tensor:
     Where :func:`laplace_kl` sees position and spread alone, every place counts here. Gradients reach ``p`` alone.
     """
     target = target.detach()
-    kl: Tensor = (torch.special.xlogy(target, target) - target * p.clamp_min(1e-12).log()).sum(dim=(2, 3))
+    kl: Tensor = (torch.special.xlogy(target, target) - target * p.clamp_min(1e-37).log()).sum(dim=(2, 3))
     return kl
 
 
