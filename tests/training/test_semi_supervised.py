@@ -257,8 +257,10 @@ def test_init_by_name(root: Path, faces: Path, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "nano").mkdir()
     monkeypatch.chdir(tmp_path)  # a folder of that name does not hide the model
     trainer(recipe({}, init="nano"), root, faces, tmp_path / "again")
+    with pytest.raises(WeightsError, match=r"init '\./nano': no such checkpoint"):  # that folder, which is empty
+        trainer(recipe({}, init="./nano"), root, faces, tmp_path / "again")
     with pytest.raises(
-        WeightsError, match=r"init 'enormous': give a checkpoint .* released model: nano, small, tiny, tiny-128"
+        WeightsError, match=r"init 'enormous': no such checkpoint; .* released model: nano, small, tiny"
     ):
         trainer(recipe(init="enormous"), root, faces, tmp_path / "c")
     with pytest.raises(WeightsError, match=r"nano\.safetensors: .* trained with size 'nano' \(recipe: 'tiny'\)"):
@@ -272,7 +274,7 @@ def test_refusals(root: Path, faces: Path, tmp_path: Path) -> None:
         trainer(recipe(data={"margin": 1.5}), root, faces, tmp_path / "a").run()
     with pytest.raises(DataError, match="no such folder"):
         trainer(recipe(), root, tmp_path / "nowhere", tmp_path / "b").run()
-    with pytest.raises(ConfigError, match="which only loss laplace_kl trains"):
+    with pytest.raises(ConfigError, match="which only the loss laplace_kl trains"):
         recipe(loss={"name": "sam"})
     with pytest.raises(ConfigError, match=r"unknown key unlabelled\.teacher\.wait; allowed there: weight, warm_up"):
         recipe({"teacher": {"wait": 1}})

@@ -43,9 +43,9 @@ def decode(p: Tensor) -> Points:
 def draw(points: Points, height: int, width: int) -> Tensor:
     """Probability maps (n, M, h, w) as labels would give them: a Laplace density per axis around each position.
 
-    Every bit of the density goes to its two neighbouring pixels in proportion, so that :func:`decode` finds the position
-    again, exactly where no density is lost beyond the map's borders; the spread grows a little, at 0.5 to about 0.6. In
-    closed form, the second difference of (|d| + b exp(-|d| / b)) / 2, whose second derivative is the density.
+    Every bit of the density goes to its two neighbouring pixels in proportion, so that :func:`decode` finds the
+    position again, exactly where no density is lost beyond the map's borders; the spread grows a little, at 0.5 to about
+    0.6. In closed form: the second difference of (|d| + b exp(-|d| / b)) / 2, whose second derivative is the density.
     """
     marginals = []
     for axis, length in enumerate((width, height)):

@@ -150,7 +150,10 @@ class Config(_Section):
     @model_validator(mode="after")
     def _teacher_has_spreads(self) -> Config:
         if self.unlabelled is not None and self.unlabelled.teacher is not None and self.loss.name != "laplace_kl":
-            raise ValueError("unlabelled.teacher weighs points by their spreads, which only loss laplace_kl trains")
+            raise ValueError(
+                "unlabelled.teacher weighs points by their spreads, which only the loss laplace_kl trains: set loss.name "
+                "to it, or leave the teacher out"
+            )
         return self
 
 
@@ -178,7 +181,7 @@ def _explain(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"]) or "the recipe"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {place}; allowed there: {listed(_allowed(problem['loc'][:-1]))}"
-    given = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
+    given = "" if problem["type"] == "missing" or not problem["loc"] else f", got {problem['input']!r}"
     return f"{place}: {problem['msg']}{given}"
 
 

@@ -24,20 +24,28 @@ class Distiller:
         size: side of the input that it was trained for, pixels.
 
     Raises:
-        ConfigError: a teacher of another layout, or of a size that no stage has.
+        ConfigError: a teacher of another layout or margin, of a size that no stage has, or whose spreads are untrained.
         WeightsError: no such checkpoint, or a damaged one.
     """
 
     def __init__(self, recipe: config.Config, settings: config.Distillation, fabric: Fabric) -> None:
         network, theirs, _ = trained_network(checkpoint_path(settings.teacher, "distillation.teacher"))
+        self.size, sizes = theirs.stages[-1].size, sorted({stage.size for stage in recipe.stages})
         if theirs.layout != recipe.layout:
-            raise ConfigError(
-                f"distillation.teacher: knows the layout {theirs.layout}, the recipe's is {recipe.layout}"
+            problem = f"knows the layout {theirs.layout}, the recipe's is {recipe.layout}"
+        elif theirs.data.margin != recipe.data.margin:
+            problem = f"was trained with margin {theirs.data.margin}, the recipe's is {recipe.data.margin}"
+        elif self.size not in sizes:
+            asked = listed([f"{size}x{size}" for size in sizes])
+            problem = f"reads {self.size}x{self.size}, the recipe's stages have {asked}"
+        elif theirs.loss.name != "laplace_kl":
+            problem = (
+                f"was trained with the loss {theirs.loss.name}; only laplace_kl trains the spreads that weigh points"
             )
-        self.size, sizes = theirs.stages[-1].size, [stage.size for stage in recipe.stages]
-        if self.size not in sizes:
-            asked = listed(sorted({str(size) for size in sizes}))
-            raise ConfigError(f"distillation.teacher: reads {self.size}x{self.size}, the recipe's stages have {asked}")
+        else:
+            problem = ""
+        if problem:
+            raise ConfigError(f"distillation.teacher {settings.teacher!r}: {problem}")
         self.fabric, self.beta, self.trust = fabric, theirs.loss.beta, settings.trust
         self.network = network.to(fabric.device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
 
@@ -59,5 +67,6 @@ def heatmap_kl(taught: Tensor, p: Tensor, trust: float) -> Tensor:
     The weight is trust^2 / (trust^2 + b^2), b the spread of the taught map in heatmap pixels (mean of both axes), as
     in octamark.training.teacher: what the teacher does not know hardly counts. Gradients reach ``p`` alone.
     """
-    spread = heatmaps.decode(taught.detach()).spread.mean(dim=2)  # n, M
+    taught = taught.detach()
+    spread = heatmaps.decode(taught).spread.mean(dim=2)  # n, M
     return (map_kl(taught, p) * trust**2 / (trust**2 + spread**2)).mean()

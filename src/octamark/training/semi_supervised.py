@@ -1,8 +1,8 @@
 """The semi-supervised training loop: labelled faces as in the supervised one, unlabelled faces beside them.
 
 From the source (Laplace Landmark Localization, section 2): an adversary judges the heatmaps predicted on unlabelled
-faces. Beyond it: a mean teacher tells what it sees in them. Either alone or both, by the recipe's section
-``unlabelled``; with neither this is the supervised loop.
+faces. Beyond it: a mean teacher tells what it sees in them; so does a larger network, in a recipe with a section
+``distillation``. Each alone or with others; in a stage without any of them this is the supervised loop.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ class SemiSupervisedTrainer(Trainer):
         return self.others[1]
 
     def _train_epoch(self, faces: FaceStore, stage: Stage, stage_epoch: int, epoch: int) -> dict[str, float]:
-        if self.adversary is None and self.teacher is None and self.distiller is None:
+        distilled_here = self.distiller is not None and self.distiller.size == stage.size
+        if self.adversary is None and self.teacher is None and not distilled_here:
             return super()._train_epoch(faces, stage, stage_epoch, epoch)
         config, settings = self.config, self.settings
         rank, world, device, size = self.fabric.global_rank, self.fabric.world_size, self.fabric.device, stage.size
@@ -125,8 +126,8 @@ class SemiSupervisedTrainer(Trainer):
             stored = others[drawn.to(device)]  # u, 3, side, side uint8
             matrices, mirrored = similarity(config.augment, len(stored), side, size, generator, zoom)
             matrices, mirrored = matrices.to(device), mirrored.to(device)  # u, 2, 3; u
-            unharmed = cut(stored, matrices, size)  # u, 3, size, size
-            views = damaged(unharmed, config.augment, generator)
+            undamaged = cut(stored, matrices, size)  # u, 3, size, size
+            views = damaged(undamaged, config.augment, generator)
             self._set_rate(learning_rate(stage, stage_epoch * steps + index, stage.epochs * steps))
 
             both = torch.cat([pictures, views]).contiguous(memory_format=torch.channels_last)
@@ -135,7 +136,7 @@ class SemiSupervisedTrainer(Trainer):
             known, unknown = (Points(*(value[part] for value in points)) for part in (slice(n), slice(n, None)))
             target = heatmaps.to_heatmap_pixels(landmarks, STRIDE)
             supervised = self._supervised(p[:n], known, target, stage)
-            distilled = self._distance(torch.cat([plain, unharmed]), p)
+            distilled = self._distilled(torch.cat([plain, undamaged]), p)
             loss = supervised + distilled
             judged = fooling = distance = spread = torch.zeros((), device=device)
             if self.adversary is not None and settings.adversary is not None:

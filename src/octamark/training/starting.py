@@ -35,16 +35,15 @@ def checkpoint_path(name: str, argument: str = "init") -> Path:
     Raises:
         WeightsError: none of these; the message tells what there is.
     """
-    if (released := RELEASES / f"{name}.safetensors").is_file():
-        return released  # ./small is the folder of that name
-    path = Path(name)
-    if path.is_dir():
-        return path / "best.safetensors"
-    if path.suffix == ".safetensors":
+    released = {file.stem: file for file in RELEASES.glob("*.safetensors")}
+    if name in released:
+        return released[name]  # ./small is the folder of that name
+    path = Path(name) / "best.safetensors" if name and Path(name).is_dir() else Path(name)
+    if path.suffix == ".safetensors" and path.is_file():
         return path
-    known = listed(sorted(file.stem for file in RELEASES.glob("*.safetensors")))
     raise WeightsError(
-        f"{argument} {name!r}: give a checkpoint (.safetensors), the folder of a run, or a released model: {known}"
+        f"{argument} {name!r}: no such checkpoint; give a .safetensors file, the folder of a run, or a released model: "
+        f"{listed(sorted(released))}"
     )
 
 

@@ -67,7 +67,8 @@ class Trainer:
         OutputError: ``out`` holds a run already and ``resume`` is false, or cannot be made.
         ConfigError: ``resume`` with another recipe than the run's, nothing to resume, or too small a batch.
         DeviceError: a device that is unknown or not there.
-        WeightsError: the recipe's ``init`` names no checkpoint, or one of another network.
+        WeightsError: the recipe's ``init`` names no checkpoint, or one of another network; so for its
+            ``distillation.teacher``, whose layout, margin, input size and loss must suit the recipe too (ConfigError).
     """
 
     columns: tuple[str, ...] = COLUMNS
@@ -175,7 +176,7 @@ class Trainer:
             p = heatmaps.probabilities(maps, config.loss.beta)
             target = heatmaps.to_heatmap_pixels(landmarks, STRIDE)
             loss = self._supervised(p, heatmaps.decode(p), target, stage)
-            distance = self._distance(plain, p)
+            distance = self._distilled(plain, p)
             self._descend(loss + distance, epoch, index)
             sums += torch.stack([loss, distance]).detach()
             self.watcher.stepped(float(loss.detach()))
@@ -191,7 +192,7 @@ class Trainer:
             loss = loss + settings.maps * map_kl(drawn, p).mean()
         return loss
 
-    def _distance(self, plain: Tensor, p: Tensor) -> Tensor:
+    def _distilled(self, plain: Tensor, p: Tensor) -> Tensor:
         """To what a larger network sees in the undamaged views, weighted; 0 where none teaches at this size."""
         if self.distiller is None or self.config.distillation is None or self.distiller.size != plain.shape[-1]:
             return p.new_zeros(())
