@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from octamark.nets.heatmaps import Points, decode, probabilities, to_heatmap_pixels, to_input_pixels
+from octamark.nets.heatmaps import Points, decode, draw, probabilities, to_heatmap_pixels, to_input_pixels
 
 
 def random_maps(*shape: int) -> Tensor:
@@ -96,3 +96,22 @@ def test_conversions_invert_each_other(stride: float) -> None:
     landmarks = 60 * random_maps(2, 3, 2)
     back = to_input_pixels(Points(to_heatmap_pixels(landmarks, stride), torch.zeros(2, 3, 2)), stride).position
     torch.testing.assert_close(back, landmarks, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.25, 0.5, 1.0, 2.0])
+def test_drawn_maps_have_exactly_their_position(scale: float) -> None:
+    """At any place between pixels; the spread is that of the density or a little more."""
+    position = 30 + torch.rand(1, 50, 2, generator=torch.Generator().manual_seed(0))
+    p = draw(Points(position, torch.full_like(position, scale)), 61, 61)
+    torch.testing.assert_close(p.sum(dim=(2, 3)), torch.ones(1, 50))
+    found = decode(p)
+    torch.testing.assert_close(found.position, position, rtol=0, atol=1e-3)
+    assert scale - 1e-3 <= found.spread.min() <= found.spread.max() <= scale + 0.51
+    assert scale < 0.5 or found.spread.max() <= scale + 0.2
+
+
+def test_drawn_maps_near_and_beyond_the_border_are_whole() -> None:
+    p = draw(Points(torch.tensor([[[0.0, 0.0], [-40.0, 100.0]]]), torch.full((1, 2, 2), 0.5)), 16, 16)
+    torch.testing.assert_close(p.sum(dim=(2, 3)), torch.ones(1, 2))
+    assert p[0, 0, 0, 0] > 0.4
+    assert p[0, 1, 15, 0] > 0.4

@@ -44,13 +44,15 @@ def draw(points: Points, height: int, width: int) -> Tensor:
     """Probability maps (n, M, h, w) as labels would give them: a Laplace density per axis around each position.
 
     Every bit of the density goes to its two neighbouring pixels in proportion, so that :func:`decode` finds the
-    position again, exactly where no density is lost beyond the map's borders; the spread grows a little, at 0.5 to about
-    0.6. In closed form: the second difference of (|d| + b exp(-|d| / b)) / 2, whose second derivative is the density.
+    position again, exactly where none is lost beyond the map's borders; the spread grows a little, at 0.5 to about 0.6.
+    Positions beyond the borders are drawn at them. In closed form: the second difference of (|d| + b exp(-|d| / b)) / 2,
+    whose second derivative is the density.
     """
     marginals = []
     for axis, length in enumerate((width, height)):
         grid = torch.arange(-1, length + 1, dtype=points.position.dtype, device=points.position.device)
-        distance = (grid - points.position[..., axis, None]).abs()  # n, M, length + 2
+        centre = points.position[..., axis, None].clamp(0, length - 1)
+        distance = (grid - centre).abs()  # n, M, length + 2
         spread = points.spread[..., axis, None].clamp_min(1e-4)
         bowl = (distance + spread * torch.exp(-distance / spread)) / 2
         mass = (bowl[..., 2:] - 2 * bowl[..., 1:-1] + bowl[..., :-2]).clamp_min(1e-12)

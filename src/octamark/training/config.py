@@ -151,8 +151,8 @@ class Config(_Section):
     def _teacher_has_spreads(self) -> Config:
         if self.unlabelled is not None and self.unlabelled.teacher is not None and self.loss.name != "laplace_kl":
             raise ValueError(
-                "unlabelled.teacher weighs points by their spreads, which only the loss laplace_kl trains: set loss.name "
-                "to it, or leave the teacher out"
+                "unlabelled.teacher weighs points by their spreads, which only the loss laplace_kl trains: set "
+                "loss.name to it, or leave the teacher out"
             )
         return self
 
