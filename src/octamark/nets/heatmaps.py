@@ -45,7 +45,7 @@ def draw(points: Points, height: int, width: int) -> Tensor:
 
     Every bit of the density goes to its two neighbouring pixels in proportion, so that :func:`decode` finds the
     position again, exactly where none is lost beyond the map's borders; the spread grows a little, at 0.5 to about 0.6.
-    Positions beyond the borders are drawn at them. In closed form: the second difference of (|d| + b exp(-|d| / b)) / 2,
+    Positions beyond the borders are drawn at them. In closed form: the second difference of (|d| + b exp(-|d|/b)) / 2,
     whose second derivative is the density.
     """
     marginals = []
