@@ -28,17 +28,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from octamark.imaging import write_atomically, write_picture
-
-if TYPE_CHECKING:
-    from octamark.nets.network import OctaveNetwork
-    from octamark.training.config import Config
+from octamark.imaging import write_atomically
 
 ROOT = Path(__file__).parent.parent
 TABLES = ROOT / "configs" / "experiments"
@@ -181,125 +177,9 @@ def run_all(runs: Path, data: Path, faces: Path, only: str | None, hours: float)
         if code:
             print(f"  failed ({code}), see {run.folder / 'output.txt'}", flush=True)
             continue
+        from experiment_scores import score
+
         score(run.folder, data)
-
-
-def score(folder: Path, data: Path) -> None:
-    """Score the last epoch's averaged weights on the validation faces; draw the heatmaps of the free portrait."""
-    import torch
-
-    from octamark.datasets.load import training_and_validation
-    from octamark.layouts import layout
-    from octamark.metrics import failure_rate, nme
-    from octamark.nets import heatmaps
-    from octamark.nets.network import STRIDE, OctaveNetwork
-    from octamark.training import checkpoints
-    from octamark.training.batches import FaceStore, centre_crops
-    from octamark.training.config import parse
-    from octamark.training.starting import network_config
-
-    groups, meta = checkpoints.load(folder / "last.safetensors")
-    config = parse(meta["config"], str(folder))
-    network = OctaveNetwork(network_config(config)).eval()
-    checkpoints.fill(network, groups["ema"], folder)
-    _, held_out = training_and_validation(config.data, data, layout(config.layout), config.seed)
-    store = FaceStore.load(held_out, SIZE, config.data.margin)
-    errors, spreads, entropies = [], [], []
-    with torch.no_grad():
-        for first in range(0, len(store), 32):
-            pictures, truth = centre_crops(store, torch.arange(first, min(first + 32, len(store))), SIZE)
-            p = heatmaps.probabilities(network(pictures), config.loss.beta)
-            points = heatmaps.decode(p)
-            found = heatmaps.to_input_pixels(points, STRIDE).position
-            errors.append(nme(found.numpy(), truth.numpy(), layout(config.layout)))
-            spreads.append(points.spread.mean(dim=(1, 2)))
-            entropies.append(torch.special.entr(p).sum(dim=(2, 3)).mean(dim=1))
-        crop = torch.from_numpy(portrait())
-        maps = heatmaps.probabilities(network(crop.permute(2, 0, 1)[None] / 255), config.loss.beta)[0].numpy()
-    write_picture(folder / "heatmaps.png", glowing(crop.numpy(), maps))
-    joined = np.concatenate(errors)
-    taught = config.unlabelled is not None and config.unlabelled.teacher is not None and config.data.share < 1
-    scores = {
-        "nme": float(joined.mean()),
-        "best": min(row["validation_nme"] for row in meta["rows"]),
-        "failures": failure_rate(joined),
-        "entropy": float(torch.cat(entropies).mean()),
-        "spread": float(torch.cat(spreads).mean()),
-        "seconds": sum(row["seconds"] for row in meta["rows"]),
-        "faces": len(joined),
-        "unlabelled": meta.get("unlabelled"),
-        "pseudo_labels": pseudo_labels(network, config, data) if taught else None,
-    }
-    write_atomically(folder / "scores.json", json.dumps(scores, indent=2).encode())
-
-
-def pseudo_labels(network: OctaveNetwork, config: Config, data: Path) -> list[dict[str, float]]:
-    """What a mean teacher says of training faces whose labels it did not get: for each quarter of its points, from the
-    least to the greatest spread, the mean spread (heatmap pixels) and the mean error (% of the inter-ocular distance).
-    """
-    import torch
-
-    from octamark.datasets.load import training_and_validation
-    from octamark.layouts import layout
-    from octamark.metrics import distances, point_errors
-    from octamark.nets import heatmaps
-    from octamark.nets.network import STRIDE
-    from octamark.training.batches import FaceStore, centre_crops
-
-    one = layout(config.layout)
-    everything = config.data.model_copy(update={"share": 1.0})
-    labelled, known = (training_and_validation(d, data, one, config.seed)[0] for d in (everything, config.data))
-    names = {sample.name for sample in known}
-    store = FaceStore.load([sample for sample in labelled if sample.name not in names], SIZE, config.data.margin)
-    spreads, errors, mirror = [], [], torch.from_numpy(one.mirror.copy())
-    with torch.no_grad():
-        for first in range(0, len(store), 32):
-            pictures, truth = centre_crops(store, torch.arange(first, min(first + 32, len(store))), SIZE)
-            both = network(torch.cat([pictures, pictures.flip(3)]))
-            straight, turned = heatmaps.probabilities(both, config.loss.beta).chunk(2)
-            points = heatmaps.decode((straight + turned.flip(3)[:, mirror]) / 2)
-            found = heatmaps.to_input_pixels(points, STRIDE).position
-            spreads.append(points.spread.mean(dim=2).numpy())
-            eyes = distances(truth.numpy(), one, "inter-ocular")
-            errors.append(100 * point_errors(found.numpy(), truth.numpy()) / eyes[:, None])
-    spread, error = np.concatenate(spreads).ravel(), np.concatenate(errors).ravel()
-    quarters = np.array_split(np.argsort(spread), 4)
-    return [{"spread": float(spread[q].mean()), "error": float(error[q].mean())} for q in quarters]
-
-
-def portrait() -> np.ndarray:
-    """The crop (128, 128, 3) of scikit-image's public-domain portrait that a released model would read."""
-    import importlib.util
-
-    import octamark
-    from octamark.geometry import crop, crop_transform, detector_squares
-
-    spec = importlib.util.find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise SystemExit("error: the portrait comes with scikit-image: pip install --no-deps scikit-image")
-    picture = octamark.read_picture(Path(spec.origin).parent / "data" / "astronaut.png")
-    boxes, _ = octamark.FaceDetector()(picture)
-    rule = octamark.load("small").card.crop
-    square = detector_squares(boxes[:1], rule.detector_scale, rule.detector_shift)[0]
-    return crop(picture, crop_transform(square, SIZE), SIZE)
-
-
-def glowing(crop: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Heatmaps (M, h, w) of a crop over it, three times enlarged."""
-    import dataclasses
-
-    import cv2
-
-    from octamark.drawing import heatmap_picture
-    from octamark.faces import Faces
-    from octamark.layouts import layout
-
-    large = cv2.resize(crop, (3 * SIZE, 3 * SIZE), interpolation=cv2.INTER_CUBIC)
-    one = Faces.empty(layout("ibug68"), (3 * SIZE, 3 * SIZE))
-    points = np.zeros((1, 68, 2), np.float32)
-    matrix = np.array([[[3.0, 0.0, 1.0], [0.0, 3.0, 1.0]]])
-    one = dataclasses.replace(one, landmarks=points, crops=matrix, heatmaps=maps[None])
-    return heatmap_picture(large, one)
 
 
 def sizes(runs: Path) -> None:
