@@ -86,20 +86,23 @@ class SecondLook:
     def improve(self, shots: list[Shot], looks: list[Look]) -> None:
         """Replace shots and looks, in place, by surer ones.
 
-        First a crop that stands upright around the first points; for a face that is still lost, a quarter, half and
-        three quarters of a turn, and an upright crop around the best of them.
+        First a crop that stands upright around the first points, and another where the face leans in that one too; for
+        a face that is still lost, a quarter, half and three quarters of a turn, and an upright crop around the best of
+        them.
         """
         if self.mode == "never":
             return
-        leans = [
-            abs((self._tilt(one) - shot.angle + 180) % 360 - 180) > TILTED
-            for shot, one in zip(shots, looks, strict=True)
-        ]
+        leans = [self._leans(shot, one) for shot, one in zip(shots, looks, strict=True)]
         self._straighten([i for i, leaning in enumerate(leans) if leaning or self.mode == "always"], shots, looks)
+        crooked = [i for i, leaning in enumerate(leans) if leaning and self._leans(shots[i], looks[i])]
+        self._straighten(crooked, shots, looks)
         lost = [i for i, one in enumerate(looks) if one.sureness < (UNSURE_LEANING if leans[i] else UNSURE)]
         turned = [(i, shots[i].turned(angle)) for i in lost for angle in (90.0, 180.0, 270.0)]
         least = [one.sureness + (0.0 if leaning else LEAST_GAIN) for one, leaning in zip(looks, leans, strict=True)]
         self._straighten(self._keep_surer(turned, shots, looks, least), shots, looks)
+
+    def _leans(self, shot: Shot, look: Look) -> bool:
+        return abs((self._tilt(look) - shot.angle + 180) % 360 - 180) > TILTED
 
     def _tilt(self, look: Look) -> float:
         return float(tilt(look.landmarks, self.layout.diagram))

@@ -91,6 +91,6 @@ def test_draw_is_the_inverse_of_decode() -> None:
     assert maps.shape == (1, 2, 40, 32)
     torch.testing.assert_close(maps.sum(dim=(2, 3)), torch.ones(1, 2))
     found = decode(maps)
-    torch.testing.assert_close(found.position, position, rtol=0, atol=0.05)
+    torch.testing.assert_close(found.position, position, rtol=0, atol=0.01)
     torch.testing.assert_close(found.spread, spread, rtol=0.2, atol=0)
-    assert float(draw(Points(position, torch.zeros_like(spread)), 40, 32).amax(dim=(2, 3))[0, 0]) == 1.0
+    assert float(draw(Points(position, torch.zeros_like(spread)), 40, 32).amax(dim=(2, 3))[0, 0]) > 0.999
