@@ -246,9 +246,12 @@ def scatter(rows: Sequence[tuple[str, float, float]], asked: argparse.Namespace)
     axes = figure.subplots()
     for name, ms, nme in rows:
         axes.plot([ms], [nme], "o" if name.startswith("octamark") else "s", markersize=8)
-        axes.annotate(name, (ms, nme), textcoords="offset points", xytext=(8, 5))
+        short = name.removeprefix("octamark ")
+        axes.annotate(short, (ms, nme), textcoords="offset points", xytext=(8, 5))
     axes.set(xlabel="ms per face, one thread, crop included", ylabel="NME, %, 68 points, inter-ocular", xscale="log")
-    axes.set_title(f"{asked.format} {asked.split}, label boxes, each detector's crop tuned", fontsize=9)
+    axes.set_title(
+        f"{asked.format} {asked.split}, label boxes, each detector's crop tuned; round: octamark's", fontsize=9
+    )
     axes.margins(0.2)
     axes.grid(alpha=0.3)
     figure.savefig(asked.out, dpi=110)
