@@ -24,6 +24,7 @@ from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.training.batches import FaceStore, centre_crops
 from octamark.training.config import Config
 from octamark.training.starting import trained_network
+from octamark.training.teacher import read_twice
 
 SIZE = 128
 
@@ -75,9 +76,7 @@ def pseudo_labels(network: OctaveNetwork, config: Config, data: Path) -> list[di
     with torch.no_grad():
         for first in range(0, len(store), 32):
             pictures, truth = centre_crops(store, torch.arange(first, min(first + 32, len(store))), SIZE)
-            both = network(torch.cat([pictures, pictures.flip(3)]))
-            straight, turned = heatmaps.probabilities(both, config.loss.beta).chunk(2)
-            points = heatmaps.decode((straight + turned.flip(3)[:, mirror]) / 2)
+            points = heatmaps.decode(read_twice(network, pictures, config.loss.beta, mirror))
             found = heatmaps.to_input_pixels(points, STRIDE).position
             spreads.append(points.spread.mean(dim=2).numpy())
             eyes = distances(truth.numpy(), one, "inter-ocular")

@@ -39,7 +39,6 @@ from octamark.imaging import write_atomically
 ROOT = Path(__file__).parent.parent
 TABLES = ROOT / "configs" / "experiments"
 ORDER = ("optimiser", "labels", "distillation", "loss", "beta", "target_scale", "width")
-SIZE = 128
 
 
 @dataclass(frozen=True)
@@ -185,6 +184,7 @@ def run_all(runs: Path, data: Path, faces: Path, only: str | None, hours: float)
 def sizes(runs: Path) -> None:
     """Parameters, bytes and milliseconds (one thread, one face, the median of calls in turn) of each width."""
     import onnxruntime
+    from experiment_scores import SIZE
 
     from octamark.nets.network import WIDTHS, NetworkConfig, OctaveNetwork
     from octamark.nets.sizes import untrained_onnx

@@ -223,7 +223,7 @@ def _strip(model: onnx.ModelProto) -> None:
     del model.graph.value_info[:]
     for node in model.graph.node:
         del node.metadata_props[:]
-        node.doc_string = ""
+        node.ClearField("doc_string")
     for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
     del model.graph.metadata_props[:]
@@ -271,7 +271,6 @@ def _shorten(model: onnx.ModelProto) -> None:
         tensor.name = names.setdefault(tensor.name, format(len(names), "x"))
     for node in graph.node:
         node.ClearField("name")
-        node.ClearField("doc_string")
         for values in (node.input, node.output):
             values[:] = [names.setdefault(value, format(len(names), "x")) for value in values]
         kept = [attribute for attribute in node.attribute if not _is_default(node.op_type, attribute)]

@@ -9,7 +9,7 @@ from torch import Tensor
 from octamark.errors import ConfigError, listed
 from octamark.nets import heatmaps
 from octamark.training import config
-from octamark.training.losses import map_kl
+from octamark.training.losses import certainty, map_kl
 from octamark.training.starting import checkpoint_path, trained_network
 
 
@@ -46,11 +46,11 @@ class Distiller:
             problem = ""
         if problem:
             raise ConfigError(f"distillation.teacher {settings.teacher!r}: {problem}")
-        self.fabric, self.beta, self.trust = fabric, theirs.loss.beta, settings.trust
+        self.fabric, self.beta, self.settings = fabric, theirs.loss.beta, settings
         self.network = network.to(fabric.device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
 
     def distance(self, plain: Tensor, p: Tensor) -> Tensor:
-        """How far the network's heatmaps are from the teacher's; a scalar in nats, at least 0.
+        """How far the network's heatmaps are from the teacher's, weighted by the recipe; a scalar, at least 0.
 
         Args:
             plain: (n, 3, s, s) the views of the faces, undamaged.
@@ -58,15 +58,15 @@ class Distiller:
         """
         with torch.no_grad(), self.fabric.autocast():
             maps = self.network(plain.contiguous(memory_format=torch.channels_last))
-        return heatmap_kl(heatmaps.probabilities(maps, self.beta), p, self.trust)
+        return self.settings.weight * heatmap_kl(heatmaps.probabilities(maps, self.beta), p, self.settings.trust)
 
 
 def heatmap_kl(taught: Tensor, p: Tensor, trust: float) -> Tensor:
     """KL(taught || p) of probability maps (n, M, h, w), a scalar: the mean of maps weighted by the teacher's certainty.
 
-    The weight is trust^2 / (trust^2 + b^2), b the spread of the taught map in heatmap pixels (mean of both axes), as
-    in octamark.training.teacher: what the teacher does not know hardly counts. Gradients reach ``p`` alone.
+    The weight is octamark.training.losses.certainty of the taught map's spread (mean of both axes): what the teacher
+    does not know hardly counts. Gradients reach ``p`` alone.
     """
     taught = taught.detach()
     spread = heatmaps.decode(taught).spread.mean(dim=2)  # n, M
-    return (map_kl(taught, p) * trust**2 / (trust**2 + spread**2)).mean()
+    return (map_kl(taught, p) * certainty(spread, trust)).mean()

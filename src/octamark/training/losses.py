@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from octamark.nets.heatmaps import Points
+from octamark.nets.heatmaps import Points, draw
 
 
 def laplace_kl(
@@ -47,6 +47,16 @@ def map_kl(target: Tensor, p: Tensor) -> Tensor:
     target = target.detach()
     kl: Tensor = (torch.special.xlogy(target, target) - target * p.clamp_min(1e-37).log()).sum(dim=(2, 3))
     return kl
+
+
+def drawn_kl(points: Points, p: Tensor) -> Tensor:
+    """:func:`map_kl` from maps drawn of ``points`` (a Laplace density each, heatmap pixels) to ``p``: (n, M)."""
+    return map_kl(draw(points, *p.shape[-2:]), p)
+
+
+def certainty(spread: Tensor, trust: float) -> Tensor:
+    """How much a teacher's point of that spread counts: trust^2 / (trust^2 + b^2), one half at b = trust. Any shape."""
+    return trust**2 / (trust**2 + spread**2)
 
 
 LOSSES: dict[str, Callable[[Points, Tensor, float], Tensor]] = {"laplace_kl": laplace_kl, "sam": sam}

@@ -10,7 +10,7 @@ from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.training.augment import cut, middle, move_points, move_spreads
-from octamark.training.losses import laplace_kl, map_kl
+from octamark.training.losses import certainty, drawn_kl, laplace_kl
 from octamark.training.optimisation import ExponentialAverage
 
 
@@ -46,14 +46,19 @@ class MeanTeacher:
         plain = middle(len(faces), faces.shape[-1], size, zoom).to(faces.device)  # u, 2, 3
         crops = cut(faces, plain, size).contiguous(memory_format=torch.channels_last)  # u, 3, size, size
         with self.fabric.autocast():
-            maps = self.network(torch.cat([crops, crops.flip(3)]))  # 2 u, M, h, w
-        straight, turned = heatmaps.probabilities(maps, self.beta).chunk(2)
-        both = (straight + turned.flip(3)[:, mirror]) / 2  # u, M, h, w
+            both = read_twice(self.network, crops, self.beta, mirror)
         seen = heatmaps.to_input_pixels(heatmaps.decode(both), STRIDE)
         stored = Points(seen.position * zoom + plain[:, None, :, 2], seen.spread * zoom)
         position = move_points(stored.position, matrices, mirrored, mirror)
         spread = move_spreads(stored.spread, matrices, mirrored, mirror)
         return Points(heatmaps.to_heatmap_pixels(position, STRIDE), spread / STRIDE)
+
+
+def read_twice(network: OctaveNetwork, crops: Tensor, beta: float, mirror: Tensor) -> Tensor:
+    """Probability maps (u, M, h, w) of crops (u, 3, s, s): the mean of those of each crop and of its mirror image."""
+    maps = network(torch.cat([crops, crops.flip(3)]))  # 2 u, M, h, w
+    straight, turned = heatmaps.probabilities(maps, beta).chunk(2)
+    return (straight + turned.flip(3)[:, mirror]) / 2
 
 
 def consistency(
@@ -71,9 +76,8 @@ def consistency(
         maps: weight of the KL from whole maps, drawn of the teacher's densities, to ``p``.
     """
     scale = taught.spread.clamp_min(target_scale)
-    weight = trust**2 / (trust**2 + scale**2)  # u, M, 2
+    weight = certainty(scale, trust)  # u, M, 2
     distance = laplace_kl(points, taught.position, scale, weight)
     if maps:
-        drawn = heatmaps.draw(Points(taught.position, scale), *p.shape[-2:])
-        distance = distance + maps * (map_kl(drawn, p) * weight.mean(dim=2)).mean()
+        distance = distance + maps * (drawn_kl(Points(taught.position, scale), p) * weight.mean(dim=2)).mean()
     return distance

@@ -33,7 +33,7 @@ from octamark.training.batches import FaceStore, centre_crops, epoch_batches, st
 from octamark.training.config import Config, Stage, parse
 from octamark.training.device import launch
 from octamark.training.distillation import Distiller
-from octamark.training.losses import LOSSES, map_kl
+from octamark.training.losses import LOSSES, drawn_kl
 from octamark.training.optimisation import ExponentialAverage, learning_rate, moments, optimiser, set_moments
 from octamark.training.starting import starting_network
 from octamark.training.watcher import Epoch, Watcher
@@ -188,15 +188,14 @@ class Trainer:
         scale = stage.target_scale or settings.target_scale
         loss = LOSSES[settings.name](points, target, scale)
         if settings.maps:
-            drawn = heatmaps.draw(Points(target, torch.full_like(target, scale)), *p.shape[-2:])
-            loss = loss + settings.maps * map_kl(drawn, p).mean()
+            loss = loss + settings.maps * drawn_kl(Points(target, torch.full_like(target, scale)), p).mean()
         return loss
 
     def _distilled(self, plain: Tensor, p: Tensor) -> Tensor:
         """To what a larger network sees in the undamaged views, weighted; 0 where none teaches at this size."""
-        if self.distiller is None or self.config.distillation is None or self.distiller.size != plain.shape[-1]:
+        if self.distiller is None or self.distiller.size != plain.shape[-1]:
             return p.new_zeros(())
-        return self.config.distillation.weight * self.distiller.distance(plain, p)
+        return self.distiller.distance(plain, p)
 
     def _batches(self, faces: FaceStore, stage: Stage, epoch: int) -> Iterator[Tensor]:
         rank, world, steps = self.fabric.global_rank, self.fabric.world_size, stage.steps_per_epoch
