@@ -13,8 +13,9 @@ SOURCE = Path(octamark.__file__).parent
 
 # Imports point from later rooms to earlier ones only.
 ROOMS = (
-    "errors", "_version", "layouts", "geometry", "imaging", "faces", "weights", "detector", "upright", "landmarker",
-    "drawing", "formats", "metrics", "reliability", "datasets", "evaluation", "nets", "training", "cli",
+    "errors", "_version", "layouts", "metrics", "regions", "geometry", "imaging", "faces", "weights", "runtime",
+    "detector", "upright", "refiner", "landmarker", "drawing", "formats", "reliability",
+    "datasets", "evaluation", "nets", "training", "cli",
 )  # fmt: skip
 TORCH = {"torch", "lightning_fabric", "kornia", "safetensors", "onnx", "onnxscript"}
 EXTRA = TORCH | {"matplotlib", "h5py", "scipy"}

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from octamark import weights
 from octamark.detector import FaceDetector
-from octamark.errors import BoxError, ConfigError, DeviceError, PictureError, WeightsError, listed
+from octamark.errors import BoxError, ConfigError, PictureError, WeightsError, listed
 from octamark.faces import Faces
 from octamark.geometry import (
     Picture,
@@ -28,6 +26,8 @@ from octamark.geometry import (
 )
 from octamark.imaging import PictureLike, read_picture
 from octamark.layouts import Layout, layout
+from octamark.refiner import REFINE, WARRANTED, Coarse, Refine, Refiner
+from octamark.runtime import session
 from octamark.upright import UPRIGHT, Look, SecondLook, Shot, Upright
 from octamark.weights import ModelCard
 
@@ -45,6 +45,10 @@ class Landmarker:
         model: name of a model that ships, or path (or bytes) of an .onnx file that ``octamark export`` wrote.
         upright: which faces get a second look with the crop turned upright: ``"auto"`` those that lean or of which the
             network is unsure, ``"always"`` all, ``"never"`` none (see octamark.upright).
+        refine: which faces are then read again region by region at the picture's resolution: ``"auto"`` those that are
+            larger than the network's input, where the model is the one that the regional network was trained beside
+            (``small``); ``"always"`` all, ``"never"`` none (see octamark.refiner).
+        regions: name of a regional network that ships, or path (or bytes) of one that ``octamark export`` wrote.
         threads: processor threads of the landmark network; None lets ONNX Runtime choose. The detector runs in OpenCV,
             whose threads are the process's own (``cv2.setNumThreads``).
         device: ``"cpu"`` or ``"cuda"`` (needs onnxruntime-gpu).
@@ -53,7 +57,7 @@ class Landmarker:
     Raises:
         WeightsError: unknown name, missing or damaged file.
         DeviceError: more threads than processors, or a device that is not there.
-        ConfigError: another value of ``upright``.
+        ConfigError: another value of ``upright`` or ``refine``.
 
     Example:
         >>> from octamark import load
@@ -67,15 +71,18 @@ class Landmarker:
         model: str | Path | bytes = "small",
         *,
         upright: Upright = "auto",
+        refine: Refine = "auto",
+        regions: str | Path | bytes = weights.REGIONS,
         threads: int | None = None,
         device: str = "cpu",
         detector: FaceDetector | None = None,
     ) -> None:
-        if upright not in UPRIGHT:
-            raise ConfigError(f"upright {upright!r}; allowed: {listed(UPRIGHT)}")
+        for argument, value, allowed in (("upright", upright, UPRIGHT), ("refine", refine, REFINE)):
+            if value not in allowed:
+                raise ConfigError(f"{argument} {value!r}; allowed: {listed(allowed)}")
         name = "the model's bytes" if isinstance(model, bytes) else str(model)
         self.upright = upright
-        self._session = _session(weights.read(model), name, threads, device)
+        self._session = session(weights.read(model), name, threads, device)
         self.card: ModelCard = weights.parse_card(
             self._session.get_modelmeta().custom_metadata_map.get(weights.METADATA_KEY), name
         )
@@ -85,7 +92,28 @@ class Landmarker:
             raise WeightsError(f"{name}: a graph without {listed(sorted(missing))}; export it with this version")
         if (points := outputs["landmarks"][1]) != self.layout.count:
             raise WeightsError(f"{name}: gives {points} landmarks, but its layout {self.layout!r} has another count")
+        self.refine = refine
+        self.refiner = self._chosen_refiner(regions, threads, device)
         self.detector = detector or FaceDetector()
+
+    def _chosen_refiner(self, regions: str | Path | bytes, threads: int | None, device: str) -> Refiner | None:
+        """The regional network, where this landmarker has a use for it.
+
+        Raises:
+            WeightsError: ``"always"`` with a network of another layout, and as :class:`Refiner`.
+        """
+        released = regions == weights.REGIONS
+        if self.refine == "never" or (self.refine == "auto" and released and self.card.name != weights.REGIONS_LOOK):
+            return None
+        refiner = Refiner(regions, threads=threads, device=device)
+        if refiner.layout.name == self.layout.name and self.refine == "auto":
+            return refiner if refiner.card.look == self.card.name else None
+        if refiner.layout.name != self.layout.name:
+            raise WeightsError(
+                f"{refiner.card.name}: reads regions of layout {refiner.layout.name}, but {self.card.name} finds points "
+                f'of {self.layout.name}; refine="never" goes without'
+            )
+        return refiner
 
     def __repr__(self) -> str:
         return f"Landmarker({self.card.name!r}, layout={self.card.layout!r}, {self.card.parameters:,} parameters)"
@@ -209,6 +237,7 @@ class Landmarker:
         looks = self._look(shots, heatmaps)
         again = SecondLook(lambda some: self._look(some, heatmaps), self.layout, self.card.crop, self.upright)
         again.improve(shots, looks)
+        self._refine(shots, looks)
         results, start = [], 0
         for picture, boxes, scores in located:
             own, taken = looks[start : start + len(boxes)], shots[start : start + len(boxes)]
@@ -231,6 +260,18 @@ class Landmarker:
                 faces = replace(faces, heatmaps=np.zeros((0, self.layout.count, side, side), np.float32))
             results.append(faces)
         return results
+
+    def _refine(self, shots: list[Shot], looks: list[Look]) -> None:
+        """Replace looks, in place, by what the regional network makes of them."""
+        if self.refiner is None:
+            return
+        sides = [float(np.hypot(*shot.transform[:, 0])) * self.card.crop.size for shot in shots]
+        least = 0.0 if self.refine == "always" else WARRANTED * self.card.crop.size
+        chosen = [index for index, side in enumerate(sides) if side >= least]
+        seen = [Coarse(shots[i].picture, looks[i].landmarks, looks[i].spread, sides[i]) for i in chosen]
+        for index, refined in zip(chosen, self.refiner(seen), strict=True):
+            sure = refined.confidence.astype(np.float32)
+            looks[index] = Look(refined.landmarks, refined.spread, sure, looks[index].heatmaps)
 
     def _look(self, shots: list[Shot], heatmaps: bool = False) -> list[Look]:
         """Run the network over crops, some at a time; points and spreads come back in pixels of the pictures."""
@@ -256,30 +297,13 @@ def load(
     model: str | Path | bytes = "small",
     *,
     upright: Upright = "auto",
+    refine: Refine = "auto",
+    regions: str | Path | bytes = weights.REGIONS,
     threads: int | None = None,
     device: str = "cpu",
     detector: FaceDetector | None = None,
 ) -> Landmarker:
     """A :class:`Landmarker`, by a shipped model's name (``nano``, ``tiny``, ``small``) or an .onnx file's path."""
-    return Landmarker(model, upright=upright, threads=threads, device=device, detector=detector)
-
-
-def _session(data: bytes, name: str, threads: int | None, device: str) -> onnxruntime.InferenceSession:
-    providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-    if device not in providers:
-        raise DeviceError(f"unknown device {device!r}; devices: {listed(providers)}")
-    if providers[device] not in onnxruntime.get_available_providers():
-        raise DeviceError(f"device {device!r} is not available: the installed ONNX Runtime has no {providers[device]}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if not isinstance(threads, int) or not 1 <= threads <= processors:
-            raise DeviceError(f"threads={threads!r}: this process may use 1 to {processors}")
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(data, options, providers=[providers[device]])
-    except Exception as error:  # ONNX Runtime's own exceptions share no public base class
-        if device != "cpu":
-            raise DeviceError(f"device {device!r} cannot be used ({error})") from error
-        raise WeightsError(f"{name}: damaged, or not an ONNX file ({error})") from error
+    return Landmarker(
+        model, upright=upright, refine=refine, regions=regions, threads=threads, device=device, detector=detector
+    )

@@ -21,9 +21,10 @@ from octamark.errors import WeightsError
 from octamark.geometry import crop, crop_transform, detector_squares
 from octamark.layouts import layout, parse
 from octamark.nets import heatmaps
-from octamark.nets.export import Predictor, calibration_constants, flops, fold_norms, recalibrated, to_onnx
+from octamark.nets.export import recalibrated, to_onnx
 from octamark.nets.network import STRIDE, NetworkConfig, OctaveNetwork
 from octamark.nets.octave import OctaveConv
+from octamark.nets.predictor import Predictor, calibration_constants, flops, fold_norms
 from octamark.training import config as config_module
 from octamark.training.batches import FaceStore, centre_crops
 from octamark.training.config import Config

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from octamark import drawing
+from octamark import drawing, weights
 from octamark.cli.console import counted, fail, make_folder, note, progress
 from octamark.errors import OutputError, PictureError, listed
 from octamark.faces import Faces
@@ -46,6 +46,13 @@ def predict(
     upright: Annotated[
         str, typer.Option("--upright", help="Second look at leaning faces: auto, always, never")
     ] = "auto",
+    refine: Annotated[
+        str,
+        typer.Option("--refine", help="Close look at eyes, nose, mouth, outline: auto (large faces), always, never"),
+    ] = "auto",
+    regions: Annotated[
+        str, typer.Option("--regions", help="The network for that: regions, or the path of an .onnx file")
+    ] = weights.REGIONS,
     threads: Annotated[int | None, typer.Option("--threads", help="Processor threads of the landmark network")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda")] = "cpu",
 ) -> None:
@@ -59,7 +66,14 @@ def predict(
         out = DRAWINGS_FOLDER
     if out is None and not FORMATS[form].streams:
         raise OutputError(f"format {form} writes several files: name a folder with -o")
-    landmarker = Landmarker(model, upright=upright, threads=threads, device=device)  # type: ignore[arg-type]
+    landmarker = Landmarker(
+        model,
+        upright=upright,  # type: ignore[arg-type]
+        refine=refine,  # type: ignore[arg-type]
+        regions=regions,
+        threads=threads,
+        device=device,
+    )
     job = _Job(landmarker, out, overlay or show, heatmap)
     if out is not None:
         make_folder(out)

@@ -60,6 +60,7 @@ def train(
     need_packages()
     from octamark.datasets.load import training_and_validation
     from octamark.layouts import layout
+    from octamark.training.regional import RegionalTrainer
     from octamark.training.semi_supervised import SemiSupervisedTrainer
     from octamark.training.trainer import Trainer
     from octamark.training.watcher import Epoch, Watcher
@@ -105,8 +106,9 @@ def train(
     folder = out or Path("runs") / config.name
     with progress() as bar:
         watcher = Bar(bar)
+        supervised = Trainer if config.regional is None else RegionalTrainer
         trainer = (
-            Trainer(config, faces, held_out, folder, device=device, resume=resume, watcher=watcher)
+            supervised(config, faces, held_out, folder, device=device, resume=resume, watcher=watcher)
             if unlabelled is None
             else SemiSupervisedTrainer(
                 config, faces, held_out, unlabelled, folder, device=device, resume=resume, watcher=watcher
@@ -153,6 +155,7 @@ def export(
     """Write a trained network as one ONNX file: decoding inside, crop rule and scores in its card."""
     need_packages()
     from octamark.nets.export import STORAGES
+    from octamark.training.regional_release import is_regional, release_regions
     from octamark.training.release import release
 
     if out.suffix != ".onnx":
@@ -167,7 +170,8 @@ def export(
         def advance(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        made = release(run, data, storage=storage, advance=advance)
+        finish = release_regions if is_regional(run) else release
+        made = finish(run, data, storage=storage, advance=advance)
     write_atomically(out, made.onnx)
     if checkpoint is not None:
         write_atomically(checkpoint, made.checkpoint)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from octamark._version import __version__
 from octamark.layouts import layout
-from octamark.nets.export import Predictor, flops, to_onnx
+from octamark.nets.export import to_onnx
 from octamark.nets.network import WIDTHS, NetworkConfig, OctaveNetwork
+from octamark.nets.predictor import Predictor, flops
 from octamark.weights import CropRule, ModelCard
 from octamark.weights.calibration import Calibration
 

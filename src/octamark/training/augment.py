@@ -132,6 +132,13 @@ def jpeg(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return kornia.enhance.jpeg_codec_differentiable(pictures, quality).clamp_(0.0, 1.0)
 
 
+def sharpen(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Unsharp masking as cameras do it, halos included: up to twice the difference from a blurred copy is added."""
+    amount = (torch.rand(len(pictures), 1, 1, 1, generator=generator) * 2).to(pictures.device)
+    soft = kornia.filters.gaussian_blur2d(pictures, (7, 7), (1.2, 1.2))
+    return (pictures + amount * (pictures - soft)).clamp_(0.0, 1.0)
+
+
 def occlude(pictures: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
     """One rectangle per picture, filled with one colour, with coarse noise, or with a piece of another picture."""
     count, _, height, width = pictures.shape
@@ -188,10 +195,11 @@ def damaged(pictures: Tensor, config: Augment, generator: torch.Generator) -> Te
     for share, damage in (
         (config.blur, blur),
         (config.low_resolution, low_resolution),
+        (config.sharpen, sharpen),
         (config.noise, noise),
         (config.jpeg, jpeg),
     ):
-        chosen = _some(share, count, generator).to(device)
+        chosen = _some(share, count, generator).to(device) if share else ()
         if len(chosen):
             out[chosen] = damage(out[chosen], generator)
     return out

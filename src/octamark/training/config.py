@@ -70,6 +70,7 @@ class Augment(_Section):
     low_resolution: float = Field(0.15, ge=0.0, le=1.0, description="share of pictures")
     noise: float = Field(0.15, ge=0.0, le=1.0, description="share of pictures")
     jpeg: float = Field(0.1, ge=0.0, le=1.0, description="share of pictures")
+    sharpen: float = Field(0.0, ge=0.0, le=1.0, description="share of pictures")
     occlusion: float = Field(0.4, ge=0.0, le=1.0, description="share of pictures")
 
 
@@ -117,6 +118,26 @@ class Unlabelled(_Section):
     teacher: Teacher | None = None
 
 
+class Regional(_Section):
+    """Attention-driven cropping: the recipe's network reads regions of faces; see octamark.training.regional.
+
+    The stages' sizes are then those of the regions' crops.
+    """
+
+    look: str = Field("small", description="released model, run or checkpoint that looks at the whole face")
+    joint: bool = Field(False, description="train that network too, through the sampler")
+    view: int = Field(448, ge=64, le=2048, description="side of the face's crop from which regions are cut, pixels")
+    margin: float = Field(1.25, gt=1.0, le=3.0, description="side of a region's crop over the extent of its landmarks")
+    spread: float = Field(4.0, ge=0.0, le=20.0, description="mean spreads of its landmarks that are added to the side")
+    jitter: float = Field(0.06, ge=0.0, le=0.5, description="standard deviation of the crops' shift and log scale")
+    turn: float = Field(5.0, ge=0.0, le=45.0, description="standard deviation of the crops' rotation, degrees")
+    consistency: float = Field(
+        0.0, ge=0.0, description="weight of the distance between the readings of two views of each face"
+    )
+    low_resolution: float = Field(0.5, ge=0.0, le=1.0, description="share of steps whose faces are shrunk first")
+    lowest: int = Field(128, ge=32, description="side of the face's crop when shrunk most")
+
+
 class Stage(_Section):
     """One pass of training at one input size; stages follow each other (progressive resizing)."""
 
@@ -145,6 +166,7 @@ class Config(_Section):
     stages: tuple[Stage, ...] = Field(min_length=1)
     unlabelled: Unlabelled | None = None
     distillation: Distillation | None = None
+    regional: Regional | None = None
     init: str | None = Field(None, description="released model or checkpoint (.safetensors) to start from")
 
     @model_validator(mode="after")
@@ -154,6 +176,12 @@ class Config(_Section):
                 "unlabelled.teacher weighs points by their spreads, which only the loss laplace_kl trains: set "
                 "loss.name to it, or leave the teacher out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _regional_alone(self) -> Config:
+        if self.regional is not None and (self.unlabelled is not None or self.distillation is not None):
+            raise ValueError("regional: leave out the sections unlabelled and distillation")
         return self
 
 
@@ -196,6 +224,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "adversary": Adversary,
     "teacher": Teacher,
     "distillation": Distillation,
+    "regional": Regional,
 }
 
 

@@ -13,24 +13,31 @@ from octamark.training.config import Optimiser, Stage
 from octamark.training.muon import Muon
 
 
-def optimiser(network: OctaveNetwork, settings: Optimiser) -> torch.optim.AdamW:
+def optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
     """AdamW, or Muon for the kernels between features with AdamW for the rest; the loop sets the rate each step.
 
     No weight decay on biases and normalisations. The layers that read the picture and write the heatmaps stay with
     AdamW, as Muon's authors advise.
     """
-    first = network.encoder[0]
-    assert isinstance(first, EncoderLayer)
-    ends = {id(p) for end in (network.stem, first.first, network.head) for p in end.parameters()}
-    inner = [p for p in network.parameters() if p.ndim == 4 and id(p) not in ends and settings.name == "muon"]
+    parts = [one for one in network.modules() if isinstance(one, OctaveNetwork)]
+    ends = {id(p) for part in parts for end in _ends(part) for p in end.parameters()}
+    trained = [p for p in network.parameters() if p.requires_grad]
+    inner = [p for p in trained if p.ndim == 4 and id(p) not in ends and settings.name == "muon"]
     taken = {id(p) for p in inner}
-    decayed = [p for p in network.parameters() if p.ndim > 1 and id(p) not in taken]
-    free = [p for p in network.parameters() if p.ndim <= 1]
+    decayed = [p for p in trained if p.ndim > 1 and id(p) not in taken]
+    free = [p for p in trained if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=1.0, betas=settings.betas)
     groups.append({"params": inner, "weight_decay": settings.weight_decay, "orthogonal": True})
     return Muon(groups, lr=1.0, betas=settings.betas)
+
+
+def _ends(network: OctaveNetwork) -> tuple[nn.Module, ...]:
+    """What reads the picture and what writes the heatmaps."""
+    first = network.encoder[0]
+    assert isinstance(first, EncoderLayer)
+    return network.stem, first.first, network.head
 
 
 def learning_rate(stage: Stage, step: int, steps: int) -> float:
@@ -47,7 +54,7 @@ def moments(optimiser: torch.optim.Optimizer, network: nn.Module) -> dict[str, T
     return {
         f"{name}/{key}": value
         for name, parameter in network.named_parameters()
-        for key, value in optimiser.state[parameter].items()
+        for key, value in optimiser.state.get(parameter, {}).items()
     }
 
 

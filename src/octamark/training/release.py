@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from octamark._version import __version__
 from octamark.datasets import Sample
@@ -18,8 +19,9 @@ from octamark.geometry import Picture
 from octamark.landmarker import Landmarker
 from octamark.layouts import layout
 from octamark.metrics import confidence_distances, failure_rate, nme
-from octamark.nets.export import Predictor, Storage, recalibrated, to_onnx
+from octamark.nets.export import Storage, recalibrated, to_onnx
 from octamark.nets.network import OctaveNetwork
+from octamark.nets.predictor import Predictor
 from octamark.training import checkpoints
 from octamark.training.calibration import cross_fitted, detected_boxes, fit_calibration, fit_crop_rule
 from octamark.training.config import Config
@@ -103,7 +105,7 @@ def release(
     onnx, card = calibrate(graph, validation, detector=detector, seed=config.seed, tick=tick)
     last = {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100}
     final = card.model_copy(update={"scores": {**card.scores, **last}})
-    return Release(recalibrated(onnx, final), final, _half_checkpoint(network, meta))
+    return Release(recalibrated(onnx, final), final, half_checkpoint(network, meta))
 
 
 def calibrate(
@@ -122,9 +124,9 @@ def calibrate(
     Raises:
         DataError: too few faces; WeightsError: a graph that cannot be calibrated.
     """
-    card = Landmarker(graph, upright="never").card
+    card = Landmarker(graph, upright="never", refine="never").card
     plain = card.model_copy(update={"calibration": Calibration.identity(len(card.calibration.gain))})
-    landmarker = Landmarker(recalibrated(graph, plain), upright="never")
+    landmarker = Landmarker(recalibrated(graph, plain), upright="never", refine="never")
     found = detector_square(card.crop, detector)
     views = {
         "labels": View(label_square(card.crop)),
@@ -171,7 +173,7 @@ def _shaken(square: Square, seed: int, share: float = 0.1) -> Square:
     return moved
 
 
-def _half_checkpoint(network: OctaveNetwork, meta: dict[str, Any]) -> bytes:
+def half_checkpoint(network: nn.Module, meta: dict[str, Any]) -> bytes:
     """The averaged weights as float16 with recipe and log, for fine-tuning and for exporting again."""
     state = network.state_dict().items()
     halves = {name: value.half() if value.is_floating_point() else value for name, value in state}

@@ -11,6 +11,7 @@ import io
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,18 +139,18 @@ class Trainer:
         for index, stage in enumerate(self.config.stages):
             last, place = first + stage.epochs, self.fabric.device
             if self.epoch < last:
-                faces, held_out = store.resized(stage.size).to(place), validation.resized(stage.size).to(place)
+                faces, held_out = (self._for_stage(faces, stage).to(place) for faces in (store, validation))
             while self.epoch < last:
                 began = time.monotonic()
                 means = self._train_epoch(faces, stage, self.epoch - first, self.epoch)
-                nme, failures = self.validate(held_out, stage.size)
+                nme, failures, further = self._validated(held_out, stage.size)
                 if self.epoch == first:  # the best epoch is one of the last stage, at the size that ships
                     self.best = math.inf
                 self.epoch += 1
                 is_best = nme < self.best
                 self.best = min(self.best, nme)
                 rate = self.optimiser.param_groups[0]["lr"]
-                scores = {"learning_rate": rate, **means, "validation_nme": nme, "validation_fr8": failures}
+                scores = {"learning_rate": rate, **means, **further, "validation_nme": nme, "validation_fr8": failures}
                 row = {"epoch": self.epoch, "stage": index, "size": stage.size, **scores}
                 self.rows.append({**row, "seconds": time.monotonic() - began})
                 if logger is not None:
@@ -161,6 +162,10 @@ class Trainer:
         if logger is not None:
             logger.finalize("success")
         return self.best
+
+    def _for_stage(self, store: FaceStore, stage: Stage) -> FaceStore:
+        """The stored faces as a stage needs them."""
+        return store.resized(stage.size)
 
     def _train_epoch(self, faces: FaceStore, stage: Stage, stage_epoch: int, epoch: int) -> dict[str, float]:
         """One epoch; means of what the log tells of it, by column."""
@@ -241,25 +246,35 @@ class Trainer:
         mean: Tensor = self.fabric.all_reduce(value)  # type: ignore[assignment]
         return float(mean)
 
-    @torch.no_grad()
+    def _validated(self, faces: FaceStore, size: int) -> tuple[float, float, dict[str, float]]:
+        """NME and failure rate, and whatever else the log tells, by column."""
+        return *self.validate(faces, size), {}
+
     def validate(self, faces: FaceStore, size: int) -> tuple[float, float]:
         """Mean NME (fraction of inter-ocular distance) and failure rate at 8 % of the moving average's weights."""
-        live = {name: value.clone() for name, value in self.network.state_dict().items()}
-        self.network.load_state_dict(self.average.state)
-        self.model.eval()
         errors = []
-        for start in range(0, len(faces), 32):
-            pictures, truth = centre_crops(faces, torch.arange(start, min(start + 32, len(faces))), size)
-            maps = self.model(pictures.contiguous(memory_format=torch.channels_last))
-            points = heatmaps.decode(heatmaps.probabilities(maps, self.config.loss.beta))
-            found = heatmaps.to_input_pixels(points, STRIDE).position
-            errors.append(metrics.nme(found.cpu().numpy(), truth.cpu().numpy(), self.layout))
-        self.network.load_state_dict(live)
+        with self._averaged():
+            for start in range(0, len(faces), 32):
+                pictures, truth = centre_crops(faces, torch.arange(start, min(start + 32, len(faces))), size)
+                maps = self.model(pictures.contiguous(memory_format=torch.channels_last))
+                points = heatmaps.decode(heatmaps.probabilities(maps, self.config.loss.beta))
+                found = heatmaps.to_input_pixels(points, STRIDE).position
+                errors.append(metrics.nme(found.cpu().numpy(), truth.cpu().numpy(), self.layout))
         joined = np.concatenate(errors)
         return float(joined.mean()), metrics.failure_rate(joined)
 
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """While it lasts the network has the moving average's weights and predicts."""
+        live = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average.state)
+        self.model.eval()
+        with torch.no_grad():
+            yield
+        self.network.load_state_dict(live)
+
     def _load(self) -> tuple[FaceStore, FaceStore]:
-        size = max(stage.size for stage in self.config.stages)
+        size = self._stored_size()
         total = len(self.samples) + len(self.validation_samples)
         done = 0
 
@@ -273,6 +288,10 @@ class Trainer:
             FaceStore.load(self.samples, size, margin, advance=advance),
             FaceStore.load(self.validation_samples, size, margin, advance=advance),
         )
+
+    def _stored_size(self) -> int:
+        """Side of the largest crop that is cut from the stored faces."""
+        return max(stage.size for stage in self.config.stages)
 
     def _steps(self, epochs: int) -> int:
         """Steps of the first so many epochs."""

@@ -10,11 +10,12 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from octamark.errors import WeightsError, listed
+from octamark.regions import RegionRule
 from octamark.weights.calibration import Calibration
 
 METADATA_KEY = "octamark"
@@ -71,16 +72,65 @@ class ModelCard(BaseModel):
     version: str
 
 
+class RegionCard(BaseModel):
+    """The card of a regional network (octamark.refiner); what it shares with :class:`ModelCard` means the same.
+
+    Attributes:
+        look: the model whose points it was trained to follow.
+        rule: how crops are cut.
+        bias: of each kind of region, in the order of its channels, and ``sharpness``: of the fusion; see
+            octamark.regions.fuse.
+        calibration: of the fused spreads, in units of a face's crop (its side over :data:`FACE_UNITS`).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    layout: str
+    look: str
+    parameters: int
+    width: int
+    rule: RegionRule
+    bias: tuple[float, ...]
+    sharpness: float
+    calibration: Calibration
+    normaliser: str
+    scores: Mapping[str, float]
+    training_data: str
+    terms: str
+    recipe: Mapping[str, Any]
+    version: str
+
+
+REGIONS, REGIONS_LOOK = "regions", "small"
+"""Name of the regional network that ships, and of the model that it was trained beside."""
+
+FACE_UNITS = 224
+"""A face's crop has this many units of length, whatever the input of the network that looks at it."""
+
+
+_Card = TypeVar("_Card", bound=BaseModel)
+
+
 def parse_card(text: str | None, source: str) -> ModelCard:
     """The card from a weight file's metadata.
 
     Raises:
         WeightsError: no card, or one that this version cannot read.
     """
+    return _parse(text, source, ModelCard)
+
+
+def parse_region_card(text: str | None, source: str) -> RegionCard:
+    """The same of a regional network's file."""
+    return _parse(text, source, RegionCard)
+
+
+def _parse(text: str | None, source: str, kind: type[_Card]) -> _Card:
     if text is None:
         raise WeightsError(f"{source}: an ONNX file without octamark's model card; octamark export writes one")
     try:
-        return ModelCard.model_validate_json(text)
+        return kind.model_validate_json(text)
     except ValidationError as error:
         raise WeightsError(
             f"{source}: a model card that this version cannot read ({error.error_count()} errors)"
@@ -97,8 +147,8 @@ def _sums() -> dict[str, str]:
 
 
 def available() -> list[str]:
-    """Names of the models that ship, smallest first."""
-    files = {name: _folder() / f"{name}.onnx" for name in _sums()}
+    """Names of the models that ship, smallest first; the regional network is none of them."""
+    files = {name: _folder() / f"{name}.onnx" for name in _sums() if name != REGIONS}
     return sorted((name for name in files if files[name].is_file()), key=lambda name: files[name].stat().st_size)
 
 

@@ -1,0 +1,240 @@
+"""From a regional run to a weight file: fit the fusion and the calibration on validation faces, score, export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from octamark._version import __version__
+from octamark.datasets import Sample
+from octamark.datasets.load import training_and_validation
+from octamark.evaluation.run import Predictions, View, detector_square, label_square, predict
+from octamark.landmarker import Landmarker
+from octamark.layouts import Layout, layout
+from octamark.metrics import confidence_distances, failure_rate, nme, part_nme
+from octamark.nets.export import Storage, regions_to_onnx
+from octamark.nets.predictor import RegionalPredictor
+from octamark.nets.regional import RegionalNetwork
+from octamark.refiner import Coarse, Refiner
+from octamark.regions import RegionTable, fuse
+from octamark.training import checkpoints
+from octamark.training.calibration import FOLDS, cross_fitted, fit_calibration
+from octamark.training.config import Config, parse
+from octamark.training.regional import region_rule, regional_network
+from octamark.training.release import TERMS_300W, half_checkpoint
+from octamark.weights import FACE_UNITS, RegionCard
+from octamark.weights.calibration import Calibration
+
+F64 = NDArray[np.float64]
+
+
+class RegionalRelease(NamedTuple):
+    """A finished regional network: the ONNX file, its card, and the averaged weights as a float16 checkpoint."""
+
+    onnx: bytes
+    card: RegionCard
+    checkpoint: bytes
+
+
+class Seen(NamedTuple):
+    """Faces as both networks saw them, pixels of the pictures; NaN where the detector found none.
+
+    Attributes:
+        points, spread: (n, M, 2) of the global network; readings, reading_spread: (n, K, 2) of the regional one.
+    """
+
+    points: F64
+    spread: F64
+    readings: F64
+    reading_spread: F64
+
+    def take(self, chosen: NDArray[np.bool_]) -> Seen:
+        return Seen(*(part[chosen] for part in self))
+
+
+class Fusion(NamedTuple):
+    """Bias of each kind of region and sharpness; see octamark.regions.fuse."""
+
+    bias: F64
+    sharpness: float
+
+    def join(self, seen: Seen, table: RegionTable) -> tuple[F64, F64]:
+        """Fused points and spreads (n, M, 2)."""
+        bias = self.bias[_kinds(table)]
+        joined: tuple[F64, F64] = fuse(*seen, bias, self.sharpness, table.joining.astype(np.float64))
+        return joined
+
+
+def is_regional(run: Path) -> bool:
+    """Whether a run's folder or checkpoint is of a regional network.
+
+    Raises:
+        WeightsError: missing or damaged checkpoint.
+    """
+    file = run / "best.safetensors" if run.is_dir() else run
+    return bool(checkpoints.load(file)[1]["config"].get("regional"))
+
+
+def load_regional(path: Path) -> tuple[RegionalNetwork, Config, dict[str, Any]]:
+    """The averaged weights of a regional run's best epoch (a folder) or of a checkpoint, with recipe and metadata.
+
+    Raises:
+        WeightsError: missing or damaged checkpoint, or one of a network that is no regional one.
+    """
+    file = path / "best.safetensors" if path.is_dir() else path
+    groups, meta = checkpoints.load(file)
+    config = parse(meta["config"], str(file))
+    table = RegionTable(layout(config.layout))
+    regional = RegionalNetwork(regional_network(config, table), table, config.loss.beta)
+    own = {
+        name.removeprefix("regional."): value for name, value in groups.get("ema", {}).items() if name[:5] != "look."
+    }
+    checkpoints.fill(regional, own, file)
+    if path.is_dir():
+        meta["rows"] = checkpoints.load(path / "last.safetensors")[1]["rows"]
+    return regional.eval(), config, meta
+
+
+def release_regions(
+    run: Path, data: Path, *, storage: Storage = "int8", advance: Callable[[int, int], None] = lambda done, total: None
+) -> RegionalRelease:
+    """Finish a regional run beside the released model that it was trained with.
+
+    Fusion and calibration are fitted on validation faces, seen from the boxes of their labels; the scores are those of
+    the exported files, the fused ones with a fusion that was fitted on other faces (five folds).
+
+    Raises:
+        WeightsError, DataError: as the readers raise them.
+    """
+    regional, config, meta = load_regional(run)
+    assert config.regional is not None
+    one = layout(config.layout)
+    training, validation = training_and_validation(config.data, data, one, config.seed)
+    look = Landmarker(config.regional.look, refine="never")
+    draft = RegionCard(
+        name=config.name,
+        layout=config.layout,
+        look=look.card.name,
+        parameters=sum(parameter.numel() for parameter in regional.network.parameters()),
+        width=regional.network.config.width,
+        rule=region_rule(config),
+        bias=(0.0,) * len(regional.table.kinds),
+        sharpness=1.0,
+        calibration=Calibration.identity(one.count),
+        normaliser="inter-ocular",
+        scores={},
+        training_data=f"300W {config.data.split}, {len(training)} faces ({len(validation)} held out)",
+        terms=TERMS_300W,
+        recipe=config.model_dump(mode="json"),
+        version=__version__,
+    )
+    graph = RegionalPredictor(regional)
+    refiner = Refiner(regions_to_onnx(graph, draft, storage=storage))
+    done, steps = 0, 3 * len(validation)
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        advance(done, steps)
+
+    views = {"labels": View(label_square(look.card.crop)), "detector": View(detector_square(look.card.crop))}
+    first = predict(look, validation, views, advance=tick)
+    seen = {name: _seen(refiner, validation, found, look.card.crop.size, tick) for name, found in first.items()}
+    truth = np.stack([sample.landmarks for sample in validation]).astype(np.float64)
+    by_label = first["labels"]
+    assert by_label.scale is not None
+    unit = by_label.scale * look.card.crop.size / FACE_UNITS
+    fitted = fit_fusion(seen["labels"], truth, regional.table)
+    points, raw = fitted.join(seen["labels"], regional.table)
+    calibration = fit_calibration(raw / unit[:, None, None], (points - truth) / unit[:, None, None], one.mirror)
+    held = {name: _held_out(seen["labels"], part, truth, regional.table) for name, part in seen.items()}
+    scores: dict[str, float] = {}
+    for name, boxes in (("labels", "label boxes"), ("detector", "YuNet boxes")):
+        kept = first[name].found
+        for prefix, found in (("", held[name][0]), ("without refinement, ", seen[name].points)):
+            scores |= _scores(f"{prefix}{boxes}, {int(kept.sum())} faces", found[kept], truth[kept], one)
+    scores["validation NME of the last epoch, %"] = float(meta["rows"][-1]["validation_nme"]) * 100
+    errors, spread = ((part / unit[:, None, None]) for part in (held["labels"][0] - truth, held["labels"][1]))
+    distances = confidence_distances(truth, one) / unit
+    checks = cross_fitted(spread, errors, distances, one.mirror)
+    card = draft.model_copy(
+        update={
+            "bias": tuple(round(float(value), 4) for value in fitted.bias),
+            "sharpness": round(fitted.sharpness, 4),
+            "calibration": calibration,
+            "scores": {**scores, **{f"{name} (cross-fitted)": value for name, value in checks.items()}},
+        }
+    )
+    onnx = regions_to_onnx(graph, card, storage=storage)
+    return RegionalRelease(onnx, card, half_checkpoint(regional, meta))
+
+
+def fit_fusion(seen: Seen, truth: F64, table: RegionTable, steps: int = 400) -> Fusion:
+    """The biases and the sharpness that make the fused points' mean error least, by gradient descent.
+
+    Args:
+        truth: (n, M, 2), pixels of the pictures.
+    """
+    parts, right = Seen(*(torch.from_numpy(part) for part in seen)), torch.from_numpy(truth)
+    joining, kinds = torch.from_numpy(table.joining.astype(np.float64)), torch.from_numpy(_kinds(table))
+    bias = torch.zeros(len(table.kinds), dtype=torch.float64, requires_grad=True)
+    log_sharpness = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    unit = torch.from_numpy(confidence_distances(truth, table.layout))[:, None]
+    optimiser = torch.optim.Adam([bias, log_sharpness], lr=0.05)
+    for _ in range(steps):
+        fused: Tensor = fuse(*parts, bias[kinds], log_sharpness.exp(), joining, torch)[0]
+        loss = ((fused - right).square().sum(-1) + 1e-12).sqrt().div(unit).mean()
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    return Fusion(bias.detach().numpy(), float(log_sharpness.detach().exp()))
+
+
+def _kinds(table: RegionTable) -> NDArray[np.int64]:
+    """(K,) the kind of each reading's region."""
+    kinds = np.array([table.kinds.index(region.kind) for region in table.regions])
+    return np.asarray(kinds[table.owners])
+
+
+def _seen(refiner: Refiner, samples: Sequence[Sample], found: Predictions, size: int, tick: Callable[[], None]) -> Seen:
+    """Every face's regions, read where the global network's points put them."""
+    assert found.spread is not None
+    assert found.scale is not None
+    readings = np.full((2, len(samples), len(refiner.table.landmarks), 2), np.nan)
+    points, spread = found.landmarks.astype(np.float64), found.spread.astype(np.float64)
+    for index, sample in enumerate(samples):
+        if found.found[index]:
+            one = Coarse(sample.read(), points[index], spread[index], float(found.scale[index]) * size)
+            readings[:, index] = np.concatenate(refiner.read([one]))
+        tick()
+    return Seen(points, spread, *readings)
+
+
+def _held_out(fitting: Seen, seen: Seen, truth: F64, table: RegionTable) -> tuple[F64, F64]:
+    """Fused points and spreads of faces, the fusion fitted on others of the same list (``FOLDS`` folds)."""
+    fold = np.arange(len(truth)) % FOLDS
+    points, spreads = np.zeros_like(seen.points), np.zeros_like(seen.points)
+    for one in range(FOLDS):
+        out = fold == one
+        fusion = fit_fusion(fitting.take(~out), truth[~out], table)
+        points[out], spreads[out] = fusion.join(seen.take(out), table)
+    return points, spreads
+
+
+def _scores(said: str, found: F64, truth: F64, one: Layout) -> dict[str, float]:
+    """NME, whole and by groups of parts, and failures, in percent."""
+    whole = nme(found, truth, one)
+    parts = {
+        f"NME of {name}, %, {said}": float(part.mean() * 100) for name, part in part_nme(found, truth, one).items()
+    }
+    return {
+        f"validation NME, %, {said}": float(whole.mean() * 100),
+        **parts,
+        f"failures at 8 %, %, {said}": failure_rate(whole) * 100,
+    }
