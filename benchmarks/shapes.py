@@ -16,8 +16,8 @@ import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
-from octamark.nets.predictor import flops
 from octamark.nets.network import WIDTHS, NetworkConfig, OctaveNetwork
+from octamark.nets.predictor import flops
 from octamark.nets.sizes import untrained_onnx
 
 VARIANTS = {

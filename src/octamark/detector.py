@@ -29,6 +29,12 @@ taken only if the last found nothing.
 The second finds faces that fill the frame, the third small faces in large pictures, the last two faces that lie.
 """
 
+_OVERLAP = 160
+"""Pixels that neighbouring tiles share: faces up to this size lie whole in one of them."""
+
+_SAME = 0.5
+"""Boxes of tiles that share this part of the smaller one's area show one face."""
+
 _LEAST_SIDE = 64  # YuNet sees faces in slivers; a sliver is padded to this
 
 
@@ -52,6 +58,8 @@ class FaceDetector:
 
     Args:
         threshold: least score of a face, in 0..1.
+        tiles: also look at pictures larger than 640 pixels in overlapping tiles, at full resolution and at every half
+            of it: finds small faces in large pictures, such as panoramas, at the cost of a look for each tile.
 
     Example:
         >>> import numpy as np
@@ -60,10 +68,10 @@ class FaceDetector:
         (0, 4)
     """
 
-    def __init__(self, threshold: float = 0.6) -> None:
+    def __init__(self, threshold: float = 0.6, *, tiles: bool = False) -> None:
         if not 0.0 < threshold < 1.0:
             raise ValueError(f"threshold must lie between 0 and 1; got {threshold}")
-        self.threshold = threshold
+        self.threshold, self.tiles = threshold, tiles
         self._local = threading.local()
         yunet_path()
 
@@ -77,9 +85,30 @@ class FaceDetector:
             if len(boxes):
                 boxes = _turned_back(boxes, turns, picture.shape[1], picture.shape[0])
                 break
+        if self.tiles and longest > LONGEST_SIDE:
+            boxes, scores = self._tiled(picture, boxes, scores)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         order = np.argsort(-areas, kind="stable")
         return boxes[order], scores[order]
+
+    def _tiled(
+        self, picture: Picture, boxes: NDArray[np.float32], scores: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What the whole picture shows and what its tiles show, each face once."""
+        found, sure = [boxes], [scores]
+        height, width = picture.shape[:2]
+        side = LONGEST_SIDE
+        while side < max(height, width):
+            for top in _starts(height, side):
+                for left in _starts(width, side):
+                    tile = picture[top : top + side, left : left + side]
+                    inside, score = self._look(np.ascontiguousarray(tile), LONGEST_SIDE, 0.0)
+                    inside = inside + np.array([left, top, left, top], np.float32)
+                    whole = _whole(inside, left, top, side, width, height)
+                    found.append(inside[whole])
+                    sure.append(score[whole])
+            side *= 2
+        return _each_once(np.concatenate(found), np.concatenate(sure))
 
     def _look(self, picture: Picture, side: int, border: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         height, width = picture.shape[:2]
@@ -118,3 +147,34 @@ def _turned_back(boxes: NDArray[np.float32], turns: int, width: int, height: int
     if turns == 3:
         return np.stack([y1, height - 1 - x2, y2, height - 1 - x1], axis=1)
     return boxes
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """Where tiles of that side begin along a length, the last one ending with it."""
+    step = side - _OVERLAP * side // LONGEST_SIDE
+    return sorted({min(start, max(0, length - side)) for start in range(0, max(1, length - side + step), step)})
+
+
+def _whole(boxes: NDArray[np.float32], left: int, top: int, side: int, width: int, height: int) -> NDArray[np.bool_]:
+    """Which boxes keep clear of those borders of a tile that are not the picture's."""
+    edge = 0.01 * side
+    clear = (boxes[:, 0] > left + edge) | (left == 0)
+    clear &= (boxes[:, 1] > top + edge) | (top == 0)
+    clear &= (boxes[:, 2] < left + side - 1 - edge) | (left + side >= width)
+    clear &= (boxes[:, 3] < top + side - 1 - edge) | (top + side >= height)
+    return np.asarray(clear)
+
+
+def _each_once(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Boxes without those that lie on a surer one."""
+    kept: list[int] = []
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    for index in np.argsort(-scores, kind="stable"):
+        low = np.maximum(boxes[kept, :2], boxes[index, :2])
+        high = np.minimum(boxes[kept, 2:], boxes[index, 2:])
+        shared = np.clip(high - low, 0, None).prod(axis=1)
+        if not (shared > _SAME * np.minimum(areas[kept], areas[index])).any():
+            kept.append(int(index))
+    return boxes[kept], scores[kept]

@@ -18,6 +18,9 @@ Floats = NDArray[np.floating]
 F64 = NDArray[np.float64]
 Picture = NDArray[np.uint8]
 
+_STRIP = 1 << 20
+"""Bytes of a picture that are reduced at once."""
+
 
 def scale_points(points: Floats, scale: float) -> F64:
     """Points (..., 2) of a picture after it was resized by ``scale``."""
@@ -146,6 +149,24 @@ def apply(transform: Floats, points: Floats) -> F64:
     return np.asarray(points, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
 
 
+def _reduced(picture: Picture, shrink: int) -> Picture:
+    """Means of squares of ``shrink`` by ``shrink`` pixels; at the right and lower border the last pixel is repeated.
+
+    Strip by strip, so that nothing as large as the picture is copied.
+    """
+    rows, columns = (-(-side // shrink) for side in picture.shape[:2])
+    reduced = np.empty((rows, columns, 3), np.uint8)
+    step = max(1, _STRIP // (columns * shrink * shrink * 3))
+    for first in range(0, rows, step):
+        strip = picture[first * shrink : (first + step) * shrink]
+        count = min(step, rows - first)
+        below, beside = count * shrink - strip.shape[0], columns * shrink - strip.shape[1]
+        if below or beside:
+            strip = np.asarray(cv2.copyMakeBorder(strip, 0, below, 0, beside, cv2.BORDER_REPLICATE), np.uint8)
+        reduced[first : first + count] = cv2.resize(strip, (columns, count), interpolation=cv2.INTER_AREA)
+    return reduced
+
+
 def crop(picture: Picture, transform: Floats, size: int) -> Picture:
     """The (size, size, 3) crop whose points :func:`crop_transform` takes to the picture; black outside the picture.
 
@@ -163,11 +184,7 @@ def crop(picture: Picture, transform: Floats, size: int) -> Picture:
     matrix[:, 2] -= first
     shrink = min(int(np.hypot(matrix[0, 0], matrix[1, 0])), max(part.shape[:2]))
     if shrink >= 2:
-        rows, columns = (-(-side // shrink) for side in part.shape[:2])
-        padded = cv2.copyMakeBorder(
-            part, 0, rows * shrink - part.shape[0], 0, columns * shrink - part.shape[1], cv2.BORDER_REPLICATE
-        )
-        part = np.asarray(cv2.resize(padded, (columns, rows), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        part = _reduced(part, shrink)
         matrix /= shrink
         matrix[:, 2] += 0.5 / shrink - 0.5
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

@@ -110,8 +110,8 @@ class Landmarker:
             return refiner if refiner.card.look == self.card.name else None
         if refiner.layout.name != self.layout.name:
             raise WeightsError(
-                f"{refiner.card.name}: reads regions of layout {refiner.layout.name}, but {self.card.name} finds points "
-                f'of {self.layout.name}; refine="never" goes without'
+                f"{refiner.card.name}: reads regions of layout {refiner.layout.name}, but {self.card.name} finds "
+                f'points of {self.layout.name}; refine="never" goes without'
             )
         return refiner
 

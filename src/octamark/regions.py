@@ -133,7 +133,7 @@ def place(landmarks: Any, spread: Any, table: RegionTable, rule: RegionRule, xp:
         xp: numpy or torch, whose arrays they are.
 
     Returns:
-        (n, R, 2, 3) from pixels of a crop to the frame of the landmarks; a mirrored region's has a negative determinant.
+        (n, R, 2, 3) from pixels of a crop to the frame of the landmarks; a mirrored region's determinant is negative.
     """
     diagram = table.layout.diagram.astype(np.float64)
     shape = diagram - diagram.mean(axis=0)

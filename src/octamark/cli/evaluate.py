@@ -63,6 +63,10 @@ def evaluate(
     upright: Annotated[
         str, typer.Option("--upright", help="Second look at leaning faces: auto, always, never")
     ] = "auto",
+    refine: Annotated[
+        str,
+        typer.Option("--refine", help="Close look at eyes, nose, mouth, outline: auto, always, never"),
+    ] = "auto",
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for results, plots and the worst faces")] = Path(
         "octamark-evaluation"
     ),
@@ -84,7 +88,7 @@ def evaluate(
         return
     faces = _read_truth(data, form, split, only, truth, named_layout)
     failed: set[str] = set()
-    run = _Run(faces, boxes, norm, upright, threads, box_jitter, failed)
+    run = _Run(faces, boxes, norm, upright, refine, threads, box_jitter, failed)
     if predictions is not None:
         if compare is not None or box_jitter:
             raise ConfigError("--predictions is a file of results: --compare and --box-jitter need a model to run")
@@ -143,6 +147,7 @@ class _Run:
     boxes: str
     normaliser: str | None
     upright: str
+    refine: str
     threads: int | None
     jitter: bool
     failed: set[str]
@@ -153,7 +158,7 @@ class _Run:
         from octamark.evaluation.scoring import score_model
         from octamark.landmarker import load
 
-        landmarker = load(name, upright=self.upright, threads=self.threads)  # type: ignore[arg-type]
+        landmarker = load(name, upright=self.upright, refine=self.refine, threads=self.threads)  # type: ignore[arg-type]
 
         def broken(sample: Sample, problem: str) -> None:
             self.failed.add(sample.name)

@@ -15,6 +15,7 @@ import typer
 
 from octamark import drawing, weights
 from octamark.cli.console import counted, fail, make_folder, note, progress
+from octamark.detector import FaceDetector
 from octamark.errors import OutputError, PictureError, listed
 from octamark.faces import Faces
 from octamark.formats import FORMATS, Record, unique_stems
@@ -53,6 +54,9 @@ def predict(
     regions: Annotated[
         str, typer.Option("--regions", help="The network for that: regions, or the path of an .onnx file")
     ] = weights.REGIONS,
+    tiles: Annotated[
+        bool, typer.Option("--tiles", help="Look for small faces in large pictures, tile by tile: slower")
+    ] = False,
     threads: Annotated[int | None, typer.Option("--threads", help="Processor threads of the landmark network")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda")] = "cpu",
 ) -> None:
@@ -73,6 +77,7 @@ def predict(
         regions=regions,
         threads=threads,
         device=device,
+        detector=FaceDetector(tiles=tiles),
     )
     job = _Job(landmarker, out, overlay or show, heatmap)
     if out is not None:

@@ -147,6 +147,9 @@ def export(
     run: Annotated[Path, typer.Argument(help="A run's folder, or a released checkpoint (.safetensors)")],
     data: Annotated[Path, _DATA],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .onnx file to write")],
+    look: Annotated[
+        str | None, typer.Option("--look", help="Of a regional run: the model that looks at whole faces, or its .onnx")
+    ] = None,
     storage: Annotated[str, typer.Option("--storage", help="Of the weights: int8, float16 or float32")] = "int8",
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="Also write the averaged weights as a float16 .safetensors")
@@ -162,6 +165,9 @@ def export(
         raise ConfigError(f"{out}: weight files end in .onnx")
     if storage not in STORAGES:
         raise ConfigError(f"storage {storage!r}; allowed: {listed(STORAGES)}")
+    regional = is_regional(run)
+    if look is not None and not regional:
+        raise ConfigError(f"--look goes with a regional network; {run} is none")
     for folder in {out.parent, (checkpoint or out).parent}:
         make_folder(folder)
     with progress() as bar:
@@ -170,8 +176,11 @@ def export(
         def advance(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        finish = release_regions if is_regional(run) else release
-        made = finish(run, data, storage=storage, advance=advance)
+        made = (
+            release_regions(run, data, look=look, storage=storage, advance=advance)
+            if regional
+            else release(run, data, storage=storage, advance=advance)
+        )
     write_atomically(out, made.onnx)
     if checkpoint is not None:
         write_atomically(checkpoint, made.checkpoint)

@@ -84,7 +84,8 @@ def score_model(
     if not kept:
         raise DataError(f"{truth.set}: none of its {len(lost)} pictures can be read")
     seen = ground.read(seen.take(np.array([sample.name not in lost for sample in ground.samples])))
-    result = Result(about, kept, seen, landmarker.card.calibration)
+    refiner = landmarker.refiner  # whose calibration holds for what it refined
+    result = Result(about, kept, seen, (refiner or landmarker).card.calibration)
     if not jitter:
         return result, None
 

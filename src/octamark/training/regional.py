@@ -206,7 +206,7 @@ def jitter(count: int, size: int, turn: float, share: float, generator: torch.Ge
 
 
 def shrunk(pictures: Tensor, lowest: int, generator: torch.Generator) -> Tensor:
-    """Pictures (n, 3, s, s) uint8 reduced to a side between ``lowest`` and their own (log-uniform), and enlarged again."""
+    """Pictures (n, 3, s, s) uint8 reduced to a side from ``lowest`` to their own (log-uniform), and enlarged again."""
     side = pictures.shape[-1]
     share = float(torch.rand(1, generator=generator))
     small = round(side * (min(lowest, side) / side) ** share)

@@ -102,9 +102,15 @@ def load_regional(path: Path) -> tuple[RegionalNetwork, Config, dict[str, Any]]:
 
 
 def release_regions(
-    run: Path, data: Path, *, storage: Storage = "int8", advance: Callable[[int, int], None] = lambda done, total: None
+    run: Path,
+    data: Path,
+    *,
+    look: str | None = None,
+    storage: Storage = "int8",
+    advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> RegionalRelease:
-    """Finish a regional run beside the released model that it was trained with.
+    """Finish a regional run beside the model that looks at whole faces: ``look``, by default the recipe's, which must
+    then be a model that ships.
 
     Fusion and calibration are fitted on validation faces, seen from the boxes of their labels; the scores are those of
     the exported files, the fused ones with a fusion that was fitted on other faces (five folds).
@@ -116,11 +122,11 @@ def release_regions(
     assert config.regional is not None
     one = layout(config.layout)
     training, validation = training_and_validation(config.data, data, one, config.seed)
-    look = Landmarker(config.regional.look, refine="never")
+    seeing = Landmarker(look or config.regional.look, refine="never")
     draft = RegionCard(
         name=config.name,
         layout=config.layout,
-        look=look.card.name,
+        look=seeing.card.name,
         parameters=sum(parameter.numel() for parameter in regional.network.parameters()),
         width=regional.network.config.width,
         rule=region_rule(config),
@@ -143,13 +149,13 @@ def release_regions(
         done += 1
         advance(done, steps)
 
-    views = {"labels": View(label_square(look.card.crop)), "detector": View(detector_square(look.card.crop))}
-    first = predict(look, validation, views, advance=tick)
-    seen = {name: _seen(refiner, validation, found, look.card.crop.size, tick) for name, found in first.items()}
+    views = {"labels": View(label_square(seeing.card.crop)), "detector": View(detector_square(seeing.card.crop))}
+    first = predict(seeing, validation, views, advance=tick)
+    seen = {name: _seen(refiner, validation, found, seeing.card.crop.size, tick) for name, found in first.items()}
     truth = np.stack([sample.landmarks for sample in validation]).astype(np.float64)
     by_label = first["labels"]
     assert by_label.scale is not None
-    unit = by_label.scale * look.card.crop.size / FACE_UNITS
+    unit = by_label.scale * seeing.card.crop.size / FACE_UNITS
     fitted = fit_fusion(seen["labels"], truth, regional.table)
     points, raw = fitted.join(seen["labels"], regional.table)
     calibration = fit_calibration(raw / unit[:, None, None], (points - truth) / unit[:, None, None], one.mirror)
@@ -163,12 +169,13 @@ def release_regions(
     errors, spread = ((part / unit[:, None, None]) for part in (held["labels"][0] - truth, held["labels"][1]))
     distances = confidence_distances(truth, one) / unit
     checks = cross_fitted(spread, errors, distances, one.mirror)
+    all_scores = {**scores, **{f"{name} (cross-fitted)": value for name, value in checks.items()}}
     card = draft.model_copy(
         update={
             "bias": tuple(round(float(value), 4) for value in fitted.bias),
             "sharpness": round(fitted.sharpness, 4),
             "calibration": calibration,
-            "scores": {**scores, **{f"{name} (cross-fitted)": value for name, value in checks.items()}},
+            "scores": {name: value for name, value in all_scores.items() if np.isfinite(value)},
         }
     )
     onnx = regions_to_onnx(graph, card, storage=storage)
@@ -181,14 +188,15 @@ def fit_fusion(seen: Seen, truth: F64, table: RegionTable, steps: int = 400) -> 
     Args:
         truth: (n, M, 2), pixels of the pictures.
     """
-    parts, right = Seen(*(torch.from_numpy(part) for part in seen)), torch.from_numpy(truth)
+    points, spread, readings, reading_spread, right = (torch.from_numpy(part) for part in (*seen, truth))
     joining, kinds = torch.from_numpy(table.joining.astype(np.float64)), torch.from_numpy(_kinds(table))
     bias = torch.zeros(len(table.kinds), dtype=torch.float64, requires_grad=True)
     log_sharpness = torch.zeros((), dtype=torch.float64, requires_grad=True)
     unit = torch.from_numpy(confidence_distances(truth, table.layout))[:, None]
     optimiser = torch.optim.Adam([bias, log_sharpness], lr=0.05)
     for _ in range(steps):
-        fused: Tensor = fuse(*parts, bias[kinds], log_sharpness.exp(), joining, torch)[0]
+        sharpness = log_sharpness.exp()
+        fused: Tensor = fuse(points, spread, readings, reading_spread, bias[kinds], sharpness, joining, torch)[0]
         loss = ((fused - right).square().sum(-1) + 1e-12).sqrt().div(unit).mean()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

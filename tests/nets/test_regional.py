@@ -1,0 +1,153 @@
+"""The regional architecture: the sampler, what gradients reach, what the start takes over, the exported graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from drawn_faces import draw_face
+from octamark.geometry import crop, crop_transform
+from octamark.layouts import layout
+from octamark.nets import heatmaps
+from octamark.nets.heatmaps import Points
+from octamark.nets.network import STRIDE, NetworkConfig, OctaveNetwork
+from octamark.nets.predictor import RegionalPredictor
+from octamark.nets.regional import RegionalModel, RegionalNetwork, compose, regional_start, sample
+from octamark.regions import RegionRule, RegionTable
+
+TABLE = RegionTable(layout("ibug68"))
+RULE = RegionRule(size=64, margin=1.3)
+
+
+def networks(seed: int = 0, width: int = 8) -> tuple[OctaveNetwork, OctaveNetwork]:
+    """A global network and a regional one."""
+    torch.manual_seed(seed)
+    return OctaveNetwork(NetworkConfig(68, width)), OctaveNetwork(NetworkConfig(TABLE.channels, width))
+
+
+def model(*, joint: bool) -> RegionalModel:
+    look, network = networks()
+    return RegionalModel(look, 1.0, RegionalNetwork(network, TABLE, 1.0), RULE, joint=joint)
+
+
+def faces(count: int = 2, side: int = 160) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures (n, 3, side, side) in 0..1, and frames from views of 64 pixels to them."""
+    pictures = np.stack([draw_face(seed, side)[0] for seed in range(count)])
+    frame = crop_transform(np.array([side / 2 - 0.5, side / 2 - 0.5, side]), 64)
+    frames = torch.from_numpy(np.repeat(frame[None], count, 0)).float()
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255, frames
+
+
+@pytest.mark.parametrize("angle", [0.0, 31.0])
+def test_the_sampler_cuts_what_prediction_cuts(angle: float) -> None:
+    picture, _ = draw_face(3, 120)
+    squares = (np.array([50.0, 61.5, 70.0]), np.array([10.0, 100.0, 60.0]))  # the second one hangs over the border
+    transforms = np.stack([crop_transform(square, 64, angle) for square in squares])
+    transforms[1] = transforms[1] @ np.array([[-1.0, 0, 63], [0, 1, 0], [0, 0, 1]])  # mirrored
+    pictures = torch.from_numpy(picture).permute(2, 0, 1)[None].double()
+    found = sample(pictures, torch.from_numpy(transforms)[None], 64)[0].permute(0, 2, 3, 1).numpy()
+    for one, transform in zip(found, transforms, strict=True):
+        expected = crop(picture, transform, 64).astype(np.float64)
+        assert np.abs(one - expected).mean() < 0.6  # of 255; OpenCV counts in 32nds of a pixel
+        assert np.quantile(np.abs(one - expected), 0.99) < 8
+
+
+def test_gradients_pass_the_sampler_exactly() -> None:
+    torch.manual_seed(0)
+    pictures = torch.rand(1, 1, 9, 11, dtype=torch.float64, requires_grad=True)
+    transforms = torch.tensor([[[[0.83, 0.11, 1.234], [-0.07, 0.91, 1.432]]]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda p, t: sample(p, t, 5), (pictures, transforms))
+
+
+def test_readings_teach_the_global_network_through_the_crops() -> None:
+    """The loss is on the readings inside their crops: only where the crops lie leads back to the global network."""
+    whole = model(joint=True).train()
+    pictures, frames = faces()
+    view = whole(torch.nn.functional.interpolate(pictures, 64), whole.cropper(pictures, frames))
+    view.reading.points.position.sum().backward()
+    reached = [name for name, one in whole.look.named_parameters() if one.grad is not None and one.grad.abs().sum() > 0]
+    assert {name.split(".")[0] for name in reached} >= {"encoder", "decoder", "head"}
+
+
+def test_a_frozen_global_network_stays_as_it_is() -> None:
+    whole = model(joint=False).train()
+    before = {name: value.clone() for name, value in whole.look.state_dict().items()}
+    pictures, frames = faces()
+    view = whole(torch.nn.functional.interpolate(pictures, 64), whole.cropper(pictures, frames))
+    view.fused.position.sum().backward()
+    assert all(parameter.grad is None for parameter in whole.look.parameters())
+    assert any(one.grad is not None and one.grad.abs().sum() > 0 for one in whole.regional.network.parameters())
+    assert whole.regional.bias.grad is not None
+    assert whole.regional.bias.grad.abs().sum() > 0
+    assert whole.regional.sharpness.grad is not None
+    for name, value in whole.look.state_dict().items():  # running means of the normalisations too
+        torch.testing.assert_close(value, before[name], msg=name)
+
+
+def test_the_start_takes_over_each_landmarks_heatmap() -> None:
+    look, network = networks()
+    assert regional_start(network, look, TABLE)
+    crops = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(crops), look.eval()(crops)[:, list(TABLE.channel_landmarks)])
+    assert not regional_start(networks(width=16)[1], look, TABLE)
+
+
+def test_a_mirrored_face_is_read_mirrored() -> None:
+    """Both sides go through the same channels: mirror picture and points, and every reading is its partner's."""
+    whole = model(joint=False).eval()
+    pictures, _ = faces(1)
+    points = torch.from_numpy(draw_face(0, 160)[1])[None]
+    partner = layout("ibug68").mirror.copy()
+    mirrored = torch.stack([159 - points[..., 0], points[..., 1]], -1)[:, partner]
+    spread = torch.full_like(points, 1.5)
+    identity = torch.eye(2, 3)[None]
+    read = []
+    for picture, seen in ((pictures, points), (pictures.flip(3), mirrored)):
+        placed, crops = whole.cropper(picture, identity)(Points(seen, spread))
+        with torch.no_grad():
+            reading = whole.regional.read(crops)
+            read.append(whole.regional.fuse(Points(seen, spread), whole.regional.in_frame(reading.points, placed)))
+    back = torch.stack([159 - read[1].position[..., 0], read[1].position[..., 1]], -1)[:, partner]
+    midline = partner == np.arange(68)
+    sides = [i for i in range(68) if not midline[i] and i not in (4, 5, 11, 12) and i not in range(27, 36)]
+    sides = [i for i in sides if not 5 <= i <= 11 and i < 48]  # nose, mouth and chin are not mirrored
+    torch.testing.assert_close(back[:, sides], read[0].position[:, sides], atol=2e-2, rtol=0)
+
+
+def test_composition() -> None:
+    rng = np.random.default_rng(0)
+    outer, inner, points = (torch.from_numpy(rng.normal(size=shape)) for shape in ((2, 3), (2, 3), (5, 2)))
+    through = (points @ inner[:, :2].T + inner[:, 2]) @ outer[:, :2].T + outer[:, 2]
+    both = compose(outer, inner)
+    torch.testing.assert_close(points @ both[:, :2].T + both[:, 2], through)
+
+
+def test_the_exported_graph_reads_as_torch_does() -> None:
+    from test_export import lively
+
+    from octamark.nets.export import regions_to_onnx
+    from octamark.weights import RegionCard, parse_region_card
+    from octamark.weights.calibration import Calibration
+
+    regional = RegionalNetwork(lively(NetworkConfig(TABLE.channels, 8)), TABLE, 1.0).eval()
+    card = RegionCard(
+        name="x", layout="ibug68", look="small", parameters=1, width=8, rule=RULE, bias=(0.0,) * 5, sharpness=1.0,
+        calibration=Calibration.identity(68), normaliser="inter-ocular", scores={}, training_data="none",
+        terms="none", recipe={}, version="0",
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    for count in (1, 3):
+        crops = rng.integers(0, 256, (count, 7, 64, 64, 3), np.uint8)
+        with torch.no_grad():
+            read = regional.read(torch.from_numpy(crops).permute(0, 1, 4, 2, 3).float() / 255)
+        expected = heatmaps.to_input_pixels(read.points, STRIDE)
+        for storage, atol in (("float32", 2e-3), ("int8", 1.5)):
+            data = regions_to_onnx(RegionalPredictor(regional), card, storage=storage)  # type: ignore[arg-type]
+            session = onnxruntime.InferenceSession(data)
+            assert parse_region_card(session.get_modelmeta().custom_metadata_map["octamark"], "x") == card
+            found = session.run(["readings", "spread"], {"crops": crops})
+            np.testing.assert_allclose(found[0], expected.position, atol=atol)
+            np.testing.assert_allclose(found[1], expected.spread, atol=atol)

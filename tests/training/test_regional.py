@@ -1,0 +1,211 @@
+"""Training and release of a regional network on drawn faces, beside a global network trained on them too."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_release import _Oracle
+
+import octamark
+from drawn_faces import write_w300
+from octamark import weights
+from octamark.datasets.load import training_and_validation
+from octamark.errors import ConfigError, DataError, WeightsError
+from octamark.geometry import landmark_boxes
+from octamark.layouts import layout
+from octamark.refiner import Refiner
+from octamark.regions import RegionTable
+from octamark.training.config import Config, parse
+from octamark.training.regional import RegionalTrainer, jitter, shrunk
+from octamark.training.regional_release import Seen, fit_fusion, is_regional, release_regions
+from octamark.training.release import release
+from octamark.training.trainer import Trainer
+
+STAGE = {"size": 64, "epochs": 6, "batch": 8, "learning_rate": 5e-3}
+TABLE = RegionTable(layout("ibug68"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_w300(tmp_path_factory.mktemp("w300"), per_folder=16, validation=12)
+
+
+@pytest.fixture(scope="module")
+def look(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a global network."""
+    run = tmp_path_factory.mktemp("runs") / "look"
+    config = parse({"name": "drawn", "network": {"size": "nano"}, "stages": [STAGE]}, "x")
+    Trainer(config, *training_and_validation(config.data, root, layout("ibug68")), run, device="cpu").run()
+    return run
+
+
+def recipe(run: Path, *, epochs: int = 2, stage: dict[str, object] | None = None, **changes: object) -> Config:
+    regional = {"look": str(run), "view": 96, "lowest": 48, **changes}
+    stages = [{**STAGE, "epochs": epochs, **(stage or {})}]
+    return parse({"name": "near", "network": {"size": "nano"}, "stages": stages, "regional": regional}, "recipe")
+
+
+def trainer(config: Config, root: Path, out: Path, *, resume: bool = False) -> RegionalTrainer:
+    faces = training_and_validation(config.data, root, layout(config.layout))
+    return RegionalTrainer(config, *faces, out, device="cpu", resume=resume)
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "log.csv").open() as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("changes", [{}, {"joint": True}, {"consistency": 1.0}])
+def test_a_run_resumes_on_the_same_curve(look: Path, root: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+    whole = trainer(recipe(look, epochs=2, **changes), root, tmp_path / "whole")
+    before = {name: value.clone() for name, value in whole.network.look.state_dict().items()}
+    whole.run()
+    half = trainer(recipe(look, epochs=2, **changes), root, tmp_path / "half")
+    faces, held_out = half._load()
+    stage = half.config.stages[0]
+    half._train_epoch(faces, stage, 0, 0)  # the first epoch as run() has it, then its checkpoint
+    nme, failures, further = half._validated(held_out, stage.size)
+    logged = rows(tmp_path / "whole")
+    assert float(logged[0]["validation_nme"]) == pytest.approx(nme, rel=1e-6)
+    assert float(logged[0]["look_nme"]) == pytest.approx(further["look_nme"], rel=1e-6)
+    assert failures <= 1
+    half.epoch, half.rows = 1, [dict.fromkeys(half.columns, 0) | {"epoch": 1}]
+    half._save(is_best=True)
+    again = trainer(recipe(look, epochs=2, **changes), root, tmp_path / "half", resume=True)
+    again.run()
+    assert rows(tmp_path / "half")[1] == logged[1]
+    moved = any(not torch.equal(value, before[name]) for name, value in whole.network.look.state_dict().items())
+    assert moved == bool(changes.get("joint"))
+    assert (float(logged[0]["look_loss"]) > 0) == bool(changes.get("joint"))
+    assert (float(logged[0]["apart"]) > 0) == bool(changes.get("consistency"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"look": "smal"}, "regional.look 'smal': no such checkpoint"),
+        ({"view": 10}, "regional.view"),
+        ({"jiter": 1}, "unknown key regional.jiter"),
+    ],
+)
+def test_wrong_recipes_are_refused(
+    look: Path, root: Path, tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises((ConfigError, WeightsError), match=said):
+        trainer(recipe(look, **changes), root, tmp_path / "run")
+
+
+def test_sizes_margins_and_other_sections_must_suit(look: Path, root: Path, tmp_path: Path) -> None:
+    good = recipe(look).model_dump()
+    stages = [{**STAGE, "size": 64}, {**STAGE, "size": 96}]
+    with pytest.raises(ConfigError, match="the crops of regions have one size"):
+        trainer(parse({**good, "stages": stages}, "x"), root, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"with margin 1.25, the recipe's are ibug68 and 1.5"):
+        trainer(parse({**good, "data": {"margin": 1.5}}, "x"), root, tmp_path / "run")
+    with pytest.raises(ConfigError, match="leave out the sections unlabelled and distillation"):
+        parse({**good, "distillation": {"teacher": "small"}}, "x")
+    plain = parse({"name": "x", "stages": [STAGE]}, "x")
+    with pytest.raises(ConfigError, match="no section regional"):
+        trainer(plain, root, tmp_path / "run")
+
+
+def test_a_regional_run_becomes_a_weight_file_that_refines(
+    look: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from octamark.training import regional_release
+    from octamark.training import release as release_module
+
+    monkeypatch.setattr(release_module, "FaceDetector", _Oracle)
+    monkeypatch.setattr("octamark.evaluation.run.FaceDetector", _Oracle)
+    (tmp_path / "look.onnx").write_bytes(release(look, root).onnx)
+    config = recipe(look, epochs=6)
+    trainer(config, root, tmp_path / "run").run()
+    assert is_regional(tmp_path / "run")
+    assert not is_regional(look)
+    with pytest.raises(WeightsError, match="unknown model"):
+        release_regions(tmp_path / "run", root)  # its global network is a run, not a model that ships
+    ticks: list[tuple[int, int]] = []
+    made = release_regions(
+        tmp_path / "run",
+        root,
+        look=str(tmp_path / "look.onnx"),
+        advance=lambda done, total: ticks.append((done, total)),
+    )
+    assert ticks[-1][0] == ticks[-1][1]
+    (tmp_path / "near.onnx").write_bytes(made.onnx)
+    assert Refiner(tmp_path / "near.onnx").card == made.card
+    assert made.card.look == "drawn"
+    assert made.card.sharpness > 0
+
+    landmarkers = [
+        octamark.load(tmp_path / "look.onnx", refine=refine, regions=tmp_path / "near.onnx", upright="never")  # type: ignore[arg-type]
+        for refine in ("never", "always", "auto")
+    ]
+    _, held_out = training_and_validation(config.data, root, layout("ibug68"))
+    errors = np.zeros((3, len(held_out)))
+    for index, sample in enumerate(held_out):
+        for which, landmarker in enumerate(landmarkers):
+            found = landmarker(sample.read(), [landmark_boxes(sample.landmarks)], box_kind="landmarks")
+            apart = np.linalg.norm(found.landmarks[0] - sample.landmarks, axis=1)
+            errors[which, index] = apart.mean() / np.linalg.norm(sample.landmarks[36] - sample.landmarks[45])
+    assert errors[1].mean() < errors[0].mean()  # fitted on these very faces
+    np.testing.assert_array_equal(errors[2], errors[1])  # "auto": all are larger than the input of 64 pixels
+    said = made.card.scores[f"validation NME, %, without refinement, label boxes, {len(held_out)} faces"]
+    assert said == pytest.approx(100 * errors[0].mean(), rel=0.01)
+    (tmp_path / "near.safetensors").write_bytes(made.checkpoint)
+    again = release_regions(tmp_path / "near.safetensors", root, look=str(tmp_path / "look.onnx"))
+    assert again.card.scores == pytest.approx(made.card.scores, rel=0.1, abs=5)
+    assert regional_release.FOLDS == 5
+
+
+def test_the_fusion_finds_what_the_data_say() -> None:
+    """Readings of the mouth with a twentieth of the error that their spreads state, and noise elsewhere."""
+    rng = np.random.default_rng(0)
+    truth = layout("ibug68").diagram[None].astype(np.float64) * 200 + rng.normal(0, 1, (40, 1, 2))
+    size = np.full((40, 68, 2), 3.0)
+    owner = np.array([region.kind for region in TABLE.regions])[TABLE.owners]
+    noise = np.where(owner == "mouth", 0.15, 12.0)[None, :, None]
+    readings = truth[:, TABLE.landmarks] + rng.normal(size=(40, 70, 2)) * noise
+    seen = Seen(truth + rng.normal(size=truth.shape) * 3, size, readings, np.full((40, 70, 2), 3.0))
+    fitted = fit_fusion(seen, truth, TABLE)
+    bias = dict(zip(TABLE.kinds, fitted.bias * fitted.sharpness, strict=True))
+    assert bias["mouth"] > 3
+    assert max(value for kind, value in bias.items() if kind != "mouth") < -1.5
+    points, _ = fitted.join(seen, TABLE)
+    mouth = list(layout("ibug68").groups["mouth"])
+    assert np.abs(points - truth)[:, mouth].mean() < 0.3
+    assert np.abs(points - truth).mean() < np.abs(seen.points - truth).mean()
+
+
+def test_random_placements() -> None:
+    generator = torch.Generator().manual_seed(0)
+    moved = jitter(2000, 64, 5.0, 0.06, generator)
+    middle = moved[:, :, :2] @ torch.full((2,), 31.5) + moved[:, :, 2] - 31.5
+    assert middle.std() == pytest.approx(0.06 * 64, rel=0.08)
+    scale = torch.hypot(moved[:, 0, 0], moved[:, 1, 0])
+    assert scale.log().std() == pytest.approx(0.06, rel=0.08)
+    assert torch.rad2deg(torch.atan2(moved[:, 1, 0], moved[:, 0, 0])).std() == pytest.approx(5.0, rel=0.08)
+    still = jitter(3, 64, 0.0, 0.0, generator)
+    torch.testing.assert_close(still, torch.eye(2, 3).expand(3, 2, 3))
+
+
+def test_shrinking_keeps_places_and_loses_detail() -> None:
+    picture = torch.zeros(1, 3, 128, 128, dtype=torch.uint8)
+    picture[:, :, 40:60, 70:90] = 200
+    soft = shrunk(picture, 24, torch.Generator().manual_seed(2))
+    assert soft.shape == picture.shape
+    weight = soft[0, 0].float()
+    axis = torch.arange(128.0)
+    assert (weight.sum(0) * axis).sum() / weight.sum() == pytest.approx(79.5, abs=0.6)
+    assert (weight.sum(1) * axis).sum() / weight.sum() == pytest.approx(49.5, abs=0.6)
+    assert len(soft.unique()) > 3
+
+
+def test_a_set_without_the_regions_points_is_refused(root: Path, look: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the recipe's layout wflw98"):
+        trainer(parse({**recipe(look).model_dump(), "layout": "wflw98"}, "x"), root, tmp_path / "run")
+    assert weights.REGIONS not in weights.available()
