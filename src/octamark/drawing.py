@@ -12,9 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from octamark.errors import LayoutError, listed
 from octamark.faces import Face, Faces
-from octamark.geometry import Picture, apply
+from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, squares
 from octamark.layouts import Layout
+from octamark.refiner import Coarse, Refiner
 
 GLOBAL_COLOUR = (255, 176, 0)
 LOCAL_COLOUR = (0, 220, 255)
@@ -112,6 +114,50 @@ def _crop_side(faces: Faces) -> int:
     """Side of the network's input; heatmaps have a stride of 4."""
     assert faces.heatmaps is not None
     return 4 * int(faces.heatmaps.shape[-1])
+
+
+def close_look(
+    picture: Picture, coarse: Face, refined: Face, refiner: Refiner, *, region: str = "left_eye", size: int = 640
+) -> Picture:
+    """What attention-driven cropping did to one face, (size, 2 * size, 3).
+
+    On the left the face with the crops that were read, the region's own in white; on the right that crop, with the
+    points of the global network as rings and the refined ones as dots.
+
+    Args:
+        coarse, refined: the face without and with refinement.
+        region: a name in the layout's table of regions.
+
+    Raises:
+        LayoutError: no region of that name.
+    """
+    names = [one.name for one in refiner.table.regions]
+    if region not in names:
+        raise LayoutError(f"layout {refiner.layout.name} has no region {region!r}; regions: {listed(names)}")
+    seen = Coarse(picture, coarse.landmarks.astype(np.float64), coarse.spread.astype(np.float64), 1.0)
+    placed, side = refiner.transforms([seen])[0], refiner.card.rule.size
+    corners = np.array([[0, 0], [side, 0], [side, side], [0, side]]) - 0.5
+    quads = np.stack([apply(one, corners) for one in placed])  # R, 4, 2
+    whole = crop_transform(squares(landmark_boxes(quads.reshape(-1, 2)), 1.05)[0], size)
+    left, own = crop(picture, whole, size), names.index(region)
+    for index in sorted(range(len(names)), key=lambda one: one == own):
+        quad = apply(invert(whole), quads[index])
+        for first, second in zip(quad, np.roll(quad, -1, axis=0), strict=True):
+            _line(left, first, second, (255, 255, 255) if index == own else LOCAL_COLOUR, size / 240)
+    zoom = placed[own] @ np.array(
+        [[side / size, 0, side / size / 2 - 0.5], [0, side / size, side / size / 2 - 0.5], [0, 0, 1]]
+    )
+    if refiner.table.regions[own].mirrored:
+        zoom = zoom @ np.array([[-1.0, 0, size - 1], [0, 1, 0], [0, 0, 1]])
+    right = crop(picture, zoom, size)
+    points = list(refiner.table.regions[own].landmarks)
+    before, after = (apply(invert(zoom), face.landmarks[points].astype(np.float64)) for face in (coarse, refined))
+    for first, second in zip(before, after, strict=True):
+        _line(right, first, second, (255, 255, 255), size / 400)
+        _circle(right, first, size / 90, GLOBAL_COLOUR, max(1, size // 300))
+        _circle(right, second, size / 110, _RIM, -1)
+        _circle(right, second, size / 140, LOCAL_COLOUR, -1)
+    return np.hstack([left, right])
 
 
 def diagram(layout: Layout, size: int = 1000) -> Picture:

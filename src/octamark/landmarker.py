@@ -48,7 +48,8 @@ class Landmarker:
         refine: which faces are then read again region by region at the picture's resolution: ``"auto"`` those that are
             larger than the network's input, where the model is the one that the regional network was trained beside
             (``small``); ``"always"`` all, ``"never"`` none (see octamark.refiner).
-        regions: name of a regional network that ships, or path (or bytes) of one that ``octamark export`` wrote.
+        regions: name of a regional network that ships, or path (or bytes) of one that ``octamark export`` wrote, which
+            ``"auto"`` then takes for any model of its layout.
         threads: processor threads of the landmark network; None lets ONNX Runtime choose. The detector runs in OpenCV,
             whose threads are the process's own (``cv2.setNumThreads``).
         device: ``"cpu"`` or ``"cuda"`` (needs onnxruntime-gpu).
@@ -100,14 +101,14 @@ class Landmarker:
         """The regional network, where this landmarker has a use for it.
 
         Raises:
-            WeightsError: ``"always"`` with a network of another layout, and as :class:`Refiner`.
+            WeightsError: a network of another layout that was asked for, and as :class:`Refiner`.
         """
         released = regions == weights.REGIONS
         if self.refine == "never" or (self.refine == "auto" and released and self.card.name != weights.REGIONS_LOOK):
             return None
         refiner = Refiner(regions, threads=threads, device=device)
-        if refiner.layout.name == self.layout.name and self.refine == "auto":
-            return refiner if refiner.card.look == self.card.name else None
+        if refiner.layout.name != self.layout.name and self.refine == "auto" and released:
+            return None
         if refiner.layout.name != self.layout.name:
             raise WeightsError(
                 f"{refiner.card.name}: reads regions of layout {refiner.layout.name}, but {self.card.name} finds "

@@ -159,6 +159,19 @@ def test_mistakes_of_the_caller(folder: Path, tmp_path: Path) -> None:
     refused("bad.onnx: damaged", good, "-m", tmp_path / "bad.onnx")
 
 
+def test_a_close_look_and_tiles_on_demand(folder: Path) -> None:
+    def points(*more: str) -> list[list[float]]:
+        ran = octamark("predict", folder / "good.png", *more)
+        assert ran.returncode == 0
+        return json.loads(ran.stdout)["faces"][0]["landmarks"]  # type: ignore[no-any-return]
+
+    never, always = (np.array(points("--refine", mode)) for mode in ("never", "always"))
+    assert 0.1 < np.abs(never - always).max() < 10
+    np.testing.assert_array_equal(points("--refine", "always", "--tiles"), always)  # too small a picture for tiles
+    refused("refine 'yes'; allowed: auto, always, never", "predict", folder / "good.png", "--refine", "yes")
+    refused("unknown model 'region'", "predict", folder / "good.png", "--refine", "always", "--regions", "region")
+
+
 def test_missing_and_empty_inputs_are_reported(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "hollow").mkdir()
     ran = octamark("predict", tmp_path / "hollow", tmp_path / "nobody.jpg", folder / "good.png", "-m", "nano")

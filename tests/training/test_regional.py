@@ -11,6 +11,7 @@ import torch
 from test_release import _Oracle
 
 import octamark
+from command_line import run
 from drawn_faces import write_w300
 from octamark import weights
 from octamark.datasets.load import training_and_validation
@@ -160,6 +161,28 @@ def test_a_regional_run_becomes_a_weight_file_that_refines(
     again = release_regions(tmp_path / "near.safetensors", root, look=str(tmp_path / "look.onnx"))
     assert again.card.scores == pytest.approx(made.card.scores, rel=0.1, abs=5)
     assert regional_release.FOLDS == 5
+
+
+def test_the_command_trains_and_refuses(look: Path, root: Path, tmp_path: Path) -> None:
+    text = f"""name = "near"
+    [network]
+    size = "nano"
+    [regional]
+    look = "{look}"
+    view = 96
+    [[stages]]
+    size = 64
+    epochs = 1
+    batch = 16
+    """
+    (tmp_path / "near.toml").write_text(text)
+    said = run("train", tmp_path / "near.toml", "--data", root, "--out", tmp_path / "run", "--device", "cpu")
+    assert "best validation NME" in said
+    assert {"config.json", "log.csv", "best.safetensors", "last.safetensors", "curves.png"} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
+    with pytest.raises(ConfigError, match="--look goes with a regional network"):
+        run("export", look, "--data", root, "-o", tmp_path / "x.onnx", "--look", "small")
 
 
 def test_the_fusion_finds_what_the_data_say() -> None:

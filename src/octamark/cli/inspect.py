@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,8 @@ from octamark.cli.console import make_folder, note, stdout
 from octamark.cli.train import need_packages
 from octamark.landmarker import Landmarker
 from octamark.layouts import BUILTIN, layout
+from octamark.refiner import Refiner
+from octamark.weights import ModelCard, RegionCard
 
 
 def models(
@@ -23,23 +26,16 @@ def models(
     if sizes:
         _sizes()
         return
-    for name in names or weights.available():
-        card = Landmarker(name).card
+    for name in names or [*weights.available(), weights.REGIONS]:
+        card = Refiner(name).card if name == weights.REGIONS else Landmarker(name, refine="never").card
         table = Table(
             title=f"{card.name}, {len(weights.read(name)) / 1e6:.2f} MB", title_justify="left", show_header=False
         )
         table.add_row("layout", card.layout)
-        table.add_row(
-            "input", f"{card.crop.size}x{card.crop.size}, width C = {card.width}, {card.parameters:,} parameters"
-        )
-        rule = card.crop
-        x, y, side = (f"{100 * value:.1f} %" for value in rule.detector_residual)
-        table.add_row("crop", f"square, {rule.margin:g} times the longer side of the landmark box")
-        table.add_row(
-            "crop from a detector's box",
-            f"side {rule.detector_scale:.3f} times the root of its area, centre moved by {rule.detector_shift[0]:+.3f}"
-            f", {rule.detector_shift[1]:+.3f} of it; residual {x}, {y} of the side, {side} in scale",
-        )
+        size = card.crop.size if isinstance(card, ModelCard) else card.rule.size
+        table.add_row("input", f"{size}x{size}, width C = {card.width}, {card.parameters:,} parameters")
+        for title, said in _crops(card):
+            table.add_row(title, said)
         for score, value in card.scores.items():
             table.add_row(score, f"{value:.2f}")
         table.add_row("normaliser", card.normaliser)
@@ -47,6 +43,25 @@ def models(
         table.add_row("terms", card.terms)
         table.add_row("exported by", f"octamark {card.version}")
         stdout.print(table)
+
+
+def _crops(card: ModelCard | RegionCard) -> Iterator[tuple[str, str]]:
+    """How a card's network is shown faces."""
+    if isinstance(card, RegionCard):
+        yield "reads", f"regions of faces, after a look by {card.look}"
+        yield (
+            "crops",
+            f"upright squares, {card.rule.margin:g} times the region's extent and {card.rule.spread:g} spreads",
+        )
+        return
+    rule = card.crop
+    x, y, side = (f"{100 * value:.1f} %" for value in rule.detector_residual)
+    yield "crop", f"square, {rule.margin:g} times the longer side of the landmark box"
+    yield (
+        "crop from a detector's box",
+        f"side {rule.detector_scale:.3f} times the root of its area, centre moved by {rule.detector_shift[0]:+.3f}"
+        f", {rule.detector_shift[1]:+.3f} of it; residual {x}, {y} of the side, {side} in scale",
+    )
 
 
 def _sizes() -> None:
