@@ -32,6 +32,7 @@ cv2.setNumThreads(1)
 
 import octamark.refiner  # noqa: E402
 from octamark.datasets import Sample, w300  # noqa: E402
+from octamark.evaluation.steadiness import nudge  # noqa: E402
 from octamark.geometry import Picture, crop, crop_transform, landmark_boxes, squares  # noqa: E402
 from octamark.geometry import apply as moved  # noqa: E402
 from octamark.metrics import nme, part_nme  # noqa: E402
@@ -147,11 +148,8 @@ def errors(read: Read, faces: list[Sample], size: int) -> dict[str, float]:
     for sample in faces:
         picture, landmarks = at_size(sample, size)
         points = read(picture, landmark_boxes(landmarks))
-        warp = nudge(picture, rng)
-        after = cv2.warpAffine(
-            picture, warp, picture.shape[1::-1], flags=cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE
-        )
-        again = read(np.asarray(after, np.uint8), landmark_boxes(moved(warp, landmarks)))
+        after, warp = nudge(picture, rng)
+        again = read(after, landmark_boxes(moved(warp, landmarks)))
         found.append(points)
         truth.append(landmarks)
         apart.append(np.linalg.norm(again - moved(warp, points), axis=1))
@@ -162,14 +160,6 @@ def errors(read: Read, faces: list[Sample], size: int) -> dict[str, float]:
         result[f"nme {part}"] = 100 * float(parts[part].mean())
         result[f"px {part}"] = float(steadiness[:, list(layout.groups[part])].mean())
     return result
-
-
-def nudge(picture: Picture, rng: np.random.Generator) -> np.ndarray:
-    """A small similarity about the picture's middle, (2, 3)."""
-    angle, scale = np.deg2rad(rng.uniform(-2, 2)), np.exp(rng.uniform(-0.02, 0.02))
-    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    middle = np.array([picture.shape[1], picture.shape[0]]) / 2 - 0.5
-    return np.column_stack([linear, middle - linear @ middle + rng.uniform(-3, 3, 2)])
 
 
 def cost(read: Read, way: str, sample: Sample, size: int) -> dict[str, float]:

@@ -15,6 +15,8 @@ from octamark._version import __version__
 from octamark.datasets import Sample
 from octamark.datasets.load import training_and_validation
 from octamark.evaluation.run import Predictions, View, detector_square, label_square, predict
+from octamark.evaluation.steadiness import nudge
+from octamark.geometry import apply, invert, landmark_boxes
 from octamark.landmarker import Landmarker
 from octamark.layouts import Layout, layout
 from octamark.metrics import confidence_distances, failure_rate, nme, part_nme
@@ -32,6 +34,9 @@ from octamark.weights import FACE_UNITS, RegionCard
 from octamark.weights.calibration import Calibration
 
 F64 = NDArray[np.float64]
+
+STEADY = 0.1
+"""How much the distance between two readings of a face counts in the fit of the fusion, beside the error."""
 
 
 class RegionalRelease(NamedTuple):
@@ -142,7 +147,7 @@ def release_regions(
     )
     graph = RegionalPredictor(regional)
     refiner = Refiner(regions_to_onnx(graph, draft, storage=storage))
-    done, steps = 0, 3 * len(validation)
+    done, steps = 0, 4 * len(validation)
 
     def tick() -> None:
         nonlocal done
@@ -156,10 +161,11 @@ def release_regions(
     by_label = first["labels"]
     assert by_label.scale is not None
     unit = by_label.scale * seeing.card.crop.size / FACE_UNITS
-    fitted = fit_fusion(seen["labels"], truth, regional.table)
+    moved = _nudged(refiner, seeing, validation, config.seed, tick)
+    fitted = fit_fusion(seen["labels"], truth, regional.table, moved)
     points, raw = fitted.join(seen["labels"], regional.table)
     calibration = fit_calibration(raw / unit[:, None, None], (points - truth) / unit[:, None, None], one.mirror)
-    held = {name: _held_out(seen["labels"], part, truth, regional.table) for name, part in seen.items()}
+    held = {name: _held_out(seen["labels"], part, truth, regional.table, moved) for name, part in seen.items()}
     scores: dict[str, float] = {}
     for name, boxes in (("labels", "label boxes"), ("detector", "YuNet boxes")):
         kept = first[name].found
@@ -182,22 +188,33 @@ def release_regions(
     return RegionalRelease(onnx, card, half_checkpoint(regional, meta))
 
 
-def fit_fusion(seen: Seen, truth: F64, table: RegionTable, steps: int = 400) -> Fusion:
+def fit_fusion(seen: Seen, truth: F64, table: RegionTable, moved: Seen | None = None, steps: int = 400) -> Fusion:
     """The biases and the sharpness that make the fused points' mean error least, by gradient descent.
 
     Args:
         truth: (n, M, 2), pixels of the pictures.
+        moved: the same faces read in slightly moved pictures, carried back; then :data:`STEADY` times the distance
+            between both readings counts too, each of the two against the global network's own.
     """
     points, spread, readings, reading_spread, right = (torch.from_numpy(part) for part in (*seen, truth))
     joining, kinds = torch.from_numpy(table.joining.astype(np.float64)), torch.from_numpy(_kinds(table))
     bias = torch.zeros(len(table.kinds), dtype=torch.float64, requires_grad=True)
     log_sharpness = torch.zeros((), dtype=torch.float64, requires_grad=True)
     unit = torch.from_numpy(confidence_distances(truth, table.layout))[:, None]
+    again = None if moved is None else [torch.from_numpy(part) for part in moved]
+
+    def distance(first: Tensor, second: Tensor) -> Tensor:
+        return ((first - second).square().sum(-1) + 1e-12).sqrt().div(unit).mean()
+
+    plain = distance(points, right)
     optimiser = torch.optim.Adam([bias, log_sharpness], lr=0.05)
     for _ in range(steps):
         sharpness = log_sharpness.exp()
         fused: Tensor = fuse(points, spread, readings, reading_spread, bias[kinds], sharpness, joining, torch)[0]
-        loss = ((fused - right).square().sum(-1) + 1e-12).sqrt().div(unit).mean()
+        loss = distance(fused, right) / plain
+        if again is not None:
+            other = fuse(again[0], again[1], again[2], again[3], bias[kinds], sharpness, joining, torch)[0]
+            loss = loss + STEADY * distance(fused, other) / distance(points, again[0])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -224,13 +241,29 @@ def _seen(refiner: Refiner, samples: Sequence[Sample], found: Predictions, size:
     return Seen(points, spread, *readings)
 
 
-def _held_out(fitting: Seen, seen: Seen, truth: F64, table: RegionTable) -> tuple[F64, F64]:
+def _nudged(
+    refiner: Refiner, seeing: Landmarker, samples: Sequence[Sample], seed: int, tick: Callable[[], None]
+) -> Seen:
+    """Every face read in its picture after a small known movement, and carried back."""
+    rng, faces = np.random.default_rng(seed), list[Seen]()
+    for sample in samples:
+        picture, matrix = nudge(sample.read(), rng)
+        box = landmark_boxes(apply(matrix, sample.landmarks))
+        found = seeing(picture, box[None], box_kind="landmarks")
+        points, spread = found.landmarks.astype(np.float64), found.spread.astype(np.float64)
+        read, back = refiner.read([Coarse(picture, points[0], spread[0], 1.0)]), invert(matrix)
+        faces.append(Seen(apply(back, points), spread, apply(back, read.points), read.spread))
+        tick()
+    return Seen(*(np.concatenate(parts) for parts in zip(*faces, strict=True)))
+
+
+def _held_out(fitting: Seen, seen: Seen, truth: F64, table: RegionTable, moved: Seen) -> tuple[F64, F64]:
     """Fused points and spreads of faces, the fusion fitted on others of the same list (``FOLDS`` folds)."""
     fold = np.arange(len(truth)) % FOLDS
     points, spreads = np.zeros_like(seen.points), np.zeros_like(seen.points)
     for one in range(FOLDS):
         out = fold == one
-        fusion = fit_fusion(fitting.take(~out), truth[~out], table)
+        fusion = fit_fusion(fitting.take(~out), truth[~out], table, moved.take(~out))
         points[out], spreads[out] = fusion.join(seen.take(out), table)
     return points, spreads
 
