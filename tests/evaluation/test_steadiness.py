@@ -20,8 +20,8 @@ def test_dots_move_as_the_matrix_says(seed: int) -> None:
     for dot in dots:
         x, y = apply(matrix, np.array(dot, np.float64))
         near = warped[..., 0] * ((columns - x) ** 2 + (rows - y) ** 2 < 15**2).astype(np.float64)
-        assert (near * columns).sum() / near.sum() == pytest.approx(x, abs=0.05)
-        assert (near * rows).sum() / near.sum() == pytest.approx(y, abs=0.05)
+        assert (near * columns).sum() / near.sum() == pytest.approx(x, abs=0.1)
+        assert (near * rows).sum() / near.sum() == pytest.approx(y, abs=0.1)
 
 
 def test_movements_are_small_and_follow_the_seed() -> None:

@@ -21,7 +21,7 @@ DEGREES, SCALE, SHIFT = 2.0, 0.02, 3.0
 def nudge(picture: Picture, rng: np.random.Generator) -> tuple[Picture, F64]:
     """The picture after a random small similarity about its middle, and that similarity (2, 3), points to points.
 
-    Resampled with a Lanczos kernel; the border repeats the picture's last pixels.
+    Resampled with a Lanczos kernel, places counted in 32nds of a pixel; the border repeats the picture's last pixels.
     """
     angle, scale = np.deg2rad(rng.uniform(-DEGREES, DEGREES)), np.exp(rng.uniform(-SCALE, SCALE))
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
