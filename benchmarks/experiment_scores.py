@@ -21,6 +21,7 @@ from octamark.layouts import layout
 from octamark.metrics import distances, failure_rate, nme, point_errors
 from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, OctaveNetwork
+from octamark.training import checkpoints
 from octamark.training.batches import FaceStore, centre_crops
 from octamark.training.config import Config
 from octamark.training.starting import trained_network
@@ -31,6 +32,9 @@ SIZE = 128
 
 def score(folder: Path, data: Path) -> None:
     """Score the last epoch's averaged weights on the validation faces; draw the heatmaps of the free portrait."""
+    if "regional" in json.loads((folder / "recipe.json").read_text()):
+        write_atomically(folder / "scores.json", json.dumps(regional_scores(folder), indent=2).encode())
+        return
     network, config, meta = trained_network(folder / "last.safetensors")
     _, held_out = training_and_validation(config.data, data, layout(config.layout), config.seed)
     store = FaceStore.load(held_out, SIZE, config.data.margin)
@@ -61,6 +65,17 @@ def score(folder: Path, data: Path) -> None:
         "pseudo_labels": pseudo_labels(network, config, data) if taught else None,
     }
     write_atomically(folder / "scores.json", json.dumps(scores, indent=2).encode())
+
+
+def regional_scores(folder: Path) -> dict[str, float | None]:
+    """What the last epoch of a regional run came to, from its log, and how far the global network got alone."""
+    rows = checkpoints.load(folder / "last.safetensors")[1]["rows"]
+    last = rows[-1]
+    return {
+        "nme": last["validation_nme"], "look": last["look_nme"], "eyes": last["eyes_nme"], "mouth": last["mouth_nme"],
+        "best": min(row["validation_nme"] for row in rows), "failures": last["validation_fr8"],
+        "apart": last["apart"] or None, "seconds": sum(row["seconds"] for row in rows), "unlabelled": None,
+    }  # fmt: skip
 
 
 def pseudo_labels(network: OctaveNetwork, config: Config, data: Path) -> list[dict[str, float]]:

@@ -38,7 +38,7 @@ from octamark.imaging import write_atomically
 
 ROOT = Path(__file__).parent.parent
 TABLES = ROOT / "configs" / "experiments"
-ORDER = ("optimiser", "labels", "distillation", "loss", "beta", "target_scale", "width")
+ORDER = ("optimiser", "labels", "distillation", "loss", "beta", "target_scale", "width", "regional")
 
 
 @dataclass(frozen=True)

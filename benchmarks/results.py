@@ -28,6 +28,9 @@ MEASURES: dict[str, tuple[str, float, int]] = {
     "failures": ("failures at 8 %, %", 100, 1),
     "entropy": ("entropy, nats", 1, 2),
     "spread": ("spread, heatmap pixels", 1, 2),
+    "look": ("of the global network alone, %", 100, 2),
+    "eyes": ("eyes, %", 100, 2),
+    "mouth": ("mouth, %", 100, 2),
 }
 
 HEAD = """# Results of controlled comparisons
@@ -53,7 +56,7 @@ def report(tables: Sequence[Table], runs: Path, docs: Path) -> str:
     every = {run.digest: run for table in tables for cell in table.cells.values() for run in cell.runs}
     finished = [run for run in every.values() if run.scores is not None]
     met = sorted({run.scores["unlabelled"] for run in finished if run.scores and run.scores["unlabelled"]})
-    faces = sorted({run.scores["faces"] for run in finished if run.scores})
+    faces = sorted({run.scores["faces"] for run in finished if run.scores and "faces" in run.scores})
     text = HEAD.format(
         done=len(finished),
         total=len(every),
@@ -138,9 +141,11 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _body(table: Table, sizes: Mapping[str, Any]) -> str:
     if len(table.columns) == 1:
-        head = [table.axis, *(title for title, _, _ in MEASURES.values())]
         cells = [table.cells[row, table.columns[0]] for row in table.rows]
-        return markdown(head, [[c.row, *(said([*c.values(m).values()], m) for m in MEASURES)] for c in cells])
+        known = {name for cell in cells for run in cell.runs for name in run.scores or {}} or {"nme", "best"}
+        shown = [name for name in MEASURES if name in known]
+        head = [table.axis, *(MEASURES[name][0] for name in shown)]
+        return markdown(head, [[c.row, *(said([*c.values(m).values()], m) for m in shown)] for c in cells])
     if table.plot == "sizes":
         head = [table.axis, "parameters", "MB", "ms, one thread", *(f"NME, %, {name}" for name in table.columns)]
         rows = []
@@ -239,7 +244,7 @@ def _curves(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
             axes.plot(np.arange(1, len(nmes) + 1), nmes, label=row)
     if not drawn:
         return False
-    axes.set(xlabel="epoch of 150 steps", ylabel="validation NME, %, inter-ocular", yscale="log")
+    axes.set(xlabel="epoch", ylabel="validation NME, %, inter-ocular", yscale="log")
     axes.yaxis.set_major_formatter("{x:.0f}")
     axes.yaxis.set_minor_formatter("{x:.0f}")
     axes.legend()
