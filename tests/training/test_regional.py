@@ -107,7 +107,7 @@ def test_sizes_margins_and_other_sections_must_suit(look: Path, root: Path, tmp_
         trainer(parse({**good, "stages": stages}, "x"), root, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"with margin 1.25, the recipe's are ibug68 and 1.5"):
         trainer(parse({**good, "data": {"margin": 1.5}}, "x"), root, tmp_path / "run")
-    with pytest.raises(ConfigError, match="leave out the sections unlabelled and distillation"):
+    with pytest.raises(ConfigError, match="leave out the sections unlabelled, distillation"):
         parse({**good, "distillation": {"teacher": "small"}}, "x")
     plain = parse({"name": "x", "stages": [STAGE]}, "x")
     with pytest.raises(ConfigError, match="no section regional"):

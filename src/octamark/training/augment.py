@@ -8,6 +8,7 @@ step's batch depends on its seed alone.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import kornia
 import torch
@@ -15,6 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from octamark.training.config import Augment
+
+if TYPE_CHECKING:
+    from octamark.training.caricature import Caricatures
 
 _GREY = (0.299, 0.587, 0.114)
 
@@ -165,6 +169,7 @@ def augment(
     mirror: Tensor,
     size: int,
     generator: torch.Generator,
+    caricatures: Caricatures | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A training batch from stored faces.
 
@@ -174,14 +179,22 @@ def augment(
         mirror: (M,) the layout's mirror permutation.
         size: side of the network's input.
         generator: on the CPU; the batch depends on its state alone.
+        caricatures: turns some of the faces into caricatures.
 
     Returns:
         Pictures (n, 3, size, size) float32 in 0..1, the same views undamaged, and landmarks (n, M, 2) in their pixels.
     """
     count, device = len(pictures), pictures.device
-    matrices, mirrored = similarity(config, count, pictures.shape[-1], size, generator)
-    points = move_points(landmarks, matrices.to(device), mirrored.to(device), mirror.to(device))
-    plain = cut(pictures, matrices.to(device), size)
+    matrices, mirrored = (x.to(device) for x in similarity(config, count, pictures.shape[-1], size, generator))
+    mirror = mirror.to(device)
+    points = move_points(landmarks, matrices, mirrored, mirror)
+    plain = cut(pictures, matrices, size)
+    if caricatures is not None:
+        chosen = _some(caricatures.settings.share, count, generator).to(device)
+        if len(chosen):
+            drawn = caricatures(pictures[chosen], landmarks[chosen], matrices[chosen], size, generator)
+            plain[chosen] = drawn.pictures
+            points[chosen] = move_points(drawn.landmarks, drawn.matrices, mirrored[chosen], mirror)
     return damaged(plain, config, generator), plain, points
 
 

@@ -118,6 +118,16 @@ class Unlabelled(_Section):
     teacher: Teacher | None = None
 
 
+class Caricature(_Section):
+    """Photographs turned into caricatures; see octamark.training.caricature."""
+
+    share: float = Field(0.3, gt=0.0, le=1.0, description="share of a step's faces")
+    strength: float = Field(1.2, ge=0.0, le=3.0, description="largest; each face draws its own, down to a fifth of it")
+    style: float = Field(
+        0.8, ge=0.0, le=1.0, description="share of them that are drawn in a style, not left photographs"
+    )
+
+
 class Regional(_Section):
     """Attention-driven cropping: the recipe's network reads regions of faces; see octamark.training.regional.
 
@@ -167,6 +177,7 @@ class Config(_Section):
     unlabelled: Unlabelled | None = None
     distillation: Distillation | None = None
     regional: Regional | None = None
+    caricature: Caricature | None = None
     init: str | None = Field(None, description="released model or checkpoint (.safetensors) to start from")
 
     @model_validator(mode="after")
@@ -180,8 +191,8 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _regional_alone(self) -> Config:
-        if self.regional is not None and (self.unlabelled is not None or self.distillation is not None):
-            raise ValueError("regional: leave out the sections unlabelled and distillation")
+        if self.regional is not None and (self.unlabelled or self.distillation or self.caricature):
+            raise ValueError("regional: leave out the sections unlabelled, distillation and caricature")
         return self
 
 
@@ -225,6 +236,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "teacher": Teacher,
     "distillation": Distillation,
     "regional": Regional,
+    "caricature": Caricature,
 }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,16 @@ class ExponentialAverage:
         self.decay = decay
         self.updates = 0
         self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+    @contextmanager
+    def instead_of(self, network: nn.Module) -> Iterator[None]:
+        """While it lasts the network has these weights and predicts."""
+        live = {name: value.clone() for name, value in network.state_dict().items()}
+        network.load_state_dict(self.state)
+        network.eval()
+        with torch.no_grad():
+            yield
+        network.load_state_dict(live)
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:

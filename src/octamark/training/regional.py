@@ -147,7 +147,7 @@ class RegionalTrainer(Trainer):
 
     def _validated(self, faces: FaceStore, size: int) -> tuple[float, float, dict[str, float]]:
         errors: dict[str, list[np.ndarray]] = {}
-        with self._averaged():
+        with self.average.instead_of(self.network):
             for view, truth in self._views(faces):
                 right = truth.cpu().numpy()
                 unit = metrics.distances(right, self.layout, "inter-ocular")[:, None]

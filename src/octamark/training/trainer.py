@@ -11,7 +11,6 @@ import io
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from octamark.nets.network import STRIDE
 from octamark.training import checkpoints
 from octamark.training.augment import augment
 from octamark.training.batches import FaceStore, centre_crops, epoch_batches, steps_per_epoch
+from octamark.training.caricature import Caricatures, Caricaturist, mean_shape
 from octamark.training.config import Config, Stage, parse
 from octamark.training.device import launch
 from octamark.training.distillation import Distiller
@@ -103,6 +103,7 @@ class Trainer:
             raise OutputError(f"{out}: cannot be made ({error.strerror})") from error
         torch.manual_seed(config.seed)
         self._build()
+        self.caricatures: Caricatures | None = None
         self.epoch, self.best = 0, math.inf
         self.rows: list[dict[str, Any]] = []
         if resume:
@@ -130,6 +131,7 @@ class Trainer:
     def run(self) -> float:
         """Train to the end of the last stage; returns the best validation NME (a fraction)."""
         store, validation = self._load()
+        self._prepare(store)
         total = sum(stage.epochs for stage in self.config.stages)
         self.watcher.started(self._steps(total), self._steps(self.epoch))
         logger = (
@@ -162,6 +164,12 @@ class Trainer:
         if logger is not None:
             logger.finalize("success")
         return self.best
+
+    def _prepare(self, store: FaceStore) -> None:
+        """What needs the training faces before the first epoch."""
+        if self.config.caricature is not None:
+            caricaturist = Caricaturist(self.layout, mean_shape(store.landmarks))
+            self.caricatures = Caricatures(self.config.caricature, caricaturist)
 
     def _for_stage(self, store: FaceStore, stage: Stage) -> FaceStore:
         """The stored faces as a stage needs them."""
@@ -223,6 +231,7 @@ class Trainer:
             mirror=self.mirror,
             size=stage.size,
             generator=generator,
+            caricatures=self.caricatures,
         )
 
     def _set_rate(self, rate: float) -> None:
@@ -253,7 +262,7 @@ class Trainer:
     def validate(self, faces: FaceStore, size: int) -> tuple[float, float]:
         """Mean NME (fraction of inter-ocular distance) and failure rate at 8 % of the moving average's weights."""
         errors = []
-        with self._averaged():
+        with self.average.instead_of(self.network):
             for start in range(0, len(faces), 32):
                 pictures, truth = centre_crops(faces, torch.arange(start, min(start + 32, len(faces))), size)
                 maps = self.model(pictures.contiguous(memory_format=torch.channels_last))
@@ -262,16 +271,6 @@ class Trainer:
                 errors.append(metrics.nme(found.cpu().numpy(), truth.cpu().numpy(), self.layout))
         joined = np.concatenate(errors)
         return float(joined.mean()), metrics.failure_rate(joined)
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """While it lasts the network has the moving average's weights and predicts."""
-        live = {name: value.clone() for name, value in self.network.state_dict().items()}
-        self.network.load_state_dict(self.average.state)
-        self.model.eval()
-        with torch.no_grad():
-            yield
-        self.network.load_state_dict(live)
 
     def _load(self) -> tuple[FaceStore, FaceStore]:
         size = self._stored_size()

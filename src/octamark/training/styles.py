@@ -1,0 +1,218 @@
+"""Drawing styles as batched tensor operations: a photograph as a cartoon, a drawing, a painting.
+
+All take pictures (n, 3, h, w) in 0..1 and give the same shape; sizes of strokes are shares of the picture's side, so
+that a style looks alike at every resolution. Randomness comes from one generator on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import kornia
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Style = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def stylise(pictures: Tensor, generator: torch.Generator, blend: float = 1.0) -> Tensor:
+    """Each picture in a style of its own, some on paper or canvas, whatever else is in the batch.
+
+    Args:
+        blend: how much of the style is taken at most; its least is three fifths of that.
+    """
+    out = torch.empty_like(pictures)
+    for index, own in enumerate(generators(len(pictures), generator)):
+        one = pictures[index : index + 1]
+        style = [*STYLES.values()][int(torch.randint(len(STYLES), (1,), generator=own))]
+        share = blend * float(_each(1, own, 0.6, 1.0))
+        drawn = one + share * (style(one, own) - one)
+        out[index : index + 1] = grain(drawn, own) if float(torch.rand(1, generator=own)) < 0.4 else drawn
+    return out.clamp_(0.0, 1.0)
+
+
+def generators(count: int, generator: torch.Generator) -> list[torch.Generator]:
+    """One for each picture, so that what happens to it does not depend on the batch around it."""
+    seeds = torch.randint(2**62, (count,), generator=generator)
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+
+def _each(count: int, generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """(n, 1, 1, 1) uniform numbers."""
+    return low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator)
+
+
+def _grey(pictures: Tensor) -> Tensor:
+    """(n, 1, h, w)."""
+    return (pictures * pictures.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+
+
+def _blur(pictures: Tensor, sigma: float) -> Tensor:
+    """Gaussian, sigma in pixels."""
+    kernel = 2 * math.ceil(2.5 * sigma) + 1
+    return kornia.filters.gaussian_blur2d(pictures, (kernel, kernel), (sigma, sigma))
+
+
+def smooth(pictures: Tensor, share: float, contrast: float = 0.02) -> Tensor:
+    """Edge-preserving smoothing (guided filter) over windows of that share of the side, twice."""
+    kernel = 2 * max(1, round(share * pictures.shape[-1] / 2)) + 1
+    for _ in range(2):
+        pictures = kornia.filters.guided_blur(pictures, pictures, kernel, contrast, separable=True)
+    return pictures.clamp(0.0, 1.0)
+
+
+def posterised(pictures: Tensor, levels: Tensor) -> Tensor:
+    """Few levels of light, colours kept in proportion; levels (n, 1, 1, 1)."""
+    light = _grey(pictures).clamp_min(1e-3)
+    steps = (light * levels).floor().add(0.5).div(levels)
+    return (pictures * (steps / light)).clamp(0.0, 1.0)
+
+
+def saturated(pictures: Tensor, factor: Tensor) -> Tensor:
+    grey = _grey(pictures)
+    return (grey + factor * (pictures - grey)).clamp(0.0, 1.0)
+
+
+def lines(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """White paper with dark lines (n, 1, h, w): extended difference of Gaussians (H. Winnemöller, 2011)."""
+    side = pictures.shape[-1]
+    sigma = max(0.6, (0.003 + 0.005 * float(torch.rand(1, generator=generator))) * side)
+    grey = _grey(pictures)
+    sharp = 18 + 20 * _each(len(pictures), generator).to(pictures.device)
+    edges = (1 + sharp) * _blur(grey, sigma) - sharp * _blur(grey, 1.6 * sigma)
+    threshold = _each(len(pictures), generator, 0.25, 0.6).to(pictures.device)
+    soft = _each(len(pictures), generator, 3.0, 12.0).to(pictures.device)
+    return torch.where(edges >= threshold, torch.ones_like(edges), 1 + torch.tanh(soft * (edges - threshold))).clamp(
+        0, 1
+    )
+
+
+def line_drawing(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Ink of one colour on paper of another."""
+    return inked(lines(pictures, generator), generator)
+
+
+def inked(white: Tensor, generator: torch.Generator) -> Tensor:
+    """A drawing (n, 1, h, w), 1 where paper shows, in dark ink on light paper; sometimes plain black and white."""
+    count = len(white)
+    plain = _each(count, generator) < 0.4
+    paper = 1 - 0.25 * torch.rand(count, 3, 1, 1, generator=generator) * ~plain
+    ink = 0.35 * torch.rand(count, 3, 1, 1, generator=generator) * ~plain
+    paper, ink = paper.to(white.device), ink.to(white.device)
+    return ink + (paper - ink) * white
+
+
+def hatching(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Strokes in up to three directions, more of them the darker it is, and contours."""
+    count, _, height, width = pictures.shape
+    light = _blur(_grey(smooth(pictures, 0.03)), 0.004 * width + 0.3)
+    light = (light - light.amin((2, 3), keepdim=True)) / (
+        light.amax((2, 3), keepdim=True) - light.amin((2, 3), keepdim=True) + 1e-3
+    )
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    wobble = F.interpolate(torch.randn(count, 1, 8, 8, generator=generator), size=(height, width), mode="bicubic")
+    period = _each(count, generator, 0.016, 0.035) * width
+    turn = _each(count, generator, 0, math.pi)
+    white = torch.ones(count, 1, height, width)
+    for step, threshold in enumerate((0.75, 0.5, 0.28)):
+        angle = turn + step * (math.pi / 3 + 0.2 * _each(count, generator))
+        phase = (x * torch.cos(angle) + y * torch.sin(angle)) / period.clamp_min(2.5) + 0.5 * wobble
+        wave = (0.5 + 0.5 * torch.sin(2 * math.pi * phase)).to(pictures.device)
+        dark = ((threshold - light) / 0.35).clamp(0, 1)
+        white = white.to(pictures.device) * (1 - 0.85 * dark.sqrt() * (wave > 1 - 0.6 * dark).float())
+    return inked((white * lines(pictures, generator)).clamp(0, 1), generator)
+
+
+def painting(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Brush dabs (M. Kuwahara's filter, 1976), livelier colours, a relief of strokes."""
+    side = pictures.shape[-1]
+    radius = max(1, round((0.008 + 0.016 * float(torch.rand(1, generator=generator))) * side))
+    out = kuwahara(kuwahara(pictures, radius), max(1, radius // 2))
+    out = saturated(out, _each(len(pictures), generator, 0.9, 1.8).to(pictures.device))
+    strokes = torch.randn(len(pictures), 1, max(4, side // 3), max(4, side // 10), generator=generator)
+    strokes = F.interpolate(strokes, size=pictures.shape[-2:], mode="bilinear").to(pictures.device)
+    return (out * (1 + 0.05 * strokes)).clamp(0, 1)
+
+
+def kuwahara(pictures: Tensor, radius: int) -> Tensor:
+    """Each pixel becomes the mean of that of its four corner windows whose grey varies least."""
+    window = radius + 1
+    padded = F.pad(torch.cat([pictures, _grey(pictures), _grey(pictures) ** 2], 1), (radius,) * 4, mode="replicate")
+    means = F.avg_pool2d(padded, window, stride=1)  # n, 5, h + radius, w + radius
+    height, width = pictures.shape[-2:]
+    corners = torch.stack([means[..., i : i + height, j : j + width] for i in (0, radius) for j in (0, radius)], 1)
+    varies = corners[:, :, 4] - corners[:, :, 3] ** 2  # n, 4, h, w
+    best = varies.argmin(1)[:, None, None].expand(-1, 1, 3, -1, -1)
+    return corners[:, :, :3].gather(1, best)[:, 0]
+
+
+def cartoon(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Flat shading in few lively colours, dark outlines."""
+    count, device = len(pictures), pictures.device
+    flat = smooth(pictures, 0.05, 0.03)
+    flat = posterised(flat, torch.randint(3, 8, (count, 1, 1, 1), generator=generator).to(device).float())
+    flat = saturated(flat, _each(count, generator, 1.1, 2.4).to(device))
+    light = _each(count, generator, 0.0, 0.25).to(device)
+    return (flat + light * (1 - flat)) * lines(smooth(pictures, 0.03), generator)
+
+
+def palette(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Every light in a colour of a random palette of four, from dark to bright; sometimes over flat areas."""
+    count, device = len(pictures), pictures.device
+    colours = torch.rand(count, 3, 4, generator=generator)
+    light = torch.linspace(0.05, 0.95, 4)
+    grey = colours.mean(1, keepdim=True)
+    colours = (light + 0.8 * (colours - grey)).clamp(0, 1).to(device)  # n, 3, 4
+    dark = _grey(smooth(pictures, 0.04)) if float(torch.rand(1, generator=generator)) < 0.6 else _grey(pictures)
+    place = dark.clamp(0, 1) * 3
+    low = place.floor().clamp(max=2).long()
+    part = place - low
+    flat = low.flatten(2).expand(-1, 3, -1)
+    first, second = colours.gather(2, flat).view_as(pictures), colours.gather(2, flat + 1).view_as(pictures)
+    return first + part * (second - first)
+
+
+def wash(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Diluted ink: soft greys on light paper, edges a little darker."""
+    grey = _grey(smooth(pictures, 0.06, 0.01))
+    pooled = (_blur(grey, 0.015 * pictures.shape[-1]) - grey).clamp(-0.3, 0.3)
+    strength = _each(len(pictures), generator, 0.6, 1.1).to(pictures.device)
+    return inked((1 - strength * (1 - grey) - 0.8 * pooled.clamp_min(0)).clamp(0, 1), generator)
+
+
+def pencil(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Light divided by its blurred self: contours and soft shading, as of a pencil's side."""
+    grey = _grey(pictures)
+    sigma = (0.01 + 0.04 * float(torch.rand(1, generator=generator))) * pictures.shape[-1]
+    divided = (grey / _blur(grey, sigma).clamp_min(0.05)).clamp(0, 1)
+    return inked(divided ** _each(len(pictures), generator, 1.5, 5.0).to(pictures.device), generator)
+
+
+def grain(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Paper or canvas: noise of several sizes, and a weave."""
+    count, _, height, width = pictures.shape
+    noise = torch.zeros(count, 1, height, width)
+    for part, weight in ((1, 0.4), (2, 0.4), (5, 0.3)):
+        drawn = torch.randn(count, 1, height // part + 1, width // part + 1, generator=generator)
+        noise += weight * F.interpolate(drawn, size=(height, width), mode="bilinear")
+    period = _each(count, generator, 0.012, 0.03) * width
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
+    weave = torch.sin(2 * math.pi * rows / period.clamp_min(2.2)) * torch.sin(
+        2 * math.pi * columns / period.clamp_min(2.2)
+    )
+    woven = (_each(count, generator) < 0.4).float()
+    strength = _each(count, generator, 0.01, 0.06)
+    return (pictures + (strength * (noise + 1.5 * woven * weave)).to(pictures.device)).clamp(0, 1)
+
+
+STYLES: dict[str, Style] = {
+    "cartoon": cartoon,
+    "line drawing": line_drawing,
+    "hatching": hatching,
+    "painting": painting,
+    "palette": palette,
+    "wash": wash,
+    "pencil": pencil,
+}

@@ -1,0 +1,148 @@
+"""Warps of pictures through points: thin-plate splines, batched, whose folds are found and undone.
+
+A warp is kept backwards, as samplers need it: it tells for each place of the new picture where in the old one it comes
+from. Splines: F. Bookstein, Principal warps, 1989.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LEAST_AREA = 0.12
+"""A warp is a fold where a small square of the new picture covers less than this share of its area in the old one."""
+
+_GRID = 40  # squares along each side of a picture in which folds are looked for
+_STEPS = (1.0, 0.75, 0.55, 0.4, 0.25, 0.12)  # shares of the asked movement that are tried, until nothing folds
+_BORDER = 6  # fixed anchors along each side of the picture
+
+
+class Spline(NamedTuple):
+    """A backward thin-plate spline of n pictures, in units of their side.
+
+    Attributes:
+        anchors: (n, k, 2) places of the new picture.
+        weights: (n, k + 3, 2) of the radial functions, the constant and the two linear ones.
+        side: of the pictures, pixels.
+    """
+
+    anchors: Tensor
+    weights: Tensor
+    side: int
+
+    def __call__(self, places: Tensor) -> Tensor:
+        """Where places (n, p, 2) of the new pictures lie in the old ones, pixels."""
+        x = ((places + 0.5) / self.side).to(self.anchors.dtype)
+        radial = _radial(((x[:, :, None] - self.anchors[:, None]) ** 2).sum(-1))
+        terms = torch.cat([radial, torch.ones_like(x[..., :1]), x], dim=2)
+        return ((terms @ self.weights) * self.side - 0.5).to(places.dtype)
+
+    def invert(self, places: Tensor, start: Tensor, rounds: int = 12) -> Tensor:
+        """The places (n, p, 2) of the new pictures that come from such places of the old ones, by Newton's method."""
+        x, step = start.clone(), 0.25
+        for _ in range(rounds):
+            here = self(x)
+            right, below = (self(x + step * x.new_tensor(axis)) for axis in ([1.0, 0.0], [0.0, 1.0]))
+            jacobian = torch.stack([(right - here) / step, (below - here) / step], dim=-1)  # n, p, 2, 2
+            move = torch.linalg.solve(jacobian, (places - here)[..., None])[..., 0]
+            x = x + move.clamp(-0.02 * self.side, 0.02 * self.side)
+        return x
+
+
+def _radial(squared: Tensor) -> Tensor:
+    return squared * torch.log(squared + 1e-12)
+
+
+def spline(new: Tensor, old: Tensor, side: int, least: Tensor) -> Spline:
+    """The backward spline that takes points (n, k, 2) of the new pictures to points of the old ones, pixels.
+
+    The pictures' borders stay where they are. Of points nearer than ``least`` (n,) pixels to an earlier one, in either
+    picture, the later is left out: closed lids and lips would tie two places to one.
+    """
+    edge = torch.linspace(0, side - 1, _BORDER + 1, dtype=torch.float64, device=new.device)[:-1]
+    zero, last = torch.zeros_like(edge), torch.full_like(edge, side - 1)
+    border = torch.cat(
+        [torch.stack(pair, 1) for pair in ((edge, zero), (last, edge), (last - edge, last), (zero, last - edge))]
+    )
+    border = border.expand(len(new), -1, -1)
+    a = (torch.cat([new.double(), border], 1) + 0.5) / side
+    b = (torch.cat([old.double(), border], 1) + 0.5) / side
+    apart = torch.minimum(torch.cdist(new.double(), new.double()), torch.cdist(old.double(), old.double()))
+    near = apart < least[:, None, None]
+    left_out = torch.tril(near, diagonal=-1).any(dim=2)
+    count = a.shape[1]
+    system = a.new_zeros(len(new), count + 3, count + 3)
+    system[:, :count, :count] = _radial(torch.cdist(a, a) ** 2)
+    system[:, :count, count] = system[:, count, :count] = 1
+    system[:, :count, count + 1 :] = a
+    system[:, count + 1 :, :count] = a.transpose(1, 2)
+    values = torch.cat([b, b.new_zeros(len(new), 3, 2)], 1)
+    left_out = F.pad(left_out, (0, count + 3 - left_out.shape[1]))
+    identity = torch.eye(count + 3, dtype=a.dtype, device=a.device)
+    system = torch.where(left_out[:, :, None], identity, system)  # its weight is 0
+    values = torch.where(left_out[:, :, None], values.new_zeros(()), values)
+    return Spline(a, torch.linalg.solve(system, values), side)
+
+
+def folds(warp: Spline) -> Tensor:
+    """(n,) whether a warp folds or squeezes the picture somewhere."""
+    steps = torch.linspace(0, warp.side - 1, _GRID + 1, dtype=warp.anchors.dtype, device=warp.anchors.device)
+    grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).view(1, -1, 2)
+    old = warp(grid.expand(len(warp.anchors), -1, -1)).view(-1, _GRID + 1, _GRID + 1, 2)
+    across, down = old[:, :-1, 1:] - old[:, :-1, :-1], old[:, 1:, :-1] - old[:, :-1, :-1]
+    area = across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]
+    cell = ((warp.side - 1) / _GRID) ** 2
+    return (area < LEAST_AREA * cell).flatten(1).any(dim=1)
+
+
+def unfolded(old: Tensor, wanted: Tensor, side: int, least: Tensor) -> tuple[Spline, Tensor, Tensor]:
+    """A warp towards wanted places that does not fold: the movement is reduced until that is so.
+
+    Args:
+        old, wanted: points (n, M, 2) of the pictures and where they should go, pixels.
+        least: see :func:`spline`.
+
+    Returns:
+        The spline; where the points went (n, M, 2), exactly; and the share (n,) of the movement that was made, 0 for
+        a picture that stays as it is.
+    """
+    share = old.new_zeros(len(old))
+    new = old.clone()
+    open_ = torch.ones(len(old), dtype=torch.bool, device=old.device)
+    for step in _STEPS:
+        if not open_.any():
+            break
+        tried = old[open_] + step * (wanted[open_] - old[open_])
+        good = ~folds(spline(tried, old[open_], side, least[open_]))
+        chosen = torch.nonzero(open_)[:, 0][good]
+        new[chosen], share[chosen] = tried[good], step
+        open_[chosen] = False
+    warp = spline(new, old, side, least)
+    return warp, warp.invert(old, new), share
+
+
+def sample_at(pictures: Tensor, places: Tensor) -> Tensor:
+    """Pictures (n, c, s, s) at places (n, h, w, 2), pixels: (n, c, h, w), bilinear; the border goes on outside."""
+    grid = (2 * places + 1) / pictures.shape[-1] - 1
+    return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def warped(pictures: Tensor, warp: Spline, matrices: Tensor, size: int) -> Tensor:
+    """Crops (n, 3, size, size) of warped pictures (n, 3, s, s) float, read from the old ones at once.
+
+    Args:
+        matrices: (n, 2, 3) from pixels of the crops to pixels of the new pictures.
+    """
+    coarse = size // 4 + 1  # the spline is smooth: every fourth pixel of it, and straight lines between
+    steps = torch.linspace(-0.5, size - 0.5, coarse, dtype=matrices.dtype, device=matrices.device)
+    grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).view(1, -1, 2)
+    new = grid @ matrices[:, :, :2].transpose(1, 2) + matrices[:, None, :, 2]
+    old = warp(new).view(len(pictures), coarse, coarse, 2).permute(0, 3, 1, 2)
+    fine = torch.arange(size, dtype=matrices.dtype, device=matrices.device)
+    place = (fine + 0.5) * ((coarse - 1) / size) * 2 / (coarse - 1) - 1  # align_corners: corners are at -1 and 1
+    between = torch.stack(torch.meshgrid(place, place, indexing="xy"), -1).expand(len(pictures), -1, -1, -1)
+    places = F.grid_sample(old, between, mode="bilinear", padding_mode="border", align_corners=True)
+    return sample_at(pictures, places.permute(0, 2, 3, 1))
