@@ -273,3 +273,16 @@ def test_every_error_is_ours() -> None:
     names = [name for name in octamark.__all__ if name.endswith("Error")]
     assert len(names) == 10
     assert all(issubclass(getattr(octamark, name), OctamarkError) for name in names)
+
+
+def test_the_cards_offset_moves_points_by_shares_of_the_eye_distance(photograph: Picture) -> None:
+    landmarker = octamark.load("nano", threads=1)
+    x, y = landmarker.card.offset
+    plain = landmarker(photograph)
+    landmarker.card = landmarker.card.model_copy(update={"offset": (x + 0.1, y - 0.2)})
+    moved = landmarker(photograph)
+    distance = np.linalg.norm(plain.landmarks[0, 36] - plain.landmarks[0, 45])
+    np.testing.assert_allclose(
+        moved.landmarks - plain.landmarks, np.broadcast_to([0.1, -0.2], (1, 68, 2)) * distance, atol=0.02
+    )
+    np.testing.assert_array_equal(moved.spread, plain.spread)

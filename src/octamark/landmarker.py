@@ -26,6 +26,7 @@ from octamark.geometry import (
 )
 from octamark.imaging import PictureLike, read_picture
 from octamark.layouts import Layout, layout
+from octamark.metrics import confidence_distances
 from octamark.refiner import REFINE, WARRANTED, Coarse, Refine, Refiner
 from octamark.runtime import session
 from octamark.upright import UPRIGHT, Look, SecondLook, Shot, Upright
@@ -245,10 +246,11 @@ class Landmarker:
             start += len(boxes)
             faces = Faces.empty(self.layout, (picture.shape[1], picture.shape[0]))
             if own:
+                points = shifted(np.stack([look.landmarks for look in own]), self.card.offset, self.layout)
                 faces = Faces(
                     self.layout,
                     faces.size,
-                    landmarks=np.stack([look.landmarks for look in own]).astype(np.float32),
+                    landmarks=points.astype(np.float32),
                     spread=np.stack([look.spread for look in own]).astype(np.float32),
                     confidence=np.stack([look.confidence for look in own]),
                     boxes=boxes,
@@ -287,6 +289,12 @@ class Landmarker:
                 turned = _turned(spread, shot.transform[:, :2])
                 looks.append(Look(apply(shot.transform, points), turned, sure, *maps))
         return looks
+
+
+def shifted(landmarks: NDArray[np.floating], offset: tuple[float, float], layout: Layout) -> NDArray[np.float64]:
+    """Landmarks (n, M, 2) moved by an offset (x, y) in shares of each face's inter-ocular distance; see ModelCard."""
+    unit = confidence_distances(landmarks, layout)[:, None, None]
+    return np.asarray(landmarks + unit * np.asarray(offset))
 
 
 def _turned(spread: NDArray[np.float32], linear: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from octamark.errors import DataError
-from octamark.training.calibration import cross_fitted, fit_calibration
+from octamark.landmarker import shifted
+from octamark.layouts import layout
+from octamark.training.calibration import cross_fitted, fit_calibration, fit_offset
 from octamark.weights.calibration import KNOTS, Calibration
 
 F64 = NDArray[np.float64]
@@ -164,3 +166,17 @@ def test_ties_still_give_rising_tables() -> None:
     again = Calibration.model_validate_json(fitted.model_dump_json())  # a card is read with every check
     assert again == fitted
     assert fitted.spread(raw).mean() == pytest.approx(np.abs(errors).mean(), rel=0.05)
+
+
+def test_the_offset_of_labels_is_found_whatever_the_faces_size() -> None:
+    rng = np.random.default_rng(0)
+    one = layout("ibug68")
+    found = one.diagram * rng.uniform(50, 2000, (60, 1, 1)) + rng.normal(0, 300, (60, 1, 2))
+    unit = one.distance(found, "inter-ocular")[:, None, None]
+    truth = found + unit * (np.array([0.01, -0.002]) + rng.normal(0, 0.02, found.shape))
+    truth[0] += 500  # one lost face does not count
+    truth[1, :5] = np.nan
+    offset = fit_offset(found, truth, one)
+    assert offset == pytest.approx((0.01, -0.002), abs=1e-3)
+    moved = shifted(found, offset, one)
+    assert np.nanmedian((truth - moved) / unit) == pytest.approx(0, abs=1e-3)

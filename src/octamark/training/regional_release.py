@@ -17,7 +17,7 @@ from octamark.datasets.load import training_and_validation
 from octamark.evaluation.run import Predictions, View, detector_square, label_square, predict
 from octamark.evaluation.steadiness import nudge
 from octamark.geometry import apply, invert, landmark_boxes
-from octamark.landmarker import Landmarker
+from octamark.landmarker import Landmarker, shifted
 from octamark.layouts import Layout, layout
 from octamark.metrics import confidence_distances, failure_rate, nme, part_nme
 from octamark.nets.export import Storage, regions_to_onnx
@@ -128,6 +128,8 @@ def release_regions(
     one = layout(config.layout)
     training, validation = training_and_validation(config.data, data, one, config.seed)
     seeing = Landmarker(look or config.regional.look, refine="never")
+    offset = seeing.card.offset
+    seeing.card = seeing.card.model_copy(update={"offset": (0.0, 0.0)})  # crops are placed by points before it
     draft = RegionCard(
         name=config.name,
         layout=config.layout,
@@ -162,17 +164,21 @@ def release_regions(
     assert by_label.scale is not None
     unit = by_label.scale * seeing.card.crop.size / FACE_UNITS
     moved = _nudged(refiner, seeing, validation, config.seed, tick)
-    fitted = fit_fusion(seen["labels"], truth, regional.table, moved)
+    aim = shifted(truth, (-offset[0], -offset[1]), one)  # the labels where a mirrored network can find them
+    fitted = fit_fusion(seen["labels"], aim, regional.table, moved)
     points, raw = fitted.join(seen["labels"], regional.table)
-    calibration = fit_calibration(raw / unit[:, None, None], (points - truth) / unit[:, None, None], one.mirror)
-    held = {name: _held_out(seen["labels"], part, truth, regional.table, moved) for name, part in seen.items()}
+    off = (shifted(points, offset, one) - truth) / unit[:, None, None]
+    calibration = fit_calibration(raw / unit[:, None, None], off, one.mirror)
+    held = {name: _held_out(seen["labels"], part, aim, regional.table, moved) for name, part in seen.items()}
     scores: dict[str, float] = {}
     for name, boxes in (("labels", "label boxes"), ("detector", "YuNet boxes")):
         kept = first[name].found
         for prefix, found in (("", held[name][0]), ("without refinement, ", seen[name].points)):
-            scores |= _scores(f"{prefix}{boxes}, {int(kept.sum())} faces", found[kept], truth[kept], one)
+            right = shifted(found[kept], offset, one)
+            scores |= _scores(f"{prefix}{boxes}, {int(kept.sum())} faces", right, truth[kept], one)
     scores["validation NME of the last epoch, %"] = float(meta["rows"][-1]["validation_nme"]) * 100
-    errors, spread = ((part / unit[:, None, None]) for part in (held["labels"][0] - truth, held["labels"][1]))
+    errors = (shifted(held["labels"][0], offset, one) - truth) / unit[:, None, None]
+    spread = held["labels"][1] / unit[:, None, None]
     distances = confidence_distances(truth, one) / unit
     checks = cross_fitted(spread, errors, distances, one.mirror)
     all_scores = {**scores, **{f"{name} (cross-fitted)": value for name, value in checks.items()}}

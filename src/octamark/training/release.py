@@ -16,14 +16,14 @@ from octamark.datasets.load import training_and_validation
 from octamark.detector import FaceDetector
 from octamark.evaluation.run import Spot, Square, View, detector_square, label_square, predict
 from octamark.geometry import Picture
-from octamark.landmarker import Landmarker
+from octamark.landmarker import Landmarker, shifted
 from octamark.layouts import layout
 from octamark.metrics import confidence_distances, failure_rate, nme
 from octamark.nets.export import Storage, recalibrated, to_onnx
 from octamark.nets.network import OctaveNetwork
 from octamark.nets.predictor import Predictor
 from octamark.training import checkpoints
-from octamark.training.calibration import cross_fitted, detected_boxes, fit_calibration, fit_crop_rule
+from octamark.training.calibration import cross_fitted, detected_boxes, fit_calibration, fit_crop_rule, fit_offset
 from octamark.training.config import Config
 from octamark.training.starting import trained_network
 from octamark.weights import ModelCard
@@ -116,7 +116,7 @@ def calibrate(
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[bytes, ModelCard]:
-    """Fit a weight file's calibration on labelled faces that it was not trained on, and score it there.
+    """Fit a weight file's offset and calibration on labelled faces that it was not trained on, and score it there.
 
     Returns:
         The file with its new calibration and scores, and its card.
@@ -125,7 +125,8 @@ def calibrate(
         DataError: too few faces; WeightsError: a graph that cannot be calibrated.
     """
     card = Landmarker(graph, upright="never", refine="never").card
-    plain = card.model_copy(update={"calibration": Calibration.identity(len(card.calibration.gain))})
+    identity = Calibration.identity(len(card.calibration.gain))
+    plain = card.model_copy(update={"calibration": identity, "offset": (0.0, 0.0)})
     landmarker = Landmarker(recalibrated(graph, plain), upright="never", refine="never")
     found = detector_square(card.crop, detector)
     views = {
@@ -138,12 +139,14 @@ def calibrate(
     by_label = seen["labels"]
     assert by_label.spread is not None
     assert by_label.scale is not None
-    unit = by_label.scale[:, None, None]
-    raw, off, mirror = by_label.spread / unit, (by_label.landmarks - truth) / unit, landmarker.layout.mirror
+    one, unit = landmarker.layout, by_label.scale[:, None, None]
+    offset = fit_offset(by_label.landmarks, truth, one)
+    points = {name: shifted(view.landmarks, offset, one) for name, view in seen.items()}
+    raw, off, mirror = by_label.spread / unit, (points["labels"] - truth) / unit, one.mirror
     fitted = fit_calibration(raw, off, mirror)
-    distances = confidence_distances(truth, landmarker.layout) / by_label.scale
+    distances = confidence_distances(truth, one) / by_label.scale
     checks = cross_fitted(raw, off, distances, mirror)
-    errors = {name: nme(one.landmarks, truth, landmarker.layout) for name, one in seen.items()}
+    errors = {name: nme(found, truth, one) for name, found in points.items()}
     detected = errors["detector"][seen["detector"].found]
     scores = {
         f"validation NME, %, label boxes, {len(samples)} faces": float(errors["labels"].mean() * 100),
@@ -154,7 +157,7 @@ def calibrate(
         **{f"{name} (cross-fitted)": value for name, value in checks.items()},
     }
     said = {name: value for name, value in scores.items() if np.isfinite(value)}  # no failures: no ranking of them
-    scored = card.model_copy(update={"calibration": fitted, "scores": said})
+    scored = card.model_copy(update={"calibration": fitted, "offset": offset, "scores": said})
     return recalibrated(graph, scored), scored
 
 

@@ -49,6 +49,9 @@ class ModelCard(BaseModel):
         name, layout: of the model; ``parameters``: count; ``width``: C of the network.
         crop: how faces are cut.
         calibration: from raw spreads to expected errors and probabilities, applied inside the graph.
+        offset: (x, y) in shares of the inter-ocular distance, added to all points by the predictor: how far the labels
+            of the set lie to one side of where faces and their mirror images agree, which no network that learns from
+            mirrored pictures can know. 300W's lie about 1 % to the right.
         normaliser: of the scores.
         scores: figures on the validation split, each named with its set, boxes and normaliser.
         training_data, terms: what it learned from and what that allows.
@@ -64,6 +67,7 @@ class ModelCard(BaseModel):
     width: int
     crop: CropRule
     calibration: Calibration
+    offset: tuple[float, float] = (0.0, 0.0)
     normaliser: str
     scores: Mapping[str, float]
     training_data: str
