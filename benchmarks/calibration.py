@@ -35,9 +35,9 @@ def main() -> None:
     truth = np.stack([sample.landmarks for sample in samples]).astype(np.float64)
     columns: dict[str, dict[str, float]] = {}
     for name in asked.models:
-        card = octamark.load(name).card
+        card = octamark.load(name, refine="never").card
         plain = card.model_copy(update={"calibration": Calibration.identity(len(card.calibration.gain))})
-        landmarker = octamark.load(recalibrated(weights.read(name), plain), upright="never")
+        landmarker = octamark.load(recalibrated(weights.read(name), plain), upright="never", refine="never")
         seen = predict(landmarker, samples, {"": View(label_square(card.crop))})[""]
         assert seen.spread is not None
         assert seen.scale is not None

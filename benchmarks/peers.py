@@ -70,7 +70,7 @@ def grouped(points: np.ndarray, groups: Groups) -> np.ndarray:
 
 
 def ours(name: str) -> Detector:
-    landmarker = octamark.load(name, threads=1)
+    landmarker = octamark.load(name, refine="never", threads=1)
     rule = landmarker.card.crop
 
     def found(picture: np.ndarray, square: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def views(picture: np.ndarray) -> list[np.ndarray]:
 def ours(pictures: list[np.ndarray], boxes: list[np.ndarray]) -> list[Task]:
     tasks: list[Task] = []
     for name in weights.available():
-        landmarker = octamark.load(name, threads=1)
+        landmarker = octamark.load(name, refine="never", threads=1)
         for batch in (1, 16):
 
             def call(turn: int, landmarker: octamark.Landmarker = landmarker, batch: int = batch) -> object:

@@ -30,7 +30,7 @@ The second finds faces that fill the frame, the third small faces in large pictu
 """
 
 _OVERLAP = 160
-"""Pixels that neighbouring tiles share: faces up to this size lie whole in one of them."""
+"""Pixels that neighbouring tiles share: faces up to about nine tenths of this lie whole in one of them."""
 
 _SAME = 0.5
 """Boxes of tiles that share this part of the smaller one's area show one face."""

@@ -16,7 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from octamark import weights
-from octamark.errors import WeightsError
+from octamark.errors import WeightsError, listed
 from octamark.geometry import Picture, crop
 from octamark.layouts import Layout, layout
 from octamark.metrics import confidence_distances
@@ -83,14 +83,18 @@ class Refiner:
         self, model: str | Path | bytes = weights.REGIONS, *, threads: int | None = None, device: str = "cpu"
     ) -> None:
         name = "the model's bytes" if isinstance(model, bytes) else str(model)
-        self._session: onnxruntime.InferenceSession = session(weights.read(model), name, threads, device)
+        self._session: onnxruntime.InferenceSession = session(
+            weights.read(model, [weights.REGIONS]), name, threads, device
+        )
         self.card: RegionCard = weights.parse_region_card(
             self._session.get_modelmeta().custom_metadata_map.get(weights.METADATA_KEY), name
         )
         self.layout: Layout = layout(self.card.layout)
         self.table = RegionTable(self.layout)
-        if len(self.card.bias) != len(self.table.kinds):
-            raise WeightsError(f"{name}: made for {len(self.card.bias)} kinds of regions; its layout has others")
+        made = (len(self.card.bias), self._session.get_inputs()[0].shape[1], self._session.get_outputs()[0].shape[1])
+        if made != (wanted := (len(self.table.kinds), len(self.table.regions), len(self.table.landmarks))):
+            counts = [f"{n} {what}" for n, what in zip(made, ("kinds", "regions", "readings"), strict=True)]
+            raise WeightsError(f"{name}: made for {listed(counts)}; its layout {self.layout.name} has {wanted}")
 
     def __repr__(self) -> str:
         return f"Refiner({self.card.name!r}, layout={self.card.layout!r}, {self.card.parameters:,} parameters)"
@@ -120,8 +124,7 @@ class Refiner:
 
     def join(self, faces: Sequence[Coarse], readings: Readings) -> tuple[F64, F64]:
         """Points (n, M, 2) of both networks together, and their spreads before calibration, pixels of the pictures."""
-        kinds = np.array([self.table.kinds.index(region.kind) for region in self.table.regions])
-        bias = np.array(self.card.bias)[kinds[self.table.owners]]
+        bias = np.array(self.card.bias)[self.table.reading_kinds]
         points, spread = (np.stack([getattr(face, name) for face in faces]) for name in ("landmarks", "spread"))
         joined: tuple[F64, F64] = fuse(points, spread, *readings, bias, self.card.sharpness, self.table.joining)
         return joined

@@ -42,7 +42,7 @@ class RegionRule(BaseModel):
     Attributes:
         size: side of a crop in pixels of the regional network's input.
         margin: side of the crop over the longer side of the upright box around the region's landmarks.
-        spread: how many mean spreads of the region's landmarks are added to the side.
+        spread: how many mean spreads of the region's landmarks are added to the side, at most its extent.
         least: least side over ``margin`` times the region's extent in the layout's diagram, at the face's scale: a side
             that is hidden, or a mouth seen from the side, is not cut to nothing.
     """
@@ -50,7 +50,7 @@ class RegionRule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     size: int = Field(160, ge=32, multiple_of=32)
-    margin: float = Field(1.35, gt=1.0, le=3.0)
+    margin: float = Field(1.25, gt=1.0, le=3.0)
     spread: float = Field(4.0, ge=0.0, le=20.0)
     least: float = Field(0.7, ge=0.0, le=2.0)
 
@@ -104,6 +104,11 @@ class RegionTable:
         return np.repeat(np.arange(len(self.regions)), [len(region.landmarks) for region in self.regions])
 
     @cached_property
+    def reading_kinds(self) -> np.ndarray:
+        """(K,) the kind of each reading's region, as an index of :attr:`kinds`."""
+        return np.array([self.kinds.index(self.regions[owner].kind) for owner in self.owners])
+
+    @cached_property
     def channel_landmarks(self) -> tuple[int, ...]:
         """The landmark of each channel, of the side that is not mirrored."""
         return tuple(index for region in self.regions if not region.mirrored for index in region.landmarks)
@@ -154,7 +159,7 @@ def place(landmarks: Any, spread: Any, table: RegionTable, rule: RegionRule, xp:
             middles.append((low + high) / 2)
         usual = float((diagram[points].max(axis=0) - diagram[points].min(axis=0)).max())
         extent = xp.maximum(xp.maximum(*sides), rule.least * usual * scale)
-        side = rule.margin * extent + rule.spread * spread[:, points].mean((1, 2))
+        side = rule.margin * extent + xp.minimum(rule.spread * spread[:, points].mean((1, 2)), extent)
         step = side / rule.size
         sign = -1.0 if region.mirrored else 1.0
         linear = xp.stack(

@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from test_export import lively
 
 from drawn_faces import draw_face
 from octamark.geometry import crop, crop_transform
@@ -95,26 +96,31 @@ def test_the_start_takes_over_each_landmarks_heatmap() -> None:
     assert not regional_start(networks(width=16)[1], look, TABLE)
 
 
-def test_a_mirrored_face_is_read_mirrored() -> None:
-    """Both sides go through the same channels: mirror picture and points, and every reading is its partner's."""
-    whole = model(joint=False).eval()
-    pictures, _ = faces(1)
+def test_a_mirrored_face_shows_the_same_crops_and_gives_partners_points() -> None:
+    """Mirror picture and points: the crop of each side is the other side's, pixel by pixel, and so are its readings."""
+    torch.manual_seed(0)
+    regional = RegionalNetwork(lively(NetworkConfig(TABLE.channels, 8)), TABLE, 1.0)
+    whole = RegionalModel(networks()[0], 1.0, regional, RULE, joint=False).eval()
+    pictures = torch.rand(1, 3, 20, 20).repeat_interleave(8, 2).repeat_interleave(8, 3)  # nothing symmetric
     points = torch.from_numpy(draw_face(0, 160)[1])[None]
     partner = layout("ibug68").mirror.copy()
     mirrored = torch.stack([159 - points[..., 0], points[..., 1]], -1)[:, partner]
-    spread = torch.full_like(points, 1.5)
-    identity = torch.eye(2, 3)[None]
-    read = []
+    spread, identity = torch.full_like(points, 1.5), torch.eye(2, 3)[None]
+    crops, own = [], []
     for picture, seen in ((pictures, points), (pictures.flip(3), mirrored)):
-        placed, crops = whole.cropper(picture, identity)(Points(seen, spread))
+        placed, cut = whole.cropper(picture, identity)(Points(seen, spread))
         with torch.no_grad():
-            reading = whole.regional.read(crops)
-            read.append(whole.regional.fuse(Points(seen, spread), whole.regional.in_frame(reading.points, placed)))
-    back = torch.stack([159 - read[1].position[..., 0], read[1].position[..., 1]], -1)[:, partner]
-    midline = partner == np.arange(68)
-    sides = [i for i in range(68) if not midline[i] and i not in (4, 5, 11, 12) and i not in range(27, 36)]
-    sides = [i for i in sides if not 5 <= i <= 11 and i < 48]  # nose, mouth and chin are not mirrored
-    torch.testing.assert_close(back[:, sides], read[0].position[:, sides], atol=2e-2, rtol=0)
+            own.append(regional.in_frame(regional.read(cut).points, placed).position[0])
+        crops.append(cut[0])
+    names = [region.name for region in TABLE.regions]
+    for side, other in (("right_eye", "left_eye"), ("left_jaw", "right_jaw")):
+        first, second = names.index(side), names.index(other)
+        torch.testing.assert_close(crops[1][second], crops[0][first], atol=1e-3, rtol=0)
+        assert (crops[0][first] - crops[0][second]).abs().mean() > 0.05  # the sides do differ
+        for k in np.flatnonzero(TABLE.owners == first):
+            (twin,) = np.flatnonzero((TABLE.owners == second) & (TABLE.landmarks == partner[TABLE.landmarks[k]]))
+            back = torch.stack([159 - own[1][twin, 0], own[1][twin, 1]])
+            torch.testing.assert_close(back, own[0][k], atol=0.05, rtol=0)
 
 
 def test_composition() -> None:
@@ -126,8 +132,6 @@ def test_composition() -> None:
 
 
 def test_the_exported_graph_reads_as_torch_does() -> None:
-    from test_export import lively
-
     from octamark.nets.export import regions_to_onnx
     from octamark.weights import RegionCard, parse_region_card
     from octamark.weights.calibration import Calibration

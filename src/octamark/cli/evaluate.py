@@ -67,6 +67,9 @@ def evaluate(
         str,
         typer.Option("--refine", help="Close look at eyes, nose, mouth, outline: auto, always, never"),
     ] = "auto",
+    regions: Annotated[
+        str, typer.Option("--regions", help="The network for that: regions, or the path of an .onnx file")
+    ] = weights.REGIONS,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for results, plots and the worst faces")] = Path(
         "octamark-evaluation"
     ),
@@ -88,7 +91,7 @@ def evaluate(
         return
     faces = _read_truth(data, form, split, only, truth, named_layout)
     failed: set[str] = set()
-    run = _Run(faces, boxes, norm, upright, refine, threads, box_jitter, failed)
+    run = _Run(faces, boxes, norm, upright, refine, regions, threads, box_jitter, failed)
     if predictions is not None:
         if compare is not None or box_jitter:
             raise ConfigError("--predictions is a file of results: --compare and --box-jitter need a model to run")
@@ -148,6 +151,7 @@ class _Run:
     normaliser: str | None
     upright: str
     refine: str
+    regions: str
     threads: int | None
     jitter: bool
     failed: set[str]
@@ -158,7 +162,8 @@ class _Run:
         from octamark.evaluation.scoring import score_model
         from octamark.landmarker import load
 
-        landmarker = load(name, upright=self.upright, refine=self.refine, threads=self.threads)  # type: ignore[arg-type]
+        looks = {"upright": self.upright, "refine": self.refine, "regions": self.regions}
+        landmarker = load(name, **looks, threads=self.threads)  # type: ignore[arg-type]
 
         def broken(sample: Sample, problem: str) -> None:
             self.failed.add(sample.name)

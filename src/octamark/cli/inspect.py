@@ -12,6 +12,7 @@ from rich.table import Table
 from octamark import weights
 from octamark.cli.console import make_folder, note, stdout
 from octamark.cli.train import need_packages
+from octamark.errors import WeightsError
 from octamark.landmarker import Landmarker
 from octamark.layouts import BUILTIN, layout
 from octamark.refiner import Refiner
@@ -27,7 +28,7 @@ def models(
         _sizes()
         return
     for name in names or [*weights.available(), weights.REGIONS]:
-        card = Refiner(name).card if name == weights.REGIONS else Landmarker(name, refine="never").card
+        card = _card(name)
         table = Table(
             title=f"{card.name}, {len(weights.read(name)) / 1e6:.2f} MB", title_justify="left", show_header=False
         )
@@ -43,6 +44,17 @@ def models(
         table.add_row("terms", card.terms)
         table.add_row("exported by", f"octamark {card.version}")
         stdout.print(table)
+
+
+def _card(name: str) -> ModelCard | RegionCard:
+    """Of a model, or of a regional network."""
+    try:
+        return Landmarker(name, refine="never").card
+    except WeightsError as error:
+        try:
+            return Refiner(name).card
+        except WeightsError:
+            raise error from None
 
 
 def _crops(card: ModelCard | RegionCard) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Steadiness: does a detector find the same places in a picture that was moved by a known amount? Needs no labels.
 
 A picture is warped by a small similarity at its full size; both pictures are read; the second reading should be the
-first one moved. What it is not, detection noise, is what makes points tremble in video.
+first one moved. The distance between them is what makes points tremble in video.
 """
 
 from __future__ import annotations

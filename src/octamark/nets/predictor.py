@@ -14,7 +14,7 @@ from octamark.layouts import Layout
 from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, EncoderLayer, OctaveNetwork
 from octamark.nets.octave import Maps, OctaveBlock, OctaveConv
-from octamark.nets.regional import RegionalNetwork
+from octamark.nets.regional import LEAST_SPREAD, RegionalNetwork
 from octamark.weights.calibration import CONFIDENCE_SHARE, Calibration
 
 
@@ -160,7 +160,7 @@ class RegionalPredictor(nn.Module):
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         points = self.regional.read(crops.permute(0, 1, 4, 2, 3).float() * (1 / 255)).points
         position, spread = heatmaps.to_input_pixels(points, STRIDE)
-        return position, spread
+        return position, spread.clamp(min=LEAST_SPREAD)
 
 
 def flops(network: OctaveNetwork, size: int) -> int:

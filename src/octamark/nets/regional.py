@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +19,9 @@ from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.regions import RegionRule, RegionTable, carry, fuse, place
+
+LEAST_SPREAD = 1e-3
+"""Of a reading, crop pixels: one of 0 would leave no weight to anything else."""
 
 
 def sample(pictures: Tensor, transforms: Tensor, size: int) -> Tensor:
@@ -79,8 +81,7 @@ class RegionalNetwork(nn.Module):
         self.network, self.table, self.beta = network, table, beta
         self.bias = nn.Parameter(torch.zeros(len(table.kinds)))
         self.sharpness = nn.Parameter(torch.ones(()))
-        kinds = np.array([table.kinds.index(region.kind) for region in table.regions])
-        for name, values in (("owners", table.owners), ("joining", table.joining), ("kind_of", kinds[table.owners])):
+        for name, values in (("owners", table.owners), ("joining", table.joining), ("kind_of", table.reading_kinds)):
             self.register_buffer(name, torch.from_numpy(values), persistent=False)
 
     def read(self, crops: Tensor) -> RegionalReading:
@@ -95,7 +96,7 @@ class RegionalNetwork(nn.Module):
     def in_frame(self, points: Points, transforms: Tensor) -> Points:
         """Readings (n, K, 2), heatmap pixels, in the frame that transforms (n, R, 2, 3) lead to."""
         local = heatmaps.to_input_pixels(points, STRIDE)
-        return Points(*carry(transforms[:, self.owners], local.position, local.spread, torch))
+        return Points(*carry(transforms[:, self.owners], local.position, local.spread.clamp(min=LEAST_SPREAD), torch))
 
     def fuse(self, seen: Points, readings: Points) -> Points:
         """Global points (n, M, 2) and readings (n, K, 2) of one frame as one."""

@@ -131,7 +131,8 @@ class Caricature(_Section):
 class Regional(_Section):
     """Attention-driven cropping: the recipe's network reads regions of faces; see octamark.training.regional.
 
-    The stages' sizes are then those of the regions' crops.
+    The stages' sizes are then those of the regions' crops. Where its size is that of the global network, it starts
+    with the weights of that.
     """
 
     look: str = Field("small", description="released model, run or checkpoint that looks at the whole face")
@@ -193,6 +194,8 @@ class Config(_Section):
     def _regional_alone(self) -> Config:
         if self.regional is not None and (self.unlabelled or self.distillation or self.caricature):
             raise ValueError("regional: leave out the sections unlabelled, distillation and caricature")
+        if self.regional is not None and (self.init is not None or self.loss.name != "laplace_kl"):
+            raise ValueError("regional: leave out init (it starts from regional.look); its loss is laplace_kl")
         return self
 
 

@@ -210,8 +210,8 @@ def shrunk(pictures: Tensor, lowest: int, generator: torch.Generator) -> Tensor:
     side = pictures.shape[-1]
     share = float(torch.rand(1, generator=generator))
     small = round(side * (min(lowest, side) / side) ** share)
-    reduced = F.interpolate(pictures, size=(small, small), mode="bilinear", antialias=True)
-    return F.interpolate(reduced, size=(side, side), mode="bilinear")
+    reduced = F.interpolate(pictures.float(), size=(small, small), mode="bilinear", antialias=True)
+    return F.interpolate(reduced, size=(side, side), mode="bilinear").round().to(torch.uint8)
 
 
 def _in_heatmap(points: Points) -> Points:

@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from octamark import weights
 from octamark._version import __version__
 from octamark.datasets import Sample
 from octamark.datasets.load import training_and_validation
+from octamark.errors import ConfigError, listed
 from octamark.evaluation.run import Predictions, View, detector_square, label_square, predict
 from octamark.evaluation.steadiness import nudge
 from octamark.geometry import apply, invert, landmark_boxes
@@ -71,7 +73,7 @@ class Fusion(NamedTuple):
 
     def join(self, seen: Seen, table: RegionTable) -> tuple[F64, F64]:
         """Fused points and spreads (n, M, 2)."""
-        bias = self.bias[_kinds(table)]
+        bias = self.bias[table.reading_kinds]
         joined: tuple[F64, F64] = fuse(*seen, bias, self.sharpness, table.joining.astype(np.float64))
         return joined
 
@@ -121,13 +123,18 @@ def release_regions(
     the exported files, the fused ones with a fusion that was fitted on other faces (five folds).
 
     Raises:
+        ConfigError: a run that trained its global network too, or one whose global network is no weight file.
         WeightsError, DataError: as the readers raise them.
     """
     regional, config, meta = load_regional(run)
     assert config.regional is not None
+    if config.regional.joint:
+        raise ConfigError(
+            f"{run}: its global network learned too (regional.joint) and fits no released model; set joint = false"
+        )
+    seeing = _looking(look or config.regional.look)
     one = layout(config.layout)
     training, validation = training_and_validation(config.data, data, one, config.seed)
-    seeing = Landmarker(look or config.regional.look, refine="never")
     offset = seeing.card.offset
     seeing.card = seeing.card.model_copy(update={"offset": (0.0, 0.0)})  # crops are placed by points before it
     draft = RegionCard(
@@ -194,6 +201,20 @@ def release_regions(
     return RegionalRelease(onnx, card, half_checkpoint(regional, meta))
 
 
+def _looking(model: str) -> Landmarker:
+    """The model whose points the regions follow.
+
+    Raises:
+        ConfigError: neither a model that ships nor an .onnx file.
+    """
+    if model not in weights.available() and Path(model).suffix != ".onnx":
+        raise ConfigError(
+            f"the regions follow the points of {model!r}; name its weight file (octamark export writes one): "
+            f"--look MODEL.onnx, or a model that ships: {listed(weights.available())}"
+        )
+    return Landmarker(model, refine="never")
+
+
 def fit_fusion(seen: Seen, truth: F64, table: RegionTable, moved: Seen | None = None, steps: int = 400) -> Fusion:
     """The biases and the sharpness that make the fused points' mean error least, by gradient descent.
 
@@ -203,7 +224,7 @@ def fit_fusion(seen: Seen, truth: F64, table: RegionTable, moved: Seen | None = 
             between both readings counts too, each of the two against the global network's own.
     """
     points, spread, readings, reading_spread, right = (torch.from_numpy(part) for part in (*seen, truth))
-    joining, kinds = torch.from_numpy(table.joining.astype(np.float64)), torch.from_numpy(_kinds(table))
+    joining, kinds = torch.from_numpy(table.joining.astype(np.float64)), torch.from_numpy(table.reading_kinds)
     bias = torch.zeros(len(table.kinds), dtype=torch.float64, requires_grad=True)
     log_sharpness = torch.zeros((), dtype=torch.float64, requires_grad=True)
     unit = torch.from_numpy(confidence_distances(truth, table.layout))[:, None]
@@ -225,12 +246,6 @@ def fit_fusion(seen: Seen, truth: F64, table: RegionTable, moved: Seen | None = 
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return Fusion(bias.detach().numpy(), float(log_sharpness.detach().exp()))
-
-
-def _kinds(table: RegionTable) -> NDArray[np.int64]:
-    """(K,) the kind of each reading's region."""
-    kinds = np.array([table.kinds.index(region.kind) for region in table.regions])
-    return np.asarray(kinds[table.owners])
 
 
 def _seen(refiner: Refiner, samples: Sequence[Sample], found: Predictions, size: int, tick: Callable[[], None]) -> Seen:

@@ -35,7 +35,7 @@ def checkpoint_path(name: str, argument: str = "init") -> Path:
     Raises:
         WeightsError: none of these; the message tells what there is.
     """
-    released = {file.stem: file for file in RELEASES.glob("*.safetensors")}
+    released = {file.stem: file for file in RELEASES.glob("*.safetensors") if file.stem != weights.REGIONS}
     if name in released:
         return released[name]  # ./small is the folder of that name
     path = Path(name) / "best.safetensors" if name and Path(name).is_dir() else Path(name)
@@ -55,6 +55,10 @@ def trained_network(path: Path) -> tuple[OctaveNetwork, Config, dict[str, Any]]:
     """
     groups, meta = checkpoints.load(path)
     config = parse(meta["config"], str(path))
+    if config.regional is not None:
+        raise WeightsError(
+            f"{path}: a regional network, which reads parts of faces; name one that looks at whole faces"
+        )
     network = OctaveNetwork(network_config(config))
     checkpoints.fill(network, groups.get("ema", {}), path)
     return network.eval(), config, meta

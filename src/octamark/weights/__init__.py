@@ -1,13 +1,14 @@
 """Weight files: the ones that ship, and the cards inside every one.
 
-A weight file is an ONNX graph with its :class:`ModelCard` as JSON in the metadata under ``octamark``.
+A weight file is an ONNX graph with its card as JSON in the metadata under ``octamark``: a :class:`ModelCard`, or the
+:class:`RegionCard` of a regional network.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,9 +137,20 @@ def _parse(text: str | None, source: str, kind: type[_Card]) -> _Card:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        raise WeightsError(
-            f"{source}: a model card that this version cannot read ({error.error_count()} errors)"
-        ) from error
+        said = f"a model card that this version cannot read ({error.error_count()} errors)"
+        if kind is ModelCard and _fits(text, RegionCard):
+            said = "a regional network, which goes beside a model: --regions, or regions= in Python"
+        if kind is RegionCard and _fits(text, ModelCard):
+            said = "a model for whole faces, no regional network"
+        raise WeightsError(f"{source}: {said}") from error
+
+
+def _fits(text: str, kind: type[BaseModel]) -> bool:
+    try:
+        kind.model_validate_json(text)
+    except ValidationError:
+        return False
+    return True
 
 
 def _folder() -> Path:
@@ -156,8 +168,11 @@ def available() -> list[str]:
     return sorted((name for name in files if files[name].is_file()), key=lambda name: files[name].stat().st_size)
 
 
-def read(name: str | Path | bytes) -> bytes:
+def read(name: str | Path | bytes, known: Sequence[str] = ()) -> bytes:
     """The bytes of a weight file: of a model that ships, by name, or of any .onnx file, by path; bytes as they are.
+
+    Args:
+        known: names that the message of an unknown one lists; all models by default.
 
     Raises:
         WeightsError: unknown name (the message lists the names), missing file, or a shipped file that was changed.
@@ -170,7 +185,9 @@ def read(name: str | Path | bytes) -> bytes:
     elif isinstance(name, str | Path) and Path(name).suffix.lower() == ".onnx":
         path = Path(name)
     else:
-        raise WeightsError(f"unknown model {str(name)!r}; models: {listed(available())}, or the path of an .onnx file")
+        raise WeightsError(
+            f"unknown model {str(name)!r}; models: {listed(known or available())}, or the path of an .onnx file"
+        )
     try:
         data = path.read_bytes()
     except OSError as error:
