@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 import octamark
+from octamark.datasets import Sample
 from octamark.datasets.load import training_and_validation
 from octamark.drawing import heatmap_picture
 from octamark.faces import Faces
-from octamark.geometry import crop, crop_transform, detector_squares
+from octamark.geometry import apply, crop, crop_transform, detector_squares, invert, landmark_boxes, squares
 from octamark.imaging import write_atomically, write_picture
 from octamark.layouts import layout
 from octamark.metrics import distances, failure_rate, nme, point_errors
@@ -23,6 +24,7 @@ from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.training import checkpoints
 from octamark.training.batches import FaceStore, centre_crops
+from octamark.training.caricature import STRENGTHS, Caricaturist, stylised
 from octamark.training.config import Config
 from octamark.training.starting import trained_network
 from octamark.training.teacher import read_twice
@@ -52,6 +54,7 @@ def score(folder: Path, data: Path) -> None:
         maps = heatmaps.probabilities(network(face.permute(2, 0, 1)[None] / 255), config.loss.beta)[0].numpy()
     write_picture(folder / "heatmaps.png", glowing(face.numpy(), maps))
     joined = np.concatenate(errors)
+    drawn = on_caricatures(network, config, held_out)
     taught = config.unlabelled is not None and config.unlabelled.teacher is not None and config.data.share < 1
     scores = {
         "nme": float(joined.mean()),
@@ -61,10 +64,32 @@ def score(folder: Path, data: Path) -> None:
         "spread": float(torch.cat(spreads).mean()),
         "seconds": sum(row["seconds"] for row in meta["rows"]),
         "faces": len(joined),
+        **drawn,
         "unlabelled": meta.get("unlabelled"),
         "pseudo_labels": pseudo_labels(network, config, data) if taught else None,
     }
     write_atomically(folder / "scores.json", json.dumps(scores, indent=2).encode())
+
+
+def on_caricatures(network: OctaveNetwork, config: Config, samples: list[Sample]) -> dict[str, float]:
+    """NME on the validation faces as caricatures, crops from their labels, by strength."""
+    one = layout(config.layout)
+    store = FaceStore.load(sorted(samples, key=lambda sample: sample.name), 224, config.data.margin)
+    found = {}
+    for strength in STRENGTHS:
+        pictures, truth = stylised(store.pictures, store.landmarks, Caricaturist(one), strength)
+        crops, places = [], []
+        for picture, landmarks in zip(pictures, truth.numpy(), strict=True):
+            square = squares(landmark_boxes(landmarks), config.data.margin)[0]
+            transform = crop_transform(square, SIZE)
+            crops.append(crop(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()), transform, SIZE))
+            places.append(apply(invert(transform), landmarks))
+        stacked = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
+        with torch.no_grad():
+            maps = torch.cat([network(part) for part in stacked.split(32)])
+        points = heatmaps.to_input_pixels(heatmaps.decode(heatmaps.probabilities(maps, config.loss.beta)), STRIDE)
+        found[strength] = float(nme(points.position.numpy(), np.array(places), one).mean())
+    return found
 
 
 def regional_scores(folder: Path) -> dict[str, float | None]:

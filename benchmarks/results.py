@@ -31,6 +31,9 @@ MEASURES: dict[str, tuple[str, float, int]] = {
     "look": ("of the global network alone, %", 100, 2),
     "eyes": ("eyes, %", 100, 2),
     "mouth": ("mouth, %", 100, 2),
+    "weak": ("weak caricatures, %", 100, 2),
+    "medium": ("medium, %", 100, 2),
+    "strong": ("strong, %", 100, 2),
 }
 
 HEAD = """# Results of controlled comparisons
@@ -143,7 +146,8 @@ def _body(table: Table, sizes: Mapping[str, Any]) -> str:
     if len(table.columns) == 1:
         cells = [table.cells[row, table.columns[0]] for row in table.rows]
         known = {name for cell in cells for run in cell.runs for name in run.scores or {}} or {"nme", "best"}
-        shown = [name for name in MEASURES if name in known]
+        drawn = ("weak", "medium", "strong") if table.plot != "caricature" else ("entropy", "spread", "best")
+        shown = [name for name in MEASURES if name in known and name not in drawn]
         head = [table.axis, *(MEASURES[name][0] for name in shown)]
         return markdown(head, [[c.row, *(said([*c.values(m).values()], m) for m in shown)] for c in cells])
     if table.plot == "sizes":
@@ -260,10 +264,31 @@ def _heatmaps(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
     return True
 
 
+def _caricature(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
+    """NME on photographs and on caricatures by strength, a line for each row, the mean of its seeds."""
+    figure, axes = _axes()
+    drawn = False
+    sets = {"nme": "photographs", "weak": "weak", "medium": "medium", "strong": "strong"}
+    for row in table.rows:
+        cell = table.cells[row, table.columns[0]]
+        finished = [run.scores for run in cell.runs if run.scores is not None and "strong" in run.scores]
+        if finished:
+            drawn = True
+            axes.plot(
+                [*sets.values()], [100 * statistics.fmean(one[key] for one in finished) for key in sets], label=row
+            )
+    if not drawn:
+        return False
+    axes.set(ylabel="validation NME, %, inter-ocular")
+    axes.legend(title=table.axis)
+    return _write(figure, path)
+
+
 PLOTS: dict[str, Callable[[Table, Mapping[str, Any], Path], bool]] = {
     "labels": _labels,
     "curves": _curves,
     "line": _line,
     "sizes": _sizes,
     "heatmaps": _heatmaps,
+    "caricature": _caricature,
 }

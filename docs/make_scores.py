@@ -5,6 +5,7 @@ Needs the package's extra, evaluate. About four minutes on two cores.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from octamark.evaluation import plots
 from octamark.evaluation.results import Result
 from octamark.evaluation.scoring import Truth, score_model
 from octamark.imaging import write_atomically
+from octamark.refiner import Refiner
 
 HERE = Path(__file__).parent
 HEAD = """# Scores
@@ -27,7 +29,8 @@ HEAD = """# Scores
 Written by `python docs/make_scores.py PATH/TO/300w`; nothing here is typed by hand. {faces} faces of 300W's training
 pictures that no training step saw (`splits/val.txt`); they chose the epoch and fitted the calibration: no test set.
 Normaliser inter-ocular; 95 % bootstrap intervals over faces; from the released ONNX files. What the figures
-mean: [measuring.md](measuring.md).
+mean: [measuring.md](measuring.md). Models alone (`refine="never"`), and `small` with its regions read closely
+(`refine="always"`; [resolution.md](resolution.md)).
 """
 
 
@@ -50,10 +53,13 @@ def main() -> None:
     truth = Truth("300w", "val", read("300w", data, "val"), octamark.layout("ibug68"))
     results: dict[tuple[str, str], Result] = {}
     names = weights.available()
+    looks: dict[str, dict[str, Any]] = {name: {"model": name, "refine": "never"} for name in names}
+    refined = f"{weights.REGIONS_LOOK}, refined"
+    looks[refined] = {"model": weights.REGIONS_LOOK, "refine": "always"}
     with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("scoring", total=len(truth.samples) * (2 * len(names) + 2))
-        for name in names:
-            landmarker = octamark.load(name)
+        task = bar.add_task("scoring", total=len(truth.samples) * (2 * len(looks) + 2))
+        for name, asked in looks.items():
+            landmarker = octamark.load(**asked)
             for boxes in ("labels", "detector"):
                 jitter = (name, boxes) == (names[-1], "labels")
                 result, curves = score_model(
@@ -66,7 +72,7 @@ def main() -> None:
     best = results[names[-1], "labels"]
     assert best.trust is not None
     write_atomically(HERE / "reliability.png", plots.reliability_plot(best.trust, best.about))
-    write_atomically(HERE / "ced.png", plots.ced([results[name, "labels"] for name in names]))
+    write_atomically(HERE / "ced.png", plots.ced([_named(results[name, "labels"], name) for name in looks]))
 
     summaries = {key: result.summary() for key, result in results.items()}
     text = [HEAD.format(faces=len(truth.samples)), "## Accuracy\n"]
@@ -104,10 +110,11 @@ def main() -> None:
         "On faces that the calibration was not fitted on (fitted on four fifths, checked on the rest), from the "
         "models' cards; `python benchmarks/calibration.py DATA` also prints what it was before:\n"
     )
-    cards = {name: octamark.load(name).card.scores for name in names}
+    cards = {name: octamark.load(name, refine="never").card.scores for name in names}
+    cards[refined] = Refiner().card.scores
     figures = [key for key in cards[names[0]] if "cross-fitted" in key]
-    rows = [[key.replace(" (cross-fitted)", ""), *(_short(cards[name].get(key)) for name in names)] for key in figures]
-    text.append(table(["", *(f"`{name}`" for name in names)], rows))
+    rows = [[key.replace(" (cross-fitted)", ""), *(_short(one.get(key)) for one in cards.values())] for key in figures]
+    text.append(table(["", *(f"`{name}`" for name in cards)], rows))
     text += [f"`{names[-1]}`, with the calibration that ships:\n", "![reliability](reliability.png)\n"]
     text += ["## Wrong boxes, leaning faces\n", f"`{names[-1]}`, NME in %:\n"]
     for axis, lines in disturbed.items():
@@ -116,6 +123,11 @@ def main() -> None:
         text.append(table([axis, *(f"{value:g}" for value in x)], rows))
     text += ["![robustness](robustness.png)\n"]
     write_atomically(HERE / "scores.md", "\n".join(text).encode())
+
+
+def _named(result: Result, name: str) -> Result:
+    """The result under another detector's name."""
+    return dataclasses.replace(result, about=dataclasses.replace(result.about, model=name))
 
 
 def _short(value: float | None) -> str:

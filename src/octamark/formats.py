@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octamark.faces import Face, Faces
+from octamark.faces import Faces
 from octamark.layouts import Layout
 
 
@@ -110,10 +110,10 @@ def _csv(records: Sequence[Record]) -> dict[str, str]:
     return {"predictions.csv": text.getvalue()}
 
 
-def pts_text(face: Face) -> str:
-    """A .pts file: 1-based points between braces, after a header."""
-    points = "\n".join(f"{x + 1:.3f} {y + 1:.3f}" for x, y in face.landmarks.astype(np.float64))
-    return f"version: 1\nn_points: {len(face.landmarks)}\n{{\n{points}\n}}\n"
+def pts_text(landmarks: NDArray[np.floating]) -> str:
+    """Landmarks (M, 2) as a .pts file: 1-based points between braces, after a header."""
+    points = "\n".join(f"{x + 1:.3f} {y + 1:.3f}" for x, y in landmarks.astype(np.float64))
+    return f"version: 1\nn_points: {len(landmarks)}\n{{\n{points}\n}}\n"
 
 
 def _pts(records: Sequence[Record]) -> dict[str, str]:
@@ -123,7 +123,7 @@ def _pts(records: Sequence[Record]) -> dict[str, str]:
     for record in records:
         for number, face in enumerate(record.faces):
             stem = names.free(f"{record.stem}_{number + 1}") if number else record.stem
-            files[f"{stem}.pts"] = pts_text(face)
+            files[f"{stem}.pts"] = pts_text(face.landmarks)
     return files
 
 

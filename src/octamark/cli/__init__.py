@@ -15,7 +15,7 @@ import warnings
 import typer
 
 from octamark import __version__
-from octamark.cli import crops, evaluate, inspect, predict, train
+from octamark.cli import caricatures, crops, evaluate, inspect, predict, train
 from octamark.cli.console import fail
 from octamark.errors import OctamarkError
 
@@ -30,6 +30,7 @@ app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
 app.command("crops")(crops.crops)
+app.command("caricatures")(caricatures.caricatures)
 app.command("export")(train.export)
 app.command("curves")(train.curves)
 app.command("models")(inspect.models)

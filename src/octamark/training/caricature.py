@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from octamark.layouts import Layout
+from octamark.training.augment import move_points
 from octamark.training.config import Caricature
 from octamark.training.styles import generators, stylise
 from octamark.training.warp import Spline, unfolded, warped
 
-STRENGTHS = {"weak": 0.4, "medium": 0.8, "strong": 1.3}
-"""Of the stylised validation faces."""
+STRENGTHS = {"weak": (0.4, 0.5), "medium": (0.8, 0.8), "strong": (1.3, 1.0)}
+"""Of stylised faces: how far shapes are exaggerated, and how much of a style is taken."""
 
 _APART = 0.012  # of the face's size: nearer points do not both steer the warp
 
@@ -194,6 +195,32 @@ def draw(
     moved = moved.to(landmarks)
     matrices = _following(matrices, landmarks, moved)
     return Drawn(warped(stored.float() / 255, warp, matrices, size), moved, matrices)
+
+
+def stylised(
+    stored: Tensor, landmarks: Tensor, caricaturist: Caricaturist, strength: str, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Stored crops as caricatures of one of :data:`STRENGTHS`, each depending on its place and the seed alone.
+
+    Args:
+        stored: (n, 3, s, s) uint8; landmarks: (n, M, 2) in their pixels.
+
+    Returns:
+        Pictures of the same shape and kind, and their landmarks (n, M, 2).
+    """
+    exaggeration, blend = STRENGTHS[strength]
+    side, generator = stored.shape[-1], torch.Generator().manual_seed(seed)
+    pictures, points = [], []
+    for start in range(0, len(stored), 16):
+        part = slice(start, start + 16)
+        still = torch.eye(2, 3).repeat(len(stored[part]), 1, 1)
+        force = torch.full((len(stored[part]),), exaggeration)
+        drawn = draw(stored[part], landmarks[part], still, side, caricaturist, force, generator)
+        styled = stylise(drawn.pictures, generator, blend)
+        pictures.append((styled * 255).round().to(torch.uint8))
+        unmirrored = torch.zeros(len(still), dtype=torch.bool)
+        points.append(move_points(drawn.landmarks, drawn.matrices, unmirrored, torch.arange(landmarks.shape[1])))
+    return torch.cat(pictures), torch.cat(points)
 
 
 def _following(matrices: Tensor, before: Tensor, after: Tensor) -> Tensor:
