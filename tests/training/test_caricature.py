@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from drawn_faces import draw_face
+from command_line import run
+from drawn_faces import draw_face, write_w300
+from octamark.errors import ConfigError
+from octamark.imaging import read_picture
 from octamark.layouts import BUILTIN, layout
 from octamark.training.augment import augment, middle
-from octamark.training.caricature import Caricatures, Caricaturist, draw, mean_shape
+from octamark.training.caricature import STRENGTHS, Caricatures, Caricaturist, draw, mean_shape, stylised
 from octamark.training.config import Augment, Caricature
 from octamark.training.styles import STYLES, stylise
 from octamark.training.warp import Spline, folds, sample_at, spline, unfolded, warped
@@ -210,3 +215,34 @@ def test_sampling_between_pixels() -> None:
     torch.testing.assert_close(sample_at(picture, places), torch.tensor([[[[9.0, 9.5, 3.0]]]]))
     still = Spline(*spline(torch.empty(1, 0, 2), torch.empty(1, 0, 2), 4, torch.ones(1)))
     torch.testing.assert_close(warped(picture, still, middle(1, 4, 4), 4), picture)
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_stylised_faces_are_labelled_and_reproduce(strength: str) -> None:
+    pictures, landmarks = faces(5)
+    drawn, points = stylised(pictures, landmarks, Caricaturist(IBUG), strength)
+    assert drawn.shape == pictures.shape
+    assert drawn.dtype == torch.uint8
+    assert points.shape == landmarks.shape
+    again, same = stylised(pictures, landmarks, Caricaturist(IBUG), strength)
+    torch.testing.assert_close(again, drawn, atol=0, rtol=0)
+    torch.testing.assert_close(same, points, atol=0, rtol=0)
+    sides = [(one.amax(dim=1) - one.amin(dim=1)).amax(dim=1) for one in (points, landmarks)]
+    torch.testing.assert_close(sides[0], sides[1], rtol=0.02, atol=0)  # as large in the picture as before
+    other, _ = stylised(pictures, landmarks, Caricaturist(IBUG), strength, seed=1)
+    assert (other != drawn).any()
+
+
+def test_the_command_draws_a_sheet_and_a_set_to_score_on(tmp_path: Path) -> None:
+    root = write_w300(tmp_path / "w300", per_folder=4, validation=6)
+    said = run("caricatures", "--data", root, "-o", tmp_path / "sheet.png", "--strength", "strong")
+    assert "6 caricatures, strong" in said
+    assert read_picture(tmp_path / "sheet.png").shape[1] % 8 == 0
+    run("caricatures", "--data", root, "-o", tmp_path / "set", "--seed", "3")
+    assert len(list((tmp_path / "set").glob("*.pts"))) == len(list((tmp_path / "set").glob("*.png"))) == 6
+    said = run(
+        "evaluate", tmp_path / "set", "--format", "folder", "--layout", "ibug68", "-m", "nano", "-o", tmp_path / "out"
+    )
+    assert "6 faces" in said or "NME" in said
+    with pytest.raises(ConfigError, match="strength 'wild'; allowed: weak, medium, strong"):
+        run("caricatures", "--data", root, "-o", tmp_path / "x.png", "--strength", "wild")
