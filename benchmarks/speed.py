@@ -58,8 +58,10 @@ def views(picture: np.ndarray) -> list[np.ndarray]:
 
 def ours(pictures: list[np.ndarray], boxes: list[np.ndarray]) -> list[Task]:
     tasks: list[Task] = []
-    for name in weights.available():
-        landmarker = octamark.load(name, refine="never", threads=1)
+    looks = [(name, name, "never") for name in weights.available()]
+    looks.append((f"{weights.REGIONS_LOOK} refined", weights.REGIONS_LOOK, "always"))
+    for name, model, refine in looks:
+        landmarker = octamark.load(model, refine=refine, threads=1)  # type: ignore[arg-type]
         for batch in (1, 16):
 
             def call(turn: int, landmarker: octamark.Landmarker = landmarker, batch: int = batch) -> object:

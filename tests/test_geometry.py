@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from octamark.geometry import (
     apply,
     crop,
     crop_transform,
+    crops,
     detector_squares,
     invert,
     landmark_boxes,
@@ -95,3 +97,20 @@ def test_boxes_and_squares() -> None:
     np.testing.assert_allclose(boxes, [[0, 10, 20, 50]])
     np.testing.assert_allclose(squares(boxes, 1.5), [[10, 30, 60]])
     np.testing.assert_allclose(detector_squares(np.array([[0, 0, 10, 40]]), 2.0, (0.0, 0.5)), [[5, 30, 40]])
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.7, 4.2, 9.0])
+def test_crops_that_share_a_reduction_look_as_each_alone(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    rough = rng.integers(0, 256, (30, 40, 3)).astype(np.uint8)
+    picture = np.asarray(cv2.resize(rough, (1200, 900), interpolation=cv2.INTER_CUBIC), np.uint8)
+    squares_ = [(300.0, 300.0, 64 * scale), (420.0, 350.0, 64 * scale * 1.4), (-20.0, 850.0, 64 * scale)]
+    transforms = np.stack([crop_transform(np.array(one), 64, 12.0) for one in squares_])
+    transforms[1] = transforms[1] @ np.array([[-1.0, 0, 63], [0, 1, 0], [0, 0, 1]])  # mirrored
+    together = crops(picture, transforms, 64).astype(np.float64)
+    for one, transform in zip(together, transforms, strict=True):
+        alone = crop(picture, transform, 64).astype(np.float64)
+        assert np.abs(one - alone).mean() < 4
+        assert np.quantile(np.abs(one - alone), 0.98) < 30
+    transforms[:, :, 2] += 9000
+    assert not crops(picture, transforms, 64).any()

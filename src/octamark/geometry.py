@@ -173,19 +173,38 @@ def crop(picture: Picture, transform: Floats, size: int) -> Picture:
     Bilinear; where the picture is shrunk by more than 2, the part at hand is first reduced by area averages, so that
     a large face does not alias and cost follows the face, not the picture.
     """
+    matrix = np.asarray(transform, dtype=np.float64)
+    near = _near(picture, matrix[None], size, int(np.hypot(matrix[0, 0], matrix[1, 0])))
+    if near is None:
+        return np.zeros((size, size, 3), dtype=np.uint8)
+    part, (matrix,) = near
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(part, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT), np.uint8)
+
+
+def crops(picture: Picture, transforms: Floats, size: int) -> Picture:
+    """Crops (n, size, size, 3) that lie near each other, as :func:`crop` cuts them; what they share is reduced once."""
+    matrices = np.asarray(transforms, dtype=np.float64)
+    near = _near(picture, matrices, size, int(np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]).min()))
+    if near is None:
+        return np.zeros((len(matrices), size, size, 3), dtype=np.uint8)
+    return np.stack([crop(near[0], matrix, size) for matrix in near[1]])
+
+
+def _near(picture: Picture, matrices: F64, size: int, shrink: int) -> tuple[Picture, F64] | None:
+    """The part of a picture that crops (n, 2, 3) show, reduced by whole pixels, and the crops in it; None outside."""
     height, width = picture.shape[:2]
-    corners = apply(transform, np.array([[-1.0, -1.0], [size, -1.0], [-1.0, size], [size, size]]))
+    square = np.array([[-1.0, -1.0], [size, -1.0], [-1.0, size], [size, size]])
+    corners = (square @ matrices[:, :, :2].transpose(0, 2, 1) + matrices[:, None, :, 2]).reshape(-1, 2)
     first = np.clip(np.floor(corners.min(axis=0)) - 1, 0, (width, height)).astype(int)
     last = np.clip(np.ceil(corners.max(axis=0)) + 2, 0, (width, height)).astype(int)
     if (last <= first).any():
-        return np.zeros((size, size, 3), dtype=np.uint8)
-    part = picture[first[1] : last[1], first[0] : last[0]]
-    matrix = np.array(transform, dtype=np.float64)
-    matrix[:, 2] -= first
-    shrink = min(int(np.hypot(matrix[0, 0], matrix[1, 0])), max(part.shape[:2]))
+        return None
+    part, matrices = picture[first[1] : last[1], first[0] : last[0]], matrices.copy()
+    matrices[:, :, 2] -= first
+    shrink = min(shrink, max(part.shape[:2]))
     if shrink >= 2:
         part = _reduced(part, shrink)
-        matrix /= shrink
-        matrix[:, 2] += 0.5 / shrink - 0.5
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(part, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT), np.uint8)
+        matrices /= shrink
+        matrices[:, :, 2] += 0.5 / shrink - 0.5
+    return part, matrices

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from octamark import weights
 from octamark.errors import WeightsError, listed
-from octamark.geometry import Picture, crop
+from octamark.geometry import Picture, crops
 from octamark.layouts import Layout, layout
 from octamark.metrics import confidence_distances
 from octamark.regions import RegionTable, carry, fuse, place
@@ -110,13 +110,9 @@ class Refiner:
         for start in range(0, len(faces), _BATCH):
             some = faces[start : start + _BATCH]
             transforms = self.transforms(some)
-            crops = np.stack(
-                [
-                    np.stack([crop(face.picture, one, self.card.rule.size) for one in own])
-                    for face, own in zip(some, transforms, strict=True)
-                ]
-            )
-            found, raw = self._session.run(["readings", "spread"], {"crops": crops})
+            size = self.card.rule.size
+            cut = np.stack([crops(face.picture, own, size) for face, own in zip(some, transforms, strict=True)])
+            found, raw = self._session.run(["readings", "spread"], {"crops": cut})
             moved, turned = carry(transforms[:, self.table.owners], found.astype(np.float64), raw.astype(np.float64))
             points.append(moved)
             spreads.append(turned)
