@@ -14,7 +14,7 @@ SOURCE = Path(octamark.__file__).parent
 # Imports point from later rooms to earlier ones only.
 ROOMS = (
     "errors", "_version", "layouts", "metrics", "regions", "geometry", "imaging", "faces", "weights", "runtime",
-    "detector", "upright", "refiner", "landmarker", "drawing", "formats", "reliability",
+    "detector", "upright", "framing", "refiner", "landmarker", "drawing", "formats", "reliability",
     "datasets", "evaluation", "nets", "training", "cli",
 )  # fmt: skip
 TORCH = {"torch", "lightning_fabric", "kornia", "safetensors", "onnx", "onnxscript"}

@@ -286,3 +286,26 @@ def test_the_cards_offset_moves_points_by_shares_of_the_eye_distance(photograph:
         moved.landmarks - plain.landmarks, np.broadcast_to([0.1, -0.2], (1, 68, 2)) * distance, atol=0.02
     )
     np.testing.assert_array_equal(moved.spread, plain.spread)
+
+
+@pytest.mark.parametrize("room", [20, 60, 90])
+def test_a_face_that_fills_the_picture_needs_no_detector(
+    nano: Landmarker, photograph: Picture, box: NDArray[np.float32], room: int
+) -> None:
+    """Cut around a face, more or less closely: found as well as with the detector's box."""
+    expected = nano(photograph, [box]).landmarks[0]
+    x, y = np.maximum((box[:2] + box[2:]) / 2 - 80 - room, 0).astype(int)
+    part = np.ascontiguousarray(photograph[y : y + 160 + 2 * room, x : x + 160 + 2 * room])
+    faces = nano(part, "picture")
+    assert len(faces) == 1
+    distance = np.linalg.norm(expected[36] - expected[45])
+    assert np.linalg.norm(faces.landmarks[0] + [x, y] - expected, axis=1).mean() < 0.04 * distance
+    assert faces.scores[0] > 0.5
+    together = nano([part, photograph], ["picture", None])
+    same(together[0], faces)
+    same(together[1], nano(photograph))
+    with pytest.raises(BoxError, match="boxes 'image'; allowed"):
+        nano(part, "image")  # type: ignore[arg-type]
+    empty = nano(np.zeros((80, 120, 3), np.uint8), "picture")  # no face: the score says so
+    assert len(empty) == 1
+    assert empty.scores[0] < 0.5

@@ -14,6 +14,7 @@ from octamark import weights
 from octamark.detector import FaceDetector
 from octamark.errors import BoxError, ConfigError, PictureError, WeightsError, listed
 from octamark.faces import Faces
+from octamark.framing import PICTURE, framed
 from octamark.geometry import (
     Picture,
     apply,
@@ -33,7 +34,7 @@ from octamark.upright import UPRIGHT, Look, SecondLook, Shot, Upright
 from octamark.weights import ModelCard
 
 BoxKind = Literal["detector", "landmarks"]
-Boxes = NDArray[np.floating] | Sequence[Sequence[float]]
+Boxes = NDArray[np.floating] | Sequence[Sequence[float]] | Literal["picture"]
 
 _BATCH = 16
 """Crops per run of the network; more in one run costs memory and gains nothing on a CPU."""
@@ -151,8 +152,10 @@ class Landmarker:
         Args:
             picture: path, encoded bytes, PIL image or array (see :func:`octamark.imaging.read_picture`), or a list
                 or tuple of them; all crops of all pictures then share the network's runs.
-            boxes: (n, 4) tight face boxes xyxy in pixels, as detectors give them; None looks for faces. For a list of
-                pictures, a list with an entry for each.
+            boxes: (n, 4) tight face boxes xyxy in pixels, as detectors give them; None looks for faces; ``"picture"``
+                says that one face fills the picture, such as a drawing in which the detector sees none: of several
+                guesses the surest counts, and its mean confidence is the score. For a list of pictures, a list with an
+                entry for each.
             box_kind: what the boxes are: ``"detector"`` boxes of a face, or tight around the ``"landmarks"``, as
                 labels give them. The crop rule of the model's card differs.
             heatmaps: keep the probability maps.
@@ -184,6 +187,11 @@ class Landmarker:
     def _predict(self, pictures: list[Picture], asked: Sequence[Any], box_kind: BoxKind, heatmaps: bool) -> list[Faces]:
         results, shots = [], list[Shot]()
         for index, (picture, given) in enumerate(zip(pictures, asked, strict=True)):
+            if isinstance(given, str):
+                shot, box, score = self._framed(picture, given)
+                shots.append(shot)
+                results.append((picture, box, score))
+                continue
             if given is None:
                 boxes, scores = self.detector(picture)
             else:
@@ -194,6 +202,15 @@ class Landmarker:
             shots.extend(Shot(picture, *where) for where in zip(self._transforms(boxes, kind), centres, strict=True))
             results.append((picture, boxes, scores))
         return self._assemble(results, shots, heatmaps)
+
+    def _framed(self, picture: Picture, said: str) -> tuple[Shot, NDArray[np.float32], NDArray[np.float32]]:
+        """The one face of a picture that it fills: its crop, box and score."""
+        if said != PICTURE:
+            raise BoxError(
+                f"boxes {said!r}; allowed: (n, 4) numbers x1 y1 x2 y2, {PICTURE!r}, or None for the detector"
+            )
+        shot, look = framed(picture, self._look, self.card.crop)
+        return shot, landmark_boxes(look.landmarks)[None].astype(np.float32), np.array([look.sureness], np.float32)
 
     def in_crops(
         self,

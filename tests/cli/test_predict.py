@@ -168,6 +168,9 @@ def test_a_close_look_and_tiles_on_demand(folder: Path) -> None:
     never, always = (np.array(points("--refine", mode)) for mode in ("never", "always"))
     assert 0.1 < np.abs(never - always).max() < 10
     np.testing.assert_array_equal(points("--refine", "always", "--tiles"), always)  # too small a picture for tiles
+    filled = octamark("predict", folder / "empty.png", "--box", "picture")
+    assert len(json.loads(filled.stdout)["faces"]) == 1
+    refused("--box 'image'; allowed: detector, picture", "predict", folder / "good.png", "--box", "image")
     refused("refine 'yes'; allowed: auto, always, never", "predict", folder / "good.png", "--refine", "yes")
     refused("unknown model 'region'", "predict", folder / "good.png", "--refine", "always", "--regions", "region")
 

@@ -16,9 +16,10 @@ import typer
 from octamark import drawing, weights
 from octamark.cli.console import counted, fail, make_folder, note, progress
 from octamark.detector import FaceDetector
-from octamark.errors import OutputError, PictureError, listed
+from octamark.errors import BoxError, OutputError, PictureError, listed
 from octamark.faces import Faces
 from octamark.formats import FORMATS, Record, unique_stems
+from octamark.framing import PICTURE
 from octamark.geometry import Picture
 from octamark.imaging import SUFFIXES, read_picture, write_atomically, write_picture
 from octamark.landmarker import Landmarker
@@ -54,6 +55,9 @@ def predict(
     regions: Annotated[
         str, typer.Option("--regions", help="The network for that: regions, or the path of an .onnx file")
     ] = weights.REGIONS,
+    box: Annotated[
+        str, typer.Option("--box", help="detector; or picture: one face fills it, as in drawings that no detector sees")
+    ] = "detector",
     tiles: Annotated[
         bool, typer.Option("--tiles", help="Look for small faces in large pictures, tile by tile: slower")
     ] = False,
@@ -79,7 +83,9 @@ def predict(
         device=device,
         detector=FaceDetector(tiles=tiles),
     )
-    job = _Job(landmarker, out, overlay or show, heatmap)
+    if box not in ("detector", PICTURE):
+        raise BoxError(f"--box {box!r}; allowed: detector, {PICTURE}")
+    job = _Job(landmarker, out, overlay or show, heatmap, box)
     if out is not None:
         make_folder(out)
     interrupted = False
@@ -111,6 +117,7 @@ class _Job:
     out: Path | None
     overlay: bool
     heatmap: bool
+    box: str
     records: list[Record] = field(default_factory=list)
     drawn: list[Path] = field(default_factory=list)
     failed: int = 0
@@ -137,7 +144,8 @@ class _Job:
             self._predict(chunk)
 
     def _predict(self, chunk: list[tuple[str, str, Picture]]) -> None:
-        found = self.landmarker([picture for _, _, picture in chunk], heatmaps=self.heatmap)
+        boxes = [PICTURE] * len(chunk) if self.box == PICTURE else None
+        found = self.landmarker([picture for _, _, picture in chunk], boxes, heatmaps=self.heatmap)  # type: ignore[arg-type]
         for (name, stem, picture), faces in zip(chunk, found, strict=True):
             if not len(faces):
                 note(f"{name}: no face found")
