@@ -13,13 +13,15 @@ from torch import Tensor
 
 from command_line import run
 from drawn_faces import draw_face, write_w300
+from octamark.datasets.load import training_and_validation
 from octamark.errors import ConfigError
 from octamark.imaging import read_picture
 from octamark.layouts import BUILTIN, layout
 from octamark.training.augment import augment, middle
 from octamark.training.caricature import STRENGTHS, Caricatures, Caricaturist, draw, mean_shape, stylised
-from octamark.training.config import Augment, Caricature
+from octamark.training.config import Augment, Caricature, parse
 from octamark.training.styles import STYLES, stylise
+from octamark.training.trainer import Trainer
 from octamark.training.warp import Spline, folds, sample_at, spline, unfolded, warped
 
 IBUG = layout("ibug68")
@@ -246,3 +248,22 @@ def test_the_command_draws_a_sheet_and_a_set_to_score_on(tmp_path: Path) -> None
     assert "6 faces" in said or "NME" in said
     with pytest.raises(ConfigError, match="strength 'wild'; allowed: weak, medium, strong"):
         run("caricatures", "--data", root, "-o", tmp_path / "x.png", "--strength", "wild")
+
+
+def test_a_recipe_with_caricatures_trains_and_reproduces(tmp_path: Path) -> None:
+    root = write_w300(tmp_path / "w300", per_folder=8, validation=4)
+    stage = {"size": 64, "epochs": 2, "batch": 8, "learning_rate": 5e-3}
+    table = {"name": "drawn", "network": {"size": "nano"}, "stages": [stage], "caricature": {"share": 0.5}}
+    config = parse(table, "x")
+    faces_ = training_and_validation(config.data, root, IBUG)
+    curves = []
+    for number in range(2):
+        trainer = Trainer(config, *faces_, tmp_path / f"run{number}", device="cpu")
+        trainer.run()
+        curves.append([(row["loss"], row["validation_nme"]) for row in trainer.rows])
+    assert curves[0] == curves[1]
+    plain = Trainer(parse({**table, "caricature": None}, "x"), *faces_, tmp_path / "plain", device="cpu")
+    plain.run()
+    assert plain.rows[0]["loss"] != curves[0][0][0]
+    with pytest.raises(ConfigError, match=r"unknown key caricature\.strenght; allowed there: share, strength, style"):
+        parse({**table, "caricature": {"strenght": 1}}, "x")
