@@ -37,7 +37,7 @@ from octamark.weights.calibration import Calibration
 
 F64 = NDArray[np.float64]
 
-STEADY = 0.1
+STEADY = 0.2
 """How much the distance between two readings of a face counts in the fit of the fusion, beside the error."""
 
 
