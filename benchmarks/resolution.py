@@ -230,8 +230,9 @@ HEAD = """# From 256 pixels to 4K
 
 Written by `python benchmarks/resolution.py PATH/TO/300w -o docs/resolution`, one run. Faces: the HELEN part of 300W's
 validation split ({faces} faces; 20 from 2,048 pixels on; way b reads {whole}, 2 and 1), boxes from labels, no second
-look. A face's size is the longer side of the box around its landmarks. Sizes below a face's own are made by area averages,
-sizes beyond it by bicubic enlargement: they show time, memory and steadiness, but no detail that was not there.
+look. A face's size is the longer side of the box around its landmarks. Sizes below a face's own are made by area
+averages, sizes beyond it by bicubic enlargement: they show time, memory and steadiness, but no detail that was not
+there.
 
 - **(a)** `small` on the face shrunk to its input of 224x224: `octamark.load("small", refine="never")`;
 - **(b)** the same network run whole on the face at full resolution, in torch, with {memory} GiB at most;
