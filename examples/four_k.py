@@ -23,7 +23,10 @@ from octamark.imaging import write_picture
 
 def main() -> None:
     if len(sys.argv) > 1:
-        picture = octamark.read_picture(sys.argv[1])
+        try:
+            picture = octamark.read_picture(sys.argv[1])
+        except octamark.PictureError as error:
+            raise SystemExit(f"error: {error}") from None
     else:
         portrait = octamark.read_picture(astronaut())[:256, 96:352]
         picture = np.asarray(cv2.resize(portrait, (4096, 4096), interpolation=cv2.INTER_CUBIC), np.uint8)

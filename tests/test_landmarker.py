@@ -301,6 +301,11 @@ def test_a_face_that_fills_the_picture_needs_no_detector(
     distance = np.linalg.norm(expected[36] - expected[45])
     assert np.linalg.norm(faces.landmarks[0] + [x, y] - expected, axis=1).mean() < 0.04 * distance
     assert faces.scores[0] > 0.5
+    np.testing.assert_allclose(faces.scores[0], faces.confidence[0].mean(), atol=1e-6)
+    np.testing.assert_allclose(faces.boxes[0], landmark_boxes(faces.landmarks[0]), atol=1e-3)
+    headlong = nano(np.ascontiguousarray(part[::-1, ::-1]), "picture")  # found by turning: so are box and score
+    np.testing.assert_allclose(headlong.scores[0], headlong.confidence[0].mean(), atol=1e-6)
+    np.testing.assert_allclose(headlong.boxes[0], landmark_boxes(headlong.landmarks[0]), atol=1e-3)
     together = nano([part, photograph], ["picture", None])
     same(together[0], faces)
     same(together[1], nano(photograph))

@@ -129,8 +129,10 @@ def close_look(
         region: a name in the layout's table of regions.
 
     Raises:
-        LayoutError: no region of that name.
+        LayoutError: no region of that name. ValueError: a size below 32.
     """
+    if size < 32:
+        raise ValueError(f"size {size}: at least 32 pixels")
     names = [one.name for one in refiner.table.regions]
     if region not in names:
         raise LayoutError(f"layout {refiner.layout.name} has no region {region!r}; regions: {listed(names)}")

@@ -36,6 +36,8 @@ from octamark.weights import ModelCard
 BoxKind = Literal["detector", "landmarks"]
 Boxes = NDArray[np.floating] | Sequence[Sequence[float]] | Literal["picture"]
 
+_UNKNOWN_BOX, _UNKNOWN_SCORE = np.full((1, 4), np.nan, np.float32), np.full(1, np.nan, np.float32)
+
 _BATCH = 16
 """Crops per run of the network; more in one run costs memory and gains nothing on a CPU."""
 
@@ -188,9 +190,8 @@ class Landmarker:
         results, shots = [], list[Shot]()
         for index, (picture, given) in enumerate(zip(pictures, asked, strict=True)):
             if isinstance(given, str):
-                shot, box, score = self._framed(picture, given)
-                shots.append(shot)
-                results.append((picture, box, score))
+                shots.append(self._framed(picture, given))
+                results.append((picture, _UNKNOWN_BOX, _UNKNOWN_SCORE))
                 continue
             if given is None:
                 boxes, scores = self.detector(picture)
@@ -203,14 +204,13 @@ class Landmarker:
             results.append((picture, boxes, scores))
         return self._assemble(results, shots, heatmaps)
 
-    def _framed(self, picture: Picture, said: str) -> tuple[Shot, NDArray[np.float32], NDArray[np.float32]]:
-        """The one face of a picture that it fills: its crop, box and score."""
+    def _framed(self, picture: Picture, said: str) -> Shot:
+        """The crop of the one face of a picture that it fills."""
         if said != PICTURE:
             raise BoxError(
                 f"boxes {said!r}; allowed: (n, 4) numbers x1 y1 x2 y2, {PICTURE!r}, or None for the detector"
             )
-        shot, look = framed(picture, self._look, self.card.crop)
-        return shot, landmark_boxes(look.landmarks)[None].astype(np.float32), np.array([look.sureness], np.float32)
+        return framed(picture, self._look, self.card.crop)[0]
 
     def in_crops(
         self,
@@ -264,6 +264,9 @@ class Landmarker:
             faces = Faces.empty(self.layout, (picture.shape[1], picture.shape[0]))
             if own:
                 points = shifted(np.stack([look.landmarks for look in own]), self.card.offset, self.layout)
+                if np.isnan(scores).any():  # a face that fills its picture
+                    boxes = landmark_boxes(points).astype(np.float32)
+                    scores = np.array([look.sureness for look in own], np.float32)
                 faces = Faces(
                     self.layout,
                     faces.size,

@@ -14,7 +14,7 @@ from torch import Tensor
 from command_line import run
 from drawn_faces import draw_face, write_w300
 from octamark.datasets.load import training_and_validation
-from octamark.errors import ConfigError
+from octamark.errors import ConfigError, OutputError
 from octamark.imaging import read_picture
 from octamark.layouts import BUILTIN, layout
 from octamark.training.augment import augment, middle
@@ -246,6 +246,12 @@ def test_the_command_draws_a_sheet_and_a_set_to_score_on(tmp_path: Path) -> None
         "evaluate", tmp_path / "set", "--format", "folder", "--layout", "ibug68", "-m", "nano", "-o", tmp_path / "out"
     )
     assert "6 faces" in said or "NME" in said
+    with pytest.raises(OutputError, match=r"a sheet is written as a \.png file"):
+        run("caricatures", "--data", root, "-o", tmp_path / "x.jpg")
+    broken = next(iter(sorted((root / "afw").glob("face_0.*g"))))
+    broken.write_bytes(broken.read_bytes()[:200])
+    run("caricatures", "--data", root, "-o", tmp_path / "rest", code=1)
+    assert len(list((tmp_path / "rest").glob("*.png"))) == 5
     with pytest.raises(ConfigError, match="strength 'wild'; allowed: weak, medium, strong"):
         run("caricatures", "--data", root, "-o", tmp_path / "x.png", "--strength", "wild")
 

@@ -90,6 +90,7 @@ def test_a_run_resumes_on_the_same_curve(look: Path, root: Path, tmp_path: Path,
     [
         ({"look": "smal"}, "regional.look 'smal': no such checkpoint"),
         ({"view": 10}, "regional.view"),
+        ({"lowest": 200}, "regional: lowest 200 is more than view 96"),
         ({"jiter": 1}, "unknown key regional.jiter"),
     ],
 )
@@ -169,6 +170,7 @@ def test_the_command_trains_and_refuses(look: Path, root: Path, tmp_path: Path) 
     [regional]
     look = "{look}"
     view = 96
+    lowest = 48
     [[stages]]
     size = 64
     epochs = 1

@@ -7,20 +7,22 @@ from typing import Annotated
 
 import typer
 
-from octamark.cli.console import make_folder, note
+from octamark.cli.console import counted, fail, make_folder, note, progress
 from octamark.cli.train import need_packages
-from octamark.errors import ConfigError, listed
+from octamark.errors import ConfigError, OutputError, PictureError, listed
+from octamark.imaging import SUFFIXES
 
 
 def caricatures(
     data: Annotated[Path, typer.Option("--data", help="300W's folder, with splits/val.txt")],
     out: Annotated[Path, typer.Option("-o", "--out", help="A .png for a sheet of 32, or a folder for all faces")],
     strength: Annotated[str, typer.Option("--strength", help="weak, medium or strong")] = "medium",
-    seed: Annotated[int, typer.Option("--seed", help="Draws shapes and styles")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Draws shapes and styles")] = 0,
 ) -> None:
     """Turn 300W's validation faces into caricatures, labels included.
 
-    A folder gets pictures with .pts files beside them: octamark evaluate FOLDER --format folder --layout ibug68
+    A folder gets pictures with .pts files beside them: octamark evaluate FOLDER --format folder --layout ibug68. A
+    picture that cannot be read is reported and skipped, and the exit code is then 1.
     """
     need_packages()
     import numpy as np
@@ -35,21 +37,39 @@ def caricatures(
 
     if strength not in STRENGTHS:
         raise ConfigError(f"strength {strength!r}; allowed: {listed(STRENGTHS)}")
-    samples = sorted(w300.read(data, only=w300.read_split_file(data / "splits/val.txt")), key=lambda one: one.name)
     as_sheet = out.suffix.lower() == ".png"
+    if out.suffix.lower() in SUFFIXES and (not as_sheet or out.is_dir()):
+        raise OutputError(f"{out}: a sheet is written as a .png file; other names are folders")
+    make_folder(out.parent if as_sheet else out)
+    samples = sorted(w300.read(data, only=w300.read_split_file(data / "splits/val.txt")), key=lambda one: one.name)
     if as_sheet:
         samples = samples[:: max(1, len(samples) // 32)][:32]
-    one = layout("ibug68")
-    store = FaceStore.load(samples, 128 if as_sheet else 224, 1.25)
-    drawn, points = stylised(store.pictures, store.landmarks, Caricaturist(one), strength, seed)
-    pictures = [np.ascontiguousarray(picture.permute(1, 2, 0).numpy()) for picture in drawn]
-    if as_sheet:
-        make_folder(out.parent)
-        write_picture(out, sheet([dotted(p, q, one) for p, q in zip(pictures, points.numpy(), strict=True)]))
-    else:
-        make_folder(out)
-        for sample, picture, landmarks in zip(samples, pictures, points.numpy(), strict=True):
-            stem = sample.name.replace("/", "_")
-            write_picture(out / f"{stem}.png", picture)
-            write_atomically(out / f"{stem}.pts", pts_text(landmarks).encode())
-    note(f"{len(pictures)} caricatures, {strength}: {out}")
+    one, tiles, failed, done = layout("ibug68"), [], 0, 0
+    caricaturist = Caricaturist(one)
+    try:
+        with progress(visible=True) as bar:
+            for place, sample in enumerate(bar.track(samples, total=len(samples))):
+                try:
+                    store = FaceStore.load([sample], 128 if as_sheet else 224, 1.25)
+                except PictureError as error:
+                    failed += 1
+                    fail(str(error))
+                    continue
+                drawn, points = stylised(store.pictures, store.landmarks, caricaturist, strength, seed, place)
+                picture = np.ascontiguousarray(drawn[0].permute(1, 2, 0).numpy())
+                if as_sheet:
+                    tiles.append(dotted(picture, points[0].numpy(), one))
+                else:
+                    stem = out / sample.name.replace("/", "_")
+                    write_picture(stem.with_name(f"{stem.name}.png"), picture)
+                    write_atomically(stem.with_name(f"{stem.name}.pts"), pts_text(points[0].numpy()).encode())
+                done += 1
+    except KeyboardInterrupt:
+        fail(f"interrupted after {counted(done, 'face')}")
+        raise typer.Exit(130) from None
+    if tiles:
+        write_picture(out, sheet(tiles))
+    note(f"{done} caricatures, {strength}: {out}")
+    if failed:
+        fail(f"{counted(failed, 'picture')} failed" + ("; the rest are done" if done else ""))
+        raise typer.Exit(1)

@@ -71,6 +71,7 @@ def train(
         from octamark.training.sheet import draw
 
         _png(sheet)
+        make_folder(sheet.parent)
         note(f"{draw(faces, config, sheet)} augmented samples: {sheet}")
         return
 
@@ -135,6 +136,10 @@ def _recipe(path: Path | None, init: str | None, unlabelled: bool) -> Config:
     if path is None and (init is None or not unlabelled):
         raise ConfigError("name a recipe; or adapt a trained model: --init MODEL --unlabelled FOLDER")
     config = adaptation(str(init)) if path is None else load(path)
+    if config.regional is not None and (unlabelled or init is not None):
+        raise ConfigError(
+            f"{path}: a regional recipe takes neither --unlabelled nor --init; it starts from regional.look"
+        )
     added: dict[str, object] = {} if init is None else {"init": init}
     if unlabelled and config.unlabelled is None:
         added["unlabelled"] = {} if config.distillation is not None else {"teacher": {}}
@@ -168,6 +173,9 @@ def export(
     regional = is_regional(run)
     if look is not None and not regional:
         raise ConfigError(f"--look goes with a regional network; {run} is none")
+    for file in (out, checkpoint or out):
+        if file.is_dir():
+            raise OutputError(f"{file}: is a folder; name the file to write")
     for folder in {out.parent, (checkpoint or out).parent}:
         make_folder(folder)
     with progress() as bar:

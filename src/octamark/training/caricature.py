@@ -198,27 +198,26 @@ def draw(
 
 
 def stylised(
-    stored: Tensor, landmarks: Tensor, caricaturist: Caricaturist, strength: str, seed: int = 0
+    stored: Tensor, landmarks: Tensor, caricaturist: Caricaturist, strength: str, seed: int = 0, first: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Stored crops as caricatures of one of :data:`STRENGTHS`, each depending on its place and the seed alone.
 
     Args:
         stored: (n, 3, s, s) uint8; landmarks: (n, M, 2) in their pixels.
+        first: place of the first of them.
 
     Returns:
         Pictures of the same shape and kind, and their landmarks (n, M, 2).
     """
     exaggeration, blend = STRENGTHS[strength]
-    side, generator = stored.shape[-1], torch.Generator().manual_seed(seed)
-    pictures, points = [], []
-    for start in range(0, len(stored), 16):
-        part = slice(start, start + 16)
-        still = torch.eye(2, 3).repeat(len(stored[part]), 1, 1)
-        force = torch.full((len(stored[part]),), exaggeration)
+    side, still, force = stored.shape[-1], torch.eye(2, 3)[None], torch.tensor([exaggeration])
+    pictures, points, unmirrored = [], [], torch.zeros(1, dtype=torch.bool)
+    for index in range(len(stored)):
+        part = slice(index, index + 1)
+        generator = torch.Generator().manual_seed(seed * 100_003 + first + index)
         drawn = draw(stored[part], landmarks[part], still, side, caricaturist, force, generator)
         styled = stylise(drawn.pictures, generator, blend)
         pictures.append((styled * 255).round().to(torch.uint8))
-        unmirrored = torch.zeros(len(still), dtype=torch.bool)
         points.append(move_points(drawn.landmarks, drawn.matrices, unmirrored, torch.arange(landmarks.shape[1])))
     return torch.cat(pictures), torch.cat(points)
 

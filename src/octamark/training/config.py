@@ -148,6 +148,12 @@ class Regional(_Section):
     low_resolution: float = Field(0.5, ge=0.0, le=1.0, description="share of steps whose faces are shrunk first")
     lowest: int = Field(128, ge=32, description="side of the face's crop when shrunk most")
 
+    @model_validator(mode="after")
+    def _shrunk_below_view(self) -> Regional:
+        if self.lowest > self.view:
+            raise ValueError(f"lowest {self.lowest} is more than view {self.view}")
+        return self
+
 
 class Stage(_Section):
     """One pass of training at one input size; stages follow each other (progressive resizing)."""
@@ -224,7 +230,7 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown key {place}; allowed there: {listed(_allowed(problem['loc'][:-1]))}"
     given = "" if problem["type"] == "missing" or not problem["loc"] else f", got {problem['input']!r}"
-    return f"{place}: {problem['msg']}{given}"
+    return f"{place}: {problem['msg'].removeprefix('Value error, ')}{given}"
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {

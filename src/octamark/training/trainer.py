@@ -240,12 +240,13 @@ class Trainer:
 
     def _descend(self, loss: Tensor, epoch: int, index: int) -> None:
         """One step of the optimiser and of the moving average."""
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"epoch {epoch + 1}, step {index + 1}: the loss is not finite; try a lower learning_rate"
-            )
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self.model, self.optimiser, max_norm=self.config.optimiser.clip)
+        clip = self.config.optimiser.clip
+        norm = self.fabric.clip_gradients(self.model, self.optimiser, max_norm=clip, error_if_nonfinite=False)
+        for name, value in (("loss", loss), ("gradient", norm)):
+            if value is not None and not torch.isfinite(value):
+                said = f"epoch {epoch + 1}, step {index + 1}: the {name} is not finite"
+                raise TrainingError(f"{said}; try a lower learning_rate")
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.average.update(self.network)
