@@ -249,8 +249,8 @@ def _curves(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
     if not drawn:
         return False
     axes.set(xlabel="epoch", ylabel="validation NME, %, inter-ocular", yscale="log")
-    axes.yaxis.set_major_formatter("{x:.0f}")
-    axes.yaxis.set_minor_formatter("{x:.0f}")
+    axes.yaxis.set_major_formatter("{x:.3g}")
+    axes.yaxis.set_minor_formatter("{x:.3g}")
     axes.legend()
     return _write(figure, path)
 
