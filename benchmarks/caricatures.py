@@ -18,7 +18,7 @@ from torch import Tensor
 
 import octamark
 from octamark import weights
-from octamark.datasets import w300
+from octamark.datasets import read
 from octamark.drawing import dotted, sheet
 from octamark.geometry import landmark_boxes
 from octamark.imaging import write_picture
@@ -33,8 +33,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=weights.available())
     parser.add_argument("--worst", type=Path, help="also draw the last model's 16 worst of the strongest")
     asked = parser.parse_args()
-    samples = w300.read(asked.data, only=w300.read_split_file(asked.data / "splits/val.txt"))
-    samples.sort(key=lambda one: one.name)
+    samples = sorted(read("300w", asked.data, "val"), key=lambda one: one.name)
     layout = octamark.layout("ibug68")
     store = FaceStore.load(samples, 224, 1.25)
     sets = {"photographs": (store.pictures, store.landmarks)}

@@ -31,7 +31,8 @@ from matplotlib.figure import Figure
 cv2.setNumThreads(1)
 
 import octamark.refiner  # noqa: E402
-from octamark.datasets import Sample, w300  # noqa: E402
+from octamark import datasets  # noqa: E402
+from octamark.datasets import Sample  # noqa: E402
 from octamark.evaluation.steadiness import nudge  # noqa: E402
 from octamark.geometry import Picture, crop, crop_transform, landmark_boxes, squares  # noqa: E402
 from octamark.geometry import apply as moved  # noqa: E402
@@ -60,8 +61,7 @@ def main() -> None:
     parser.add_argument("--regions", default="regions", help="the regional network, a name or an .onnx file")
     parser.add_argument("--measure", nargs=2, metavar=("WAY", "SIZE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    names = w300.read_split_file(arguments.data / "splits/val.txt")
-    faces = [one for one in w300.read(arguments.data, only=names) if one.name.startswith("helen")]
+    faces = [one for one in datasets.read("300w", arguments.data, "val") if one.name.startswith("helen")]
     faces.sort(key=face_size, reverse=True)
     if arguments.measure:
         way, size = arguments.measure

@@ -106,7 +106,7 @@ def test_a_mirrored_picture_gives_mirrored_points(always: Landmarker, large: Pic
 def test_crops_lie_on_the_points(refiner: Refiner, never: Landmarker, large: Picture) -> None:
     (face,) = never(large)
     points, spread = face.landmarks.astype(np.float64), face.spread.astype(np.float64)
-    (transforms,) = refiner.transforms([Coarse(large, points, spread, 500.0)])
+    (transforms,) = refiner.transforms([Coarse(large, points, spread)])
     for region, transform in zip(refiner.table.regions, transforms, strict=True):
         inside = apply(invert(transform), points[list(region.landmarks)])
         assert (inside > 0).all()

@@ -136,8 +136,7 @@ def close_look(
     names = [one.name for one in refiner.table.regions]
     if region not in names:
         raise LayoutError(f"layout {refiner.layout.name} has no region {region!r}; regions: {listed(names)}")
-    seen = Coarse(picture, coarse.landmarks.astype(np.float64), coarse.spread.astype(np.float64), 1.0)
-    placed, side = refiner.transforms([seen])[0], refiner.card.rule.size
+    placed, side = refiner.transforms([Coarse(picture, coarse.landmarks, coarse.spread)])[0], refiner.card.rule.size
     corners = np.array([[0, 0], [side, 0], [side, side], [0, side]]) - 0.5
     quads = np.stack([apply(one, corners) for one in placed])  # R, 4, 2
     whole = crop_transform(squares(landmark_boxes(quads.reshape(-1, 2)), 1.05)[0], size)

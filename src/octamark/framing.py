@@ -23,7 +23,7 @@ _ROUNDS = 2
 """How often the crop then follows the points that were found."""
 
 
-def framed(picture: Picture, look: Callable[[list[Shot]], list[Look]], rule: CropRule) -> tuple[Shot, Look]:
+def framed(picture: Picture, look: Callable[[list[Shot]], list[Look]], rule: CropRule) -> Shot:
     """Where the face of a picture is, taking for granted that it is there and alone.
 
     Args:
@@ -49,4 +49,4 @@ def framed(picture: Picture, look: Callable[[list[Shot]], list[Look]], rule: Cro
         if again.sureness <= seen.sureness:
             break
         shot, seen = following, again
-    return shot, seen
+    return shot

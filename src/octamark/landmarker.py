@@ -29,6 +29,7 @@ from octamark.imaging import PictureLike, read_picture
 from octamark.layouts import Layout, layout
 from octamark.metrics import confidence_distances
 from octamark.refiner import REFINE, WARRANTED, Coarse, Refine, Refiner
+from octamark.regions import carry
 from octamark.runtime import session
 from octamark.upright import UPRIGHT, Look, SecondLook, Shot, Upright
 from octamark.weights import ModelCard
@@ -210,7 +211,7 @@ class Landmarker:
             raise BoxError(
                 f"boxes {said!r}; allowed: (n, 4) numbers x1 y1 x2 y2, {PICTURE!r}, or None for the detector"
             )
-        return framed(picture, self._look, self.card.crop)[0]
+        return framed(picture, self._look, self.card.crop)
 
     def in_crops(
         self,
@@ -291,8 +292,8 @@ class Landmarker:
         sides = [float(np.hypot(*shot.transform[:, 0])) * self.card.crop.size for shot in shots]
         least = 0.0 if self.refine == "always" else WARRANTED * self.card.crop.size
         chosen = [index for index, side in enumerate(sides) if side >= least]
-        seen = [Coarse(shots[i].picture, looks[i].landmarks, looks[i].spread, sides[i]) for i in chosen]
-        for index, refined in zip(chosen, self.refiner(seen), strict=True):
+        seen = [Coarse(shots[i].picture, looks[i].landmarks, looks[i].spread) for i in chosen]
+        for index, refined in zip(chosen, self.refiner(seen, [sides[i] for i in chosen]), strict=True):
             sure = refined.confidence.astype(np.float32)
             looks[index] = Look(refined.landmarks, refined.spread, sure, looks[index].heatmaps)
 
@@ -306,8 +307,8 @@ class Landmarker:
             for shot, points, spread, sure, *maps in zip(
                 some, *self._session.run(names, {"crops": crops}), strict=True
             ):
-                turned = _turned(spread, shot.transform[:, :2])
-                looks.append(Look(apply(shot.transform, points), turned, sure, *maps))
+                moved, turned = carry(shot.transform, points.astype(np.float64), spread.astype(np.float64))
+                looks.append(Look(moved, turned, sure, *maps))
         return looks
 
 
@@ -315,11 +316,6 @@ def shifted(landmarks: NDArray[np.floating], offset: tuple[float, float], layout
     """Landmarks (n, M, 2) moved by an offset (x, y) in shares of each face's inter-ocular distance; see ModelCard."""
     unit = confidence_distances(landmarks, layout)[:, None, None]
     return np.asarray(landmarks + unit * np.asarray(offset))
-
-
-def _turned(spread: NDArray[np.float32], linear: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Spreads (M, 2) of the axes of a crop, on the axes of the picture: errors add as independent ones."""
-    return np.asarray(np.sqrt((spread.astype(np.float64) ** 2) @ (linear**2).T))
 
 
 def load(

@@ -43,13 +43,11 @@ class Coarse(NamedTuple):
     Attributes:
         picture: (H, W, 3) uint8 RGB.
         landmarks, spread: (M, 2) pixels of the picture.
-        side: of the face's crop, pixels of the picture.
     """
 
     picture: Picture
-    landmarks: F64
-    spread: F64
-    side: float
+    landmarks: NDArray[np.floating]
+    spread: NDArray[np.floating]
 
 
 class Refined(NamedTuple):
@@ -101,8 +99,7 @@ class Refiner:
 
     def transforms(self, faces: Sequence[Coarse]) -> F64:
         """Where the crops of faces lie: (n, R, 2, 3) from their pixels to those of the pictures."""
-        points, spread = (np.stack([getattr(face, name) for face in faces]) for name in ("landmarks", "spread"))
-        return np.asarray(place(points.astype(np.float64), spread.astype(np.float64), self.table, self.card.rule))
+        return np.asarray(place(*_stacked(faces), self.table, self.card.rule))
 
     def read(self, faces: Sequence[Coarse]) -> Readings:
         """What the network sees in the regions of faces, in pictures of any size."""
@@ -121,17 +118,21 @@ class Refiner:
     def join(self, faces: Sequence[Coarse], readings: Readings) -> tuple[F64, F64]:
         """Points (n, M, 2) of both networks together, and their spreads before calibration, pixels of the pictures."""
         bias = np.array(self.card.bias)[self.table.reading_kinds]
-        points, spread = (np.stack([getattr(face, name) for face in faces]) for name in ("landmarks", "spread"))
-        joined: tuple[F64, F64] = fuse(points, spread, *readings, bias, self.card.sharpness, self.table.joining)
+        joined: tuple[F64, F64] = fuse(*_stacked(faces), *readings, bias, self.card.sharpness, self.table.joining)
         return joined
 
-    def __call__(self, faces: Sequence[Coarse]) -> list[Refined]:
-        """The faces, each refined."""
+    def __call__(self, faces: Sequence[Coarse], sides: Sequence[float]) -> list[Refined]:
+        """The faces, each refined; ``sides`` are those of their crops, pixels of the pictures."""
         if not faces:
             return []
         points, raw = self.join(faces, self.read(faces))
-        unit = np.array([face.side / FACE_UNITS for face in faces])[:, None, None]
+        unit = np.array(sides)[:, None, None] / FACE_UNITS
         spread = self.card.calibration.spread(raw / unit) * unit
         radius = CONFIDENCE_SHARE * confidence_distances(points, self.layout)[:, None]
         sure = self.card.calibration.within(spread, radius)
         return [Refined(*one) for one in zip(points, spread, sure, strict=True)]
+
+
+def _stacked(faces: Sequence[Coarse]) -> tuple[F64, F64]:
+    """Landmarks and spreads of faces, (n, M, 2) each."""
+    return tuple(np.stack([np.asarray(face[part], np.float64) for face in faces]) for part in (1, 2))  # type: ignore[return-value]

@@ -27,7 +27,7 @@ def caricatures(
     need_packages()
     import numpy as np
 
-    from octamark.datasets import w300
+    from octamark.datasets import read
     from octamark.drawing import dotted, sheet
     from octamark.formats import pts_text
     from octamark.imaging import write_atomically, write_picture
@@ -41,7 +41,7 @@ def caricatures(
     if out.suffix.lower() in SUFFIXES and (not as_sheet or out.is_dir()):
         raise OutputError(f"{out}: a sheet is written as a .png file; other names are folders")
     make_folder(out.parent if as_sheet else out)
-    samples = sorted(w300.read(data, only=w300.read_split_file(data / "splits/val.txt")), key=lambda one: one.name)
+    samples = sorted(read("300w", data, "val"), key=lambda one: one.name)
     if as_sheet:
         samples = samples[:: max(1, len(samples) // 32)][:32]
     one, tiles, failed, done = layout("ibug68"), [], 0, 0

@@ -1,15 +1,21 @@
-"""What the command line says to people: on standard error, so that results can be piped."""
+"""What the command line says to people, on standard error so that results can be piped; options that verbs share."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from octamark.errors import OutputError
 from octamark.imaging import write_atomically
+
+UPRIGHT = typer.Option("--upright", help="Second look at leaning faces: auto, always, never")
+REFINE = typer.Option("--refine", help="Close look at eyes, nose, mouth, outline: auto (large faces), always, never")
+REGIONS = typer.Option("--regions", help="The network for that: regions, or the path of an .onnx file")
+THREADS = typer.Option("--threads", help="Processor threads of the landmark network")
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 stdout = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)

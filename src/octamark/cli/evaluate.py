@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from octamark import weights
-from octamark.cli.console import counted, fail, make_folder, note, progress, stdout
+from octamark.cli.console import REFINE, REGIONS, THREADS, UPRIGHT, counted, fail, make_folder, note, progress, stdout
 from octamark.errors import ConfigError, LayoutError
 from octamark.layouts import layout
 
@@ -60,20 +60,13 @@ def evaluate(
     box_jitter: Annotated[
         bool, typer.Option("--box-jitter", help="Also measure moved and scaled boxes and rotated faces")
     ] = False,
-    upright: Annotated[
-        str, typer.Option("--upright", help="Second look at leaning faces: auto, always, never")
-    ] = "auto",
-    refine: Annotated[
-        str,
-        typer.Option("--refine", help="Close look at eyes, nose, mouth, outline: auto, always, never"),
-    ] = "auto",
-    regions: Annotated[
-        str, typer.Option("--regions", help="The network for that: regions, or the path of an .onnx file")
-    ] = weights.REGIONS,
+    upright: Annotated[str, UPRIGHT] = "auto",
+    refine: Annotated[str, REFINE] = "auto",
+    regions: Annotated[str, REGIONS] = weights.REGIONS,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for results, plots and the worst faces")] = Path(
         "octamark-evaluation"
     ),
-    threads: Annotated[int | None, typer.Option("--threads", help="Processor threads of the landmark network")] = None,
+    threads: Annotated[int | None, THREADS] = None,
 ) -> None:
     """Score a detector on labelled faces.
 

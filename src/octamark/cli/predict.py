@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from octamark import drawing, weights
-from octamark.cli.console import counted, fail, make_folder, note, progress
+from octamark.cli.console import REFINE, REGIONS, THREADS, UPRIGHT, counted, fail, make_folder, note, progress
 from octamark.detector import FaceDetector
 from octamark.errors import BoxError, OutputError, PictureError, listed
 from octamark.faces import Faces
@@ -45,23 +45,16 @@ def predict(
     overlay: Annotated[bool, typer.Option("--overlay", help="Also draw the landmarks: NAME.overlay.png")] = False,
     heatmap: Annotated[bool, typer.Option("--heatmap", help="Also draw the heatmaps: NAME.heatmap.png")] = False,
     show: Annotated[bool, typer.Option("--show", help="Open the overlay with the system's viewer")] = False,
-    upright: Annotated[
-        str, typer.Option("--upright", help="Second look at leaning faces: auto, always, never")
-    ] = "auto",
-    refine: Annotated[
-        str,
-        typer.Option("--refine", help="Close look at eyes, nose, mouth, outline: auto (large faces), always, never"),
-    ] = "auto",
-    regions: Annotated[
-        str, typer.Option("--regions", help="The network for that: regions, or the path of an .onnx file")
-    ] = weights.REGIONS,
+    upright: Annotated[str, UPRIGHT] = "auto",
+    refine: Annotated[str, REFINE] = "auto",
+    regions: Annotated[str, REGIONS] = weights.REGIONS,
     box: Annotated[
         str, typer.Option("--box", help="detector; or picture: one face fills it, as in drawings that no detector sees")
     ] = "detector",
     tiles: Annotated[
         bool, typer.Option("--tiles", help="Look for small faces in large pictures, tile by tile: slower")
     ] = False,
-    threads: Annotated[int | None, typer.Option("--threads", help="Processor threads of the landmark network")] = None,
+    threads: Annotated[int | None, THREADS] = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda")] = "cpu",
 ) -> None:
     """Find the faces of pictures and their landmarks.
@@ -74,6 +67,8 @@ def predict(
         out = DRAWINGS_FOLDER
     if out is None and not FORMATS[form].streams:
         raise OutputError(f"format {form} writes several files: name a folder with -o")
+    if box not in ("detector", PICTURE):
+        raise BoxError(f"--box {box!r}; allowed: detector, {PICTURE}")
     landmarker = Landmarker(
         model,
         upright=upright,  # type: ignore[arg-type]
@@ -83,8 +78,6 @@ def predict(
         device=device,
         detector=FaceDetector(tiles=tiles),
     )
-    if box not in ("detector", PICTURE):
-        raise BoxError(f"--box {box!r}; allowed: detector, {PICTURE}")
     job = _Job(landmarker, out, overlay or show, heatmap, box)
     if out is not None:
         make_folder(out)

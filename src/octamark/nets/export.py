@@ -96,6 +96,11 @@ def _graph(module: nn.Module, crops: Tensor, outputs: list[str], storage: Storag
     return model
 
 
+def with_card(data: bytes, card: ModelCard | RegionCard) -> bytes:
+    """The ONNX file with another card in its metadata; the graph stays as it is."""
+    return _finish(onnx.load_from_string(data), card)
+
+
 def _finish(model: onnx.ModelProto, card: ModelCard | RegionCard) -> bytes:
     model.producer_name, model.producer_version = "octamark", card.version
     helper.set_model_props(model, {METADATA_KEY: card.model_dump_json()})

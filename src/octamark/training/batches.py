@@ -21,6 +21,11 @@ ROOM = 1.6
 """Side of a stored crop over the side of the crop that the network sees: room for rotation, scale and shift."""
 
 
+def zoom(side: int, size: int) -> float:
+    """Pixels of stored crops of that side per pixel of the network's crops."""
+    return side / round(size * ROOM)
+
+
 @dataclass
 class FaceStore:
     """Faces decoded once.

@@ -73,13 +73,8 @@ class Caricaturist:
         one, count = self.settings, len(landmarks)
         mean = self.mean.to(landmarks)
         centre = landmarks.mean(dim=1, keepdim=True)
-        x, y = (landmarks - centre).unbind(-1)
-        u, v = mean.unbind(-1)
-        norm = (mean**2).sum()
-        cos, sin = ((u * x + v * y).sum(1) / norm), ((u * y - v * x).sum(1) / norm)  # of the best similarity
-        linear = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], 1)  # n, 2, 2
-        upright = torch.linalg.solve(linear, (landmarks - centre).transpose(1, 2)).transpose(1, 2)
-
+        linear = _similarity(landmarks - centre, mean)
+        upright = _laid_upon(landmarks - centre, linear)
         own_generators = generators(count, generator)
 
         def uniform(many: int) -> Tensor:  # n, many
@@ -163,6 +158,11 @@ class Caricatures:
     def __init__(self, settings: Caricature, caricaturist: Caricaturist) -> None:
         self.settings, self.caricaturist = settings, caricaturist
 
+    @classmethod
+    def of(cls, settings: Caricature | None, layout: Layout, landmarks: Tensor) -> Caricatures | None:
+        """Of a recipe's section, if it has one, about the mean shape of the training faces (n, M, 2)."""
+        return None if settings is None else cls(settings, Caricaturist(layout, mean_shape(landmarks)))
+
     def __call__(
         self, stored: Tensor, landmarks: Tensor, matrices: Tensor, size: int, generator: torch.Generator
     ) -> Drawn:
@@ -239,14 +239,22 @@ def mean_shape(landmarks: Tensor, rounds: int = 3) -> np.ndarray:
         mean = mean - mean.mean(dim=0)
         mean = mean / (mean.amax(0) - mean.amin(0)).max()
         centred = landmarks.double() - landmarks.double().mean(dim=1, keepdim=True)
-        along = (centred * mean).sum((1, 2))
-        across = (centred[..., 1] * mean[:, 0] - centred[..., 0] * mean[:, 1]).sum(1)
-        norm = (along**2 + across**2).sqrt()
-        cos, sin = along / norm, across / norm
-        back = torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], 1)
-        scale = norm / (mean**2).sum()
-        mean = ((centred @ back.transpose(1, 2)) / scale[:, None, None]).mean(dim=0)
+        mean = _laid_upon(centred, _similarity(centred, mean)).mean(dim=0)
     return np.asarray((mean - mean.mean(dim=0)).numpy())
+
+
+def _similarity(centred: Tensor, mean: Tensor) -> Tensor:
+    """(n, 2, 2) rotation and scale of the best similarity (least squares) from a shape (M, 2) to shapes (n, M, 2), all
+    centred."""
+    (x, y), (u, v), norm = centred.unbind(-1), mean.unbind(-1), (mean**2).sum()
+    cos, sin = (u * x + v * y).sum(1) / norm, (u * y - v * x).sum(1) / norm
+    return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], 1)
+
+
+def _laid_upon(centred: Tensor, linear: Tensor) -> Tensor:
+    """Shapes (n, M, 2) before their similarities (n, 2, 2)."""
+    laid: Tensor = torch.linalg.solve(linear, centred.transpose(1, 2)).transpose(1, 2)
+    return laid
 
 
 def _kind(part: str) -> str:

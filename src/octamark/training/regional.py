@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,6 +21,7 @@ from octamark.nets.heatmaps import Points
 from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.nets.regional import RegionalModel, RegionalNetwork, RegionalView, compose, regional_start
 from octamark.regions import RegionRule, RegionTable, carry
+from octamark.training import batches
 from octamark.training.augment import cut, damaged, middle, move_points, similarity
 from octamark.training.batches import ROOM, FaceStore, steps_per_epoch
 from octamark.training.config import Config, Regional, Stage
@@ -88,7 +88,7 @@ class RegionalTrainer(Trainer):
         config, device = self.config, self.fabric.device
         steps = stage.steps_per_epoch or steps_per_epoch(len(faces), stage.batch)
         side = faces.pictures.shape[-1]
-        mirror, zoom = self.mirror.to(device), side / round(self.look_size * ROOM)
+        mirror, zoom = self.mirror.to(device), batches.zoom(side, self.look_size)
         self.model.train()
         sums = torch.zeros(len(MEANS), device=device)
         for index, chosen in enumerate(self._batches(faces, stage, epoch)):
@@ -146,27 +146,20 @@ class RegionalTrainer(Trainer):
         return distance
 
     def _validated(self, faces: FaceStore, size: int) -> tuple[float, float, dict[str, float]]:
-        errors: dict[str, list[np.ndarray]] = {}
         with self.average.instead_of(self.network):
-            for view, truth in self._views(faces):
-                right = truth.cpu().numpy()
-                unit = metrics.distances(right, self.layout, "inter-ocular")[:, None]
-                for name, points in (("fused", view.fused), ("look", view.seen)):
-                    away = metrics.point_errors(points.position.cpu().numpy(), right)
-                    errors.setdefault(name, []).append(away / unit)
-        joined = {name: np.concatenate(parts) for name, parts in errors.items()}  # n, M
-        groups = self.layout.groups
-        further = {"look_nme": float(joined["look"].mean())}
-        for part in ("eyes", "mouth"):
-            for name, prefix in (("fused", ""), ("look", "look_")):
-                further[f"{prefix}{part}_nme"] = float(joined[name][:, list(groups[part])].mean())
-        nme = joined["fused"].mean(axis=1)
+            seen = [(view.fused.position, view.seen.position, truth) for view, truth in self._views(faces)]
+        fused, look, truth = (torch.cat(parts).cpu().numpy() for parts in zip(*seen, strict=True))
+        nme = metrics.nme(fused, truth, self.layout)
+        further = {"look_nme": float(metrics.nme(look, truth, self.layout).mean())}
+        for prefix, points in (("", fused), ("look_", look)):
+            parts = metrics.part_nme(points, truth, self.layout)
+            further |= {f"{prefix}{part}_nme": float(parts[part].mean()) for part in ("eyes", "mouth")}
         return float(nme.mean()), metrics.failure_rate(nme), further
 
     def _views(self, faces: FaceStore) -> Iterator[tuple[RegionalView, Tensor]]:
         """Faces without augmentation, and their landmarks (n, M, 2) in pixels of the view."""
         side, device = faces.pictures.shape[-1], self.fabric.device
-        zoom = side / round(self.look_size * ROOM)
+        zoom = batches.zoom(side, self.look_size)
         for start in range(0, len(faces), 8):
             stored = faces.pictures[start : start + 8]
             frames = middle(len(stored), side, self.look_size, zoom).to(device)

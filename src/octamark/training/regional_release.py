@@ -22,7 +22,7 @@ from octamark.geometry import apply, invert, landmark_boxes
 from octamark.landmarker import Landmarker, shifted
 from octamark.layouts import Layout, layout
 from octamark.metrics import confidence_distances, failure_rate, nme, part_nme
-from octamark.nets.export import Storage, regions_to_onnx
+from octamark.nets.export import Storage, regions_to_onnx, with_card
 from octamark.nets.predictor import RegionalPredictor
 from octamark.nets.regional import RegionalNetwork
 from octamark.refiner import Coarse, Refiner
@@ -154,8 +154,8 @@ def release_regions(
         recipe=config.model_dump(mode="json"),
         version=__version__,
     )
-    graph = RegionalPredictor(regional)
-    refiner = Refiner(regions_to_onnx(graph, draft, storage=storage))
+    exported = regions_to_onnx(RegionalPredictor(regional), draft, storage=storage)
+    refiner = Refiner(exported)
     done, steps = 0, 4 * len(validation)
 
     def tick() -> None:
@@ -165,7 +165,7 @@ def release_regions(
 
     views = {"labels": View(label_square(seeing.card.crop)), "detector": View(detector_square(seeing.card.crop))}
     first = predict(seeing, validation, views, advance=tick)
-    seen = {name: _seen(refiner, validation, found, seeing.card.crop.size, tick) for name, found in first.items()}
+    seen = {name: _seen(refiner, validation, found, tick) for name, found in first.items()}
     truth = np.stack([sample.landmarks for sample in validation]).astype(np.float64)
     by_label = first["labels"]
     assert by_label.scale is not None
@@ -176,7 +176,8 @@ def release_regions(
     points, raw = fitted.join(seen["labels"], regional.table)
     off = (shifted(points, offset, one) - truth) / unit[:, None, None]
     calibration = fit_calibration(raw / unit[:, None, None], off, one.mirror)
-    held = {name: _held_out(seen["labels"], part, aim, regional.table, moved) for name, part in seen.items()}
+    folds = _fold_fusions(seen["labels"], aim, regional.table, moved)
+    held = {name: _held_out(folds, part, regional.table) for name, part in seen.items()}
     scores: dict[str, float] = {}
     for name, boxes in (("labels", "label boxes"), ("detector", "YuNet boxes")):
         kept = first[name].found
@@ -197,8 +198,7 @@ def release_regions(
             "scores": {name: value for name, value in all_scores.items() if np.isfinite(value)},
         }
     )
-    onnx = regions_to_onnx(graph, card, storage=storage)
-    return RegionalRelease(onnx, card, half_checkpoint(regional, meta))
+    return RegionalRelease(with_card(exported, card), card, half_checkpoint(regional, meta))
 
 
 def _looking(model: str) -> Landmarker:
@@ -248,15 +248,14 @@ def fit_fusion(seen: Seen, truth: F64, table: RegionTable, moved: Seen | None = 
     return Fusion(bias.detach().numpy(), float(log_sharpness.detach().exp()))
 
 
-def _seen(refiner: Refiner, samples: Sequence[Sample], found: Predictions, size: int, tick: Callable[[], None]) -> Seen:
+def _seen(refiner: Refiner, samples: Sequence[Sample], found: Predictions, tick: Callable[[], None]) -> Seen:
     """Every face's regions, read where the global network's points put them."""
     assert found.spread is not None
-    assert found.scale is not None
     readings = np.full((2, len(samples), len(refiner.table.landmarks), 2), np.nan)
     points, spread = found.landmarks.astype(np.float64), found.spread.astype(np.float64)
     for index, sample in enumerate(samples):
         if found.found[index]:
-            one = Coarse(sample.read(), points[index], spread[index], float(found.scale[index]) * size)
+            one = Coarse(sample.read(), points[index], spread[index])
             readings[:, index] = np.concatenate(refiner.read([one]))
         tick()
     return Seen(points, spread, *readings)
@@ -272,20 +271,25 @@ def _nudged(
         box = landmark_boxes(apply(matrix, sample.landmarks))
         found = seeing(picture, box[None], box_kind="landmarks")
         points, spread = found.landmarks.astype(np.float64), found.spread.astype(np.float64)
-        read, back = refiner.read([Coarse(picture, points[0], spread[0], 1.0)]), invert(matrix)
+        read, back = refiner.read([Coarse(picture, points[0], spread[0])]), invert(matrix)
         faces.append(Seen(apply(back, points), spread, apply(back, read.points), read.spread))
         tick()
     return Seen(*(np.concatenate(parts) for parts in zip(*faces, strict=True)))
 
 
-def _held_out(fitting: Seen, seen: Seen, truth: F64, table: RegionTable, moved: Seen) -> tuple[F64, F64]:
-    """Fused points and spreads of faces, the fusion fitted on others of the same list (``FOLDS`` folds)."""
+def _fold_fusions(seen: Seen, truth: F64, table: RegionTable, moved: Seen) -> list[Fusion]:
+    """Of each of ``FOLDS`` folds, the fusion fitted on the other faces."""
     fold = np.arange(len(truth)) % FOLDS
+    others = [fold != one for one in range(FOLDS)]
+    return [fit_fusion(seen.take(kept), truth[kept], table, moved.take(kept)) for kept in others]
+
+
+def _held_out(fusions: list[Fusion], seen: Seen, table: RegionTable) -> tuple[F64, F64]:
+    """Fused points and spreads of faces, each fold's by the fusion that was not fitted on it."""
+    fold = np.arange(len(seen.points)) % FOLDS
     points, spreads = np.zeros_like(seen.points), np.zeros_like(seen.points)
-    for one in range(FOLDS):
-        out = fold == one
-        fusion = fit_fusion(fitting.take(~out), truth[~out], table, moved.take(~out))
-        points[out], spreads[out] = fusion.join(seen.take(out), table)
+    for one, fusion in enumerate(fusions):
+        points[fold == one], spreads[fold == one] = fusion.join(seen.take(fold == one), table)
     return points, spreads
 
 

@@ -19,10 +19,10 @@ from octamark.errors import ConfigError, DataError
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import STRIDE
-from octamark.training import checkpoints, unlabelled
+from octamark.training import batches, checkpoints, unlabelled
 from octamark.training.adversary import Adversary
 from octamark.training.augment import cut, damaged, similarity
-from octamark.training.batches import ROOM, FaceStore, endless_batch, steps_per_epoch
+from octamark.training.batches import FaceStore, endless_batch, steps_per_epoch
 from octamark.training.config import Config, Stage, Unlabelled
 from octamark.training.optimisation import learning_rate, moments, set_moments
 from octamark.training.teacher import MeanTeacher, consistency
@@ -116,7 +116,7 @@ class SemiSupervisedTrainer(Trainer):
         target_scale = stage.target_scale or config.loss.target_scale
         others = self._resized(size)
         side = others.shape[-1]
-        zoom = side / round(size * ROOM)
+        zoom = batches.zoom(side, size)
         self.model.train()
         sums = torch.zeros(len(MEANS), device=device)
         for index, chosen in enumerate(self._batches(faces, stage, epoch)):

@@ -14,7 +14,7 @@ from octamark.imaging import write_picture
 from octamark.layouts import layout
 from octamark.training.augment import augment
 from octamark.training.batches import FaceStore, epoch_order
-from octamark.training.caricature import Caricatures, Caricaturist, mean_shape
+from octamark.training.caricature import Caricatures
 from octamark.training.config import Config
 
 COUNT = 32
@@ -25,9 +25,6 @@ def draw(samples: Sequence[Sample], config: Config, path: Path) -> int:
     chosen = [samples[index] for index in epoch_order(len(samples), config.seed, 0)[:COUNT].tolist()]
     one, size = layout(config.layout), config.stages[-1].size
     store = FaceStore.load(chosen, size, config.data.margin)
-    caricatures = None
-    if config.caricature is not None:
-        caricatures = Caricatures(config.caricature, Caricaturist(one, mean_shape(store.landmarks)))
     pictures, _, points = augment(
         store.pictures,
         store.landmarks,
@@ -35,7 +32,7 @@ def draw(samples: Sequence[Sample], config: Config, path: Path) -> int:
         mirror=torch.from_numpy(one.mirror.copy()),
         size=size,
         generator=torch.Generator().manual_seed(config.seed),
-        caricatures=caricatures,
+        caricatures=Caricatures.of(config.caricature, one, store.landmarks),
     )
     arrays = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
     tiles = [dotted(np.ascontiguousarray(a), p, one) for a, p in zip(arrays, points.numpy(), strict=True)]

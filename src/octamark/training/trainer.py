@@ -30,7 +30,7 @@ from octamark.nets.network import STRIDE
 from octamark.training import checkpoints
 from octamark.training.augment import augment
 from octamark.training.batches import FaceStore, centre_crops, epoch_batches, steps_per_epoch
-from octamark.training.caricature import Caricatures, Caricaturist, mean_shape
+from octamark.training.caricature import Caricatures
 from octamark.training.config import Config, Stage, parse
 from octamark.training.device import launch
 from octamark.training.distillation import Distiller
@@ -167,9 +167,7 @@ class Trainer:
 
     def _prepare(self, store: FaceStore) -> None:
         """What needs the training faces before the first epoch."""
-        if self.config.caricature is not None:
-            caricaturist = Caricaturist(self.layout, mean_shape(store.landmarks))
-            self.caricatures = Caricatures(self.config.caricature, caricaturist)
+        self.caricatures = Caricatures.of(self.config.caricature, self.layout, store.landmarks)
 
     def _for_stage(self, store: FaceStore, stage: Stage) -> FaceStore:
         """The stored faces as a stage needs them."""
