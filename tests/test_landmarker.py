@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -166,6 +166,8 @@ def test_boxes_in_number(nano: Landmarker, photograph: Picture) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(width=32), min_size=4, max_size=4))
+@example([-3.0289880309514868e38, -1.0, 3.738355368458498e37, 0.0])
+@example([0.0, 0.0, 1e39, 10.0])
 def test_any_four_numbers_are_a_box_or_a_box_error(numbers: list[float]) -> None:
     picture = np.zeros((48, 64, 3), np.uint8)
     try:

@@ -44,7 +44,8 @@ def check_boxes(boxes: Any, picture: Picture, where: str = "") -> NDArray[np.flo
         BoxError: another shape, values that are not finite, x2 <= x1 or y2 <= y1, or a box wholly outside the picture.
     """
     try:
-        checked = np.asarray(boxes, dtype=np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, which is refused below
+            checked = np.asarray(boxes, dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise BoxError(f"{where}boxes must be (n, 4) numbers x1 y1 x2 y2 ({error})") from error
     if checked.size == 0:
@@ -60,7 +61,7 @@ def check_boxes(boxes: Any, picture: Picture, where: str = "") -> NDArray[np.flo
             raise BoxError(f"{said}: boxes are x1 y1 x2 y2 with x1 < x2 and y1 < y2")
         if x2 <= -0.5 or y2 <= -0.5 or x1 >= width - 0.5 or y1 >= height - 0.5:
             raise BoxError(f"{said}: outside the picture of {width}x{height} pixels")
-        if max(x2 - x1, y2 - y1) > 20 * max(width, height):
+        if max(float(x2) - float(x1), float(y2) - float(y1)) > 20 * max(width, height):
             raise BoxError(f"{said}: more than 20 times the picture of {width}x{height} pixels")
     return checked
 
