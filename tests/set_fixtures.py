@@ -130,10 +130,12 @@ def write_aflw19(root: Path, training: int = 3) -> Splits:
     return {"train": dict(list(ordered.items())[:training]), "test": test, "frontal": frontal}
 
 
-def write_webcaricature(root: Path) -> Splits:
+def write_webcaricature(
+    root: Path, names: Sequence[str] = ("Al Gore/C00001", "Al Gore/P00001", "Zidane/C00002")
+) -> Splits:
     """Two persons, one with a blank in the name."""
     splits: Splits = {"all": {}, "caricatures": {}, "photographs": {}}
-    for number, name in enumerate(("Al Gore/C00001", "Al Gore/P00001", "Zidane/C00002")):
+    for number, name in enumerate(names):
         face = draw("webcaricature17", 90 + number)
         save(root / "OriginalImages" / f"{name}.png", face.picture)
         path = root / "FacialPoints" / f"{name}.txt"
@@ -145,12 +147,12 @@ def write_webcaricature(root: Path) -> Splits:
     return splits
 
 
-def write_cariface(root: Path) -> Splits:
+def write_cariface(root: Path, faces: int = 2) -> Splits:
     """Lists as the authors keep them in ``exp``; train's paths are written from above it."""
     splits: Splits = {}
     for split, above in (("train", f"{root.name}/"), ("test", "")):
         splits[split] = {}
-        for number in range(2):
+        for number in range(faces):
             face = draw("ibug68", 110 * len(split) + number)
             picture, points = f"images/{split}_{number}.png", f"landmarks/{split}_{number}.npy"
             save(root / picture, face.picture)

@@ -52,6 +52,11 @@ def distances(truth: Floats, layout: Layout, normaliser: str, boxes: Floats | No
     return np.where(found > 0, found, np.nan)
 
 
+def usual_normaliser(layout: Layout) -> str:
+    """What errors are divided by unless somebody says: ``inter-ocular`` where the layout has it, or else ``box``."""
+    return "inter-ocular" if "inter-ocular" in layout.normalisers else "box"
+
+
 def confidence_distances(landmarks: Floats, layout: Layout) -> F64:
     """What ``confidence`` is a share of: the inter-ocular distance of each face (n, M, 2) -> (n,), or half the root of
     the landmark box's area for a layout without that normaliser."""
@@ -76,7 +81,7 @@ def nme(
     found: Floats,
     truth: Floats,
     layout: Layout,
-    normaliser: str = "inter-ocular",
+    normaliser: str | None = None,
     *,
     boxes: Floats | None = None,
     points: Iterable[int] | None = None,
@@ -85,7 +90,7 @@ def nme(
 
     Args:
         found, truth: (n, M, 2) points in the same pixels.
-        normaliser, boxes: see :func:`distances`.
+        normaliser, boxes: see :func:`distances`; None is :func:`usual_normaliser`.
         points: indices to take the mean over; all by default. The normaliser is the whole face's.
 
     Returns:
@@ -93,15 +98,15 @@ def nme(
     """
     apart = point_errors(found, truth)
     chosen = apart if points is None else apart[:, list(points)]
-    return _mean_known(chosen) / distances(truth, layout, normaliser, boxes)
+    return _mean_known(chosen) / distances(truth, layout, normaliser or usual_normaliser(layout), boxes)
 
 
 def part_nme(
-    found: Floats, truth: Floats, layout: Layout, normaliser: str = "inter-ocular", *, boxes: Floats | None = None
+    found: Floats, truth: Floats, layout: Layout, normaliser: str | None = None, *, boxes: Floats | None = None
 ) -> dict[str, F64]:
     """:func:`nme` of each group of parts (outline, brows, eyes, nose, mouth; see ``Layout.groups``)."""
     apart = point_errors(found, truth)
-    distance = distances(truth, layout, normaliser, boxes)
+    distance = distances(truth, layout, normaliser or usual_normaliser(layout), boxes)
     return {name: _mean_known(apart[:, list(points)]) / distance for name, points in layout.groups.items()}
 
 

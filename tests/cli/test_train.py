@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+import octamark
 from command_line import run
 from drawn_faces import write_w300
 from octamark.errors import ConfigError, DataError, OctamarkError, WeightsError
+from octamark.geometry import landmark_boxes
 from octamark.imaging import read_picture
 from octamark.nets.sizes import rows
+from set_fixtures import write_cariface, write_webcaricature
 
 RECIPE = 'name = "drawn"\n[network]\nsize = "nano"\n[[stages]]\nsize = 64\nepochs = 1\nbatch = 4\n'
 
@@ -42,7 +45,7 @@ def test_mistakes_are_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"recipe\.toml: unknown key stages\.0\.bach; allowed there: size, epochs"):
         run("train", recipe, "--data", root)
     recipe.write_text(RECIPE)
-    with pytest.raises(DataError, match="nowhere: no such folder"):
+    with pytest.raises(DataError, match="nowhere: no such file or folder"):
         run("train", recipe, "--data", tmp_path / "nowhere")
     with pytest.raises(WeightsError, match="no such checkpoint"):
         run("export", tmp_path, "--data", root, "-o", tmp_path / "x.onnx")
@@ -50,9 +53,36 @@ def test_mistakes_are_named(root: Path, tmp_path: Path) -> None:
         run("export", tmp_path, "--data", root, "-o", tmp_path / "x.pt")
     (tmp_path / "splits.txt").write_text("afw/face_0\n")
     recipe.write_text(RECIPE.replace("[network]", '[data]\nvalidation = "splits.txt"\n[network]'))
-    with pytest.raises(DataError, match=r"splits\.txt: cannot be read"):
+    with pytest.raises(
+        DataError, match=r"splits\.txt: no such file; data\.validation names one in the data folder .* or is a share"
+    ):
         run("train", recipe, "--data", root)
     assert issubclass(ConfigError, OctamarkError)
+
+
+def test_a_model_of_68_points_is_tuned_to_17_on_caricatures(tmp_path: Path) -> None:
+    names = [f"person {number // 4}/{'CP'[number % 2]}{number:05d}" for number in range(160)]
+    truths = write_webcaricature(tmp_path / "set", names)["caricatures"]
+    recipe, out, model = tmp_path / "recipe.toml", tmp_path / "run", tmp_path / "mine.onnx"
+    data = '[data]\nformat = "webcaricature"\nsplit = "caricatures"\nvalidation = 0.5\n'
+    recipe.write_text(f'layout = "webcaricature17"\ninit = "nano"\n{RECIPE}{data}[caricature]\nshare = 0.3\n')
+    said = run("train", recipe, "--data", tmp_path / "set", "--out", out, "--device", "cpu")
+    assert "(inter-ocular, boxes from labels, 40 faces)" in said
+    run("export", out, "--data", tmp_path / "set", "-o", model)
+    landmarker = octamark.load(model)
+    assert (landmarker.layout.name, landmarker.card.terms) == ("webcaricature17", "those of the training pictures")
+    assert landmarker.card.training_data == "WebCaricature caricatures, 40 faces (40 held out)"
+    truth = truths["person 0/C00000"]
+    assert landmarker(truth.picture, landmark_boxes(truth.points[None])).landmarks.shape == (1, 17, 2)
+
+
+def test_a_model_of_68_points_is_tuned_on_cariface(tmp_path: Path) -> None:
+    write_cariface(tmp_path / "set", 6)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'init = "nano"\n{RECIPE}[data]\nformat = "cariface"\nvalidation = "test"\n')
+    said = run("train", recipe, "--data", tmp_path / "set", "--out", tmp_path / "run", "--device", "cpu")
+    assert "best validation NME" in said
+    assert "6 faces" in said
 
 
 def test_sizes_grow_with_the_width() -> None:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from drawn_faces import write_w300
+from octamark.datasets import FORMATS
 from octamark.datasets.load import training_and_validation
-from octamark.errors import DataError
+from octamark.errors import DataError, LayoutError
 from octamark.layouts import layout
 from octamark.training.config import Data
+from set_fixtures import WRITERS, draw, save, write_cariface, write_coco, write_webcaricature
 
 IBUG = layout("ibug68")
 
@@ -28,7 +31,7 @@ def test_split_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     (root / "other.txt").write_text("afw/face_0\nafw/nobody\n")
     with pytest.raises(DataError, match=r"other\.txt: lists afw/nobody \(1 names\), not in split train"):
         training_and_validation(Data(validation="other.txt"), root, IBUG)
-    with pytest.raises(DataError, match="layout wflw98 has 98"):
+    with pytest.raises(LayoutError, match="layout wflw98 has 98"):
         training_and_validation(Data(), root, layout("wflw98"))
 
 
@@ -44,3 +47,56 @@ def test_a_share_is_drawn_by_the_seed_and_part_of_a_larger_one(tmp_path: Path) -
     assert (len(names(0.5, 0)), len(names(0.1, 0)), len(names(0.001, 0))) == (10, 2, 1)
     assert names(0.1, 0) < names(0.5, 0) < names(1.0, 0)
     assert names(0.5, 0) == names(0.5, 0) != names(0.5, 1)
+
+
+def test_every_format_that_is_read_can_be_trained_on() -> None:
+    assert set(get_args(Data.model_fields["format"].annotation)) == set(FORMATS) == {"300w", *WRITERS}
+
+
+def test_a_share_by_lot_holds_out_whole_persons(tmp_path: Path) -> None:
+    names = [f"person {number // 5}/{'CP'[number % 2]}{number:05d}" for number in range(50)]
+    write_webcaricature(tmp_path, names)
+    section = Data(format="webcaricature", split="all", validation=0.3)
+
+    def persons(seed: int) -> tuple[set[str], set[str]]:
+        sides = training_and_validation(section, tmp_path, layout("webcaricature17"), seed)
+        assert [len(side) for side in sides] == [35, 15]
+        assert sorted(one.name for side in sides for one in side) == sorted(names)
+        return tuple({one.name.split("/")[0] for one in side} for side in sides)  # type: ignore[return-value]
+
+    assert not persons(0)[0] & persons(0)[1]
+    assert persons(0) == persons(0) != persons(1)
+    with pytest.raises(DataError, match="faces of one person alone"):
+        training_and_validation(section, write_one_person(tmp_path / "one"), layout("webcaricature17"))
+
+
+def write_one_person(root: Path) -> Path:
+    write_webcaricature(root, ["A/C1", "A/C2"])
+    return root
+
+
+def test_a_share_by_lot_keeps_the_faces_of_a_picture_together(tmp_path: Path) -> None:
+    rows = ["file," + ",".join(f"x{i},y{i}" for i in range(17))]
+    for number in range(12):
+        face = draw("webcaricature17", number)
+        save(tmp_path / f"{number // 3}.png", face.picture)
+        rows.append(f"{number // 3}.png," + ",".join(f"{value:.3f}" for value in face.points.ravel()))
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    section = Data(format="folder", split="all", validation=0.25)
+    training, held_out = training_and_validation(section, tmp_path / "labels.csv", layout("webcaricature17"))
+    assert (len(training), len({one.picture for one in held_out}), len(held_out)) == (9, 1, 3)
+    assert not {one.picture for one in training} & {one.picture for one in held_out}
+
+
+def test_another_split_is_held_out(tmp_path: Path) -> None:
+    write_cariface(tmp_path, 3)
+    training, held_out = training_and_validation(Data(format="cariface", validation="test"), tmp_path, IBUG)
+    assert (len(training), len(held_out)) == (3, 3)
+    with pytest.raises(DataError, match="split train holds every face of split train"):
+        training_and_validation(Data(format="cariface", validation="train"), tmp_path, IBUG)
+
+
+def test_points_without_a_label_are_refused(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    with pytest.raises(DataError, match="1 of 2 faces have points without a label, 1; training needs them all"):
+        training_and_validation(Data(format="coco", split="all", validation=0.5), tmp_path, layout("aflw19"))

@@ -23,6 +23,7 @@ from octamark.nets.network import NetworkConfig, OctaveNetwork
 from octamark.training import checkpoints
 from octamark.training.config import Config, Stage, parse
 from octamark.training.optimisation import ExponentialAverage, learning_rate
+from octamark.training.starting import checkpoint_path, network_config, starting_network, trained_network
 from octamark.training.trainer import Trainer
 
 RECIPE = """
@@ -231,3 +232,16 @@ def test_whole_maps_add_to_the_loss(root: Path, tmp_path: Path) -> None:
         losses[weight] = float(curve(tmp_path / str(weight))[0][1])
     assert losses[1.0] - losses[0.0] > 0.5
     assert losses[2.0] - losses[0.0] == pytest.approx(2 * (losses[1.0] - losses[0.0]), rel=1e-3)
+
+
+def test_another_layout_starts_with_all_but_the_head() -> None:
+    theirs = OctaveNetwork(network_config(config())).state_dict()
+    released, _, _ = trained_network(checkpoint_path("nano"))
+    ours = starting_network(config(layout="webcaricature17", init="nano")).state_dict()
+    heads = [name for name in ours if name.startswith("head.")]
+    assert heads
+    assert all(ours[name].shape != theirs[name].shape for name in heads)
+    for name, value in released.state_dict().items():
+        assert name in heads or torch.equal(value, ours[name])
+    with pytest.raises(WeightsError, match=r"trained with size 'nano' \(recipe: 'tiny'\)"):
+        starting_network(config(network={"size": "tiny"}, init="nano"))

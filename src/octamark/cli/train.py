@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from octamark.training.config import Config
 
-_DATA = typer.Option("--data", help="The data folder; for 300W the one that holds afw, helen and lfpw")
+_DATA = typer.Option(
+    "--data", help="The set's folder (or file) as evaluate reads it; for 300W that of afw, helen, lfpw"
+)
 
 
 _PACKAGES = ("kornia", "lightning_fabric", "matplotlib", "onnx", "onnxscript", "safetensors", "tensorboard", "torch")
@@ -60,6 +62,7 @@ def train(
     need_packages()
     from octamark.datasets.load import training_and_validation
     from octamark.layouts import layout
+    from octamark.metrics import usual_normaliser
     from octamark.training.regional import RegionalTrainer
     from octamark.training.semi_supervised import SemiSupervisedTrainer
     from octamark.training.trainer import Trainer
@@ -121,7 +124,8 @@ def train(
 
             plot({config.name: trainer.rows}, folder / "curves.png")
     if trainer.fabric.is_global_zero:
-        note(f"best validation NME {best:.2%} (inter-ocular, boxes from labels, {len(held_out)} faces): {folder}")
+        about = f"{usual_normaliser(trainer.layout)}, boxes from labels, {len(held_out)} faces"
+        note(f"best validation NME {best:.2%} ({about}): {folder}")
 
 
 def _recipe(path: Path | None, init: str | None, unlabelled: bool) -> Config:

@@ -30,12 +30,14 @@ class Format:
         layout: name of the layout of its points; None where the files do not say and the caller must.
         splits: names of its splits, the default first; ``all`` where there is but one.
         read: (root, split, layout) -> faces; call :func:`read` instead, which checks what all sets have in common.
+        by_person: names begin with the person and a slash.
     """
 
     title: str
     layout: str | None
     splits: tuple[str, ...]
     read: Callable[[Path, str, Layout], list[Sample]]
+    by_person: bool = False
 
 
 def _w300(root: Path, split: str, layout: Layout) -> list[Sample]:
@@ -52,6 +54,7 @@ FORMATS: dict[str, Format] = {
         "webcaricature17",
         caricatures.WEBCARICATURE_SPLITS,
         caricatures.read_webcaricature,
+        by_person=True,
     ),
     "cariface": Format(
         "CariFace: 68 points, caricatures", "ibug68", caricatures.CARIFACE_SPLITS, caricatures.read_cariface

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from octamark.datasets import w300
-from octamark.datasets.samples import Sample
+from octamark.datasets import FORMATS, Sample, read
+from octamark.datasets.w300 import read_split_file
 from octamark.errors import DataError, listed
 from octamark.layouts import Layout
 
@@ -17,9 +18,11 @@ class DataSection(Protocol):
     """What the data section of a recipe says (octamark.training.config.Data)."""
 
     @property
+    def format(self) -> str: ...
+    @property
     def split(self) -> str: ...
     @property
-    def validation(self) -> str: ...
+    def validation(self) -> str | float: ...
     @property
     def share(self) -> float: ...
 
@@ -27,23 +30,45 @@ class DataSection(Protocol):
 def training_and_validation(
     section: DataSection, root: Path, one: Layout, seed: int = 0
 ) -> tuple[list[Sample], list[Sample]]:
-    """The faces to train on and those left out of it, by the section's split file (relative to ``root``).
+    """The faces to train on and those held out to validate on.
 
     Args:
+        root: the set's folder (or file, for formats that are read from one).
         one: the recipe's layout; the set's labels must have its points.
-        seed: draws the section's share of the training faces; a smaller share is a part of a larger one.
+        seed: draws the section's share of the training faces (a smaller share is a part of a larger one), and the
+            held-out share, if the section gives one.
 
     Raises:
-        DataError: missing folders or files, a split file that names faces that are not there or leaves nothing to train
-            on, or labels of another layout.
+        DataError: as :func:`octamark.datasets.read`; a split file that names faces that are not there or leaves nothing
+            to train on; faces held out whose pictures are trained on; faces of which not all points have a label.
+        LayoutError: labels of another layout.
     """
-    if one.count != w300.POINTS or "inter-ocular" not in one.normalisers:
-        raise DataError(f"300W has {w300.POINTS} points, layout ibug68; the recipe's layout {one.name} has {one.count}")
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
-    split_file = root / section.validation
-    held_out = w300.read_split_file(split_file)
-    everyone = {sample.name: sample for sample in w300.read(root, section.split)}
+    samples = read(section.format, root, section.split, layout=one)
+    if isinstance(section.validation, float):
+        training, validation = _drawn(section, root, samples, seed)
+    elif section.validation in FORMATS[section.format].splits:
+        training, validation = _other_split(section, root, one, samples)
+    else:
+        training, validation = _listed(section, root, samples)
+    if incomplete := [face.name for face in [*training, *validation] if np.isnan(face.landmarks).any()]:
+        raise DataError(
+            f"{root}: {len(incomplete)} of {len(training) + len(validation)} faces have points without a label, "
+            f"{listed(incomplete[:3])}; training needs them all"
+        )
+    drawn = np.random.default_rng(seed).permutation(len(training))[: max(1, round(section.share * len(training)))]
+    return [training[index] for index in sorted(drawn)], validation
+
+
+def _listed(section: DataSection, root: Path, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """By a file that lists the names of faces to hold out."""
+    split_file = (root if root.is_dir() else root.parent) / str(section.validation)
+    if not split_file.is_file():
+        raise DataError(
+            f"{split_file}: no such file; data.validation names one in the data folder that lists the faces to hold "
+            f"out, or another split ({listed(FORMATS[section.format].splits)}), or is a share such as 0.1"
+        )
+    held_out = read_split_file(split_file)
+    everyone = {sample.name: sample for sample in samples}
     if missing := [name for name in held_out if name not in everyone]:
         raise DataError(
             f"{split_file}: lists {listed(missing[:3])} ({len(missing)} names), not in split {section.split}"
@@ -51,6 +76,33 @@ def training_and_validation(
     if len(held_out) == len(everyone):
         raise DataError(f"{split_file}: lists every face of split {section.split}; none is left to train on")
     validation = [everyone.pop(name) for name in sorted(held_out)]
-    training = list(everyone.values())
-    drawn = np.random.default_rng(seed).permutation(len(training))[: max(1, round(section.share * len(training)))]
-    return [training[index] for index in sorted(drawn)], validation
+    return list(everyone.values()), validation
+
+
+def _other_split(
+    section: DataSection, root: Path, one: Layout, samples: Sequence[Sample]
+) -> tuple[list[Sample], list[Sample]]:
+    """By another split of the set; where the splits overlap its faces are held out."""
+    validation = read(section.format, root, str(section.validation), layout=one)
+    held_out = {sample.name for sample in validation}
+    training = [sample for sample in samples if sample.name not in held_out]
+    if not training:
+        raise DataError(f"{root}: split {section.validation} holds every face of split {section.split}")
+    return training, validation
+
+
+def _drawn(section: DataSection, root: Path, samples: Sequence[Sample], seed: int) -> tuple[list[Sample], list[Sample]]:
+    """A share by lot: whole pictures, or whole persons where the set tells them, so that nobody is on both sides."""
+    by_person = FORMATS[section.format].by_person
+    group_of = [sample.name.partition("/" if by_person else "#")[0] for sample in samples]
+    groups = sorted(set(group_of))
+    if len(groups) < 2:
+        raise DataError(
+            f"{root}: faces of one {'person' if by_person else 'picture'} alone; none can be held out by lot"
+        )
+    count = min(max(1, round(float(section.validation) * len(groups))), len(groups) - 1)
+    chosen = {groups[index] for index in np.random.default_rng(seed).permutation(len(groups))[:count]}
+    sides: tuple[list[Sample], list[Sample]] = ([], [])
+    for sample, group in zip(samples, group_of, strict=True):
+        sides[group in chosen].append(sample)
+    return sides

@@ -111,7 +111,7 @@ def score_file(truth: Truth, path: Path, normaliser: str | None = None) -> tuple
 
 def _normaliser(name: str | None, layout: Layout) -> str:
     if name is None:
-        return "inter-ocular" if "inter-ocular" in layout.normalisers else "box"
+        return metrics.usual_normaliser(layout)
     allowed = metrics.normaliser_names(layout)
     if name not in allowed:
         raise LayoutError(f"layout {layout.name} has no normaliser {name!r}; allowed: {listed(allowed)}")

@@ -14,7 +14,6 @@ from torch import Tensor
 from octamark.datasets import Sample
 from octamark.errors import DataError
 from octamark.geometry import apply, crop, crop_transform, invert, landmark_boxes, squares
-from octamark.imaging import read_picture
 from octamark.training.augment import cut, middle, move_points
 
 ROOM = 1.6
@@ -67,7 +66,7 @@ class FaceStore:
             if square[2] <= 0:
                 raise DataError(f"{sample.name} ({sample.picture}): all its landmarks lie in one place")
             transform = crop_transform(square, side)
-            picture = crop(read_picture(sample.picture), transform, side)
+            picture = crop(sample.read(), transform, side)
             advance()
             return picture.transpose(2, 0, 1), apply(invert(transform), sample.landmarks).astype(np.float32)
 

@@ -40,12 +40,12 @@ def fit_crop_rule(
 ) -> CropRule:
     """The map from detector boxes to the crops of training, by medians over the faces that were found.
 
-    Raises:
-        DataError: fewer than 10 faces found.
+    Where the detector knows fewer than 10 of them (drawings, say) a box counts as that of the landmarks.
     """
     pairs = [(box, sample) for box, sample in zip(found, samples, strict=True) if box is not None]
     if len(pairs) < 10:
-        raise DataError(f"the detector found {len(pairs)} of {len(samples)} faces; at least 10 are needed to fit boxes")
+        still = {"detector_scale": margin, "detector_shift": (0.0, 0.0), "detector_residual": (0.0, 0.0, 0.0)}
+        return CropRule(size=size, margin=margin, **still)
     detected = np.stack([box for box, _ in pairs])
     wanted = squares(landmark_boxes(np.stack([sample.landmarks for _, sample in pairs])), margin)
     plain = detector_squares(detected, 1.0, (0.0, 0.0))

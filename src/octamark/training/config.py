@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from octamark.errors import ConfigError, listed
 
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class _Section(BaseModel):
@@ -21,9 +22,12 @@ class _Section(BaseModel):
 class Data(_Section):
     """Which faces, and how they are cropped."""
 
-    format: Literal["300w"] = "300w"
+    format: Literal["300w", "wflw", "cofw", "aflw19", "webcaricature", "cariface", "coco", "folder"] = "300w"
     split: str = "train"
-    validation: str = Field("splits/val.txt", description="faces left out of training, relative to the data folder")
+    validation: str | Share = Field(
+        "splits/val.txt",
+        description="faces held out: a file of their names in the data folder, another split, or a share by lot",
+    )
     margin: float = Field(1.25, gt=1.0, le=3.0, description="side of the crop over the longer side of the landmark box")
     share: float = Field(1.0, gt=0.0, le=1.0, description="share of the training faces, drawn by the recipe's seed")
 

@@ -37,7 +37,7 @@ def plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
                 for axes in (loss_axes, nme_axes):
                     axes.axvline(before["epoch"] + 0.5, color=line.get_color(), linestyle=":", linewidth=0.8)
     loss_axes.set(xlabel="epoch", ylabel="training loss, augmented faces", yscale="log")
-    nme_axes.set(xlabel="epoch", ylabel="validation NME, %, inter-ocular, label boxes", yscale="log")
+    nme_axes.set(xlabel="epoch", ylabel="validation NME, %, label boxes", yscale="log")
     ticks = [3, 3.5, 4, 5, 6, 8, 10, 15]
     nme_axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     nme_axes.minorticks_off()

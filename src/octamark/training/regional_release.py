@@ -21,7 +21,7 @@ from octamark.evaluation.steadiness import nudge
 from octamark.geometry import apply, invert, landmark_boxes
 from octamark.landmarker import Landmarker, shifted
 from octamark.layouts import Layout, layout
-from octamark.metrics import confidence_distances, failure_rate, nme, part_nme
+from octamark.metrics import confidence_distances, failure_rate, nme, part_nme, usual_normaliser
 from octamark.nets.export import Storage, regions_to_onnx, with_card
 from octamark.nets.predictor import RegionalPredictor
 from octamark.nets.regional import RegionalNetwork
@@ -31,7 +31,7 @@ from octamark.training import checkpoints
 from octamark.training.calibration import FOLDS, cross_fitted, fit_calibration
 from octamark.training.config import Config, parse
 from octamark.training.regional import region_rule, regional_network
-from octamark.training.release import TERMS_300W, half_checkpoint
+from octamark.training.release import half_checkpoint, learned_from
 from octamark.weights import FACE_UNITS, RegionCard
 from octamark.weights.calibration import Calibration
 
@@ -137,6 +137,7 @@ def release_regions(
     training, validation = training_and_validation(config.data, data, one, config.seed)
     offset = seeing.card.offset
     seeing.card = seeing.card.model_copy(update={"offset": (0.0, 0.0)})  # crops are placed by points before it
+    learned, terms = learned_from(config.data, len(training), len(validation))
     draft = RegionCard(
         name=config.name,
         layout=config.layout,
@@ -147,10 +148,10 @@ def release_regions(
         bias=(0.0,) * len(regional.table.kinds),
         sharpness=1.0,
         calibration=Calibration.identity(one.count),
-        normaliser="inter-ocular",
+        normaliser=usual_normaliser(one),
         scores={},
-        training_data=f"300W {config.data.split}, {len(training)} faces ({len(validation)} held out)",
-        terms=TERMS_300W,
+        training_data=learned,
+        terms=terms,
         recipe=config.model_dump(mode="json"),
         version=__version__,
     )

@@ -8,23 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from octamark._version import __version__
-from octamark.datasets import Sample
+from octamark.datasets import FORMATS, Sample
 from octamark.datasets.load import training_and_validation
 from octamark.detector import FaceDetector
 from octamark.evaluation.run import Spot, Square, View, detector_square, label_square, predict
 from octamark.geometry import Picture
 from octamark.landmarker import Landmarker, shifted
 from octamark.layouts import layout
-from octamark.metrics import confidence_distances, failure_rate, nme
+from octamark.metrics import confidence_distances, failure_rate, failures, nme, usual_normaliser
 from octamark.nets.export import Storage, recalibrated, to_onnx
 from octamark.nets.network import OctaveNetwork
 from octamark.nets.predictor import Predictor
 from octamark.training import checkpoints
 from octamark.training.calibration import cross_fitted, detected_boxes, fit_calibration, fit_crop_rule, fit_offset
-from octamark.training.config import Config
+from octamark.training.config import Config, Data
 from octamark.training.starting import trained_network
 from octamark.weights import ModelCard
 from octamark.weights.calibration import Calibration
@@ -57,6 +58,13 @@ def load_network(path: Path) -> tuple[OctaveNetwork, Config, dict[str, Any]]:
     return network, config, meta
 
 
+def learned_from(data: Data, faces: int, held_out: int) -> tuple[str, str]:
+    """A card's ``training_data`` and ``terms``."""
+    terms = TERMS_300W if data.format == "300w" else "those of the training pictures"
+    name = FORMATS[data.format].title.partition(":")[0]
+    return f"{name} {data.split}, {faces} faces ({held_out} held out)", terms
+
+
 def release(
     run: Path, data: Path, *, storage: Storage = "int8", advance: Callable[[int, int], None] = lambda done, total: None
 ) -> Release:
@@ -72,7 +80,7 @@ def release(
     one = layout(config.layout)
     training, validation = training_and_validation(config.data, data, one, config.seed)
     size, margin = config.stages[-1].size, config.data.margin
-    learned, terms = f"300W {config.data.split}, {len(training)} faces ({len(validation)} held out)", TERMS_300W
+    learned, terms = learned_from(config.data, len(training), len(validation))
     if "unlabelled" in meta:
         learned, terms = f"{learned}; without labels: {meta['unlabelled']}", f"{terms}; and those of the unlabelled"
     if config.distillation is not None:
@@ -94,7 +102,7 @@ def release(
         width=network.config.width,
         crop=rule,
         calibration=Calibration.identity(one.count),
-        normaliser="inter-ocular",
+        normaliser=usual_normaliser(one),
         scores={},
         training_data=learned,
         terms=terms,
@@ -151,14 +159,20 @@ def calibrate(
     scores = {
         f"validation NME, %, label boxes, {len(samples)} faces": float(errors["labels"].mean() * 100),
         "failures at 8 %, %, label boxes": failure_rate(errors["labels"]) * 100,
-        f"validation NME, %, YuNet boxes, {len(detected)} faces found": float(detected.mean() * 100),
-        "failures at 8 %, %, YuNet boxes": failure_rate(detected) * 100,
-        "validation NME, %, YuNet boxes moved and scaled by up to 10 %": float(np.nanmean(errors["moved"]) * 100),
+        f"validation NME, %, YuNet boxes, {len(detected)} faces found": _percent(detected),
+        "failures at 8 %, %, YuNet boxes": _percent(failures(detected)),
+        "validation NME, %, YuNet boxes moved and scaled by up to 10 %": _percent(errors["moved"]),
         **{f"{name} (cross-fitted)": value for name, value in checks.items()},
     }
     said = {name: value for name, value in scores.items() if np.isfinite(value)}  # no failures: no ranking of them
     scored = card.model_copy(update={"calibration": fitted, "offset": offset, "scores": said})
     return recalibrated(graph, scored), scored
+
+
+def _percent(errors: NDArray[np.float64]) -> float:
+    """The mean of what is known, NaN for nothing."""
+    known = errors[np.isfinite(errors)]
+    return float(known.mean() * 100) if len(known) else np.nan
 
 
 def _shaken(square: Square, seed: int, share: float = 0.1) -> Square:

@@ -81,15 +81,22 @@ def adaptation(init: str) -> Config:
 def starting_network(config: Config) -> OctaveNetwork:
     """The recipe's network, with the averaged weights of the checkpoint ``config.init`` if it names one.
 
+    Weights of another layout are taken but for the head, the last layer, whose maps stand for other points.
+
     Raises:
-        WeightsError: no such checkpoint, a damaged one, or one of another layout or shape than the recipe's.
+        WeightsError: no such checkpoint, a damaged one, or one of another shape than the recipe's.
     """
     if config.init is None:
         return OctaveNetwork(network_config(config))
     path = checkpoint_path(config.init)
     network, theirs, _ = trained_network(path)
-    if theirs.layout != config.layout or network_config(theirs) != network_config(config):
-        given, asked = ({"layout": c.layout, **c.network.model_dump()} for c in (theirs, config))
+    if theirs.network != config.network:
+        given, asked = theirs.network.model_dump(), config.network.model_dump()
         apart = [f"{key} {given[key]!r} (recipe: {asked[key]!r})" for key in given if given[key] != asked[key]]
         raise WeightsError(f"{path}: cannot start this recipe, it was trained with {listed(apart)}")
-    return network
+    if theirs.layout == config.layout:
+        return network
+    fresh = OctaveNetwork(network_config(config))
+    body = {name: value for name, value in network.state_dict().items() if not name.startswith("head.")}
+    fresh.load_state_dict({**fresh.state_dict(), **body})
+    return fresh
