@@ -18,7 +18,7 @@ Style = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def stylise(pictures: Tensor, generator: torch.Generator, blend: float = 1.0) -> Tensor:
-    """Each picture in a style of its own, some on paper or canvas, whatever else is in the batch.
+    """Each picture, lit well first, in a style of its own, some on paper or canvas, whatever else is in the batch.
 
     Args:
         blend: how much of the style is taken at most; its least is three fifths of that.
@@ -28,7 +28,7 @@ def stylise(pictures: Tensor, generator: torch.Generator, blend: float = 1.0) ->
         one = pictures[index : index + 1]
         style = [*STYLES.values()][int(torch.randint(len(STYLES), (1,), generator=own))]
         share = blend * float(_each(1, own, 0.6, 1.0))
-        drawn = one + share * (style(one, own) - one)
+        drawn = one + share * (style(lit(one), own) - one)
         out[index : index + 1] = grain(drawn, own) if float(torch.rand(1, generator=own)) < 0.4 else drawn
     return out.clamp_(0.0, 1.0)
 
@@ -55,7 +55,18 @@ def _blur(pictures: Tensor, sigma: float) -> Tensor:
     return kornia.filters.gaussian_blur2d(pictures, (kernel, kernel), (sigma, sigma))
 
 
-def smooth(pictures: Tensor, share: float, contrast: float = 0.02) -> Tensor:
+def lit(pictures: Tensor) -> Tensor:
+    """With faces, in the middle, from dark to bright: who draws a face in the shadow still draws its features."""
+    side = pictures.shape[-1]
+    middle = slice(round(0.22 * side), round(0.78 * side))
+    grey = _grey(pictures)[:, :, middle, middle].flatten(1)
+    low, half, high = (grey.quantile(share, dim=1)[:, None, None, None] for share in (0.03, 0.5, 0.97))
+    span = (high - low).clamp_min(0.05)
+    gamma = math.log(0.5) / ((half - low) / span).clamp(0.15, 0.85).log()
+    return ((pictures - low) / span).clamp(1e-4, 1.0) ** gamma
+
+
+def smooth(pictures: Tensor, share: float, contrast: float = 0.008) -> Tensor:
     """Edge-preserving smoothing (guided filter) over windows of that share of the side, twice."""
     kernel = 2 * max(1, round(share * pictures.shape[-1] / 2)) + 1
     coarse = kernel // 3  # the filter's coefficients vary slowly: found on a coarser picture (K. He, J. Sun, 2015)
@@ -114,7 +125,7 @@ def hatching(pictures: Tensor, generator: torch.Generator) -> Tensor:
     )
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     wobble = F.interpolate(torch.randn(count, 1, 8, 8, generator=generator), size=(height, width), mode="bicubic")
-    period = _each(count, generator, 0.016, 0.035) * width
+    period = _each(count, generator, 0.012, 0.022) * width
     turn = _each(count, generator, 0, math.pi)
     white = torch.ones(count, 1, height, width)
     for step, threshold in enumerate((0.75, 0.5, 0.28)):
@@ -131,7 +142,7 @@ def painting(pictures: Tensor, generator: torch.Generator) -> Tensor:
     side = pictures.shape[-1]
     radius = max(1, round((0.008 + 0.016 * float(torch.rand(1, generator=generator))) * side))
     out = kuwahara(kuwahara(pictures, radius), max(1, radius // 2))
-    out = saturated(out, _each(len(pictures), generator, 0.9, 1.8).to(pictures.device))
+    out = saturated(out, _each(len(pictures), generator, 0.7, 1.5).to(pictures.device))
     strokes = torch.randn(len(pictures), 1, max(4, side // 3), max(4, side // 10), generator=generator)
     strokes = F.interpolate(strokes, size=pictures.shape[-2:], mode="bilinear").to(pictures.device)
     return (out * (1 + 0.05 * strokes)).clamp(0, 1)
@@ -152,11 +163,11 @@ def kuwahara(pictures: Tensor, radius: int) -> Tensor:
 def cartoon(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Flat shading in few lively colours, dark outlines."""
     count, device = len(pictures), pictures.device
-    flat = smooth(pictures, 0.05, 0.03)
+    flat = smooth(pictures, 0.035, 0.012)
     flat = posterised(flat, torch.randint(3, 8, (count, 1, 1, 1), generator=generator).to(device).float())
-    flat = saturated(flat, _each(count, generator, 1.1, 2.4).to(device))
+    flat = saturated(flat, _each(count, generator, 0.8, 1.7).to(device))
     light = _each(count, generator, 0.0, 0.25).to(device)
-    return (flat + light * (1 - flat)) * lines(smooth(pictures, 0.03), generator)
+    return (flat + light * (1 - flat)) * lines(smooth(pictures, 0.025), generator)
 
 
 def palette(pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -166,7 +177,7 @@ def palette(pictures: Tensor, generator: torch.Generator) -> Tensor:
     light = torch.linspace(0.05, 0.95, 4)
     grey = colours.mean(1, keepdim=True)
     colours = (light + 0.8 * (colours - grey)).clamp(0, 1).to(device)  # n, 3, 4
-    dark = _grey(smooth(pictures, 0.04)) if float(torch.rand(1, generator=generator)) < 0.6 else _grey(pictures)
+    dark = _grey(smooth(pictures, 0.03)) if float(torch.rand(1, generator=generator)) < 0.6 else _grey(pictures)
     place = dark.clamp(0, 1) * 3
     low = place.floor().clamp(max=2).long()
     part = place - low
@@ -177,7 +188,7 @@ def palette(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 def wash(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Diluted ink: soft greys on light paper, edges a little darker."""
-    grey = _grey(smooth(pictures, 0.06, 0.01))
+    grey = _grey(smooth(pictures, 0.035))
     pooled = (_blur(grey, 0.015 * pictures.shape[-1]) - grey).clamp(-0.3, 0.3)
     strength = _each(len(pictures), generator, 0.6, 1.1).to(pictures.device)
     return inked((1 - strength * (1 - grey) - 0.8 * pooled.clamp_min(0)).clamp(0, 1), generator)
