@@ -17,6 +17,7 @@ LEAST_AREA = 0.12
 
 _GRID = 40  # squares along each side of a picture in which folds are looked for
 _STEPS = (1.0, 0.75, 0.55, 0.4, 0.25, 0.12)  # shares of the asked movement that are tried, until nothing folds
+_NEAR = 1e-6  # pixels: no nearer are points looked for
 _BORDER = 6  # fixed anchors along each side of the picture
 
 
@@ -36,7 +37,7 @@ class Spline(NamedTuple):
     def __call__(self, places: Tensor) -> Tensor:
         """Where places (n, p, 2) of the new pictures lie in the old ones, pixels."""
         x = ((places + 0.5) / self.side).to(self.anchors.dtype)
-        radial = _radial(((x[:, :, None] - self.anchors[:, None]) ** 2).sum(-1))
+        radial = _radial(x, self.anchors)
         terms = torch.cat([radial, torch.ones_like(x[..., :1]), x], dim=2)
         return ((terms @ self.weights) * self.side - 0.5).to(places.dtype)
 
@@ -44,16 +45,21 @@ class Spline(NamedTuple):
         """The places (n, p, 2) of the new pictures that come from such places of the old ones, by Newton's method."""
         x, step = start.clone(), 0.25
         for _ in range(rounds):
-            here = self(x)
-            right, below = (self(x + step * x.new_tensor(axis)) for axis in ([1.0, 0.0], [0.0, 1.0]))
+            beside = [x, x + x.new_tensor([step, 0.0]), x + x.new_tensor([0.0, step])]
+            here, right, below = self(torch.cat(beside, dim=1)).chunk(3, dim=1)
+            if (places - here).abs().max() < _NEAR:
+                break
             jacobian = torch.stack([(right - here) / step, (below - here) / step], dim=-1)  # n, p, 2, 2
             move = torch.linalg.solve(jacobian, (places - here)[..., None])[..., 0]
             x = x + move.clamp(-0.02 * self.side, 0.02 * self.side)
         return x
 
 
-def _radial(squared: Tensor) -> Tensor:
-    return squared * torch.log(squared + 1e-12)
+def _radial(a: Tensor, b: Tensor) -> Tensor:
+    """r^2 ln r^2 of the distances r between places (n, p, 2) and (n, k, 2): (n, p, k)."""
+    across, down = (a[:, :, None, axis] - b[:, None, :, axis] for axis in (0, 1))
+    squared = across.square_().addcmul_(down, down)
+    return (squared + 1e-12).log_().mul_(squared)
 
 
 def spline(new: Tensor, old: Tensor, side: int, least: Tensor) -> Spline:
@@ -75,7 +81,7 @@ def spline(new: Tensor, old: Tensor, side: int, least: Tensor) -> Spline:
     left_out = torch.tril(near, diagonal=-1).any(dim=2)
     count = a.shape[1]
     system = a.new_zeros(len(new), count + 3, count + 3)
-    system[:, :count, :count] = _radial(torch.cdist(a, a) ** 2)
+    system[:, :count, :count] = _radial(a, a)
     system[:, :count, count] = system[:, count, :count] = 1
     system[:, :count, count + 1 :] = a
     system[:, count + 1 :, :count] = a.transpose(1, 2)
