@@ -1,4 +1,4 @@
-"""Draw the pictures of README and docs again: python docs/make_pictures.py (needs scikit-image's portrait)."""
+"""Draw the pictures of README and docs again: python docs/make_pictures.py (needs torch and scikit-image's portrait)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 import octamark
 from octamark import drawing
+from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, squares
 from octamark.imaging import write_picture
+from octamark.training.caricature import Caricaturist, stylised
 
 HERE = Path(__file__).parent
 
@@ -29,9 +32,28 @@ def main() -> None:
     coarse = octamark.load("small", refine="never", upright="never")(picture)
     assert near.refiner is not None
     write_picture(HERE / "close_look.jpg", drawing.close_look(picture, coarse[0], near(picture)[0], near.refiner))
+    write_picture(HERE / "caricatures.jpg", caricatures(picture))
     (HERE / "layouts").mkdir(exist_ok=True)
     for name in octamark.layouts.BUILTIN:
         write_picture(HERE / "layouts" / f"{name}.png", drawing.diagram(octamark.layout(name)))
+
+
+def caricatures(picture: Picture) -> Picture:
+    """The portrait's face as eight caricatures, and what the released model finds in them; crops from their labels."""
+    labels = octamark.load("small")(picture)[0].landmarks
+    transform = crop_transform(squares(landmark_boxes(labels[None]), 1.7)[0], 360)
+    face = torch.from_numpy(crop(picture, transform, 360)).permute(2, 0, 1)[None]
+    points = torch.from_numpy(apply(invert(transform), labels)).float()[None]
+    marker, layout = octamark.load("small"), octamark.layout("ibug68")
+    made, read = [], []
+    for strength, seeds in {"medium": (0, 6, 10, 11), "strong": (15, 19, 20, 23)}.items():
+        for seed in seeds:
+            drawn, truth = stylised(face, points, Caricaturist(layout), strength, seed)
+            tile = np.ascontiguousarray(drawn[0].permute(1, 2, 0).numpy())
+            made.append(tile)
+            found = marker(tile, landmark_boxes(truth.numpy()), box_kind="landmarks")
+            read.append(drawing.overlay(tile, found))
+    return drawing.sheet([*made[:4], *read[:4], *made[4:], *read[4:]], 4)
 
 
 if __name__ == "__main__":
