@@ -1,4 +1,4 @@
-"""Draw the pictures of README and docs again: python docs/make_pictures.py (needs torch and scikit-image's portrait)."""
+"""Draw the pictures of README and docs again: python docs/make_pictures.py (needs torch, scikit-image's portrait)."""
 
 from __future__ import annotations
 
