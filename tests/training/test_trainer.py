@@ -245,3 +245,18 @@ def test_another_layout_starts_with_all_but_the_head() -> None:
         assert name in heads or torch.equal(value, ours[name])
     with pytest.raises(WeightsError, match=r"trained with size 'nano' \(recipe: 'tiny'\)"):
         starting_network(config(network={"size": "tiny"}, init="nano"))
+
+
+def test_a_share_of_the_start_is_kept_and_caricatures_end_with_the_last_epoch(root: Path, tmp_path: Path) -> None:
+    keeping = {"init": "nano", "optimiser": {"keep": 0.25}, "caricature": {"share": 0.5}}
+    trainer(config(epochs=2, **keeping), root, tmp_path).run()
+    start = trained_network(checkpoint_path("nano"))[0].state_dict()
+    learned = checkpoints.load(tmp_path / "last.safetensors")[0]["ema"]
+    kept, meta = checkpoints.load(tmp_path / "best.safetensors")
+    for name, value in kept["ema"].items():
+        if value.dtype.is_floating_point:
+            torch.testing.assert_close(value, 0.75 * learned[name] + 0.25 * start[name])
+    assert any(not torch.equal(learned[name], start[name]) for name in start)
+    assert meta["epoch"] == 2
+    with pytest.raises(ConfigError, match=r"optimiser\.keep: name the weights to keep a share of with init"):
+        config(optimiser={"keep": 0.25})

@@ -86,6 +86,7 @@ class Optimiser(_Section):
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     clip: float = Field(5.0, gt=0.0, description="largest norm of the gradient")
     ema: float = Field(0.998, ge=0.0, lt=1.0, description="decay of the moving average, per step")
+    keep: float = Field(0.0, ge=0.0, lt=1.0, description="share of init's weights in what the run comes to")
 
 
 class Adversary(_Section):
@@ -198,6 +199,12 @@ class Config(_Section):
                 "unlabelled.teacher weighs points by their spreads, which only the loss laplace_kl trains: set "
                 "loss.name to it, or leave the teacher out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_keep(self) -> Config:
+        if self.optimiser.keep and self.init is None:
+            raise ValueError("optimiser.keep: name the weights to keep a share of with init")
         return self
 
     @model_validator(mode="after")

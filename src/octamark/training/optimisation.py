@@ -69,18 +69,33 @@ def set_moments(optimiser: torch.optim.Optimizer, network: nn.Module, saved: Map
 
 
 class ExponentialAverage:
-    """Moving average of a network's weights and buffers; young averages forget faster: min(decay, (1+t)/(10+t))."""
+    """Moving average of a network's weights and buffers; young averages forget faster: min(decay, (1+t)/(10+t)).
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
+    Args:
+        keep: share of the weights that the network has now in the result; what it learns anew then costs it little of
+            what it knew (M. Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
+    """
+
+    def __init__(self, network: nn.Module, decay: float, keep: float = 0.0) -> None:
+        self.decay, self.keep = decay, keep
         self.updates = 0
         self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        self.start = {name: tensor.clone() for name, tensor in self.state.items()} if keep else self.state
+
+    def result(self) -> dict[str, Tensor]:
+        """The weights to score and to ship."""
+        if not self.keep:
+            return self.state
+        return {
+            name: torch.lerp(value, self.start[name], self.keep) if value.dtype.is_floating_point else value
+            for name, value in self.state.items()
+        }
 
     @contextmanager
     def instead_of(self, network: nn.Module) -> Iterator[None]:
-        """While it lasts the network has these weights and predicts."""
+        """While it lasts the network has the result's weights and predicts."""
         live = {name: value.clone() for name, value in network.state_dict().items()}
-        network.load_state_dict(self.state)
+        network.load_state_dict(self.result())
         network.eval()
         with torch.no_grad():
             yield

@@ -1,7 +1,8 @@
 """The supervised training loop.
 
 A run lives in one folder: ``config.json``, ``log.csv``, ``tensorboard/``, ``last.safetensors`` (all that resuming
-needs), ``best.safetensors`` (the moving average of the weights at the last stage's best validation NME).
+needs), ``best.safetensors`` (the moving average of the weights at the last stage's best validation NME; of a run that
+learns from caricatures, whose validation faces are photographs, at its end).
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class Trainer:
         config = self.config
         self.network = starting_network(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model, self.optimiser = self.fabric.setup(self.network, optimiser(self.network, config.optimiser))
-        self.average = ExponentialAverage(self.network, config.optimiser.ema)
+        self.average = ExponentialAverage(self.network, config.optimiser.ema, config.optimiser.keep)
         taught = config.distillation
         self.distiller = None if taught is None else Distiller(config, taught, self.fabric)
 
@@ -149,7 +150,7 @@ class Trainer:
                 if self.epoch == first:  # the best epoch is one of the last stage, at the size that ships
                     self.best = math.inf
                 self.epoch += 1
-                is_best = nme < self.best
+                is_best = nme < self.best or self.caricatures is not None  # photographs alone cannot tell
                 self.best = min(self.best, nme)
                 rate = self.optimiser.param_groups[0]["lr"]
                 scores = {"learning_rate": rate, **means, **further, "validation_nme": nme, "validation_fr8": failures}
@@ -324,7 +325,7 @@ class Trainer:
         write_atomically(self.out / "log.csv", table.getvalue().encode())
         write_atomically(self.out / "config.json", self.config.model_dump_json(indent=2).encode())
         if is_best:
-            checkpoints.save(self.out / "best.safetensors", {"ema": self.average.state}, meta)
+            checkpoints.save(self.out / "best.safetensors", {"ema": self.average.result()}, meta)
         checkpoints.save(self.last, self._groups(), meta)
 
     def _resume(self) -> None:
