@@ -13,7 +13,7 @@ from PIL import Image
 import octamark
 from octamark import ConfigError, Landmarker, WeightsError, weights
 from octamark.geometry import apply, invert, landmark_boxes
-from octamark.refiner import WARRANTED, Coarse, Refiner
+from octamark.refiner import WARRANTED, WORSE, Coarse, Refiner
 from octamark.weights.calibration import CONFIDENCE_SHARE
 
 Picture = NDArray[np.uint8]
@@ -65,6 +65,19 @@ def test_auto_refines_large_faces_of_the_model_it_was_made_for(
     assert np.abs(always(large).landmarks - never(large).landmarks).max() > 0.5
     assert octamark.load("nano", threads=1).refiner is None
     assert octamark.load("nano", refine="always", threads=1).refiner is not None
+
+
+def test_auto_keeps_the_first_look_where_the_closer_one_is_less_sure(
+    never: Landmarker, always: Landmarker, large: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = octamark.load("small", threads=1)
+    assert auto.refiner is not None
+    refine, ratio = auto.refiner, float(always(large).spread.mean() / never(large).spread.mean())
+    for factor, kept in ((0.9 * WORSE / ratio, always), (1.1 * WORSE / ratio, never)):
+        monkeypatch.setattr(
+            auto, "refiner", lambda *args, f=factor: [one._replace(spread=f * one.spread) for one in refine(*args)]
+        )
+        np.testing.assert_array_equal(auto(large).landmarks, kept(large).landmarks)
 
 
 def test_places_read_off_the_picture(always: Landmarker, large: Picture) -> None:

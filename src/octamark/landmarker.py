@@ -28,7 +28,7 @@ from octamark.geometry import (
 from octamark.imaging import PictureLike, read_picture
 from octamark.layouts import Layout, layout
 from octamark.metrics import confidence_distances
-from octamark.refiner import REFINE, WARRANTED, Coarse, Refine, Refiner
+from octamark.refiner import REFINE, WARRANTED, WORSE, Coarse, Refine, Refiner
 from octamark.regions import carry
 from octamark.runtime import session
 from octamark.upright import UPRIGHT, Look, SecondLook, Shot, Upright
@@ -52,7 +52,8 @@ class Landmarker:
             network is unsure, ``"always"`` all, ``"never"`` none (see octamark.upright).
         refine: which faces are then read again region by region at the picture's resolution: ``"auto"`` those that are
             larger than the network's input, where the model is the one that the regional network was trained beside
-            (``small``); ``"always"`` all, ``"never"`` none (see octamark.refiner).
+            (``small``), unless the closer look then expects larger errors; ``"always"`` all, ``"never"`` none (see
+            octamark.refiner).
         regions: name of a regional network that ships, or path (or bytes) of one that ``octamark export`` wrote, which
             ``"auto"`` then takes for any model of its layout.
         threads: processor threads of the landmark network; None lets ONNX Runtime choose. The detector runs in OpenCV,
@@ -294,6 +295,8 @@ class Landmarker:
         chosen = [index for index, side in enumerate(sides) if side >= least]
         seen = [Coarse(shots[i].picture, looks[i].landmarks, looks[i].spread) for i in chosen]
         for index, refined in zip(chosen, self.refiner(seen, [sides[i] for i in chosen]), strict=True):
+            if self.refine == "auto" and refined.spread.mean() > WORSE * looks[index].spread.mean():
+                continue
             sure = refined.confidence.astype(np.float32)
             looks[index] = Look(refined.landmarks, refined.spread, sure, looks[index].heatmaps)
 

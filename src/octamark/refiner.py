@@ -33,6 +33,10 @@ REFINE: tuple[Refine, ...] = ("auto", "always", "never")
 WARRANTED = 1.0
 """With ``"auto"``, faces are refined whose crop is at least this many times as wide as the global network's input."""
 
+WORSE = 1.05
+"""With ``"auto"``, a face stays as it was where the closer look expects errors more than this many times as large:
+drawings whose parts, seen alone, are not what the regional network knows."""
+
 _BATCH = 4
 """Faces per run of the network: what is in memory at once."""
 
