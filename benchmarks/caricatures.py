@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--worst", type=Path, help="also draw the last model's 16 worst of the strongest")
     asked = parser.parse_args()
     samples = sorted(read("300w", asked.data, "val"), key=lambda one: one.name)
-    store = FaceStore.load(samples, 224, 1.25)
+    store = FaceStore.load(samples, 256, 1.25)
     sets = {"photographs": drawn(store.pictures, store.landmarks)}
     for strength in STRENGTHS:
         sets[strength] = drawn(*stylised(store.pictures, store.landmarks, Caricaturist(LAYOUT), strength))
@@ -75,10 +75,10 @@ def main() -> None:
         for name, pair in sets.items() if model == asked.models[0] else ():
             rows[name]["YuNet"] = by_boxes(marker, pair, yunet[name])
             rows[name]["picture"] = by_picture(marker, pair)
-        if marker.card.name == "small":
-            near = octamark.load(model, refine="always", upright="never", threads=1)
+        if model == "small":
+            near = octamark.load(model, refine="auto", upright="never", threads=1)
             for name, pair in sets.items():
-                rows[name]["labels, refined"] = by_labels(near, pair)
+                rows[name]["labels, auto"] = by_labels(near, pair)
         for name, pair in styles.items():
             rows[name] = {"labels": by_labels(marker, pair)}
         table[Path(model).stem] = rows
@@ -167,12 +167,12 @@ def page(table: dict[str, dict[str, dict[str, list[float]]]], found: dict[str, f
     lines += ["| model | " + " | ".join(strengths) + " | strong: over 8 % | strong: over 15 % |"]
     lines += ["|---" * (len(strengths) + 3) + "|"]
     for model, rows in table.items():
-        for kind in ("labels", "labels, refined"):
+        for kind in ("labels", "labels, auto"):
             if kind in rows["strong"]:
                 cells = [said(rows[name][kind]) for name in strengths]
                 strong = np.array(rows["strong"][kind]) / 100
                 cells += [f"{100 * failure_rate(strong, limit):.0f} %" for limit in (0.08, 0.15)]
-                name = f"`{model}`" + (", refined" if "refined" in kind else "")
+                name = f"`{model}`" + (', `refine="auto"`' if "auto" in kind else "")
                 lines.append(f"| {name} | " + " | ".join(cells) + " |")
     first = next(iter(table))
     lines += ["", f"## By box, `{first}`", "", "| | YuNet finds | labels' boxes | YuNet's boxes | `--box picture` |"]

@@ -12,6 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from octamark.errors import OutputError
 from octamark.imaging import write_atomically
 
+MODEL = typer.Option(
+    "-m", "--model", help="nano, tiny-128, tiny, small, small-art (for drawings), or the path of an .onnx file"
+)
 UPRIGHT = typer.Option("--upright", help="Second look at leaning faces: auto, always, never")
 REFINE = typer.Option("--refine", help="Close look at eyes, nose, mouth, outline: auto (large faces), always, never")
 REGIONS = typer.Option("--regions", help="The network for that: regions, or the path of an .onnx file")

@@ -10,7 +10,19 @@ import typer
 from rich.table import Table
 
 from octamark import weights
-from octamark.cli.console import REFINE, REGIONS, THREADS, UPRIGHT, counted, fail, make_folder, note, progress, stdout
+from octamark.cli.console import (
+    MODEL,
+    REFINE,
+    REGIONS,
+    THREADS,
+    UPRIGHT,
+    counted,
+    fail,
+    make_folder,
+    note,
+    progress,
+    stdout,
+)
 from octamark.errors import ConfigError, LayoutError
 from octamark.layouts import layout
 
@@ -30,9 +42,7 @@ def evaluate(
     ] = "300w",
     split: Annotated[str | None, typer.Option("--split", help="Split of the set; a wrong name lists them")] = None,
     only: Annotated[Path | None, typer.Option("--only", help="File of face names to keep, one a line")] = None,
-    model: Annotated[
-        str, typer.Option("-m", "--model", help="nano, tiny-128, tiny, small, or the path of an .onnx file")
-    ] = "small",
+    model: Annotated[str, MODEL] = "small",
     boxes: Annotated[
         str, typer.Option("--boxes", help="labels (tight around the labels), detector (YuNet) or own (the set's)")
     ] = "labels",

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from octamark import drawing, weights
-from octamark.cli.console import REFINE, REGIONS, THREADS, UPRIGHT, counted, fail, make_folder, note, progress
+from octamark.cli.console import MODEL, REFINE, REGIONS, THREADS, UPRIGHT, counted, fail, make_folder, note, progress
 from octamark.detector import FaceDetector
 from octamark.errors import BoxError, OutputError, PictureError, listed
 from octamark.faces import Faces
@@ -32,9 +32,7 @@ DRAWINGS_FOLDER = Path("octamark-out")
 
 def predict(
     inputs: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures (searched to the bottom), or -")],
-    model: Annotated[
-        str, typer.Option("-m", "--model", help="nano, tiny-128, tiny, small, or the path of an .onnx file")
-    ] = "small",
+    model: Annotated[str, MODEL] = "small",
     out: Annotated[
         Path | None,
         typer.Option(
