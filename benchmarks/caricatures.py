@@ -22,12 +22,14 @@ from torch import Tensor
 
 import octamark
 from octamark import weights
-from octamark.datasets import read
+from octamark.datasets import Sample, read
 from octamark.detector import FaceDetector
 from octamark.drawing import dotted, sheet
-from octamark.geometry import Picture, best_overlap, landmark_boxes, squares
+from octamark.evaluation.run import detected_box
+from octamark.geometry import Picture, landmark_boxes, squares
 from octamark.imaging import write_atomically, write_picture
 from octamark.metrics import estimate, failure_rate, nme
+from octamark.training.augment import move_points
 from octamark.training.batches import FaceStore
 from octamark.training.caricature import STRENGTHS, Caricaturist, draw, stylised
 from octamark.training.styles import STYLES, lit
@@ -58,6 +60,8 @@ def main() -> None:
     )
     parser.add_argument("--worst", type=Path, help="also draw the last model's 16 worst of the strongest")
     asked = parser.parse_args()
+    if len({Path(model).stem for model in asked.models}) < len(asked.models):
+        parser.error("--models: two of one name")
     samples = sorted(read("300w", asked.data, "val"), key=lambda one: one.name)
     store = FaceStore.load(samples, 256, 1.25)
     sets = {"photographs": drawn(store.pictures, store.landmarks)}
@@ -106,9 +110,8 @@ def in_styles(store: FaceStore) -> Iterator[tuple[str, Drawn]]:
         part, side = slice(index, index + 1), store.pictures.shape[-1]
         force, generator = torch.tensor([STRENGTHS["medium"][0]]), torch.Generator().manual_seed(index)
         one = draw(store.pictures[part], store.landmarks[part], still, side, caricaturist, force, generator)
-        back = torch.linalg.solve(one.matrices[:, :, :2], (one.landmarks - one.matrices[:, None, :, 2]).mT).mT
         shapes.append(one.pictures)
-        points.append(back)
+        points.append(move_points(one.landmarks, one.matrices, torch.zeros(1, dtype=torch.bool), torch.arange(68)))
     yield "no style", drawn((torch.cat(shapes) * 255).round().byte(), torch.cat(points))
     for name, style in STYLES.items():
         styled = [style(lit(one), torch.Generator().manual_seed(index)).clamp(0, 1) for index, one in enumerate(shapes)]
@@ -116,9 +119,7 @@ def in_styles(store: FaceStore) -> Iterator[tuple[str, Drawn]]:
 
 
 def found_box(detector: FaceDetector, picture: Picture, points: np.ndarray) -> np.ndarray | None:
-    boxes, _ = detector(picture)
-    index = best_overlap(boxes, landmark_boxes(points))
-    return None if index is None else boxes[index]
+    return detected_box(detector, Sample("", Path(), points), picture)
 
 
 def errors(found: np.ndarray, truth: np.ndarray) -> list[float]:
@@ -175,7 +176,8 @@ def page(table: dict[str, dict[str, dict[str, list[float]]]], found: dict[str, f
                 name = f"`{model}`" + (', `refine="auto"`' if "auto" in kind else "")
                 lines.append(f"| {name} | " + " | ".join(cells) + " |")
     first = next(iter(table))
-    lines += ["", f"## By box, `{first}`", "", "| | YuNet finds | labels' boxes | YuNet's boxes | `--box picture` |"]
+    lines += ["", f"## By box, `{first}`", "", "Labels' boxes and `picture`: all faces; YuNet's: those it finds.", ""]
+    lines += ["| | YuNet finds | labels' boxes | YuNet's boxes | `--box picture` |"]
     lines += ["|---" * 5 + "|"]
     for name in strengths:
         cells = [said(table[first][name][kind]) for kind in ("labels", "YuNet", "picture")]

@@ -67,11 +67,13 @@ def test_a_model_of_68_points_is_tuned_to_17_on_caricatures(tmp_path: Path) -> N
     data = '[data]\nformat = "webcaricature"\nsplit = "caricatures"\nvalidation = 0.5\n'
     recipe.write_text(f'layout = "webcaricature17"\ninit = "nano"\n{RECIPE}{data}[caricature]\nshare = 0.3\n')
     said = run("train", recipe, "--data", tmp_path / "set", "--out", out, "--device", "cpu")
+    assert "last epoch's validation NME" in said
     assert "(inter-ocular, boxes from labels, 40 faces)" in said
-    run("export", out, "--data", tmp_path / "set", "-o", model)
+    assert "give boxes of your own" in run("export", out, "--data", tmp_path / "set", "-o", model)
     landmarker = octamark.load(model)
-    assert (landmarker.layout.name, landmarker.card.terms) == ("webcaricature17", "those of the training pictures")
-    assert landmarker.card.training_data == "WebCaricature caricatures, 40 faces (40 held out)"
+    card = landmarker.card
+    assert (card.layout, card.terms) == ("webcaricature17", "those of the training pictures, and of nano")
+    assert card.training_data == "WebCaricature caricatures, 40 faces (40 held out); started from nano"
     truth = truths["person 0/C00000"]
     assert landmarker(truth.picture, landmark_boxes(truth.points[None])).landmarks.shape == (1, 17, 2)
 

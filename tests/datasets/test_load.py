@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import get_args
 
@@ -8,9 +9,9 @@ import pytest
 from drawn_faces import write_w300
 from octamark.datasets import FORMATS
 from octamark.datasets.load import training_and_validation
-from octamark.errors import DataError, LayoutError
+from octamark.errors import ConfigError, DataError, LayoutError
 from octamark.layouts import layout
-from octamark.training.config import Data
+from octamark.training.config import Data, parse
 from set_fixtures import WRITERS, draw, save, write_cariface, write_coco, write_webcaricature
 
 IBUG = layout("ibug68")
@@ -66,6 +67,7 @@ def test_a_share_by_lot_holds_out_whole_persons(tmp_path: Path) -> None:
 
     assert not persons(0)[0] & persons(0)[1]
     assert persons(0) == persons(0) != persons(1)
+    assert len(persons(0)[1]) == 3
     with pytest.raises(DataError, match="faces of one person alone"):
         training_and_validation(section, write_one_person(tmp_path / "one"), layout("webcaricature17"))
 
@@ -92,7 +94,7 @@ def test_another_split_is_held_out(tmp_path: Path) -> None:
     write_cariface(tmp_path, 3)
     training, held_out = training_and_validation(Data(format="cariface", validation="test"), tmp_path, IBUG)
     assert (len(training), len(held_out)) == (3, 3)
-    with pytest.raises(DataError, match="split train holds every face of split train"):
+    with pytest.raises(DataError, match="split train holds every picture of split train"):
         training_and_validation(Data(format="cariface", validation="train"), tmp_path, IBUG)
 
 
@@ -100,3 +102,35 @@ def test_points_without_a_label_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path)
     with pytest.raises(DataError, match="1 of 2 faces have points without a label, 1; training needs them all"):
         training_and_validation(Data(format="coco", split="all", validation=0.5), tmp_path, layout("aflw19"))
+
+
+def test_faces_of_a_picture_are_not_divided_by_a_list_of_names(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    table = json.loads((tmp_path / "annotations" / "faces.json").read_text())
+    for one in table["annotations"]:
+        one["keypoints"], one["image_id"] = [3, 9, 2, 30, 9, 2] + [5, 20, 2] * 17, 40
+    table["annotations"] = table["annotations"][:2]
+    (tmp_path / "annotations" / "faces.json").write_text(json.dumps(table))
+    (tmp_path / "out.txt").write_text("0\n")
+    with pytest.raises(DataError, match=r"out\.txt: lists a face of the same picture as 0#2, which it leaves out"):
+        training_and_validation(Data(format="coco", split="all", validation="out.txt"), tmp_path, layout("aflw19"))
+
+
+def test_held_out_faces_that_cannot_be_scored_are_refused(tmp_path: Path) -> None:
+    rows = ["file," + ",".join(f"x{i},y{i}" for i in range(17))]
+    for number in range(4):
+        face = draw("webcaricature17", number)
+        face.points[[8, 11]] = 20.0  # the corners of the eyes
+        save(tmp_path / f"{number}.png", face.picture)
+        rows.append(f"{number}.png," + ",".join(f"{value:.3f}" for value in face.points.ravel()))
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    section = Data(format="folder", split="all", validation=0.5)
+    with pytest.raises(DataError, match=r"2 faces held out\): no inter-ocular distance to divide errors by"):
+        training_and_validation(section, tmp_path / "labels.csv", layout("webcaricature17"))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 1.5, -0.1, True, 3, []])
+def test_a_share_that_is_none_is_named(value: object) -> None:
+    table = {"name": "a", "stages": [{"epochs": 1}], "data": {"validation": value}}
+    with pytest.raises(ConfigError, match=r"^recipe: data\.validation: a share between 0 and 1, a split of the set"):
+        parse(table, "recipe")

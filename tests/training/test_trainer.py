@@ -23,7 +23,13 @@ from octamark.nets.network import NetworkConfig, OctaveNetwork
 from octamark.training import checkpoints
 from octamark.training.config import Config, Stage, parse
 from octamark.training.optimisation import ExponentialAverage, learning_rate
-from octamark.training.starting import checkpoint_path, network_config, starting_network, trained_network
+from octamark.training.starting import (
+    adaptation,
+    checkpoint_path,
+    network_config,
+    starting_network,
+    trained_network,
+)
 from octamark.training.trainer import Trainer
 
 RECIPE = """
@@ -170,7 +176,7 @@ def test_refusals(root: Path, tmp_path: Path) -> None:
     tight = {"size": 32, "epochs": 1, "batch": 1}
     with pytest.raises(ConfigError, match=r"stages\.0\.batch: 1 of 30 faces over 1 processes"):
         trainer(config(stages=[tight]), root, tmp_path / "x")
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no such file or folder"):
         training_and_validation(config().data, tmp_path / "nowhere", layout("ibug68"), 0)
 
 
@@ -247,12 +253,19 @@ def test_another_layout_starts_with_all_but_the_head() -> None:
         starting_network(config(network={"size": "tiny"}, init="nano"))
 
 
-def test_a_share_of_the_start_is_kept_and_caricatures_end_with_the_last_epoch(root: Path, tmp_path: Path) -> None:
+def test_a_share_of_the_start_is_kept_and_caricatures_end_with_the_last_epoch(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keeping = {"init": "nano", "optimiser": {"keep": 0.25}, "caricature": {"share": 0.5}}
-    trainer(config(epochs=2, **keeping), root, tmp_path).run()
+    one = trainer(config(epochs=2, **keeping), root, tmp_path)
+    validate = one.validate
+    monkeypatch.setattr(one, "validate", lambda *args: (validate(*args)[0] + one.epoch, 0.0))  # ever worse
+    assert one.run() > 1
     start = trained_network(checkpoint_path("nano"))[0].state_dict()
     learned = checkpoints.load(tmp_path / "last.safetensors")[0]["ema"]
     kept, meta = checkpoints.load(tmp_path / "best.safetensors")
+    resumed = trainer(config(epochs=2, **keeping), root, tmp_path, resume=True).average.result()
+    assert all(torch.equal(value, kept["ema"][name]) for name, value in resumed.items())
     for name, value in kept["ema"].items():
         if value.dtype.is_floating_point:
             torch.testing.assert_close(value, 0.75 * learned[name] + 0.25 * start[name])
@@ -260,3 +273,13 @@ def test_a_share_of_the_start_is_kept_and_caricatures_end_with_the_last_epoch(ro
     assert meta["epoch"] == 2
     with pytest.raises(ConfigError, match=r"optimiser\.keep: name the weights to keep a share of with init"):
         config(optimiser={"keep": 0.25})
+
+
+def test_what_is_kept_needs_the_layout_of_the_start() -> None:
+    with pytest.raises(WeightsError, match=r"nothing to keep a share of; leave out optimiser\.keep"):
+        starting_network(config(layout="webcaricature17", init="nano", optimiser={"keep": 0.5}))
+
+
+def test_adapting_forgets_how_the_released_model_was_made() -> None:
+    one = adaptation("small")
+    assert (one.caricature, one.optimiser.keep, one.distillation) == (None, 0.0, None)

@@ -122,10 +122,11 @@ def train(
         if trainer.fabric.is_global_zero:
             from octamark.training.curves import plot
 
-            plot({config.name: trainer.rows}, folder / "curves.png")
+            plot({config.name: trainer.rows}, folder / "curves.png", usual_normaliser(trainer.layout))
     if trainer.fabric.is_global_zero:
         about = f"{usual_normaliser(trainer.layout)}, boxes from labels, {len(held_out)} faces"
-        note(f"best validation NME {best:.2%} ({about}): {folder}")
+        which = "best" if config.caricature is None else "last epoch's"
+        note(f"{which} validation NME {best:.2%} ({about}): {folder}")
 
 
 def _recipe(path: Path | None, init: str | None, unlabelled: bool) -> Config:
@@ -139,12 +140,13 @@ def _recipe(path: Path | None, init: str | None, unlabelled: bool) -> Config:
 
     if path is None and (init is None or not unlabelled):
         raise ConfigError("name a recipe; or adapt a trained model: --init MODEL --unlabelled FOLDER")
-    config = adaptation(str(init)) if path is None else load(path)
+    started: dict[str, Any] = {} if init is None else {"init": init}
+    config = adaptation(str(init)) if path is None else load(path, **started)
     if config.regional is not None and (unlabelled or init is not None):
         raise ConfigError(
             f"{path}: a regional recipe takes neither --unlabelled nor --init; it starts from regional.look"
         )
-    added: dict[str, object] = {} if init is None else {"init": init}
+    added: dict[str, object] = {}
     if unlabelled and config.unlabelled is None:
         added["unlabelled"] = {} if config.distillation is not None else {"teacher": {}}
     if config.unlabelled is not None and not unlabelled:
@@ -169,6 +171,7 @@ def export(
     from octamark.nets.export import STORAGES
     from octamark.training.regional_release import is_regional, release_regions
     from octamark.training.release import release
+    from octamark.weights import ModelCard
 
     if out.suffix != ".onnx":
         raise ConfigError(f"{out}: weight files end in .onnx")
@@ -198,6 +201,8 @@ def export(
         write_atomically(checkpoint, made.checkpoint)
     for name, value in made.card.scores.items():
         note(f"{name}: {value:.2f}")
+    if isinstance(made.card, ModelCard) and not any(made.card.crop.detector_residual):
+        note("YuNet knows too few of the training faces to fit its boxes: give boxes of your own, or --box picture")
     note(f"{out}: {len(made.onnx) / 1e6:.2f} MB")
 
 

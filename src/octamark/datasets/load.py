@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,7 @@ from octamark.datasets import FORMATS, Sample, read
 from octamark.datasets.w300 import read_split_file
 from octamark.errors import DataError, listed
 from octamark.layouts import Layout
+from octamark.metrics import distances, usual_normaliser
 
 
 class DataSection(Protocol):
@@ -39,8 +41,9 @@ def training_and_validation(
             held-out share, if the section gives one.
 
     Raises:
-        DataError: as :func:`octamark.datasets.read`; a split file that names faces that are not there or leaves nothing
-            to train on; faces held out whose pictures are trained on; faces of which not all points have a label.
+        DataError: as :func:`octamark.datasets.read`; a split file that names faces that are not there, leaves nothing
+            to train on, or lists one face of a picture and not another; faces of which not all points have a label;
+            faces held out whose errors cannot be normalised.
         LayoutError: labels of another layout.
     """
     samples = read(section.format, root, section.split, layout=one)
@@ -50,6 +53,12 @@ def training_and_validation(
         training, validation = _other_split(section, root, one, samples)
     else:
         training, validation = _listed(section, root, samples)
+    lengths = distances(np.stack([face.landmarks for face in validation]), one, usual_normaliser(one))
+    if flat := [face.name for face, length in zip(validation, lengths, strict=True) if np.isnan(length)]:
+        raise DataError(
+            f"{root}: {listed(flat[:3])} ({len(flat)} faces held out): no {usual_normaliser(one)} distance to divide "
+            "errors by; hold out others"
+        )
     if incomplete := [face.name for face in [*training, *validation] if np.isnan(face.landmarks).any()]:
         raise DataError(
             f"{root}: {len(incomplete)} of {len(training) + len(validation)} faces have points without a label, "
@@ -76,32 +85,44 @@ def _listed(section: DataSection, root: Path, samples: Sequence[Sample]) -> tupl
     if len(held_out) == len(everyone):
         raise DataError(f"{split_file}: lists every face of split {section.split}; none is left to train on")
     validation = [everyone.pop(name) for name in sorted(held_out)]
+    pictures = {name.partition("#")[0] for name in held_out}
+    if shared := sorted(name for name in everyone if name.partition("#")[0] in pictures):
+        raise DataError(f"{split_file}: lists a face of the same picture as {listed(shared[:3])}, which it leaves out")
     return list(everyone.values()), validation
 
 
 def _other_split(
     section: DataSection, root: Path, one: Layout, samples: Sequence[Sample]
 ) -> tuple[list[Sample], list[Sample]]:
-    """By another split of the set; where the splits overlap its faces are held out."""
+    """By another split of the set: its pictures, or persons where the set tells them, are not trained on."""
     validation = read(section.format, root, str(section.validation), layout=one)
-    held_out = {sample.name for sample in validation}
-    training = [sample for sample in samples if sample.name not in held_out]
+    by_person = FORMATS[section.format].by_person
+
+    def group(sample: Sample) -> str:
+        return sample.name.partition("/")[0] if by_person else str(sample.picture)
+
+    held_out = {group(sample) for sample in validation}
+    training = [sample for sample in samples if group(sample) not in held_out]
     if not training:
-        raise DataError(f"{root}: split {section.validation} holds every face of split {section.split}")
+        kind = "person" if by_person else "picture"
+        raise DataError(f"{root}: split {section.validation} holds every {kind} of split {section.split}")
     return training, validation
 
 
 def _drawn(section: DataSection, root: Path, samples: Sequence[Sample], seed: int) -> tuple[list[Sample], list[Sample]]:
-    """A share by lot: whole pictures, or whole persons where the set tells them, so that nobody is on both sides."""
+    """A share by lot: whole pictures, or whole persons where the set tells them, so that nobody is on both sides.
+
+    The lot of each depends on its name and the seed alone: a set that grows moves few.
+    """
     by_person = FORMATS[section.format].by_person
     group_of = [sample.name.partition("/" if by_person else "#")[0] for sample in samples]
-    groups = sorted(set(group_of))
+    groups = set(group_of)
     if len(groups) < 2:
         raise DataError(
             f"{root}: faces of one {'person' if by_person else 'picture'} alone; none can be held out by lot"
         )
     count = min(max(1, round(float(section.validation) * len(groups))), len(groups) - 1)
-    chosen = {groups[index] for index in np.random.default_rng(seed).permutation(len(groups))[:count]}
+    chosen = set(sorted(groups, key=lambda group: hashlib.sha256(f"{seed}/{group}".encode()).digest())[:count])
     sides: tuple[list[Sample], list[Sample]] = ([], [])
     for sample, group in zip(samples, group_of, strict=True):
         sides[group in chosen].append(sample)

@@ -40,7 +40,8 @@ def fit_crop_rule(
 ) -> CropRule:
     """The map from detector boxes to the crops of training, by medians over the faces that were found.
 
-    Where the detector knows fewer than 10 of them (drawings, say) a box counts as that of the landmarks.
+    Where the detector knows fewer than 10 of them (drawings, say), nothing is fitted: crops are ``margin`` times the
+    root of a box's area, around its middle, and the residual is 0.
     """
     pairs = [(box, sample) for box, sample in zip(found, samples, strict=True) if box is not None]
     if len(pairs) < 10:

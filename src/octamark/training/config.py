@@ -7,12 +7,11 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from octamark.errors import ConfigError, listed
 
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
-Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class _Section(BaseModel):
@@ -24,12 +23,19 @@ class Data(_Section):
 
     format: Literal["300w", "wflw", "cofw", "aflw19", "webcaricature", "cariface", "coco", "folder"] = "300w"
     split: str = "train"
-    validation: str | Share = Field(
+    validation: str | float = Field(
         "splits/val.txt",
         description="faces held out: a file of their names in the data folder, another split, or a share by lot",
     )
     margin: float = Field(1.25, gt=1.0, le=3.0, description="side of the crop over the longer side of the landmark box")
     share: float = Field(1.0, gt=0.0, le=1.0, description="share of the training faces, drawn by the recipe's seed")
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _share_or_name(cls, value: object) -> object:
+        if isinstance(value, str) or (isinstance(value, float) and 0 < value < 1):
+            return value
+        raise ValueError("a share between 0 and 1, a split of the set, or a file of names in the data folder")
 
 
 class Network(_Section):
@@ -190,7 +196,7 @@ class Config(_Section):
     distillation: Distillation | None = None
     regional: Regional | None = None
     caricature: Caricature | None = None
-    init: str | None = Field(None, description="released model or checkpoint (.safetensors) to start from")
+    init: str | None = Field(None, description="released model, run or checkpoint (.safetensors) to start from")
 
     @model_validator(mode="after")
     def _teacher_has_spreads(self) -> Config:
@@ -265,8 +271,8 @@ def _allowed(place: tuple[str | int, ...]) -> list[str]:
     return list(_SECTIONS[names[-1]].model_fields if names else Config.model_fields)
 
 
-def load(path: Path) -> Config:
-    """The recipe in a .toml file, or in the config.json of a run.
+def load(path: Path, **changes: Any) -> Config:
+    """The recipe in a .toml file, or in the config.json of a run, with changes to it.
 
     Raises:
         ConfigError: unreadable file, invalid TOML, unknown keys, impossible values.
@@ -278,4 +284,4 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, ValueError) as error:
         raise ConfigError(f"{path}: not a {path.suffix.lstrip('.').upper() or 'TOML'} file ({error})") from error
-    return parse(table, str(path))
+    return parse({**table, **changes} if isinstance(table, dict) else table, str(path))

@@ -11,11 +11,12 @@ from typing import Any
 from octamark.imaging import write_atomically
 
 
-def plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+def plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, normaliser: str = "inter-ocular") -> None:
     """Draw loss and validation NME over epochs, one line a run, a mark where the input size changes, as PNG.
 
     Args:
         runs: name -> the rows of the run's log (octamark.training.trainer.COLUMNS).
+        normaliser: of their NME.
     """
     from matplotlib.figure import Figure
 
@@ -37,7 +38,7 @@ def plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
                 for axes in (loss_axes, nme_axes):
                     axes.axvline(before["epoch"] + 0.5, color=line.get_color(), linestyle=":", linewidth=0.8)
     loss_axes.set(xlabel="epoch", ylabel="training loss, augmented faces", yscale="log")
-    nme_axes.set(xlabel="epoch", ylabel="validation NME, %, label boxes", yscale="log")
+    nme_axes.set(xlabel="epoch", ylabel=f"validation NME, %, {normaliser}, label boxes", yscale="log")
     ticks = [3, 3.5, 4, 5, 6, 8, 10, 15]
     nme_axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     nme_axes.minorticks_off()

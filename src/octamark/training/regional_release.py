@@ -137,7 +137,7 @@ def release_regions(
     training, validation = training_and_validation(config.data, data, one, config.seed)
     offset = seeing.card.offset
     seeing.card = seeing.card.model_copy(update={"offset": (0.0, 0.0)})  # crops are placed by points before it
-    learned, terms = learned_from(config.data, len(training), len(validation))
+    learned, terms = learned_from(config, len(training), len(validation))
     draft = RegionCard(
         name=config.name,
         layout=config.layout,

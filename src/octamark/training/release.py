@@ -15,6 +15,7 @@ from octamark._version import __version__
 from octamark.datasets import FORMATS, Sample
 from octamark.datasets.load import training_and_validation
 from octamark.detector import FaceDetector
+from octamark.errors import listed
 from octamark.evaluation.run import Spot, Square, View, detector_square, label_square, predict
 from octamark.geometry import Picture
 from octamark.landmarker import Landmarker, shifted
@@ -25,7 +26,7 @@ from octamark.nets.network import OctaveNetwork
 from octamark.nets.predictor import Predictor
 from octamark.training import checkpoints
 from octamark.training.calibration import cross_fitted, detected_boxes, fit_calibration, fit_crop_rule, fit_offset
-from octamark.training.config import Config, Data
+from octamark.training.config import Config
 from octamark.training.starting import trained_network
 from octamark.weights import ModelCard
 from octamark.weights.calibration import Calibration
@@ -58,11 +59,14 @@ def load_network(path: Path) -> tuple[OctaveNetwork, Config, dict[str, Any]]:
     return network, config, meta
 
 
-def learned_from(data: Data, faces: int, held_out: int) -> tuple[str, str]:
+def learned_from(config: Config, faces: int, held_out: int) -> tuple[str, str]:
     """A card's ``training_data`` and ``terms``."""
-    terms = TERMS_300W if data.format == "300w" else "those of the training pictures"
-    name = FORMATS[data.format].title.partition(":")[0]
-    return f"{name} {data.split}, {faces} faces ({held_out} held out)", terms
+    data, form = config.data, FORMATS[config.data.format]
+    before = [name for name in (config.init, config.distillation and config.distillation.teacher) if name]
+    terms = "those of the training pictures" + (f", and of {listed(before)}" if before else "")
+    name = f"{form.title.partition(':')[0]} {data.split}" if form.layout else "own pictures"
+    learned = f"{name}, {faces} faces ({held_out} held out)" + (f"; started from {config.init}" if config.init else "")
+    return learned, TERMS_300W if data.format == "300w" else terms
 
 
 def release(
@@ -80,7 +84,7 @@ def release(
     one = layout(config.layout)
     training, validation = training_and_validation(config.data, data, one, config.seed)
     size, margin = config.stages[-1].size, config.data.margin
-    learned, terms = learned_from(config.data, len(training), len(validation))
+    learned, terms = learned_from(config, len(training), len(validation))
     if "unlabelled" in meta:
         learned, terms = f"{learned}; without labels: {meta['unlabelled']}", f"{terms}; and those of the unlabelled"
     if config.distillation is not None:

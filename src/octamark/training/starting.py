@@ -74,7 +74,8 @@ def adaptation(init: str) -> Config:
     theirs = parse(checkpoints.load(path)[1]["config"], str(path))
     stage = {**theirs.stages[-1].model_dump(), "epochs": 10, "learning_rate": 5e-4}
     changes: dict[str, Any] = {"name": f"{theirs.name}-adapted", "init": init, "stages": [stage]}
-    changes |= {"unlabelled": {"teacher": {}}, "distillation": None}
+    changes |= {"unlabelled": {"teacher": {}}, "distillation": None, "caricature": None}
+    changes["optimiser"] = {**theirs.optimiser.model_dump(), "keep": 0.0}
     return parse({**theirs.model_dump(), **changes}, str(path))
 
 
@@ -84,7 +85,8 @@ def starting_network(config: Config) -> OctaveNetwork:
     Weights of another layout are taken but for the head, the last layer, whose maps stand for other points.
 
     Raises:
-        WeightsError: no such checkpoint, a damaged one, or one of another shape than the recipe's.
+        WeightsError: no such checkpoint, a damaged one, or one of another shape than the recipe's; one of another
+            layout of which the recipe wants to keep a share.
     """
     if config.init is None:
         return OctaveNetwork(network_config(config))
@@ -96,6 +98,11 @@ def starting_network(config: Config) -> OctaveNetwork:
         raise WeightsError(f"{path}: cannot start this recipe, it was trained with {listed(apart)}")
     if theirs.layout == config.layout:
         return network
+    if config.optimiser.keep:
+        raise WeightsError(
+            f"{path}: is of layout {theirs.layout}, the recipe's is {config.layout}, whose last layer starts anew: "
+            "there is nothing to keep a share of; leave out optimiser.keep"
+        )
     fresh = OctaveNetwork(network_config(config))
     body = {name: value for name, value in network.state_dict().items() if not name.startswith("head.")}
     fresh.load_state_dict({**fresh.state_dict(), **body})

@@ -151,7 +151,7 @@ class Trainer:
                     self.best = math.inf
                 self.epoch += 1
                 is_best = nme < self.best or self.caricatures is not None  # photographs alone cannot tell
-                self.best = min(self.best, nme)
+                self.best = nme if is_best else self.best
                 rate = self.optimiser.param_groups[0]["lr"]
                 scores = {"learning_rate": rate, **means, **further, "validation_nme": nme, "validation_fr8": failures}
                 row = {"epoch": self.epoch, "stage": index, "size": stage.size, **scores}
@@ -260,7 +260,7 @@ class Trainer:
         return *self.validate(faces, size), {}
 
     def validate(self, faces: FaceStore, size: int) -> tuple[float, float]:
-        """Mean NME (fraction of inter-ocular distance) and failure rate at 8 % of the moving average's weights."""
+        """Mean NME (fraction of the usual distance) and failure rate at 8 % of the moving average's weights."""
         errors = []
         with self.average.instead_of(self.network):
             for start in range(0, len(faces), 32):
@@ -304,7 +304,8 @@ class Trainer:
     def _groups(self) -> dict[str, dict[str, Tensor]]:
         """All tensors that resuming needs."""
         kept = moments(self.optimiser, self.network)
-        return {"weights": self.network.state_dict(), "ema": self.average.state, "moments": kept}
+        groups = {"weights": self.network.state_dict(), "ema": self.average.state, "moments": kept}
+        return {**groups, "start": self.average.start} if self.config.optimiser.keep else groups
 
     def _meta(self) -> dict[str, Any]:
         """All else."""
@@ -343,6 +344,7 @@ class Trainer:
 
     def _restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
         checkpoints.fill(self.network, groups.get("weights", {}), self.last)
-        for name, value in groups["ema"].items():
-            self.average.state[name].copy_(value)
+        for into, saved in ((self.average.state, "ema"), (self.average.start, "start")):
+            for name, value in groups.get(saved, {}).items():
+                into[name].copy_(value)
         set_moments(self.optimiser, self.network, groups["moments"])
