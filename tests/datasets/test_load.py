@@ -134,3 +134,18 @@ def test_a_share_that_is_none_is_named(value: object) -> None:
     table = {"name": "a", "stages": [{"epochs": 1}], "data": {"validation": value}}
     with pytest.raises(ConfigError, match=r"^recipe: data\.validation: a share between 0 and 1, a split of the set"):
         parse(table, "recipe")
+
+
+def test_one_picture_spelled_in_two_ways_stays_on_one_side(tmp_path: Path) -> None:
+    rows = ["file," + ",".join(f"x{i},y{i}" for i in range(17))]
+    for number in range(6):
+        face = draw("webcaricature17", number)
+        save(tmp_path / f"a#{number}.png", face.picture)  # the sign that marks further faces, in a name
+        for spelled in ("", "./"):
+            rows.append(f"{spelled}a#{number}.png," + ",".join(f"{value:.3f}" for value in face.points.ravel()))
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    section = Data(format="folder", split="all", validation=0.5)
+    sides = training_and_validation(section, tmp_path / "labels.csv", layout("webcaricature17"))
+    training, held_out = ({one.picture.resolve() for one in side} for side in sides)
+    assert (len(training), len(held_out)) == (3, 3)
+    assert not training & held_out

@@ -180,6 +180,10 @@ def export(
     regional = is_regional(run)
     if look is not None and not regional:
         raise ConfigError(f"--look goes with a regional network; {run} is none")
+    if checkpoint is not None and checkpoint.suffix != ".safetensors":
+        raise ConfigError(f"{checkpoint}: checkpoints end in .safetensors")
+    if checkpoint is not None and run.is_dir() and checkpoint.resolve().parent == run.resolve():
+        raise OutputError(f"{checkpoint}: lies in the run's own folder; write it elsewhere")
     for file in (out, checkpoint or out):
         if file.is_dir():
             raise OutputError(f"{file}: is a folder; name the file to write")

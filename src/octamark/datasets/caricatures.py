@@ -22,6 +22,8 @@ above it).
 
 from __future__ import annotations
 
+import tokenize
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +104,7 @@ def _landmarks(path: Path, where: str, count: int) -> NDArray[np.float32]:
         return read_points(path, count)
     try:
         points = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, tokenize.TokenError) as error:
         raise DataError(f"{path}: cannot be read as a .npy file ({error})") from error
     if not isinstance(points, np.ndarray) or points.shape != (count, 2) or points.dtype.kind not in "fiu":
         raise DataError(

@@ -33,6 +33,10 @@ class _InFile(Sample):
 
     cells: str = ""
 
+    @property
+    def source(self) -> str:
+        return f"{self.picture.resolve()}#{self.index}"
+
     def read(self) -> Picture:
         try:
             with _opened(self.picture) as file:

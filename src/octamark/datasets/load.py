@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -53,16 +53,16 @@ def training_and_validation(
         training, validation = _other_split(section, root, one, samples)
     else:
         training, validation = _listed(section, root, samples)
+    if incomplete := [face.name for face in [*training, *validation] if np.isnan(face.landmarks).any()]:
+        raise DataError(
+            f"{root}: {len(incomplete)} of {len(training) + len(validation)} faces have points without a label, "
+            f"{listed(incomplete[:3])}; training needs them all"
+        )
     lengths = distances(np.stack([face.landmarks for face in validation]), one, usual_normaliser(one))
     if flat := [face.name for face, length in zip(validation, lengths, strict=True) if np.isnan(length)]:
         raise DataError(
             f"{root}: {listed(flat[:3])} ({len(flat)} faces held out): no {usual_normaliser(one)} distance to divide "
             "errors by; hold out others"
-        )
-    if incomplete := [face.name for face in [*training, *validation] if np.isnan(face.landmarks).any()]:
-        raise DataError(
-            f"{root}: {len(incomplete)} of {len(training) + len(validation)} faces have points without a label, "
-            f"{listed(incomplete[:3])}; training needs them all"
         )
     drawn = np.random.default_rng(seed).permutation(len(training))[: max(1, round(section.share * len(training)))]
     return [training[index] for index in sorted(drawn)], validation
@@ -85,8 +85,8 @@ def _listed(section: DataSection, root: Path, samples: Sequence[Sample]) -> tupl
     if len(held_out) == len(everyone):
         raise DataError(f"{split_file}: lists every face of split {section.split}; none is left to train on")
     validation = [everyone.pop(name) for name in sorted(held_out)]
-    pictures = {name.partition("#")[0] for name in held_out}
-    if shared := sorted(name for name in everyone if name.partition("#")[0] in pictures):
+    sources = {sample.source for sample in validation}
+    if shared := sorted(name for name, sample in everyone.items() if sample.source in sources):
         raise DataError(f"{split_file}: lists a face of the same picture as {listed(shared[:3])}, which it leaves out")
     return list(everyone.values()), validation
 
@@ -96,15 +96,10 @@ def _other_split(
 ) -> tuple[list[Sample], list[Sample]]:
     """By another split of the set: its pictures, or persons where the set tells them, are not trained on."""
     validation = read(section.format, root, str(section.validation), layout=one)
-    by_person = FORMATS[section.format].by_person
-
-    def group(sample: Sample) -> str:
-        return sample.name.partition("/")[0] if by_person else str(sample.picture)
-
+    kind, group = _group(section)
     held_out = {group(sample) for sample in validation}
     training = [sample for sample in samples if group(sample) not in held_out]
     if not training:
-        kind = "person" if by_person else "picture"
         raise DataError(f"{root}: split {section.validation} holds every {kind} of split {section.split}")
     return training, validation
 
@@ -114,16 +109,22 @@ def _drawn(section: DataSection, root: Path, samples: Sequence[Sample], seed: in
 
     The lot of each depends on its name and the seed alone: a set that grows moves few.
     """
-    by_person = FORMATS[section.format].by_person
-    group_of = [sample.name.partition("/" if by_person else "#")[0] for sample in samples]
-    groups = set(group_of)
+    kind, group = _group(section)
+    groups = {group(sample) for sample in samples}
     if len(groups) < 2:
-        raise DataError(
-            f"{root}: faces of one {'person' if by_person else 'picture'} alone; none can be held out by lot"
-        )
+        raise DataError(f"{root}: faces of one {kind} alone; none can be held out by lot")
     count = min(max(1, round(float(section.validation) * len(groups))), len(groups) - 1)
-    chosen = set(sorted(groups, key=lambda group: hashlib.sha256(f"{seed}/{group}".encode()).digest())[:count])
+    named = {group(one): one.name for one in reversed(samples)}  # by its first face: the set's folder may move
+    named = {one: one if kind == "person" else name for one, name in named.items()}
+    chosen = set(sorted(groups, key=lambda one: hashlib.sha256(f"{seed}/{named[one]}".encode()).digest())[:count])
     sides: tuple[list[Sample], list[Sample]] = ([], [])
-    for sample, group in zip(samples, group_of, strict=True):
-        sides[group in chosen].append(sample)
+    for sample in samples:
+        sides[group(sample) in chosen].append(sample)
     return sides
+
+
+def _group(section: DataSection) -> tuple[str, Callable[[Sample], str]]:
+    """What is never divided between training and validation: persons where the set tells them, or pictures."""
+    if FORMATS[section.format].by_person:
+        return "person", lambda sample: sample.name.partition("/")[0]
+    return "picture", lambda sample: sample.source

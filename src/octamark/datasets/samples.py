@@ -38,6 +38,11 @@ class Sample:
     subsets: frozenset[str] = frozenset()
     index: int = 0
 
+    @property
+    def source(self) -> str:
+        """What the pixels come from, however its path is spelled: faces of one picture share it."""
+        return str(self.picture.resolve())
+
     def read(self) -> Picture:
         """The picture, RGB uint8 (H, W, 3), decoded now and not kept.
 

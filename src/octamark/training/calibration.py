@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from octamark.weights import CropRule
 from octamark.weights.calibration import CONFIDENCE_SHARE, KNOTS, RATIOS, Calibration, laplace_ratios, root_mean_square
 
 FOLDS = 5
+LEAST_POINTS = 500
 
 F64 = NDArray[np.float64]
 
@@ -63,6 +65,20 @@ def fit_crop_rule(
     )
 
 
+def check_enough(faces: int, points: int, data: Path) -> None:
+    """Whether so many held-out faces are enough to calibrate on, with a fold left out to check on.
+
+    Raises:
+        DataError: they are not.
+    """
+    if (faces - -(-faces // FOLDS)) * points < LEAST_POINTS:
+        least = next(count for count in range(faces, 10**6) if (count - -(-count // FOLDS)) * points >= LEAST_POINTS)
+        raise DataError(
+            f"{data}: {faces} faces of {points} points are held out; to calibrate the spread at least {least} are "
+            "needed (data.validation)"
+        )
+
+
 def fit_offset(found: NDArray[np.floating], truth: NDArray[np.floating], layout: Layout) -> tuple[float, float]:
     """How far labels (n, M, 2) lie to one side of found points, (x, y) in shares of the inter-ocular distance.
 
@@ -90,8 +106,10 @@ def fit_calibration(raw: NDArray[np.floating], errors: NDArray[np.floating], mir
     """
     away = np.abs(np.asarray(errors, np.float64))
     known = np.asarray(np.isfinite(away).all(axis=2))
-    if known.sum() < 500:
-        raise DataError(f"{int(known.sum())} labelled points; at least 500 are needed to calibrate the spread")
+    if known.sum() < LEAST_POINTS:
+        raise DataError(
+            f"{int(known.sum())} labelled points; at least {LEAST_POINTS} are needed to calibrate the spread"
+        )
     log_raw = np.log(np.maximum(np.asarray(raw, np.float64), 1e-6))
     face = log_raw.mean(axis=(1, 2), keepdims=True) + np.zeros_like(log_raw)
     pair = np.minimum(np.arange(len(mirror)), mirror)

@@ -25,7 +25,14 @@ from octamark.nets.export import Storage, recalibrated, to_onnx
 from octamark.nets.network import OctaveNetwork
 from octamark.nets.predictor import Predictor
 from octamark.training import checkpoints
-from octamark.training.calibration import cross_fitted, detected_boxes, fit_calibration, fit_crop_rule, fit_offset
+from octamark.training.calibration import (
+    check_enough,
+    cross_fitted,
+    detected_boxes,
+    fit_calibration,
+    fit_crop_rule,
+    fit_offset,
+)
 from octamark.training.config import Config
 from octamark.training.starting import trained_network
 from octamark.weights import ModelCard
@@ -83,6 +90,7 @@ def release(
     network, config, meta = load_network(run)
     one = layout(config.layout)
     training, validation = training_and_validation(config.data, data, one, config.seed)
+    check_enough(len(validation), one.count, data)
     size, margin = config.stages[-1].size, config.data.margin
     learned, terms = learned_from(config, len(training), len(validation))
     if "unlabelled" in meta:
