@@ -42,7 +42,7 @@ exaggerated and drawn anew (`octamark caricatures`), with labels that follow exa
 differ in how far shapes go and how much of a style is taken. Models named `-before` had seen photographs alone.
 NME: inter-ocular, by the caricature's own eyes, %, with 95 % bootstrap intervals over faces.
 
-![eight caricatures of one portrait, and what small finds in them: outline in one colour, inner points in the
+![eight caricatures of one portrait, and what small-art finds in them: outline in one colour, inner points in the
 other](caricatures.jpg)
 """
 LAYOUT = octamark.layout("ibug68")

@@ -44,7 +44,7 @@ def caricatures(picture: Picture) -> Picture:
     transform = crop_transform(squares(landmark_boxes(labels[None]), 1.7)[0], 360)
     face = torch.from_numpy(crop(picture, transform, 360)).permute(2, 0, 1)[None]
     points = torch.from_numpy(apply(invert(transform), labels)).float()[None]
-    marker, layout = octamark.load("small"), octamark.layout("ibug68")
+    marker, layout = octamark.load("small-art"), octamark.layout("ibug68")
     made, read = [], []
     for strength, seeds in {"medium": (0, 6, 10, 11), "strong": (15, 19, 20, 23)}.items():
         for seed in seeds:

@@ -141,8 +141,8 @@ def test_one_picture_spelled_in_two_ways_stays_on_one_side(tmp_path: Path) -> No
     for number in range(6):
         face = draw("webcaricature17", number)
         save(tmp_path / f"a#{number}.png", face.picture)  # the sign that marks further faces, in a name
-        for spelled in ("", "./"):
-            rows.append(f"{spelled}a#{number}.png," + ",".join(f"{value:.3f}" for value in face.points.ravel()))
+        values = ",".join(f"{value:.3f}" for value in face.points.ravel())
+        rows += [f"a#{number}.png,{values}", f"./a#{number}.png,{values}"]
     (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
     section = Data(format="folder", split="all", validation=0.5)
     sides = training_and_validation(section, tmp_path / "labels.csv", layout("webcaricature17"))
