@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument(
         "--models", nargs="*", default=weights.available(), help="names or .onnx files; boxes: the first"
     )
-    parser.add_argument("--worst", type=Path, help="also draw the last model's 16 worst of the strongest")
+    parser.add_argument("--worst", type=Path, help="also draw the first model's 16 worst of the strongest")
     asked = parser.parse_args()
     if len({Path(model).stem for model in asked.models}) < len(asked.models):
         parser.error("--models: two of one name")
@@ -74,7 +74,7 @@ def main() -> None:
     for model in track(asked.models, "models"):
         marker = octamark.load(model, refine="never", upright="never", threads=1)
         rows = {name: {"labels": by_labels(marker, pair)} for name, pair in sets.items()}
-        if asked.worst is not None and model == asked.models[-1]:
+        if asked.worst is not None and model == asked.models[0]:
             worst(marker, sets["strong"], asked.worst)
         for name, pair in sets.items() if model == asked.models[0] else ():
             rows[name]["YuNet"] = by_boxes(marker, pair, yunet[name])
