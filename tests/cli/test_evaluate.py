@@ -303,7 +303,9 @@ def test_wrong_names_list_the_right_ones(root: Path, tmp_path: Path) -> None:
     refused(
         DataError, "300w has no split 'test'; splits: full, common, challenge, train, val", *nano, "--split", "test"
     )
-    refused(WeightsError, "unknown model 'huge'; models: nano, tiny.*, small, or the path", root, "-m", "huge")
+    refused(
+        WeightsError, "unknown model 'huge'; models: nano, tiny.*, small, small-art, or the path", root, "-m", "huge"
+    )
     refused(ConfigError, "boxes 'label'; allowed: labels, detector, own", *nano, "--boxes", "label")
     refused(ConfigError, "upright 'yes'; allowed: auto, always, never", *nano, "--upright", "yes")
     refused(LayoutError, "no normaliser 'pupil'; allowed: inter-ocular, inter-pupil, box", *nano, "--norm", "pupil")

@@ -15,7 +15,7 @@ from command_line import run
 from drawn_faces import write_w300
 from octamark import weights
 from octamark.datasets.load import training_and_validation
-from octamark.errors import ConfigError, DataError, WeightsError
+from octamark.errors import ConfigError, LayoutError, WeightsError
 from octamark.geometry import landmark_boxes
 from octamark.layouts import layout
 from octamark.refiner import Refiner
@@ -242,6 +242,6 @@ def test_shrinking_keeps_places_and_loses_detail() -> None:
 
 
 def test_a_set_without_the_regions_points_is_refused(root: Path, look: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the recipe's layout wflw98"):
+    with pytest.raises(LayoutError, match="300w has 68 points, layout ibug68; layout wflw98 has 98"):
         trainer(parse({**recipe(look).model_dump(), "layout": "wflw98"}, "x"), root, tmp_path / "run")
     assert weights.REGIONS not in weights.available()
