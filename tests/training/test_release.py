@@ -18,7 +18,7 @@ from octamark.evaluation.run import Spot, detector_square
 from octamark.geometry import best_overlap, detector_squares, landmark_boxes, squares
 from octamark.layouts import layout
 from octamark.training import release as release_module
-from octamark.training.calibration import detected_boxes, fit_crop_rule
+from octamark.training.calibration import check_enough, detected_boxes, fit_crop_rule
 from octamark.training.config import parse
 from octamark.training.release import _shaken, calibrate, release
 from octamark.training.trainer import Trainer
@@ -161,3 +161,10 @@ def test_detected_boxes_keep_the_samples_order(tmp_path: Path) -> None:
         assert best_overlap(box[None], landmark_boxes(sample.landmarks)) == 0
     blind = detected_boxes(samples, lambda picture: (np.zeros((0, 4), np.float32), np.zeros(0)))  # type: ignore[arg-type]
     assert blind == [None, None]
+
+
+def test_too_few_faces_to_calibrate_on_are_told_before_the_work() -> None:
+    check_enough(38, 17, Path("set"))
+    check_enough(10, 68, Path("set"))
+    with pytest.raises(DataError, match=r"^set: 37 faces of 17 points are held out; .* at least 38 are needed"):
+        check_enough(37, 17, Path("set"))

@@ -344,7 +344,7 @@ class Trainer:
 
     def _restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
         checkpoints.fill(self.network, groups.get("weights", {}), self.last)
-        for into, saved in ((self.average.state, "ema"), (self.average.start, "start")):
-            for name, value in groups.get(saved, {}).items():
+        for into, saved in ((self.average.state, groups["ema"]), (self.average.start, groups.get("start", {}))):
+            for name, value in saved.items():
                 into[name].copy_(value)
         set_moments(self.optimiser, self.network, groups["moments"])
