@@ -2,7 +2,7 @@
 
     python benchmarks/experiments.py list                                       # what there is, done and to do
     python benchmarks/experiments.py run --data PATH/TO/300w --unlabelled FACES  # goes on where it was stopped
-    python benchmarks/experiments.py sizes                                      # parameters, bytes, ms of each width
+    python benchmarks/experiments.py costs                                      # parameters, bytes, ms of each network
     python benchmarks/experiments.py report                                     # docs/results.md from the logs at hand
 
 A table's rows and columns each change the recipe configs/experiments/base.toml; equal recipes of different tables are
@@ -33,6 +33,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from results import SIDES, report
 
 from octamark.imaging import write_atomically
 
@@ -46,6 +47,7 @@ ORDER = (
     "beta",
     "target_scale",
     "width",
+    "octaves",
     "regional",
     "caricature",
     "frequency",
@@ -69,6 +71,11 @@ class Run:
         """Named for people, found by the recipe's digest."""
         slug = re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
         return next(self.runs.glob(f"*-{self.digest}"), self.runs / f"{slug}-{self.digest}")
+
+    @property
+    def network(self) -> str:
+        """The shape's settings, as costs.json names them."""
+        return json.dumps(self.recipe["network"], sort_keys=True)
 
     @cached_property
     def log(self) -> list[dict[str, float]]:
@@ -108,6 +115,14 @@ class Table:
     rows: list[str]
     columns: list[str]
     cells: dict[tuple[str, str], Cell]
+
+    def network(self, row: str) -> str:
+        """The shape of a row's networks."""
+        return self.cells[row, self.columns[0]].runs[0].network
+
+    @property
+    def networks(self) -> set[str]:
+        return {self.network(row) for row in self.rows}
 
 
 def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -205,41 +220,45 @@ def score_again(runs: Path, data: Path) -> None:
                     score(run.folder, data)
 
 
-def sizes(runs: Path) -> None:
-    """Parameters, bytes and milliseconds (one thread, one face, the median of calls in turn) of each width."""
+def costs(runs: Path) -> None:
+    """Parameters, bytes and milliseconds (one thread, one face, the median of calls in turn) of each network."""
     import onnxruntime
-    from experiment_scores import SIZE
 
-    from octamark.nets.network import WIDTHS, NetworkConfig, OctaveNetwork
+    from octamark.nets.network import OctaveNetwork
     from octamark.nets.sizes import untrained_onnx
+    from octamark.training.config import parse
+    from octamark.training.starting import network_config
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    found, sessions = {}, {}
-    for name, width in WIDTHS.items():
-        network = OctaveNetwork(NetworkConfig(width=width)).eval()
-        onnx = untrained_onnx(name, network, SIZE)
-        found[name] = {"parameters": sum(p.numel() for p in network.parameters()), "bytes": len(onnx)}
-        sessions[name] = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    crops = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3)).astype(np.uint8)
-    times: dict[str, list[float]] = {name: [] for name in sessions}
+    compared = [table for table in tables(runs) if len(table.networks) > 1]
+    found: dict[str, dict[str, float]] = {}
+    sessions = {}
+    for key in sorted({key for table in compared for key in table.networks}):
+        network = OctaveNetwork(network_config(parse({"network": json.loads(key)}, key))).eval()
+        for side in SIDES:
+            onnx = untrained_onnx("experiment", network, side)
+            sessions[key, side] = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        found[key] = {"parameters": sum(p.numel() for p in network.parameters()), "bytes": len(onnx)}
+    crops = {side: np.random.default_rng(0).integers(0, 256, (1, side, side, 3)).astype(np.uint8) for side in SIDES}
+    times: dict[tuple[str, int], list[float]] = {place: [] for place in sessions}
     for _ in range(20):
-        for name, session in sessions.items():
+        for (key, side), session in sessions.items():
             for call in range(6):
                 start = time.perf_counter()
-                session.run(None, {"crops": crops})
+                session.run(None, {"crops": crops[side]})
                 if call:
-                    times[name].append((time.perf_counter() - start) * 1000)
-    for name, values in times.items():
-        found[name]["ms"] = statistics.median(values)
+                    times[key, side].append((time.perf_counter() - start) * 1000)
+    for (key, side), values in times.items():
+        found[key][f"ms at {side}"] = statistics.median(values)
     runs.mkdir(parents=True, exist_ok=True)
-    write_atomically(runs / "sizes.json", json.dumps(found, indent=2).encode())
+    write_atomically(runs / "costs.json", json.dumps(found, indent=2).encode())
     print(json.dumps(found, indent=2))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=["list", "run", "score", "sizes", "report"])
+    parser.add_argument("verb", choices=["list", "run", "score", "costs", "report"])
     parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="where the runs live")
     parser.add_argument("--data", type=Path, help="300W")
     parser.add_argument("--unlabelled", type=Path, help="what octamark crops wrote")
@@ -256,11 +275,9 @@ def main() -> None:
         run_all(asked.runs, asked.data, asked.unlabelled, asked.only, asked.hours)
     elif asked.verb == "score":
         score_again(asked.runs, asked.data)
-    elif asked.verb == "sizes":
-        sizes(asked.runs)
+    elif asked.verb == "costs":
+        costs(asked.runs)
     else:
-        from results import report
-
         print(report(list(tables(asked.runs)), asked.runs, ROOT / "docs"))
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from experiments import Cell, Run, Table
 
 DASH = "-"
+SIDES = (128, 224)
+"""Input sides at which networks are timed: that of the experiments, that of the released models."""
+
 MEASURES: dict[str, tuple[str, float, int]] = {
     "nme": ("NME, %", 100, 2),
     "best": ("best epoch, %", 100, 2),
@@ -68,14 +71,14 @@ def report(tables: Sequence[Table], runs: Path, docs: Path) -> str:
     )
     notes = runs / "notes.md"  # what logs cannot tell, such as where the unlabelled pictures come from
     text += (notes.read_text() if notes.is_file() else "") + "\n"
-    sizes = json.loads((runs / "sizes.json").read_text()) if (runs / "sizes.json").is_file() else {}
+    costs = json.loads((runs / "costs.json").read_text()) if (runs / "costs.json").is_file() else {}
     for table in tables:
-        text += f"## {table.title}\n\n" + _body(table, sizes)
+        text += f"## {table.title}\n\n" + _body(table, costs)
         path = docs / "results" / f"{table.name}.png"
-        if PLOTS[table.plot](table, sizes, path):
+        if PLOTS[table.plot](table, costs, path):
             text += f"![{table.title}](results/{path.name})\n\n"
     write_atomically(docs / "results.md", (text.rstrip() + "\n").encode())
-    kept = [runs / "notes.md", runs / "sizes.json"]
+    kept = [runs / "notes.md", runs / "costs.json"]
     kept += [run.folder / name for run in finished for name in ("recipe.json", "log.csv", "scores.json")]
     kept += [run.folder / "heatmaps.png" for table in tables if table.plot == "heatmaps" for run in _first_runs(table)]
     for file in kept:
@@ -142,24 +145,20 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def _body(table: Table, sizes: Mapping[str, Any]) -> str:
+def _body(table: Table, costs: Mapping[str, Any]) -> str:
     if len(table.columns) == 1:
         cells = [table.cells[row, table.columns[0]] for row in table.rows]
         known = {name for cell in cells for run in cell.runs for name in run.scores or {}} or {"nme", "best"}
         drawn = ("weak", "medium", "strong") if table.plot != "caricature" else ("entropy", "spread", "best")
         shown = [name for name in MEASURES if name in known and name not in drawn]
-        head = [table.axis, *(MEASURES[name][0] for name in shown)]
-        return markdown(head, [[c.row, *(said([*c.values(m).values()], m) for m in shown)] for c in cells])
-    if table.plot == "sizes":
-        head = [table.axis, "parameters", "MB", "ms, one thread", *(f"NME, %, {name}" for name in table.columns)]
-        rows = []
-        for row in table.rows:
-            one = sizes.get(row.split()[0])
-            cost = [DASH] * 3
-            if one:
-                cost = [f"{one['parameters']:,}", f"{one['bytes'] / 1e6:.2f}", f"{one['ms']:.2f}"]
-            rows.append([row, *cost, *_grid(table, row, "nme")])
+        head = [table.axis, *_cost_heads(table), *(MEASURES[name][0] for name in shown)]
+        rows = [
+            [c.row, *_costs(table, c.row, costs), *(said([*c.values(m).values()], m) for m in shown)] for c in cells
+        ]
         return markdown(head, rows)
+    if table.plot == "costs":
+        head = [table.axis, *_cost_heads(table), *(f"NME, %, {name}" for name in table.columns)]
+        return markdown(head, [[row, *_costs(table, row, costs), *_grid(table, row, "nme")] for row in table.rows])
     text = ""
     for name in ("nme", "failures"):
         head = [f"{MEASURES[name][0]}; {table.axis}", *table.columns]
@@ -172,6 +171,19 @@ def _body(table: Table, sizes: Mapping[str, Any]) -> str:
         for row in table.rows
     ]  # fmt: skip
     return text + markdown([table.axis, *table.columns[1:]], rows) + aims(table) + pseudo_labels(table)
+
+
+def _cost_heads(table: Table) -> list[str]:
+    return ["parameters", "MB", *(f"ms at {side}" for side in SIDES)] if len(table.networks) > 1 else []
+
+
+def _costs(table: Table, row: str, costs: Mapping[str, Any]) -> list[str]:
+    """What a row's network costs, where a table compares networks."""
+    heads = _cost_heads(table)
+    one = costs.get(table.network(row))
+    if not heads or one is None:
+        return [DASH] * len(heads)
+    return [f"{one['parameters']:,}", f"{one['bytes'] / 1e6:.2f}", *(f"{one[name]:.2f}" for name in heads[2:])]
 
 
 def differences(cell: Cell, other: Cell) -> list[float]:
@@ -223,20 +235,38 @@ def _lines(table: Table, places: Mapping[str, float], path: Path, label: str) ->
     return _write(figure, path)
 
 
-def _labels(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
+def _labels(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
     return _lines(table, {row: float(row.split()[0]) for row in table.rows}, path, "share of the labels")
 
 
-def _line(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
+def _line(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
     return _lines(table, {row: float(row) for row in table.rows}, path, table.title)
 
 
-def _sizes(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
-    places = {row: sizes[row.split()[0]]["ms"] for row in table.rows if row.split()[0] in sizes}
-    return _lines(table, places, path, "milliseconds a face, one thread, at each width")
+def _by_cost(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
+    places = {row: costs[table.network(row)][f"ms at {SIDES[0]}"] for row in table.rows if table.network(row) in costs}
+    return _lines(table, places, path, f"milliseconds a face at {SIDES[0]}x{SIDES[0]}, one thread")
 
 
-def _curves(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
+def _clouds(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
+    """NME over milliseconds, a cloud of seeds for each row."""
+    figure, axes = _axes()
+    drawn = False
+    for row in table.rows:
+        values = [100 * value for value in table.cells[row, table.columns[0]].values("nme").values()]
+        if values and table.network(row) in costs:
+            drawn = True
+            axes.plot([costs[table.network(row)][f"ms at {SIDES[1]}"]] * len(values), values, "o", label=row)
+    if not drawn:
+        return False
+    axes.set(
+        xlabel=f"milliseconds a face at {SIDES[1]}x{SIDES[1]}, one thread", ylabel="validation NME, %, inter-ocular"
+    )
+    axes.legend()
+    return _write(figure, path)
+
+
+def _curves(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
     """Validation NME after every epoch, a line for each row, the mean of its seeds."""
     figure, axes = _axes()
     drawn = False
@@ -255,7 +285,7 @@ def _curves(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
     return _write(figure, path)
 
 
-def _heatmaps(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
+def _heatmaps(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
     """The portrait under each row's first seed, side by side."""
     files = [run.folder / "heatmaps.png" for run in _first_runs(table)]
     if not all(file.is_file() for file in files):
@@ -264,7 +294,7 @@ def _heatmaps(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
     return True
 
 
-def _caricature(table: Table, sizes: Mapping[str, Any], path: Path) -> bool:
+def _caricature(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
     """NME on photographs and on caricatures by strength, a line for each row, the mean of its seeds."""
     figure, axes = _axes()
     drawn = False
@@ -288,7 +318,8 @@ PLOTS: dict[str, Callable[[Table, Mapping[str, Any], Path], bool]] = {
     "labels": _labels,
     "curves": _curves,
     "line": _line,
-    "sizes": _sizes,
+    "costs": _by_cost,
+    "clouds": _clouds,
     "heatmaps": _heatmaps,
     "caricature": _caricature,
 }
