@@ -116,13 +116,13 @@ class Table:
     columns: list[str]
     cells: dict[tuple[str, str], Cell]
 
-    def network(self, row: str) -> str:
-        """The shape of a row's networks."""
-        return self.cells[row, self.columns[0]].runs[0].network
+    def first(self, row: str) -> Run:
+        return self.cells[row, self.columns[0]].runs[0]
 
-    @property
+    @cached_property
     def networks(self) -> set[str]:
-        return {self.network(row) for row in self.rows}
+        """The shapes that its rows compare."""
+        return {self.first(row).network for row in self.rows}
 
 
 def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -232,10 +232,11 @@ def costs(runs: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     compared = [table for table in tables(runs) if len(table.networks) > 1]
+    shapes = {run.network: run.recipe for table in compared for run in map(table.first, table.rows)}
     found: dict[str, dict[str, float]] = {}
     sessions = {}
-    for key in sorted({key for table in compared for key in table.networks}):
-        network = OctaveNetwork(network_config(parse({"network": json.loads(key)}, key))).eval()
+    for key, recipe in shapes.items():
+        network = OctaveNetwork(network_config(parse(recipe, key))).eval()
         for side in SIDES:
             onnx = untrained_onnx("experiment", network, side)
             sessions[key, side] = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])

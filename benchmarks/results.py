@@ -80,17 +80,18 @@ def report(tables: Sequence[Table], runs: Path, docs: Path) -> str:
     write_atomically(docs / "results.md", (text.rstrip() + "\n").encode())
     kept = [runs / "notes.md", runs / "costs.json"]
     kept += [run.folder / name for run in finished for name in ("recipe.json", "log.csv", "scores.json")]
-    kept += [run.folder / "heatmaps.png" for table in tables if table.plot == "heatmaps" for run in _first_runs(table)]
+    kept += [
+        run.folder / "heatmaps.png"
+        for table in tables
+        if table.plot == "heatmaps"
+        for run in map(table.first, table.rows)
+    ]
     for file in kept:
         copy = docs / "results" / "runs" / file.relative_to(runs)
         if file.is_file() and copy.resolve() != file.resolve():
             copy.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(copy, file.read_bytes())
     return f"{docs / 'results.md'}: {len(finished)} of {len(every)} runs"
-
-
-def _first_runs(table: Table) -> list[Run]:
-    return [table.cells[row, table.columns[0]].runs[0] for row in table.rows]
 
 
 def pseudo_labels(table: Table) -> str:
@@ -180,7 +181,7 @@ def _cost_heads(table: Table) -> list[str]:
 def _costs(table: Table, row: str, costs: Mapping[str, Any]) -> list[str]:
     """What a row's network costs, where a table compares networks."""
     heads = _cost_heads(table)
-    one = costs.get(table.network(row))
+    one = costs.get(table.first(row).network)
     if not heads or one is None:
         return [DASH] * len(heads)
     return [f"{one['parameters']:,}", f"{one['bytes'] / 1e6:.2f}", *(f"{one[name]:.2f}" for name in heads[2:])]
@@ -244,7 +245,11 @@ def _line(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
 
 
 def _by_cost(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
-    places = {row: costs[table.network(row)][f"ms at {SIDES[0]}"] for row in table.rows if table.network(row) in costs}
+    places = {
+        row: costs[table.first(row).network][f"ms at {SIDES[0]}"]
+        for row in table.rows
+        if table.first(row).network in costs
+    }
     return _lines(table, places, path, f"milliseconds a face at {SIDES[0]}x{SIDES[0]}, one thread")
 
 
@@ -254,9 +259,9 @@ def _clouds(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
     drawn = False
     for row in table.rows:
         values = [100 * value for value in table.cells[row, table.columns[0]].values("nme").values()]
-        if values and table.network(row) in costs:
+        if values and table.first(row).network in costs:
             drawn = True
-            axes.plot([costs[table.network(row)][f"ms at {SIDES[1]}"]] * len(values), values, "o", label=row)
+            axes.plot([costs[table.first(row).network][f"ms at {SIDES[1]}"]] * len(values), values, "o", label=row)
     if not drawn:
         return False
     axes.set(
@@ -287,7 +292,7 @@ def _curves(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
 
 def _heatmaps(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
     """The portrait under each row's first seed, side by side."""
-    files = [run.folder / "heatmaps.png" for run in _first_runs(table)]
+    files = [run.folder / "heatmaps.png" for run in map(table.first, table.rows)]
     if not all(file.is_file() for file in files):
         return False
     write_picture(path, np.hstack([read_picture(file) for file in files]))
