@@ -19,7 +19,7 @@ import numpy as np
 from octamark.imaging import read_picture, write_atomically, write_picture
 
 if TYPE_CHECKING:
-    from experiments import Cell, Run, Table
+    from experiments import Cell, Table
 
 DASH = "-"
 SIDES = (128, 224)
