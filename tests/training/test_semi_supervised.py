@@ -130,7 +130,7 @@ def test_either_alone(root: Path, faces: Path, tmp_path: Path, left_out: str) ->
     assert list(log[0]) == [name for name in one.columns if name != "seconds"]
     for name, part in zip(MEANS[2:], ("adversary", "adversary", "teacher", "teacher"), strict=True):
         assert (float(log[-1][name]) > 0) == (part != left_out)
-    assert ("discriminator" in checkpoints.load(one.last)[0]) == (left_out == "teacher")
+    assert ("discriminator" in checkpoints.load(one.folder.last)[0]) == (left_out == "teacher")
 
 
 def test_neither_is_the_supervised_loop(root: Path, faces: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_the_teacher_is_the_average_of_the_run(root: Path, faces: Path, tmp_path
     one = trainer(recipe(), root, faces, tmp_path)
     one.run()
     assert one.teacher is not None
-    ema = checkpoints.load(one.last)[0]["ema"]
+    ema = checkpoints.load(one.folder.last)[0]["ema"]
     again = trainer(recipe(), root, faces, tmp_path, resume=True)  # what restores the average restores the teacher
     assert again.teacher is not None
     for teacher in (one.teacher, again.teacher):
@@ -167,7 +167,7 @@ def test_resumed_goes_on_with_both_optimisers(root: Path, faces: Path, tmp_path:
     run.watcher.finished_epoch = stop.__get__(run.watcher)  # type: ignore[method-assign, attr-defined]
     with pytest.raises(StopIteration):
         run.run()
-    saved = checkpoints.load(run.last)[0]["discriminator moments"]
+    saved = checkpoints.load(run.folder.last)[0]["discriminator moments"]
     assert float(saved["verdict.bias/step"]) == 6  # two epochs of three steps
     trainer(recipe(stage={"epochs": 4}), root, faces, cut, resume=True).run()
     assert rows(cut) == rows(whole)

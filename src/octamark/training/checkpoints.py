@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from octamark.errors import WeightsError
+from octamark.errors import DataError, WeightsError, listed
 from octamark.imaging import write_atomically
 
 _KEY = "octamark"
@@ -66,3 +66,17 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise WeightsError(f"{path}: damaged, or not a checkpoint of octamark ({error})") from error
     return groups, meta
+
+
+def check_held_out(meta: Mapping[str, Any], names: Iterable[str], path: Path) -> None:
+    """That a run has not learned from the faces that are held out now; ``meta`` names those that were then.
+
+    Raises:
+        DataError: it has: the set, or how it is divided, is another than it was.
+    """
+    now = set(names)
+    if learned := sorted(now - set(meta.get("held_out", now))):
+        raise DataError(
+            f"{path}: has learned from {len(learned)} of the faces that are held out now, such as "
+            f"{listed(learned[:3])}; give the set as it was when the run began"
+        )

@@ -66,7 +66,7 @@ class SemiSupervisedTrainer(Trainer):
         if config.unlabelled is None:
             raise ConfigError(f"{config.name}: the recipe has no section unlabelled")
         self.settings: Unlabelled = config.unlabelled
-        self.source, self.resumed = faces, resume
+        self.source = faces
         super().__init__(config, train, validation, out, device=device, resume=resume, watcher=watcher)
         if self.settings.batch < self.fabric.world_size:
             raise ConfigError(
@@ -85,8 +85,8 @@ class SemiSupervisedTrainer(Trainer):
     def _load(self) -> tuple[FaceStore, FaceStore]:
         path = self.source
         if path.suffix != ".safetensors":
-            path = self.out / "unlabelled.safetensors"
-            if self.fabric.is_global_zero and not (self.resumed and path.exists()):
+            path = self.folder.path / "unlabelled.safetensors"
+            if self.fabric.is_global_zero and not (self.folder.resume and path.exists()):
                 size, margin = max(stage.size for stage in self.config.stages), self.config.data.margin
                 unlabelled.collect(self.source, size, margin, advance=self.watcher.finding).save(path)
             self.fabric.barrier()
@@ -168,7 +168,7 @@ class SemiSupervisedTrainer(Trainer):
     def _restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
         super()._restore(groups)
         if self.adversary is not None:
-            checkpoints.fill(self.adversary.discriminator, groups.get("discriminator", {}), self.last)
+            checkpoints.fill(self.adversary.discriminator, groups.get("discriminator", {}), self.folder.last)
             saved = groups.get("discriminator moments", {})
             set_moments(self.adversary.optimiser, self.adversary.discriminator, saved)
 

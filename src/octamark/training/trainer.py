@@ -7,8 +7,6 @@ learns from caricatures, whose validation faces are photographs, at its end).
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,22 +20,22 @@ from torch import Tensor
 
 from octamark import metrics
 from octamark.datasets import Sample
-from octamark.errors import ConfigError, OutputError, TrainingError
-from octamark.imaging import write_atomically
+from octamark.errors import ConfigError, TrainingError
 from octamark.layouts import Layout, layout
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
-from octamark.nets.network import STRIDE
+from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.training import checkpoints
 from octamark.training.augment import augment
 from octamark.training.batches import FaceStore, centre_crops, epoch_batches, steps_per_epoch
 from octamark.training.caricature import Caricatures
-from octamark.training.config import Config, Stage, parse
+from octamark.training.config import Config, Stage
 from octamark.training.device import launch
 from octamark.training.distillation import Distiller
+from octamark.training.folder import RunFolder
 from octamark.training.losses import LOSSES, drawn_kl
 from octamark.training.optimisation import ExponentialAverage, learning_rate, moments, optimiser, set_moments
-from octamark.training.starting import starting_network
+from octamark.training.starting import network_config, starting_network
 from octamark.training.watcher import Epoch, Watcher
 
 COLUMNS = (
@@ -66,8 +64,9 @@ class Trainer:
         watcher: sees progress.
 
     Raises:
-        OutputError: ``out`` holds a run already and ``resume`` is false, or cannot be made.
+        OutputError: ``out`` holds a run already and ``resume`` is false, or cannot be made or written.
         ConfigError: ``resume`` with another recipe than the run's, nothing to resume, or too small a batch.
+        DataError: ``resume`` with faces held out that the run has learned from.
         DeviceError: a device that is unknown or not there.
         WeightsError: the recipe's ``init`` names no checkpoint, or one of another network; so for its
             ``distillation.teacher``, whose layout, margin, input size and loss must suit the recipe too (ConfigError).
@@ -86,24 +85,17 @@ class Trainer:
         resume: bool = False,
         watcher: Watcher | None = None,
     ) -> None:
-        self.config, self.out = config, out
+        self.config, self.folder = config, RunFolder(out, resume=resume)
         self.samples, self.validation_samples = train, validation
         self.layout: Layout = layout(config.layout)
         self.mirror = torch.from_numpy(self.layout.mirror.copy())
-        self.last = out / "last.safetensors"
-        if self.last.exists() and not resume:
-            raise OutputError(f"{out}: holds a run already; --resume goes on with it, or choose another folder")
-        if resume and not self.last.exists():
-            raise ConfigError(f"{out}: nothing to resume, no last.safetensors there")
         self.fabric = launch(device)
         self._check_batches()
         self.watcher = watcher if watcher is not None and self.fabric.is_global_zero else Watcher()
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{out}: cannot be made ({error.strerror})") from error
         torch.manual_seed(config.seed)
         self._build()
+        if self.fabric.is_global_zero:
+            self.folder.make(config)
         self.caricatures: Caricatures | None = None
         self.epoch, self.best = 0, math.inf
         self.rows: list[dict[str, Any]] = []
@@ -111,8 +103,9 @@ class Trainer:
             self._resume()
 
     def _build(self) -> None:
-        config = self.config
-        self.network = starting_network(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        config, resumed = self.config, self.folder.resume  # which needs no checkpoint to start from
+        network = OctaveNetwork(network_config(config)) if resumed else starting_network(config)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model, self.optimiser = self.fabric.setup(self.network, optimiser(self.network, config.optimiser))
         self.average = ExponentialAverage(self.network, config.optimiser.ema, config.optimiser.keep)
         taught = config.distillation
@@ -136,7 +129,7 @@ class Trainer:
         total = sum(stage.epochs for stage in self.config.stages)
         self.watcher.started(self._steps(total), self._steps(self.epoch))
         logger = (
-            TensorBoardLogger(str(self.out), name="tensorboard", version="") if self.fabric.is_global_zero else None
+            TensorBoardLogger(self.folder.path, name="tensorboard", version="") if self.fabric.is_global_zero else None
         )
         first = 0
         for index, stage in enumerate(self.config.stages):
@@ -315,35 +308,23 @@ class Trainer:
             "best_nme": self.best,
             "average_updates": self.average.updates,
             "rows": self.rows,
+            "held_out": [face.name for face in self.validation_samples],
         }
 
     def _save(self, is_best: bool) -> None:
         meta = self._meta()
-        table = io.StringIO()
-        writer = csv.DictWriter(table, self.columns)
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.out / "log.csv", table.getvalue().encode())
-        write_atomically(self.out / "config.json", self.config.model_dump_json(indent=2).encode())
         if is_best:
-            checkpoints.save(self.out / "best.safetensors", {"ema": self.average.result()}, meta)
-        checkpoints.save(self.last, self._groups(), meta)
+            checkpoints.save(self.folder.best, {"ema": self.average.result()}, meta)
+        self.folder.save(self.config, self.columns, self._groups(), meta)
 
     def _resume(self) -> None:
-        groups, meta = checkpoints.load(self.last)
-        before = parse(meta["config"], str(self.last))
-        begun = self.config.model_copy(update={"stages": self.config.stages[: len(before.stages)]})
-        if before != begun:
-            raise ConfigError(
-                f"{self.out}: was started with another recipe; resume with its own ({self.out}/config.json), "
-                "or with stages added at its end"
-            )
+        groups, meta = self.folder.load(self.config, self.validation_samples)
         self._restore(groups)
         self.average.updates = meta["average_updates"]
         self.epoch, self.best, self.rows = meta["epoch"], meta["best_nme"], meta["rows"]
 
     def _restore(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-        checkpoints.fill(self.network, groups.get("weights", {}), self.last)
+        checkpoints.fill(self.network, groups.get("weights", {}), self.folder.last)
         for into, saved in ((self.average.state, groups["ema"]), (self.average.start, groups.get("start", {}))):
             for name, value in saved.items():
                 into[name].copy_(value)

@@ -1,0 +1,91 @@
+"""A run's folder: what a run goes on from, and when it must not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from drawn_faces import write_w300
+from octamark.datasets.load import training_and_validation
+from octamark.errors import DataError, OutputError, WeightsError
+from octamark.layouts import layout
+from octamark.training import checkpoints
+from octamark.training.config import Config, parse
+from octamark.training.release import release
+from octamark.training.starting import checkpoint_path
+from octamark.training.trainer import Trainer
+
+
+def config(**changes: object) -> Config:
+    stage = {"size": 64, "epochs": 1, "batch": 8, "learning_rate": 5e-3}
+    return parse({"name": "drawn", "network": {"size": "nano"}, "stages": [stage], **changes}, "recipe")
+
+
+def trainer(recipe: Config, root: Path, out: Path, *, resume: bool = False) -> Trainer:
+    faces, held_out = training_and_validation(recipe.data, root, layout(recipe.layout))
+    return Trainer(recipe, faces, held_out, out, device="cpu", resume=resume)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_w300(tmp_path / "w300", per_folder=8, validation=6)
+
+
+def test_faces_that_were_learned_from_cannot_be_held_out_later(root: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trainer(config(), root, run).run()
+    listed = root / "splits" / "val.txt"
+    names = listed.read_text().splitlines()
+    _, meta = checkpoints.load(run / "last.safetensors")
+    assert sorted(meta["held_out"]) == sorted(names)
+
+    listed.write_text("\n".join(names[1:]))
+    trainer(config(), root, run, resume=True)  # fewer faces are no harm
+    other = next(file for file in sorted(root.rglob("*.pts")) if not any(file.stem in name for name in names))
+    listed.write_text("\n".join([*names[1:], str(other.relative_to(root).with_suffix(""))]))
+    said = f"has learned from 1 of the faces that are held out now, such as .*{other.stem}"
+    with pytest.raises(DataError, match=said):
+        trainer(config(), root, run, resume=True)
+    for trained in (run, run / "best.safetensors"):
+        with pytest.raises(DataError, match=said):
+            release(trained, root)
+
+
+def test_a_run_goes_on_without_the_checkpoint_that_it_started_from(root: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    shutil.copy(checkpoint_path("nano"), start)
+    recipe = config(init=str(start))
+    trainer(recipe, root, tmp_path / "run").run()
+    start.unlink()
+    stages = [*recipe.model_dump()["stages"]] * 2
+    gone_on = trainer(config(init=str(start), stages=stages), root, tmp_path / "run", resume=True)
+    gone_on.run()
+    assert gone_on.epoch == 2
+    with pytest.raises(WeightsError, match="no such checkpoint"):
+        trainer(recipe, root, tmp_path / "new")
+
+
+def test_a_checkpoint_that_lacks_a_part_is_named(root: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trainer(config(), root, run).run()
+    groups, meta = checkpoints.load(run / "last.safetensors")
+    without = {name: group for name, group in groups.items() if name != "moments"}
+    checkpoints.save(run / "last.safetensors", without, {key: meta[key] for key in ("config", "rows", "epoch")})
+    said = r"last\.safetensors: damaged, it has no moments, best_nme, average_updates"
+    with pytest.raises(WeightsError, match=said):
+        trainer(config(), root, run, resume=True)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(root: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "config.json").mkdir(parents=True)  # nothing can be renamed over it, not even by root
+    with pytest.raises(OutputError, match=r"config\.json: cannot be written"):
+        trainer(config(), root, run)
+
+
+def test_a_file_in_the_place_of_the_folder_is_told_before_the_work(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a note")
+    with pytest.raises(OutputError, match="run: cannot be made"):
+        trainer(config(), root, tmp_path / "run")
