@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from adaptation import around, night
 
 import octamark
 from octamark.datasets import Sample
@@ -54,7 +55,7 @@ def score(folder: Path, data: Path) -> None:
         maps = heatmaps.probabilities(network(face.permute(2, 0, 1)[None] / 255), config.loss.beta)[0].numpy()
     write_picture(folder / "heatmaps.png", glowing(face.numpy(), maps))
     joined = np.concatenate(errors)
-    drawn = on_caricatures(network, config, held_out)
+    drawn = {**on_caricatures(network, config, held_out), "night": at_night(network, config, held_out)}
     taught = config.unlabelled is not None and config.unlabelled.teacher is not None and config.data.share < 1
     scores = {
         "nme": float(joined.mean()),
@@ -84,12 +85,29 @@ def on_caricatures(network: OctaveNetwork, config: Config, samples: list[Sample]
             transform = crop_transform(square, SIZE)
             crops.append(crop(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()), transform, SIZE))
             places.append(apply(invert(transform), landmarks))
-        stacked = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
-        with torch.no_grad():
-            maps = torch.cat([network(part) for part in stacked.split(32)])
-        points = heatmaps.to_input_pixels(heatmaps.decode(heatmaps.probabilities(maps, config.loss.beta)), STRIDE)
-        found[strength] = float(nme(points.position.numpy(), np.array(places), one).mean())
+        found[strength] = float(nme(read(network, config, crops), np.array(places), one).mean())
     return found
+
+
+def at_night(network: OctaveNetwork, config: Config, samples: list[Sample]) -> float:
+    """NME on the validation faces as adaptation.py's night camera takes them, crops from their labels."""
+    one, crops, places = layout(config.layout), [], []
+    for number, sample in enumerate(sorted(samples, key=lambda sample: sample.name)):
+        small, matrix = around(octamark.read_picture(sample.picture), landmark_boxes(sample.landmarks))
+        landmarks = apply(invert(matrix), sample.landmarks)
+        transform = crop_transform(squares(landmark_boxes(landmarks[None]), config.data.margin)[0], SIZE)
+        crops.append(crop(night(small, np.random.default_rng(number)), transform, SIZE))
+        places.append(apply(invert(transform), landmarks))
+    return float(nme(read(network, config, crops), np.array(places), one).mean())
+
+
+def read(network: OctaveNetwork, config: Config, crops: list[np.ndarray]) -> np.ndarray:
+    """Landmarks (n, M, 2), input pixels, of crops (SIZE, SIZE, 3) uint8."""
+    stacked = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        maps = torch.cat([network(part) for part in stacked.split(32)])
+    points = heatmaps.to_input_pixels(heatmaps.decode(heatmaps.probabilities(maps, config.loss.beta)), STRIDE)
+    return points.position.numpy()
 
 
 def regional_scores(folder: Path) -> dict[str, float | None]:

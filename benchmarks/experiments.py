@@ -51,6 +51,7 @@ ORDER = (
     "regional",
     "caricature",
     "frequency",
+    "sensor",
 )
 
 
@@ -215,7 +216,8 @@ def score_again(runs: Path, data: Path) -> None:
         for cell in table.cells.values():
             for run in cell.runs:
                 whole = (run.folder / "last.safetensors").is_file()
-                if table.plot == "caricature" and whole and run.scores and "strong" not in run.scores:
+                wanted = {"caricature": "strong", "night": "night"}.get(table.plot)
+                if wanted and whole and run.scores and wanted not in run.scores:
                     print(run.label, flush=True)
                     score(run.folder, data)
 

@@ -37,7 +37,15 @@ MEASURES: dict[str, tuple[str, float, int]] = {
     "weak": ("weak caricatures, %", 100, 2),
     "medium": ("medium, %", 100, 2),
     "strong": ("strong, %", 100, 2),
+    "night": ("night camera, %", 100, 2),
 }
+
+ELSEWHERE = ("weak", "medium", "strong", "night")
+HIDDEN = {
+    "caricature": ("entropy", "spread", "best", "night"),
+    "night": ("entropy", "spread", "best", "weak", "medium", "strong"),
+}
+"""What a table does not show, by its kind; ``ELSEWHERE`` for those not named."""
 
 HEAD = """# Results of controlled comparisons
 
@@ -150,8 +158,7 @@ def _body(table: Table, costs: Mapping[str, Any]) -> str:
     if len(table.columns) == 1:
         cells = [table.cells[row, table.columns[0]] for row in table.rows]
         known = {name for cell in cells for run in cell.runs for name in run.scores or {}} or {"nme", "best"}
-        drawn = ("weak", "medium", "strong") if table.plot != "caricature" else ("entropy", "spread", "best")
-        shown = [name for name in MEASURES if name in known and name not in drawn]
+        shown = [name for name in MEASURES if name in known and name not in HIDDEN.get(table.plot, ELSEWHERE)]
         head = [table.axis, *_cost_heads(table), *(MEASURES[name][0] for name in shown)]
         rows = [
             [c.row, *_costs(table, c.row, costs), *(said([*c.values(m).values()], m) for m in shown)] for c in cells
@@ -299,24 +306,26 @@ def _heatmaps(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
     return True
 
 
-def _caricature(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
-    """NME on photographs and on caricatures by strength, a line for each row, the mean of its seeds."""
-    figure, axes = _axes()
-    drawn = False
-    sets = {"nme": "photographs", "weak": "weak", "medium": "medium", "strong": "strong"}
-    for row in table.rows:
-        cell = table.cells[row, table.columns[0]]
-        finished = [run.scores for run in cell.runs if run.scores is not None and "strong" in run.scores]
-        if finished:
-            drawn = True
-            axes.plot(
-                [*sets.values()], [100 * statistics.fmean(one[key] for one in finished) for key in sets], label=row
-            )
-    if not drawn:
-        return False
-    axes.set(ylabel="validation NME, %, inter-ocular")
-    axes.legend(title=table.axis)
-    return _write(figure, path)
+def _by_set(sets: Mapping[str, str]) -> Callable[[Table, Mapping[str, Any], Path], bool]:
+    """A plot of NME over sets of pictures (measure to name), a line for each row, the mean of its seeds."""
+
+    def plot(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
+        figure, axes = _axes()
+        drawn = False
+        for row in table.rows:
+            cell = table.cells[row, table.columns[0]]
+            scored = [run.scores for run in cell.runs if run.scores is not None and sets.keys() <= run.scores.keys()]
+            if scored:
+                drawn = True
+                means = [100 * statistics.fmean(one[key] for one in scored) for key in sets]
+                axes.plot([*sets.values()], means, "o-", label=row)
+        if not drawn:
+            return False
+        axes.set(ylabel="validation NME, %, inter-ocular")
+        axes.legend(title=table.axis)
+        return _write(figure, path)
+
+    return plot
 
 
 PLOTS: dict[str, Callable[[Table, Mapping[str, Any], Path], bool]] = {
@@ -326,5 +335,6 @@ PLOTS: dict[str, Callable[[Table, Mapping[str, Any], Path], bool]] = {
     "costs": _by_cost,
     "clouds": _clouds,
     "heatmaps": _heatmaps,
-    "caricature": _caricature,
+    "caricature": _by_set({"nme": "photographs", "weak": "weak", "medium": "medium", "strong": "strong"}),
+    "night": _by_set({"nme": "photographs", "night": "night camera"}),
 }

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from octamark.training.augment import augment, cut, move_points, similarity
+from octamark.training.augment import augment, cut, move_points, sensor, similarity
 from octamark.training.batches import ROOM
 from octamark.training.config import Augment
 
 STILL = Augment(**dict.fromkeys(Augment.model_fields, 0.0))
 MIRROR = torch.tensor([1, 2, 0])  # not its own inverse: the direction of the permutation shows
-DAMAGES = ("blur", "low_resolution", "noise", "jpeg", "occlusion", "grey")
+DAMAGES = ("blur", "low_resolution", "sensor", "noise", "jpeg", "occlusion", "grey")
 COLOURS = ("brightness", "contrast", "colour")
 
 
@@ -145,6 +145,27 @@ def test_noise_is_uncorrelated() -> None:
     assert added.mean().abs() < 0.1 * added.std()
     assert (added[..., 1:] * added[..., :-1]).mean().abs() < 0.1 * added.var()
     assert added.abs().max() < 0.08 * 5
+
+
+def test_a_sensor_has_coarse_grain_and_half_its_pictures_are_grey() -> None:
+    flat = torch.full((64, 3, 64, 64), 0.5)
+    seen = sensor(flat, generator(0))
+    added = seen - flat
+    assert (added[..., 1:] * added[..., :-1]).mean() > 0.5 * added.var()  # what is enlarged has neighbours alike
+    assert 0.005 < added.std() < 0.1
+    grey = (seen == seen[:, :1]).flatten(1).all(dim=1)
+    assert 20 <= int(grey.sum()) <= 44
+
+
+@pytest.mark.parametrize("place", [(20.0, 30.0), (40.5, 24.0)])
+def test_a_sensor_leaves_things_where_they_are(place: tuple[float, float]) -> None:
+    spot = blobs(torch.tensor(place).expand(1, 1, 2), 64, sigma=4.0) / 255
+    seen = torch.stack(
+        [sensor(0.2 + 0.7 * spot.expand(8, 3, 64, 64), generator(seed)).mean(dim=(0, 1)) for seed in range(60)]
+    )
+    mean = seen.mean(dim=0)
+    above = (mean - mean[:4].mean() - 0.05).clamp(min=0)  # the noise around it has gone in the mean
+    torch.testing.assert_close(centroids(above[None, None])[0, 0], torch.tensor(place), atol=0.15, rtol=0)
 
 
 def test_colour_is_saturation_too() -> None:

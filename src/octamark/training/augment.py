@@ -1,8 +1,8 @@
 """Augmentation as batched tensor operations, on whatever device the pictures are.
 
 One similarity per face (rotation, scale, shift, mirror) cuts the network's crop out of the stored one; then colour,
-then damage (blur, low resolution, noise, JPEG), then occlusion. Randomness comes from one generator, so that a
-step's batch depends on its seed alone.
+then occlusion, then damage (blur, low resolution, a small sensor, noise, JPEG). Randomness comes from one generator,
+so that a step's batch depends on its seed alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from octamark.training.caricature import Caricatures
 
 _GREY = (0.299, 0.587, 0.114)
+_GAMMA = 2.2
 
 
 def similarity(
@@ -136,6 +137,28 @@ def jpeg(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return kornia.enhance.jpeg_codec_differentiable(pictures, quality).clamp_(0.0, 1.0)
 
 
+def sensor(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """As a small camera takes them in little light: reduced to a seventh up to a half of the side (one size a batch),
+    blurred by motion, with the noise of 40 to 1,000 photons and of reading them, half of them grey, and enlarged again.
+    """
+    count, side, device = len(pictures), pictures.shape[-1], pictures.device
+    share = 0.15 + 0.35 * float(torch.rand(1, generator=generator))
+    small = F.interpolate(pictures, size=max(8, round(side * share)), mode="bilinear", antialias=True)
+    light = small.clamp(0.0, 1.0) ** _GAMMA
+    angle = (360 * torch.rand(count, generator=generator)).to(device)
+    moving = (torch.rand(count, 1, 1, 1, generator=generator) < 0.5).to(device)
+    light = torch.where(moving, kornia.filters.motion_blur(light, 3, angle, torch.zeros_like(angle)), light)
+    photons = 40 * 25 ** torch.rand(count, 1, 1, 1, generator=generator)
+    reading = 0.02 * torch.rand(count, 1, 1, 1, generator=generator)
+    drawn = torch.randn(light.shape, generator=generator)
+    grey = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
+    drawn, weights = torch.where(grey, drawn[:, :1], drawn), light.new_tensor(_GREY).reshape(1, 3, 1, 1)
+    light = torch.where(grey.to(device), (light * weights).sum(dim=1, keepdim=True), light)
+    photons, reading, drawn = photons.to(device), reading.to(device), drawn.to(device)
+    seen = light + drawn * torch.sqrt(light / photons + reading**2)
+    return F.interpolate(seen.clamp(0.0, 1.0) ** (1 / _GAMMA), size=side, mode="bilinear")
+
+
 def sharpen(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Unsharp masking as cameras do it, halos included: up to twice the difference from a blurred copy is added."""
     amount = (torch.rand(len(pictures), 1, 1, 1, generator=generator) * 2).to(pictures.device)
@@ -208,6 +231,7 @@ def damaged(pictures: Tensor, config: Augment, generator: torch.Generator) -> Te
     for share, damage in (
         (config.blur, blur),
         (config.low_resolution, low_resolution),
+        (config.sensor, sensor),
         (config.sharpen, sharpen),
         (config.noise, noise),
         (config.jpeg, jpeg),

@@ -78,6 +78,7 @@ class Augment(_Section):
     grey: float = Field(0.1, ge=0.0, le=1.0, description="share of pictures")
     blur: float = Field(0.15, ge=0.0, le=1.0, description="share of pictures")
     low_resolution: float = Field(0.15, ge=0.0, le=1.0, description="share of pictures")
+    sensor: float = Field(0.0, ge=0.0, le=1.0, description="share of pictures, taken by a small camera at night")
     noise: float = Field(0.15, ge=0.0, le=1.0, description="share of pictures")
     jpeg: float = Field(0.1, ge=0.0, le=1.0, description="share of pictures")
     sharpen: float = Field(0.0, ge=0.0, le=1.0, description="share of pictures")
