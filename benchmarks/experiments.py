@@ -42,6 +42,7 @@ TABLES = ROOT / "configs" / "experiments"
 ORDER = (
     "optimiser",
     "labels",
+    "longer",
     "distillation",
     "loss",
     "beta",
