@@ -5,14 +5,17 @@
 A night camera that nobody labelled: the pictures of the folder, and 300W's validation faces, are reduced until a face
 measures 48 pixels, turned grey, blurred by motion, drowned in the noise of a sensor, and stored as poor JPEG. Then the
 README's commands do the rest: crops, train --init --unlabelled, export, evaluate --compare, on the night's validation
-faces and on the plain ones. A step that is done is skipped when called again; a stopped training run is resumed.
+faces and on the plain ones: the last epoch, so that none is chosen, without the closer look, which only `small` has. A
+step that is done is skipped when called again; a stopped training run is resumed.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -22,6 +25,7 @@ from octamark import FaceDetector, OctamarkError, datasets, read_picture
 from octamark.geometry import Picture, crop, crop_transform, invert, landmark_boxes, squares
 from octamark.geometry import apply as moved
 from octamark.imaging import write_picture
+from octamark.weights import available
 
 FACE = 48  # pixels, the longer side of the box around its points or of the detector's
 ROOM = 2.0  # side of the picture that is kept around a face, over the face's size
@@ -53,7 +57,6 @@ def around(picture: Picture, box: np.ndarray) -> tuple[Picture, np.ndarray]:
 
 def write_validation(data: Path, out: Path) -> None:
     """Night's validation faces with their labels, a folder of .png and .pts."""
-    out.mkdir(parents=True, exist_ok=True)
     for number, sample in enumerate(datasets.read("300w", data, "val")):
         small, matrix = around(read_picture(sample.picture), landmark_boxes(sample.landmarks))
         points = moved(invert(matrix), sample.landmarks)
@@ -64,10 +67,9 @@ def write_validation(data: Path, out: Path) -> None:
 
 
 def write_unlabelled(folder: Path, out: Path) -> None:
-    """Night's other faces: the surest of each picture."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Night's other faces: the surest of each picture, if it is large enough to be reduced."""
     detector = FaceDetector()
-    for number, file in enumerate(sorted(folder.iterdir())):
+    for number, file in enumerate(sorted(file for file in folder.rglob("*") if file.is_file())):
         try:
             picture = read_picture(file)
         except OctamarkError:
@@ -75,7 +77,17 @@ def write_unlabelled(folder: Path, out: Path) -> None:
         boxes, scores = detector(picture)
         if len(boxes) and min(boxes[scores.argmax(), 2:] - boxes[scores.argmax(), :2]) >= FACE:
             small, _ = around(picture, boxes[scores.argmax()])
-            write_picture(out / f"{file.stem}.png", night(small, np.random.default_rng(10**6 + number)))
+            write_picture(out / f"{number:06d}.png", night(small, np.random.default_rng(10**6 + number)))
+
+
+def once(write: Callable[[Path, Path], None], source: Path, out: Path) -> None:
+    """Fill a folder, unless it is there; one that was left half full is filled anew."""
+    if not out.is_dir():
+        part = out.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        write(source, part)
+        part.rename(out)
 
 
 def call(*arguments: str | Path) -> None:
@@ -88,23 +100,24 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="300W: afw, helen, lfpw, splits")
     parser.add_argument("pictures", type=Path, help="folder of faces without labels")
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/adaptation"))
-    parser.add_argument("--init", default="small", help="the model to adapt")
+    parser.add_argument("--init", default="small", choices=available(), help="the released model to adapt")
     asked = parser.parse_args()
-    out, faces = asked.out, asked.out / "faces.safetensors"
-    if not (out / "night").is_dir():
-        write_validation(asked.data, out / "night")
+    if not asked.pictures.is_dir():
+        parser.error(f"{asked.pictures}: no such folder")
+    out, faces, run = asked.out, asked.out / "faces.safetensors", asked.out / asked.init
+    once(write_validation, asked.data, out / "night")
+    once(write_unlabelled, asked.pictures, out / "unlabelled")
     if not faces.exists():
-        write_unlabelled(asked.pictures, out / "unlabelled")
         call("crops", out / "unlabelled", "-o", faces)
-    adapted = out / "adapted.onnx"
+    adapted = run / "adapted.onnx"
     if not adapted.exists():
-        run = out / "run"
         again = ["--resume"] if (run / "last.safetensors").exists() else []
         call("train", "--init", asked.init, "--data", asked.data, "--unlabelled", faces, "-o", run, *again)
-        call("export", run, "--data", asked.data, "-o", adapted)
-    compared = ["--boxes", "labels", "--compare", asked.init, adapted]
-    call("evaluate", out / "night", "--format", "folder", "--layout", "ibug68", *compared)
-    call("evaluate", asked.data, "--format", "300w", "--split", "val", *compared)
+        call("export", run / "last.safetensors", "--data", asked.data, "-o", adapted)
+    compared = ["--boxes", "labels", "--refine", "never", "--compare", asked.init, adapted]
+    night_set = [out / "night", "--format", "folder", "--layout", "ibug68"]
+    call("evaluate", *night_set, *compared, "-o", run / "at-night")
+    call("evaluate", asked.data, "--format", "300w", "--split", "val", *compared, "-o", run / "by-day")
 
 
 if __name__ == "__main__":

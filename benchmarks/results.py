@@ -56,7 +56,7 @@ scale 0.5, Muon, 1,500 steps of 16 labelled faces whatever their number (`config
 learning rate for all.
 
 - **NME**: inter-ocular, %, on the {faces} faces of 300W's validation split, crops from labels, of the averaged weights
-  after the last epoch, so that no epoch was chosen; *best epoch* is the least of 10, chosen on those same faces.
+  after the last epoch, so that no epoch was chosen; *best epoch* is the least of all, chosen on those same faces.
 - *a ± b (n)*: mean and standard deviation of n seeds; a seed draws weights, order, augmentation and the share of the
   labels. A figure without ± is one seed: no difference smaller than the ± of its neighbours means anything.
 - **Entropy** of the heatmaps, mean over points and faces: how scattered they are (1,024 places, at most 6.93 nats).
@@ -268,11 +268,11 @@ def _clouds(table: Table, costs: Mapping[str, Any], path: Path) -> bool:
         values = [100 * value for value in table.cells[row, table.columns[0]].values("nme").values()]
         if values and table.first(row).network in costs:
             drawn = True
-            axes.plot([costs[table.first(row).network][f"ms at {SIDES[1]}"]] * len(values), values, "o", label=row)
+            axes.plot([costs[table.first(row).network][f"ms at {SIDES[0]}"]] * len(values), values, "o", label=row)
     if not drawn:
         return False
     axes.set(
-        xlabel=f"milliseconds a face at {SIDES[1]}x{SIDES[1]}, one thread", ylabel="validation NME, %, inter-ocular"
+        xlabel=f"milliseconds a face at {SIDES[0]}x{SIDES[0]}, one thread", ylabel="validation NME, %, inter-ocular"
     )
     axes.legend()
     return _write(figure, path)

@@ -148,13 +148,22 @@ def test_noise_is_uncorrelated() -> None:
 
 
 def test_a_sensor_has_coarse_grain_and_half_its_pictures_are_grey() -> None:
-    flat = torch.full((64, 3, 64, 64), 0.5)
+    flat = torch.tensor([0.1, 0.8]).reshape(1, 1, 1, 2).repeat_interleave(32, dim=3).expand(64, 3, 64, 64)
     seen = sensor(flat, generator(0))
-    added = seen - flat
-    assert (added[..., 1:] * added[..., :-1]).mean() > 0.5 * added.var()  # what is enlarged has neighbours alike
-    assert 0.005 < added.std() < 0.1
+    dark, bright = (part - level for part, level in ((seen[..., 4:28], 0.1), (seen[..., 36:60], 0.8)))
+    assert (bright[..., 1:] * bright[..., :-1]).mean() > 0.5 * bright.var()  # what is enlarged has neighbours alike
+    assert 0.005 < bright.std() < 0.1
+    assert dark.std() > 1.2 * bright.std()  # photons are few there, and gamma enlarges what is left
     grey = (seen == seen[:, :1]).flatten(1).all(dim=1)
     assert 20 <= int(grey.sum()) <= 44
+
+
+def test_a_sensor_blurs_by_motion() -> None:
+    """Half of the pictures: an edge across the motion is softer than what reducing and enlarging alone leave."""
+    edge = torch.zeros(200, 3, 64, 64)
+    edge[..., 32:] = 1.0
+    soft = sensor(edge, generator(3))[..., 31:33].diff(dim=3).abs().mean(dim=(1, 2, 3))
+    assert torch.quantile(soft, 0.9) > 1.15 * torch.quantile(soft, 0.1)
 
 
 @pytest.mark.parametrize("place", [(20.0, 30.0), (40.5, 24.0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from command_line import run
 from drawn_faces import write_w300
 from octamark import weights
 from octamark.datasets.load import training_and_validation
-from octamark.errors import ConfigError, LayoutError, WeightsError
+from octamark.errors import ConfigError, DataError, LayoutError, WeightsError
 from octamark.geometry import landmark_boxes
 from octamark.layouts import layout
 from octamark.refiner import Refiner
@@ -161,6 +162,13 @@ def test_a_regional_run_becomes_a_weight_file_that_refines(
     (tmp_path / "near.safetensors").write_bytes(made.checkpoint)
     again = release_regions(tmp_path / "near.safetensors", root, look=str(tmp_path / "look.onnx"))
     assert again.card.scores[name] == pytest.approx(made.card.scores[name], rel=0.05)  # half precision
+
+    training, _ = training_and_validation(config.data, root, layout("ibug68"))
+    elsewhere = tmp_path / "w300"
+    shutil.copytree(root, elsewhere)
+    (elsewhere / "splits" / "val.txt").write_text(training[0].name)
+    with pytest.raises(DataError, match=f"has learned from 1 of the faces .* {training[0].name}; hold out others"):
+        release_regions(tmp_path / "run", elsewhere, look=str(tmp_path / "look.onnx"))
 
 
 def test_the_command_trains_and_refuses(look: Path, root: Path, tmp_path: Path) -> None:

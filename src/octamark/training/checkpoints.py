@@ -69,14 +69,13 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
 
 
 def check_held_out(meta: Mapping[str, Any], names: Iterable[str], path: Path) -> None:
-    """That a run has not learned from the faces that are held out now; ``meta`` names those that were then.
+    """That a run has not learned from the faces that are held out now, by the names that ``meta`` has.
 
     Raises:
-        DataError: it has: the set, or how it is divided, is another than it was.
+        DataError: it has: the set is divided otherwise than it was.
     """
-    now = set(names)
-    if learned := sorted(now - set(meta.get("held_out", now))):
+    if learned := sorted(set(names) & set(meta.get("learned_from", ()))):
         raise DataError(
             f"{path}: has learned from {len(learned)} of the faces that are held out now, such as "
-            f"{listed(learned[:3])}; give the set as it was when the run began"
+            f"{listed(learned[:3])}; hold out others"
         )

@@ -16,11 +16,11 @@ from octamark.imaging import write_atomically
 from octamark.training import checkpoints
 from octamark.training.config import Config, parse
 
-_KEPT = ("epoch", "best_nme", "average_updates", "rows")
+_KEPT = ("epoch", "best_nme", "average_updates")
 
 
 class RunFolder:
-    """``config.json``, ``log.csv``, ``last.safetensors`` (all that resuming needs) and ``best.safetensors``.
+    """``config.json``, ``log.csv``, ``last.safetensors`` (what a resumed run goes on from) and ``best.safetensors``.
 
     Args:
         path: the folder.
@@ -40,7 +40,7 @@ class RunFolder:
             raise ConfigError(f"{path}: nothing to resume, no last.safetensors there")
 
     def make(self, config: Config) -> None:
-        """Make the folder and write the recipe of a new run, which shows that it can be written.
+        """Make the folder and write the recipe, which shows that it can be written.
 
         Raises:
             OutputError: it cannot.
@@ -49,12 +49,10 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be made ({error.strerror})") from error
-        if not self.resume:
-            self._write_recipe(config)
+        write_atomically(self.path / "config.json", config.model_dump_json(indent=2).encode())
 
     def save(
         self,
-        config: Config,
         columns: Sequence[str],
         groups: Mapping[str, Mapping[str, Tensor]],
         meta: Mapping[str, Any],
@@ -65,11 +63,7 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(meta["rows"])
         write_atomically(self.path / "log.csv", table.getvalue().encode())
-        self._write_recipe(config)  # it may have gained stages
         checkpoints.save(self.last, groups, meta)
-
-    def _write_recipe(self, config: Config) -> None:
-        write_atomically(self.path / "config.json", config.model_dump_json(indent=2).encode())
 
     def load(self, config: Config, held_out: Iterable[Sample]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """What the run saved last, tensors and metadata.

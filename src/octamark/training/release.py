@@ -204,7 +204,11 @@ def _shaken(square: Square, seed: int, share: float = 0.1) -> Square:
 
 
 def half_checkpoint(network: nn.Module, meta: dict[str, Any]) -> bytes:
-    """The averaged weights as float16 with recipe and log, for fine-tuning and for exporting again."""
+    """The averaged weights as float16 with recipe and log, for fine-tuning and for exporting again.
+
+    The names of the faces that it has learned from stay with the run: this file is for sharing.
+    """
     state = network.state_dict().items()
     halves = {name: value.half() if value.is_floating_point() else value for name, value in state}
-    return checkpoints.dump({"ema": halves}, meta)
+    shared = {key: value for key, value in meta.items() if key != "learned_from"}
+    return checkpoints.dump({"ema": halves}, shared)

@@ -1,8 +1,8 @@
 """The supervised training loop.
 
 A run lives in one folder: ``config.json``, ``log.csv``, ``tensorboard/``, ``last.safetensors`` (all that resuming
-needs), ``best.safetensors`` (the moving average of the weights at the last stage's best validation NME; of a run that
-learns from caricatures, whose validation faces are photographs, at its end).
+needs but teachers and pictures), ``best.safetensors`` (the moving average of the weights at the last stage's best
+validation NME; of a run that learns from caricatures, whose validation faces are photographs, at its end).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from octamark import metrics
 from octamark.datasets import Sample
-from octamark.errors import ConfigError, TrainingError
+from octamark.errors import ConfigError, OutputError, TrainingError
 from octamark.layouts import Layout, layout
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
@@ -68,7 +68,7 @@ class Trainer:
         ConfigError: ``resume`` with another recipe than the run's, nothing to resume, or too small a batch.
         DataError: ``resume`` with faces held out that the run has learned from.
         DeviceError: a device that is unknown or not there.
-        WeightsError: the recipe's ``init`` names no checkpoint, or one of another network; so for its
+        WeightsError: the ``init`` of a new run names no checkpoint, or one of another network; so for
             ``distillation.teacher``, whose layout, margin, input size and loss must suit the recipe too (ConfigError).
     """
 
@@ -94,13 +94,13 @@ class Trainer:
         self.watcher = watcher if watcher is not None and self.fabric.is_global_zero else Watcher()
         torch.manual_seed(config.seed)
         self._build()
-        if self.fabric.is_global_zero:
-            self.folder.make(config)
         self.caricatures: Caricatures | None = None
         self.epoch, self.best = 0, math.inf
         self.rows: list[dict[str, Any]] = []
+        self.learned = {face.name for face in train}
         if resume:
             self._resume()
+        self._make_folder()
 
     def _build(self) -> None:
         config, resumed = self.config, self.folder.resume  # which needs no checkpoint to start from
@@ -110,6 +110,17 @@ class Trainer:
         self.average = ExponentialAverage(self.network, config.optimiser.ema, config.optimiser.keep)
         taught = config.distillation
         self.distiller = None if taught is None else Distiller(config, taught, self.fabric)
+
+    def _make_folder(self) -> None:
+        """By the first process; every one raises what it could not write."""
+        said = None
+        if self.fabric.is_global_zero:
+            try:
+                self.folder.make(self.config)
+            except OutputError as error:
+                said = str(error)
+        if (said := self.fabric.broadcast(said)) is not None:
+            raise OutputError(said)
 
     def _check_batches(self) -> None:
         world = self.fabric.world_size
@@ -308,18 +319,19 @@ class Trainer:
             "best_nme": self.best,
             "average_updates": self.average.updates,
             "rows": self.rows,
-            "held_out": [face.name for face in self.validation_samples],
+            "learned_from": sorted(self.learned),
         }
 
     def _save(self, is_best: bool) -> None:
         meta = self._meta()
         if is_best:
             checkpoints.save(self.folder.best, {"ema": self.average.result()}, meta)
-        self.folder.save(self.config, self.columns, self._groups(), meta)
+        self.folder.save(self.columns, self._groups(), meta)
 
     def _resume(self) -> None:
         groups, meta = self.folder.load(self.config, self.validation_samples)
         self._restore(groups)
+        self.learned |= set(meta.get("learned_from", ()))
         self.average.updates = meta["average_updates"]
         self.epoch, self.best, self.rows = meta["epoch"], meta["best_nme"], meta["rows"]
 
