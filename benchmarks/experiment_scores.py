@@ -30,8 +30,6 @@ from octamark.training.config import Config
 from octamark.training.starting import trained_network
 from octamark.training.teacher import read_twice
 
-SIZE = 128
-
 
 def score(folder: Path, data: Path) -> None:
     """Score the last epoch's averaged weights on the validation faces; draw the heatmaps of the free portrait."""
@@ -40,18 +38,19 @@ def score(folder: Path, data: Path) -> None:
         return
     network, config, meta = trained_network(folder / "last.safetensors")
     _, held_out = training_and_validation(config.data, data, layout(config.layout), config.seed)
-    store = FaceStore.load(held_out, SIZE, config.data.margin)
+    size = config.stages[-1].size
+    store = FaceStore.load(held_out, size, config.data.margin)
     errors, spreads, entropies = [], [], []
     with torch.no_grad():
         for first in range(0, len(store), 32):
-            pictures, truth = centre_crops(store, torch.arange(first, min(first + 32, len(store))), SIZE)
+            pictures, truth = centre_crops(store, torch.arange(first, min(first + 32, len(store))), size)
             p = heatmaps.probabilities(network(pictures), config.loss.beta)
             points = heatmaps.decode(p)
             found = heatmaps.to_input_pixels(points, STRIDE).position
             errors.append(nme(found.numpy(), truth.numpy(), layout(config.layout)))
             spreads.append(points.spread.mean(dim=(1, 2)))
             entropies.append(torch.special.entr(p).sum(dim=(2, 3)).mean(dim=1))
-        face = torch.from_numpy(portrait())
+        face = torch.from_numpy(portrait(size))
         maps = heatmaps.probabilities(network(face.permute(2, 0, 1)[None] / 255), config.loss.beta)[0].numpy()
     write_picture(folder / "heatmaps.png", glowing(face.numpy(), maps))
     joined = np.concatenate(errors)
@@ -74,7 +73,7 @@ def score(folder: Path, data: Path) -> None:
 
 def on_caricatures(network: OctaveNetwork, config: Config, samples: list[Sample]) -> dict[str, float]:
     """NME on the validation faces as caricatures, crops from their labels, by strength."""
-    one = layout(config.layout)
+    one, size = layout(config.layout), config.stages[-1].size
     store = FaceStore.load(sorted(samples, key=lambda sample: sample.name), 224, config.data.margin)
     found = {}
     for strength in STRENGTHS:
@@ -82,8 +81,8 @@ def on_caricatures(network: OctaveNetwork, config: Config, samples: list[Sample]
         crops, places = [], []
         for picture, landmarks in zip(pictures, truth.numpy(), strict=True):
             square = squares(landmark_boxes(landmarks), config.data.margin)[0]
-            transform = crop_transform(square, SIZE)
-            crops.append(crop(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()), transform, SIZE))
+            transform = crop_transform(square, size)
+            crops.append(crop(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()), transform, size))
             places.append(apply(invert(transform), landmarks))
         found[strength] = float(nme(read(network, config, crops), np.array(places), one).mean())
     return found
@@ -91,18 +90,18 @@ def on_caricatures(network: OctaveNetwork, config: Config, samples: list[Sample]
 
 def at_night(network: OctaveNetwork, config: Config, samples: list[Sample]) -> float:
     """NME on the validation faces as adaptation.py's night camera takes them, crops from their labels."""
-    one, crops, places = layout(config.layout), [], []
+    one, size, crops, places = layout(config.layout), config.stages[-1].size, [], []
     for number, sample in enumerate(sorted(samples, key=lambda sample: sample.name)):
         small, matrix = around(octamark.read_picture(sample.picture), landmark_boxes(sample.landmarks))
         landmarks = apply(invert(matrix), sample.landmarks)
-        transform = crop_transform(squares(landmark_boxes(landmarks[None]), config.data.margin)[0], SIZE)
-        crops.append(crop(night(small, np.random.default_rng(number)), transform, SIZE))
+        transform = crop_transform(squares(landmark_boxes(landmarks[None]), config.data.margin)[0], size)
+        crops.append(crop(night(small, np.random.default_rng(number)), transform, size))
         places.append(apply(invert(transform), landmarks))
     return float(nme(read(network, config, crops), np.array(places), one).mean())
 
 
 def read(network: OctaveNetwork, config: Config, crops: list[np.ndarray]) -> np.ndarray:
-    """Landmarks (n, M, 2), input pixels, of crops (SIZE, SIZE, 3) uint8."""
+    """Landmarks (n, M, 2), input pixels, of crops (size, size, 3) uint8."""
     stacked = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         maps = torch.cat([network(part) for part in stacked.split(32)])
@@ -125,15 +124,15 @@ def pseudo_labels(network: OctaveNetwork, config: Config, data: Path) -> list[di
     """What a mean teacher says of training faces whose labels it did not get: for each quarter of its points, from the
     least to the greatest spread, the mean spread (heatmap pixels) and the mean error (% of the inter-ocular distance).
     """
-    one = layout(config.layout)
+    one, size = layout(config.layout), config.stages[-1].size
     everything = config.data.model_copy(update={"share": 1.0})
     labelled, known = (training_and_validation(d, data, one, config.seed)[0] for d in (everything, config.data))
     names = {sample.name for sample in known}
-    store = FaceStore.load([sample for sample in labelled if sample.name not in names], SIZE, config.data.margin)
+    store = FaceStore.load([sample for sample in labelled if sample.name not in names], size, config.data.margin)
     spreads, errors, mirror = [], [], torch.from_numpy(one.mirror.copy())
     with torch.no_grad():
         for first in range(0, len(store), 32):
-            pictures, truth = centre_crops(store, torch.arange(first, min(first + 32, len(store))), SIZE)
+            pictures, truth = centre_crops(store, torch.arange(first, min(first + 32, len(store))), size)
             points = heatmaps.decode(read_twice(network, pictures, config.loss.beta, mirror))
             found = heatmaps.to_input_pixels(points, STRIDE).position
             spreads.append(points.spread.mean(dim=2).numpy())
@@ -144,8 +143,8 @@ def pseudo_labels(network: OctaveNetwork, config: Config, data: Path) -> list[di
     return [{"spread": float(spread[q].mean()), "error": float(error[q].mean())} for q in quarters]
 
 
-def portrait() -> np.ndarray:
-    """The crop (128, 128, 3) of scikit-image's public-domain portrait that a released model would read."""
+def portrait(size: int) -> np.ndarray:
+    """The crop (size, size, 3) of scikit-image's public-domain portrait that a released model would read."""
 
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
@@ -154,14 +153,15 @@ def portrait() -> np.ndarray:
     boxes, _ = octamark.FaceDetector()(picture)
     rule = octamark.load("small").card.crop
     square = detector_squares(boxes[:1], rule.detector_scale, rule.detector_shift)[0]
-    return crop(picture, crop_transform(square, SIZE), SIZE)
+    return crop(picture, crop_transform(square, size), size)
 
 
 def glowing(crop: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """Heatmaps (M, h, w) of a crop over it, three times enlarged."""
 
-    large = cv2.resize(crop, (3 * SIZE, 3 * SIZE), interpolation=cv2.INTER_CUBIC)
-    one = Faces.empty(layout("ibug68"), (3 * SIZE, 3 * SIZE))
+    side = 3 * len(crop)
+    large = cv2.resize(crop, (side, side), interpolation=cv2.INTER_CUBIC)
+    one = Faces.empty(layout("ibug68"), (side, side))
     points = np.zeros((1, 68, 2), np.float32)
     matrix = np.array([[[3.0, 0.0, 1.0], [0.0, 3.0, 1.0]]])
     one = dataclasses.replace(one, landmarks=points, crops=matrix, heatmaps=maps[None])

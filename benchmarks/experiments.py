@@ -49,6 +49,7 @@ ORDER = (
     "target_scale",
     "width",
     "octaves",
+    "octaves_224",
     "regional",
     "caricature",
     "frequency",
