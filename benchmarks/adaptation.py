@@ -22,6 +22,8 @@ import cv2
 import numpy as np
 
 from octamark import FaceDetector, OctamarkError, datasets, read_picture
+from octamark.datasets import Sample
+from octamark.formats import pts_text
 from octamark.geometry import Picture, crop, crop_transform, invert, landmark_boxes, squares
 from octamark.geometry import apply as moved
 from octamark.imaging import write_picture
@@ -55,15 +57,19 @@ def around(picture: Picture, box: np.ndarray) -> tuple[Picture, np.ndarray]:
     return crop(picture, matrix, size), matrix
 
 
+def at_night(sample: Sample, number: int) -> tuple[Picture, np.ndarray]:
+    """A labelled face as :func:`night` takes it (``number`` is the seed), and its landmarks there."""
+    small, matrix = around(read_picture(sample.picture), landmark_boxes(sample.landmarks))
+    return night(small, np.random.default_rng(number)), moved(invert(matrix), sample.landmarks)
+
+
 def write_validation(data: Path, out: Path) -> None:
     """Night's validation faces with their labels, a folder of .png and .pts."""
     for number, sample in enumerate(datasets.read("300w", data, "val")):
-        small, matrix = around(read_picture(sample.picture), landmark_boxes(sample.landmarks))
-        points = moved(invert(matrix), sample.landmarks)
+        picture, points = at_night(sample, number)
         name = sample.name.replace("/", "_")
-        write_picture(out / f"{name}.png", night(small, np.random.default_rng(number)))
-        rows = "\n".join(f"{x + 1:.4f} {y + 1:.4f}" for x, y in points)
-        (out / f"{name}.pts").write_text(f"version: 1\nn_points: {len(points)}\n{{\n{rows}\n}}\n")
+        write_picture(out / f"{name}.png", picture)
+        (out / f"{name}.pts").write_text(pts_text(points))
 
 
 def write_unlabelled(folder: Path, out: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from adaptation import around, night
+from adaptation import at_night
 
 import octamark
 from octamark.datasets import Sample
@@ -54,7 +54,7 @@ def score(folder: Path, data: Path) -> None:
         maps = heatmaps.probabilities(network(face.permute(2, 0, 1)[None] / 255), config.loss.beta)[0].numpy()
     write_picture(folder / "heatmaps.png", glowing(face.numpy(), maps))
     joined = np.concatenate(errors)
-    drawn = {**on_caricatures(network, config, held_out), "night": at_night(network, config, held_out)}
+    drawn = {**on_caricatures(network, config, held_out), "night": by_night(network, config, held_out)}
     taught = config.unlabelled is not None and config.unlabelled.teacher is not None and config.data.share < 1
     scores = {
         "nme": float(joined.mean()),
@@ -88,14 +88,13 @@ def on_caricatures(network: OctaveNetwork, config: Config, samples: list[Sample]
     return found
 
 
-def at_night(network: OctaveNetwork, config: Config, samples: list[Sample]) -> float:
+def by_night(network: OctaveNetwork, config: Config, samples: list[Sample]) -> float:
     """NME on the validation faces as adaptation.py's night camera takes them, crops from their labels."""
     one, size, crops, places = layout(config.layout), config.stages[-1].size, [], []
     for number, sample in enumerate(sorted(samples, key=lambda sample: sample.name)):
-        small, matrix = around(octamark.read_picture(sample.picture), landmark_boxes(sample.landmarks))
-        landmarks = apply(invert(matrix), sample.landmarks)
+        picture, landmarks = at_night(sample, number)
         transform = crop_transform(squares(landmark_boxes(landmarks[None]), config.data.margin)[0], size)
-        crops.append(crop(night(small, np.random.default_rng(number)), transform, size))
+        crops.append(crop(picture, transform, size))
         places.append(apply(invert(transform), landmarks))
     return float(nme(read(network, config, crops), np.array(places), one).mean())
 

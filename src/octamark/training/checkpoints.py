@@ -11,6 +11,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
+from octamark.datasets import Sample
 from octamark.errors import DataError, WeightsError, listed
 from octamark.imaging import write_atomically
 
@@ -68,13 +69,13 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     return groups, meta
 
 
-def check_held_out(meta: Mapping[str, Any], names: Iterable[str], path: Path) -> None:
-    """That a run has not learned from the faces that are held out now, by the names that ``meta`` has.
+def check_held_out(meta: Mapping[str, Any], faces: Iterable[Sample], path: Path) -> None:
+    """That a run has not learned from ``faces``, which are held out now, by the names that ``meta`` has.
 
     Raises:
         DataError: it has: the set is divided otherwise than it was.
     """
-    if learned := sorted(set(names) & set(meta.get("learned_from", ()))):
+    if learned := sorted({face.name for face in faces} & set(meta.get("learned_from", ()))):
         raise DataError(
             f"{path}: has learned from {len(learned)} of the faces that are held out now, such as "
             f"{listed(learned[:3])}; hold out others"

@@ -81,7 +81,7 @@ class RunFolder:
                 f"{self.path}: was started with another recipe; resume with its own ({self.path}/config.json), "
                 "or with stages added at its end"
             )
-        checkpoints.check_held_out(meta, (face.name for face in held_out), self.last)
+        checkpoints.check_held_out(meta, held_out, self.last)
         needed = ["ema", "moments", *(["start"] if config.optimiser.keep else [])]
         if lost := [name for name in needed if name not in groups] + [name for name in _KEPT if name not in meta]:
             raise WeightsError(f"{self.last}: damaged, it has no {listed(lost)}; nothing can go on from it")

@@ -135,7 +135,7 @@ def release_regions(
     seeing = _looking(look or config.regional.look)
     one = layout(config.layout)
     training, validation = training_and_validation(config.data, data, one, config.seed)
-    checkpoints.check_held_out(meta, (face.name for face in validation), run)
+    checkpoints.check_held_out(meta, validation, run)
     offset = seeing.card.offset
     seeing.card = seeing.card.model_copy(update={"offset": (0.0, 0.0)})  # crops are placed by points before it
     learned, terms = learned_from(config, len(training), len(validation))

@@ -90,7 +90,7 @@ def release(
     network, config, meta = load_network(run)
     one = layout(config.layout)
     training, validation = training_and_validation(config.data, data, one, config.seed)
-    checkpoints.check_held_out(meta, (face.name for face in validation), run)
+    checkpoints.check_held_out(meta, validation, run)
     check_enough(len(validation), one.count, data)
     size, margin = config.stages[-1].size, config.data.margin
     learned, terms = learned_from(config, len(training), len(validation))
