@@ -31,8 +31,12 @@ from octamark.training.starting import trained_network
 from octamark.training.teacher import read_twice
 
 
-def score(folder: Path, data: Path) -> None:
-    """Score the last epoch's averaged weights on the validation faces; draw the heatmaps of the free portrait."""
+def score(folder: Path, data: Path, also: set[str]) -> None:
+    """Score the last epoch's averaged weights on the validation faces; draw the heatmaps of the free portrait.
+
+    Args:
+        also: scores that take longer: "strong" for caricatures of all strengths, "night" for the night camera.
+    """
     if "regional" in json.loads((folder / "recipe.json").read_text()):
         write_atomically(folder / "scores.json", json.dumps(regional_scores(folder), indent=2).encode())
         return
@@ -54,7 +58,9 @@ def score(folder: Path, data: Path) -> None:
         maps = heatmaps.probabilities(network(face.permute(2, 0, 1)[None] / 255), config.loss.beta)[0].numpy()
     write_picture(folder / "heatmaps.png", glowing(face.numpy(), maps))
     joined = np.concatenate(errors)
-    drawn = {**on_caricatures(network, config, held_out), "night": by_night(network, config, held_out)}
+    drawn = on_caricatures(network, config, held_out) if "strong" in also else {}
+    if "night" in also:
+        drawn["night"] = by_night(network, config, held_out)
     taught = config.unlabelled is not None and config.unlabelled.teacher is not None and config.data.share < 1
     scores = {
         "nme": float(joined.mean()),

@@ -207,21 +207,30 @@ def run_all(runs: Path, data: Path, faces: Path, only: str | None, hours: float)
             continue
         from experiment_scores import score
 
-        score(run.folder, data)
+        score(run.folder, data, shown(runs)[run.digest])
+
+
+def shown(runs: Path) -> dict[str, set[str]]:
+    """By each run's digest the scores beyond plain photographs' that its tables show."""
+    found: dict[str, set[str]] = {}
+    for table in tables(runs):
+        figures = {"caricature": {"strong"}, "night": {"night"}}.get(table.plot, set())
+        for cell in table.cells.values():
+            for run in cell.runs:
+                found.setdefault(run.digest, set()).update(figures)
+    return found
 
 
 def score_again(runs: Path, data: Path) -> None:
     """Score finished runs whose tables ask for figures that were not measured when they ended."""
     from experiment_scores import score
 
-    for table in tables(runs):
-        for cell in table.cells.values():
-            for run in cell.runs:
-                whole = (run.folder / "last.safetensors").is_file()
-                wanted = {"caricature": "strong", "night": "night"}.get(table.plot)
-                if wanted and whole and run.scores and wanted not in run.scores:
-                    print(run.label, flush=True)
-                    score(run.folder, data)
+    figures = shown(runs)
+    for run in in_turn(runs):
+        wanted = figures[run.digest]
+        if run.scores and (run.folder / "last.safetensors").is_file() and wanted - set(run.scores):
+            print(run.label, flush=True)
+            score(run.folder, data, wanted)
 
 
 def costs(runs: Path) -> None:
