@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from octamark.errors import WeightsError
 from octamark.nets.predictor import Predictor, RegionalPredictor, calibration_constants
-from octamark.weights import METADATA_KEY, ModelCard, RegionCard
+from octamark.weights import METADATA_KEY, Card, ModelCard, RegionCard
 
 OPSET = 18
 
@@ -96,12 +96,12 @@ def _graph(module: nn.Module, crops: Tensor, outputs: list[str], storage: Storag
     return model
 
 
-def with_card(data: bytes, card: ModelCard | RegionCard) -> bytes:
+def with_card(data: bytes, card: Card) -> bytes:
     """The ONNX file with another card in its metadata; the graph stays as it is."""
     return _finish(onnx.load_from_string(data), card)
 
 
-def _finish(model: onnx.ModelProto, card: ModelCard | RegionCard) -> bytes:
+def _finish(model: onnx.ModelProto, card: Card) -> bytes:
     model.producer_name, model.producer_version = "octamark", card.version
     helper.set_model_props(model, {METADATA_KEY: card.model_dump_json()})
     onnx.checker.check_model(model)
@@ -120,11 +120,15 @@ def _strip(model: onnx.ModelProto) -> None:
     del model.graph.metadata_props[:]
 
 
+_INPUT_AXES = {4: (1, 2, 3), 2: (0,)}
+"""Of a kernel, and of the matrix behind the points, by dimensions: all but the output's."""
+
+
 def _shrink(model: onnx.ModelProto, *, kernels_as_int8: bool) -> None:
     """Replace float32 initializers by smaller ones behind nodes that widen them, which runtimes fold when they load.
 
-    From 64 values on: float16. Kernels from 256 values on may be int8 with one float16 scale per output channel
-    (symmetric, the largest weight of a channel is 127); the calibration stays as it is.
+    From 64 values on: float16. Kernels and matrices from 256 values on may be int8 with one float16 scale per output
+    channel (symmetric, the largest weight of a channel is 127); the calibration stays as it is.
     """
     widening = []
 
@@ -136,8 +140,8 @@ def _shrink(model: onnx.ModelProto, *, kernels_as_int8: bool) -> None:
         values, name = numpy_helper.to_array(tensor), tensor.name
         if values.dtype != np.float32 or values.size < 64 or name.startswith("calibration"):
             continue
-        if kernels_as_int8 and values.ndim == 4 and values.size >= 256:
-            scale = np.abs(values).max(axis=(1, 2, 3), keepdims=True) / np.float32(127)
+        if kernels_as_int8 and values.ndim in _INPUT_AXES and values.size >= 256:
+            scale = np.abs(values).max(axis=_INPUT_AXES[values.ndim], keepdims=True) / np.float32(127)
             scale = np.maximum(scale, np.finfo(np.float16).tiny).astype(np.float16)
             steps = np.clip(np.round(values / scale.astype(np.float32)), -127, 127).astype(np.int8)
             widen(f"{name}.int8", steps, f"{name}.wide")

@@ -15,6 +15,7 @@ from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, EncoderLayer, OctaveNetwork
 from octamark.nets.octave import Maps, OctaveBlock, OctaveConv
 from octamark.nets.regional import LEAST_SPREAD, RegionalNetwork
+from octamark.nets.shape import ShapeCorrection
 from octamark.weights.calibration import CONFIDENCE_SHARE, Calibration
 
 
@@ -83,17 +84,25 @@ class Predictor(nn.Module):
     Input: crops (n, size, size, 3) uint8 RGB. Output: landmarks (n, M, 2) and spread (n, M, 2) in pixels of the crop;
     confidence (n, M), the probability that a point is less than 5 % of the inter-ocular distance off (of half the root
     of the landmark box's area, for a layout without that normaliser); heatmaps (n, M, size/4, size/4), probabilities.
-    Spread and confidence follow the calibration (octamark.weights.calibration).
+    Spread and confidence follow the calibration (octamark.weights.calibration); landmarks are those of the heatmaps,
+    after the shape correction if there is one.
     """
 
     calibration_gain: Tensor
     calibration_own: Tensor
     calibration_face: Tensor
 
-    def __init__(self, network: OctaveNetwork, beta: float, layout: Layout, calibration: Calibration) -> None:
+    def __init__(
+        self,
+        network: OctaveNetwork,
+        beta: float,
+        layout: Layout,
+        calibration: Calibration,
+        shape: ShapeCorrection | None = None,
+    ) -> None:
         super().__init__()
         self.network = fold_norms(network)
-        self.beta = beta
+        self.beta, self.shape = beta, shape
         self.eyes = [list(group) for group in layout.normalisers.get("inter-ocular", ())]
         for name, values in calibration_constants(calibration).items():
             self.register_buffer(name, torch.from_numpy(values))
@@ -103,13 +112,14 @@ class Predictor(nn.Module):
         pictures = crops.permute(0, 3, 1, 2).float() * (1 / 255)
         p = heatmaps.probabilities(self.network(pictures), self.beta)
         points = heatmaps.to_input_pixels(heatmaps.decode(p), STRIDE)
+        position = points.position if self.shape is None else self.shape(points.position)
         log_raw = points.spread.clamp(min=1e-6).log()  # n, M, 2
         log_mean = log_raw.mean(dim=(1, 2), keepdim=True)  # n, 1, 1
         u = self.calibration_gain * (self.calibration_own * log_raw + self.calibration_face * log_mean).exp()
         spread = self._chain(u, "knots")
         both = (spread**2).mean(dim=-1).sqrt()  # n, M
-        radius = CONFIDENCE_SHARE * self._inter_ocular(points.position)[:, None]
-        return points.position, spread, self._chain(radius / both.clamp(min=1e-6), "ratios"), p
+        radius = CONFIDENCE_SHARE * self._inter_ocular(position)[:, None]
+        return position, spread, self._chain(radius / both.clamp(min=1e-6), "ratios"), p
 
     def _chain(self, x: Tensor, table: str) -> Tensor:
         """Straight lines one after another, from (0, 0)."""

@@ -120,7 +120,7 @@ def fit_calibration(raw: NDArray[np.floating], errors: NDArray[np.floating], mir
     gain = np.exp(gains)[gain_of[0]]
     u = gain * np.exp(own * log_raw + mean * face)
     draft = Calibration(
-        gain=tuple((round(float(x), 5), round(float(y), 5)) for x, y in gain),
+        gain=tuple((float(f"{x:.6g}"), float(f"{y:.6g}")) for x, y in gain),
         own=round(own, 5),
         face=round(mean, 5),
         knots=_knots(u[mask], away[mask]),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -24,7 +25,9 @@ from octamark.metrics import confidence_distances, failure_rate, failures, nme, 
 from octamark.nets.export import Storage, recalibrated, to_onnx
 from octamark.nets.network import OctaveNetwork
 from octamark.nets.predictor import Predictor
+from octamark.nets.shape import ShapeCorrection
 from octamark.training import checkpoints
+from octamark.training.batches import FaceStore
 from octamark.training.calibration import (
     check_enough,
     cross_fitted,
@@ -33,11 +36,14 @@ from octamark.training.calibration import (
     fit_crop_rule,
     fit_offset,
 )
+from octamark.training.caricature import Caricatures
 from octamark.training.config import Config
+from octamark.training.shape import fit_shape, found_shapes
 from octamark.training.starting import trained_network
 from octamark.weights import ModelCard
 from octamark.weights.calibration import Calibration
 
+LABELS = "validation NME, %, label boxes"
 TERMS_300W = (
     "research use only, non-commercial: the terms of the training pictures (C. Sagonas et al., 300 Faces "
     "In-the-Wild; AFW, HELEN, LFPW likewise)"
@@ -81,8 +87,8 @@ def release(
 ) -> Release:
     """Finish a run.
 
-    The crop rule's map from detector boxes is fitted on training faces; the calibration on validation faces; the scores
-    are those of the exported file in ONNX Runtime on the validation faces.
+    The crop rule's map from detector boxes and the shape correction are fitted on training faces; the calibration on
+    validation faces; the scores are those of the exported file in ONNX Runtime on the validation faces.
 
     Raises:
         WeightsError, DataError: as the readers raise them.
@@ -98,7 +104,7 @@ def release(
         learned, terms = f"{learned}; without labels: {meta['unlabelled']}", f"{terms}; and those of the unlabelled"
     if config.distillation is not None:
         learned = f"{learned}; distilled from {config.distillation.teacher}"
-    steps = len(training) + len(validation)
+    steps = 2 * len(training) + len(validation)
     done = 0
 
     def tick() -> None:
@@ -108,6 +114,12 @@ def release(
 
     detector = FaceDetector()
     rule = fit_crop_rule(training, detected_boxes(training, detector, tick), size=size, margin=margin)
+    faces, mirror, beta = FaceStore.load(training, size, margin), torch.from_numpy(one.mirror.copy()), config.loss.beta
+    found, truth = found_shapes(
+        network, faces, mirror, size=size, beta=beta, seed=config.seed,
+        caricatures=Caricatures.of(config.caricature, one, faces.landmarks), advance=tick,
+    )  # fmt: skip
+    shape = fit_shape(found, truth, mirror)
     draft = ModelCard(
         name=config.name,
         layout=config.layout,
@@ -122,11 +134,20 @@ def release(
         recipe=config.model_dump(mode="json"),
         version=__version__,
     )
-    graph = to_onnx(Predictor(network, config.loss.beta, one, draft.calibration), draft, storage=storage)
-    onnx, card = calibrate(graph, validation, detector=detector, seed=config.seed, tick=tick)
-    last = {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100}
-    final = card.model_copy(update={"scores": {**card.scores, **last}})
-    return Release(recalibrated(onnx, final), final, half_checkpoint(network, meta))
+
+    def measured(shape: ShapeCorrection | None, tick: Callable[[], None]) -> tuple[bytes, ModelCard]:
+        graph = to_onnx(Predictor(network, beta, one, draft.calibration, shape), draft, storage=storage)
+        return calibrate(graph, validation, detector=detector, seed=config.seed, tick=tick)
+
+    onnx, card = measured(shape, tick)
+    further = {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100}
+    if shape is not None:
+        _, without = measured(None, lambda: None)
+        (further["validation NME without the shape correction, %"],) = (
+            value for name, value in without.scores.items() if name.startswith(LABELS)
+        )
+    final = card.model_copy(update={"scores": {**card.scores, **further}})
+    return Release(recalibrated(onnx, final), final, half_checkpoint(network, meta, shape))
 
 
 def calibrate(
@@ -170,7 +191,7 @@ def calibrate(
     errors = {name: nme(found, truth, one) for name, found in points.items()}
     detected = errors["detector"][seen["detector"].found]
     scores = {
-        f"validation NME, %, label boxes, {len(samples)} faces": float(errors["labels"].mean() * 100),
+        f"{LABELS}, {len(samples)} faces": float(errors["labels"].mean() * 100),
         "failures at 8 %, %, label boxes": failure_rate(errors["labels"]) * 100,
         f"validation NME, %, YuNet boxes, {len(detected)} faces found": _percent(detected),
         "failures at 8 %, %, YuNet boxes": _percent(failures(detected)),
@@ -203,12 +224,13 @@ def _shaken(square: Square, seed: int, share: float = 0.1) -> Square:
     return moved
 
 
-def half_checkpoint(network: nn.Module, meta: dict[str, Any]) -> bytes:
-    """The averaged weights as float16 with recipe and log, for fine-tuning and for exporting again.
+def half_checkpoint(network: nn.Module, meta: dict[str, Any], shape: ShapeCorrection | None = None) -> bytes:
+    """The averaged weights as float16 with recipe and log, and the shape correction, for fine-tuning and for reading
+    again what was exported.
 
     The names of the faces that it has learned from stay with the run: this file is for sharing.
     """
     state = network.state_dict().items()
     halves = {name: value.half() if value.is_floating_point() else value for name, value in state}
     shared = {key: value for key, value in meta.items() if key != "learned_from"}
-    return checkpoints.dump({"ema": halves}, shared)
+    return checkpoints.dump({"ema": halves, "shape": {} if shape is None else shape.state_dict()}, shared)

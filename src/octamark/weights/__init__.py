@@ -43,16 +43,12 @@ class CropRule(BaseModel):
     detector_residual: tuple[float, float, float]
 
 
-class ModelCard(BaseModel):
-    """What a weight file is, where it comes from and how good it is.
+class Card(BaseModel):
+    """What the cards of all weight files say: what a file is, where it comes from and how good it is.
 
     Attributes:
-        name, layout: of the model; ``parameters``: count; ``width``: C of the network.
-        crop: how faces are cut.
-        calibration: from raw spreads to expected errors and probabilities, applied inside the graph.
-        offset: (x, y) in shares of the inter-ocular distance, added to all points by the predictor: how far the labels
-            of the set lie to one side of where faces and their mirror images agree, which no network that learns from
-            mirrored pictures can know. 300W's lie about 1 % to the right.
+        name, layout: of the network; ``parameters``: count; ``width``: C.
+        calibration: from raw spreads to expected errors and probabilities.
         normaliser: of the scores.
         scores: figures on the validation split, each named with its set, boxes and normaliser.
         training_data, terms: what it learned from and what that allows.
@@ -66,9 +62,7 @@ class ModelCard(BaseModel):
     layout: str
     parameters: int
     width: int
-    crop: CropRule
     calibration: Calibration
-    offset: tuple[float, float] = (0.0, 0.0)
     normaliser: str
     scores: Mapping[str, float]
     training_data: str
@@ -77,34 +71,35 @@ class ModelCard(BaseModel):
     version: str
 
 
-class RegionCard(BaseModel):
-    """The card of a regional network (octamark.refiner); what it shares with :class:`ModelCard` means the same.
+class ModelCard(Card):
+    """The card of a model; its calibration is applied inside the graph.
 
     Attributes:
+        crop: how faces are cut.
+        offset: (x, y) in shares of the inter-ocular distance, added to all points by the predictor: how far the labels
+            of the set lie to one side of where faces and their mirror images agree, which no network that learns from
+            mirrored pictures can know. 300W's lie about 1 % to the right.
+    """
+
+    crop: CropRule
+    offset: tuple[float, float] = (0.0, 0.0)
+
+
+class RegionCard(Card):
+    """The card of a regional network (octamark.refiner).
+
+    Attributes:
+        calibration: of the fused spreads, in units of a face's crop (its side over :data:`FACE_UNITS`).
         look: the model whose points it was trained to follow.
         rule: how crops are cut.
         bias: of each kind of region, in the order of its channels, and ``sharpness``: of the fusion; see
             octamark.regions.fuse.
-        calibration: of the fused spreads, in units of a face's crop (its side over :data:`FACE_UNITS`).
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    layout: str
     look: str
-    parameters: int
-    width: int
     rule: RegionRule
     bias: tuple[float, ...]
     sharpness: float
-    calibration: Calibration
-    normaliser: str
-    scores: Mapping[str, float]
-    training_data: str
-    terms: str
-    recipe: Mapping[str, Any]
-    version: str
 
 
 REGIONS, REGIONS_LOOK = "regions", "small"
@@ -114,7 +109,7 @@ FACE_UNITS = 224
 """A face's crop has this many units of length, whatever the input of the network that looks at it."""
 
 
-_Card = TypeVar("_Card", bound=BaseModel)
+_Card = TypeVar("_Card", bound=Card)
 
 
 def parse_card(text: str | None, source: str) -> ModelCard:
@@ -145,7 +140,7 @@ def _parse(text: str | None, source: str, kind: type[_Card]) -> _Card:
         raise WeightsError(f"{source}: {said}") from error
 
 
-def _fits(text: str, kind: type[BaseModel]) -> bool:
+def _fits(text: str, kind: type[Card]) -> bool:
     try:
         kind.model_validate_json(text)
     except ValidationError:
