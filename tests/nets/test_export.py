@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from torch import nn
 
 from octamark import weights
 from octamark.datasets import w300
@@ -23,8 +24,9 @@ from octamark.layouts import layout, parse
 from octamark.nets import heatmaps
 from octamark.nets.export import recalibrated, to_onnx
 from octamark.nets.network import STRIDE, NetworkConfig, OctaveNetwork
-from octamark.nets.octave import OctaveConv
-from octamark.nets.predictor import Predictor, calibration_constants, flops, fold_norms
+from octamark.nets.predictor import Predictor, calibration_constants, fold_norms
+from octamark.nets.shape import ShapeCorrection
+from octamark.training import checkpoints
 from octamark.training import config as config_module
 from octamark.training.batches import FaceStore, centre_crops
 from octamark.training.config import Config
@@ -36,6 +38,7 @@ RELEASES = Path(weights.__file__).parent
 
 
 IBUG = layout("ibug68")
+AS_FOUND = nn.Identity()
 
 FIVE = parse(
     {
@@ -87,10 +90,11 @@ def lively(config: NetworkConfig) -> OctaveNetwork:
     return network.eval()
 
 
-def expected(network: OctaveNetwork, crops: NDArray[np.uint8]) -> heatmaps.Points:
+def expected(network: OctaveNetwork, crops: NDArray[np.uint8], shape: nn.Module = AS_FOUND) -> heatmaps.Points:
     with torch.no_grad():
         maps = network(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255)
-        return heatmaps.to_input_pixels(heatmaps.decode(heatmaps.probabilities(maps)), STRIDE)
+        points = heatmaps.to_input_pixels(heatmaps.decode(heatmaps.probabilities(maps)), STRIDE)
+        return points._replace(position=shape(points.position))
 
 
 def run(data: bytes, crops: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -291,43 +295,26 @@ def test_file_is_small_and_says_what_it_is() -> None:
         np.testing.assert_array_equal(held[name], values)
 
 
-def test_flops_of_one_convolution() -> None:
-    """A network's count, checked against the sum over its convolutions written out by hand."""
-    network = OctaveNetwork(NetworkConfig(width=8, attention=False, landmarks=5))
-    size, total = 64, 0
-    stages = [(network.encoder[0].first, 32), (network.encoder[0].second, 32)]
-    for index, side in ((1, 16), (2, 8), (3, 4)):
-        stages += [(network.encoder[index].first, side), (network.encoder[index].second, side)]
-    stages += [(network.decoder[0].up, 4), (network.decoder[0].refine, 8)]
-    stages += [(network.decoder[1].up, 8), (network.decoder[1].refine, 16)]
-    for conv, side in [(block.conv, side) for block, side in stages] + [(network.head, 16)]:
-        assert isinstance(conv, OctaveConv)
-        for name, low in (("high_to_high", 1), ("high_to_low", 2), ("low_to_low", 2), ("low_to_high", 2)):
-            path = getattr(conv, name)
-            if path is not None:
-                total += 2 * path.weight.numel() * (side // low) ** 2
-    assert flops(network, size) == total
-
-
 @cache
-def released(name: str) -> tuple[OctaveNetwork, Config, ModelCard, bytes]:
-    """A released checkpoint, the shipped file's card, and the checkpoint's float32 export with that card."""
-    network, config, _ = load_network(RELEASES / f"{name}.safetensors")
-    one = card_of(weights.read(name))
-    predictor = Predictor(network, config.loss.beta, IBUG, one.calibration)
-    return network, config, one, to_onnx(predictor, one, storage="float32")
+def released(name: str) -> tuple[OctaveNetwork, ShapeCorrection, Config, ModelCard, bytes]:
+    """A released checkpoint, its shape correction, the shipped file's card, and both as float32 with that card."""
+    path = RELEASES / f"{name}.safetensors"
+    network, config, _ = load_network(path)
+    shape, one = ShapeCorrection(**checkpoints.load(path)[0]["shape"]), card_of(weights.read(name))
+    predictor = Predictor(network, config.loss.beta, IBUG, one.calibration, shape)
+    return network, shape, config, one, to_onnx(predictor, one, storage="float32")
 
 
 @pytest.mark.parametrize("name", weights.available())
 def test_released_weights_on_a_real_face(name: str, photograph: NDArray[np.uint8]) -> None:
     """The shipped file, the released checkpoint in torch, and its float32 export agree on the photograph."""
-    network, config, one, data = released(name)
+    network, shape, config, one, data = released(name)
     assert config_module.parse(dict(one.recipe), name) == config
     (box,) = FaceDetector()(photograph)[0]
     square = detector_squares(box, one.crop.detector_scale, one.crop.detector_shift)[0]
     size = one.crop.size
     crops = np.stack([crop(photograph, crop_transform(square, size, angle), size) for angle in (-15.0, 0.0, 15.0)])
-    truth = expected(network, crops)
+    truth = expected(network, crops, shape)
     exact = run(data, crops)
     np.testing.assert_allclose(exact[0], truth.position, atol=0.01)
     np.testing.assert_allclose(exact[1], one.calibration.spread(truth.spread.numpy()), atol=0.01)
@@ -339,11 +326,11 @@ def test_released_weights_on_labelled_faces(w300_root: Path) -> None:
     """Torch against ONNX Runtime under 0.01 px on real faces, where they are at hand."""
     names = w300.read_split_file(w300_root / "splits" / "val.txt")[:24]
     for name in weights.available():
-        network, _, one, data = released(name)
+        network, shape, _, one, data = released(name)
         store = FaceStore.load(w300.read(w300_root, only=names), one.crop.size, 1.25)
         pictures, landmarks = centre_crops(store, torch.arange(24), one.crop.size)
         crops = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
-        truth = expected(network, crops)
+        truth = expected(network, crops, shape)
         exact = run(data, crops)
         assert np.abs(exact[0] - truth.position.numpy()).max() < 0.01
         assert (truth.position - landmarks).norm(dim=-1).mean() < 8  # and they are where the labels are

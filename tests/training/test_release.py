@@ -17,6 +17,7 @@ from octamark.errors import DataError
 from octamark.evaluation.run import Spot, detector_square
 from octamark.geometry import best_overlap, detector_squares, landmark_boxes, squares
 from octamark.layouts import layout
+from octamark.training import checkpoints
 from octamark.training import release as release_module
 from octamark.training.calibration import check_enough, detected_boxes, fit_crop_rule
 from octamark.training.config import parse
@@ -78,13 +79,17 @@ def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("YuNet boxes, 12 faces found", "moved and scaled by up to 10 %", "last epoch", "cross-fitted"):
         assert name in said_names
 
+    (tmp_path / "drawn.safetensors").write_bytes(made.checkpoint)
+    shape = checkpoints.load(tmp_path / "drawn.safetensors")[0]["shape"]
+    assert {name: tuple(value.shape) for name, value in shape.items()} == {"mean": (68, 2), "weight": (136, 136)}
+    assert said < made.card.scores["validation NME without the shape correction, %"]
+
     anew, card = calibrate(made.onnx, held_out, detector=_Oracle(), seed=config.seed)  # type: ignore[arg-type]
     assert card.calibration == fitted
     assert {**made.card.scores, **card.scores} == made.card.scores
     assert octamark.load(anew).card == card
 
-    (tmp_path / "again.safetensors").write_bytes(made.checkpoint)
-    again = release(tmp_path / "again.safetensors", root)
+    again = release(tmp_path / "drawn.safetensors", root)
     assert again.card.recipe == made.card.recipe
     (second,) = (value for name, value in again.card.scores.items() if "label boxes, 12 faces" in name)
     assert second == pytest.approx(said, rel=0.02)
