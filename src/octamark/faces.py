@@ -56,7 +56,8 @@ class Faces:
         scores: (n,) the detector's scores; 1 for boxes that the caller gave.
         crops: (n, 2, 3) similarities from pixels of the network's input to pixels of the picture.
         heatmaps: (n, M, h, w) probabilities over the crop, each map summing to 1; None unless asked for. As the network
-            gave them: neither the card's offset nor a close look at the face's regions is in them.
+            gave them: neither the shape correction, nor the card's offset, nor a close look at the face's regions is in
+            them.
     """
 
     layout: Layout
