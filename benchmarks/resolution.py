@@ -36,6 +36,7 @@ from octamark.datasets import Sample  # noqa: E402
 from octamark.evaluation.steadiness import nudge  # noqa: E402
 from octamark.geometry import Picture, crop, crop_transform, landmark_boxes, squares  # noqa: E402
 from octamark.geometry import apply as moved  # noqa: E402
+from octamark.landmarker import shifted  # noqa: E402
 from octamark.metrics import nme, part_nme  # noqa: E402
 
 NATIVE = 0
@@ -127,10 +128,14 @@ def whole_reader() -> Read:
 
     from octamark.nets import heatmaps
     from octamark.nets.network import SIZE_MULTIPLE, STRIDE
+    from octamark.nets.shape import ShapeCorrection
+    from octamark.training import checkpoints
     from octamark.training.starting import checkpoint_path, trained_network
 
     torch.set_num_threads(1)
-    network, config, _ = trained_network(checkpoint_path("small"))
+    path, card = checkpoint_path("small"), octamark.load("small", refine="never").card
+    network, config, _ = trained_network(path)
+    shape = ShapeCorrection(**checkpoints.load(path)[0]["shape"])
 
     def read(picture: Picture, box: np.ndarray) -> np.ndarray:
         square = squares(box, config.data.margin)[0]
@@ -139,7 +144,8 @@ def whole_reader() -> Read:
         pixels = torch.from_numpy(crop(picture, transform, side)).permute(2, 0, 1)[None].float() / 255
         with torch.no_grad():
             points = heatmaps.decode(heatmaps.probabilities(network(pixels), config.loss.beta))
-        return moved(transform, heatmaps.to_input_pixels(points, STRIDE).position[0].numpy())
+        inside = shape(heatmaps.to_input_pixels(points, STRIDE).position)[0].numpy()
+        return shifted(moved(transform, inside)[None], card.offset, octamark.layout("ibug68"))[0]
 
     return read
 

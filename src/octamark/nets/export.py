@@ -121,14 +121,14 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 _INPUT_AXES = {4: (1, 2, 3), 2: (0,)}
-"""Of a kernel, and of the matrix behind the points, by dimensions: all but the output's."""
+"""Of a kernel, and of the square matrix behind the points, by dimensions: all but the output's."""
 
 
 def _shrink(model: onnx.ModelProto, *, kernels_as_int8: bool) -> None:
     """Replace float32 initializers by smaller ones behind nodes that widen them, which runtimes fold when they load.
 
-    From 64 values on: float16. Kernels and matrices from 256 values on may be int8 with one float16 scale per output
-    channel (symmetric, the largest weight of a channel is 127); the calibration stays as it is.
+    From 64 values on: float16. Kernels and square matrices from 256 values on may be int8 with one float16 scale per
+    output channel (symmetric, the largest weight of a channel is 127); the calibration stays as it is.
     """
     widening = []
 
@@ -140,7 +140,7 @@ def _shrink(model: onnx.ModelProto, *, kernels_as_int8: bool) -> None:
         values, name = numpy_helper.to_array(tensor), tensor.name
         if values.dtype != np.float32 or values.size < 64 or name.startswith("calibration"):
             continue
-        if kernels_as_int8 and values.ndim in _INPUT_AXES and values.size >= 256:
+        if kernels_as_int8 and values.size >= 256 and (values.ndim == 4 or len(set(values.shape)) == 1):
             scale = np.abs(values).max(axis=_INPUT_AXES[values.ndim], keepdims=True) / np.float32(127)
             scale = np.maximum(scale, np.finfo(np.float16).tiny).astype(np.float16)
             steps = np.clip(np.round(values / scale.astype(np.float32)), -127, 127).astype(np.int8)

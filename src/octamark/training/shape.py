@@ -16,8 +16,11 @@ from octamark.training.caricature import Caricatures
 from octamark.training.config import Augment
 
 FOLDS = 5
-LEAST_FACES = 30
-"""With fewer the folds say little."""
+LEAST_FACES = 100
+"""With fewer nothing is to be gained; some hundreds are needed."""
+
+WORTHWHILE = 0.995
+"""Of the error without a correction, the most that one may leave on faces that it was not fitted on."""
 
 RIDGES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 """Strengths of the penalty, in shares of the mean variance of a coordinate; the folds choose."""
@@ -66,14 +69,16 @@ def found_shapes(
 
 
 def fit_shape(found: Tensor, truth: Tensor, mirror: Tensor) -> ShapeCorrection | None:
-    """The correction after which points are nearest to the labels: ridge regression in the frame of the mean shape.
+    """The correction that brings points near to the labels: ridge regression in the frame of the mean shape.
 
     Every face counts mirrored too, so that a face and its mirror image are corrected alike; and the less, the further
-    off its points are (by their mean squared distance). The penalty is the one that is best for faces left out of the
-    fit.
+    off its points are (by their mean squared distance), in the fit as in the choice of the penalty, which is the one
+    that is best for faces left out of the fit.
 
     Args:
-        found, truth: (v, n, M, 2) points and labels, pixels of the crops, of v views of n faces.
+        found, truth: (v, n, M, 2) points and labels, pixels of the crops, of v views of n faces. Labels that lean to
+            one side are to be moved back before (octamark.training.calibration.fit_offset): of the mirrored faces they
+            would lean to the other, and the fit would learn to guess which is which.
         mirror: (M,) the layout's mirror permutation.
 
     Returns:
@@ -84,7 +89,7 @@ def fit_shape(found: Tensor, truth: Tensor, mirror: Tensor) -> ShapeCorrection |
         return None
     both = [torch.cat([x, _mirrored(x, mirror)]).double() for x in (found, truth)]  # 2 v, n, M, 2
     points, labels = (x.flatten(0, 1) for x in both)
-    mean = _mean_shape(labels)
+    mean = _mean_shape(labels, mirror)
     away, turn, size = laid_on(points, mean)
     wrong = rotated(labels - points, turn) / size
     weight = 1 / wrong.square().mean(dim=(1, 2)).clamp(min=1e-6)
@@ -107,20 +112,24 @@ def fit_shape(found: Tensor, truth: Tensor, mirror: Tensor) -> ShapeCorrection |
             for (a, b, w), matrix in zip(parts, matrices, strict=True)
         )
 
-    plain = error([torch.zeros_like(penalty)] * FOLDS)
+    most = WORTHWHILE * error([torch.zeros_like(penalty)] * FOLDS)
     least, ridge = min((error(solved(ridge, one) for one in range(FOLDS)), ridge) for ridge in RIDGES)
-    return ShapeCorrection(mean.float(), solved(ridge).float()) if least < plain else None
+    return ShapeCorrection(mean.float(), solved(ridge).float()) if least < most else None
 
 
 def _mirrored(points: Tensor, mirror: Tensor) -> Tensor:
     return points[..., mirror, :] * points.new_tensor([-1.0, 1.0])
 
 
-def _mean_shape(shapes: Tensor, rounds: int = 5) -> Tensor:
-    """(n, M, 2) -> (M, 2), of size 1: shapes laid on their mean again and again (generalised Procrustes analysis)."""
-    mean = shapes[0] - shapes[0].mean(dim=0)
+def _mean_shape(shapes: Tensor, mirror: Tensor, rounds: int = 5) -> Tensor:
+    """(n, M, 2) -> (M, 2), of size 1, upright and its own mirror image: shapes laid on their mean again and again
+    (generalised Procrustes analysis)."""
+    mean = shapes.mean(dim=0)
     for _ in range(rounds):
+        mean = mean + _mirrored(mean, mirror)
+        mean = mean - mean.mean(dim=0)
         mean = mean / mean.norm()
         mean = (laid_on(shapes, mean)[0] + mean).mean(dim=0)
+    mean = mean + _mirrored(mean, mirror)
     shape: Tensor = mean / mean.norm()
     return shape
