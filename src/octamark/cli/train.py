@@ -163,7 +163,10 @@ def export(
     ] = None,
     storage: Annotated[str, typer.Option("--storage", help="Of the weights: int8, float16 or float32")] = "int8",
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="Also write the averaged weights as a float16 .safetensors")
+        Path | None,
+        typer.Option(
+            "--checkpoint", help="Also write averaged weights (float16) and shape correction as a .safetensors"
+        ),
     ] = None,
 ) -> None:
     """Write a trained network as one ONNX file: decoding inside, crop rule and scores in its card."""

@@ -54,7 +54,7 @@ TERMS_300W = (
 
 @dataclass(frozen=True)
 class Release:
-    """A finished model: the ONNX file, its card, and the averaged weights as a float16 checkpoint."""
+    """A finished model: the ONNX file, its card, and the checkpoint behind it (see :func:`half_checkpoint`)."""
 
     onnx: bytes
     card: ModelCard
