@@ -39,7 +39,8 @@ INTRODUCTION = """# Caricatures, cartoons, paintings
 Written by `python benchmarks/caricatures.py PATH/TO/300w -o docs/caricatures --models ...`, one run. Real caricatures
 with 68 points are not to be had in quantity, so these are made: {faces} validation photographs of 300W, whose faces are
 exaggerated and drawn anew (`octamark caricatures`), with labels that follow exactly. `weak`, `medium` and `strong`
-differ in how far shapes go and how much of a style is taken. Models named `-before` had seen photographs alone.
+differ in how far shapes go and how much of a style is taken. Models named `-before` had seen photographs alone
+and had no shape correction.
 NME: inter-ocular, by the caricature's own eyes, %, with 95 % bootstrap intervals over faces.
 
 ![eight caricatures of one portrait, and what small-art finds in them: outline in one colour, inner points in the
