@@ -140,7 +140,8 @@ def _shrink(model: onnx.ModelProto, *, kernels_as_int8: bool) -> None:
         values, name = numpy_helper.to_array(tensor), tensor.name
         if values.dtype != np.float32 or values.size < 64 or name.startswith("calibration"):
             continue
-        if kernels_as_int8 and values.size >= 256 and (values.ndim == 4 or len(set(values.shape)) == 1):
+        square = values.ndim == 2 and values.shape[0] == values.shape[1]
+        if kernels_as_int8 and values.size >= 256 and (values.ndim == 4 or square):
             scale = np.abs(values).max(axis=_INPUT_AXES[values.ndim], keepdims=True) / np.float32(127)
             scale = np.maximum(scale, np.finfo(np.float16).tiny).astype(np.float16)
             steps = np.clip(np.round(values / scale.astype(np.float32)), -127, 127).astype(np.int8)

@@ -117,14 +117,7 @@ def release(
 
     detector = FaceDetector()
     rule = fit_crop_rule(training, detected_boxes(training, detector, tick), size=size, margin=margin)
-    faces, mirror, beta = FaceStore.load(some, size, margin), torch.from_numpy(one.mirror.copy()), config.loss.beta
-    found, truth = found_shapes(
-        network, faces, mirror, size=size, beta=beta, seed=config.seed,
-        caricatures=Caricatures.of(config.caricature, one, faces.landmarks), advance=tick,
-    )  # fmt: skip
-    back = fit_offset(truth[0].numpy(), found[0].numpy(), one)  # labels where a mirrored network can find them
-    aim = torch.stack([torch.from_numpy(shifted(view.numpy(), back, one)) for view in truth])
-    shape = fit_shape(found, aim, mirror)
+    shape = _shape_correction(network, config, some, tick)
     draft = ModelCard(
         name=config.name,
         layout=config.layout,
@@ -141,7 +134,7 @@ def release(
     )
 
     def graph(shape: ShapeCorrection | None) -> bytes:
-        return to_onnx(Predictor(network, beta, one, draft.calibration, shape), draft, storage=storage)
+        return to_onnx(Predictor(network, config.loss.beta, one, draft.calibration, shape), draft, storage=storage)
 
     onnx, card = calibrate(graph(shape), validation, detector=detector, seed=config.seed, tick=tick)
     further = {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100}
@@ -151,6 +144,21 @@ def release(
     advance(steps, steps)
     final = card.model_copy(update={"scores": {**card.scores, **further}})
     return Release(recalibrated(onnx, final), final, half_checkpoint(network, meta, shape))
+
+
+def _shape_correction(
+    network: OctaveNetwork, config: Config, samples: Sequence[Sample], tick: Callable[[], None]
+) -> ShapeCorrection | None:
+    """The correction that suits what the network finds in these faces."""
+    one, size = layout(config.layout), config.stages[-1].size
+    faces, mirror = FaceStore.load(samples, size, config.data.margin), torch.from_numpy(one.mirror.copy())
+    found, truth = found_shapes(
+        network, faces, mirror, size=size, beta=config.loss.beta, seed=config.seed,
+        caricatures=Caricatures.of(config.caricature, one, faces.landmarks), advance=tick,
+    )  # fmt: skip
+    back = fit_offset(truth[0].numpy(), found[0].numpy(), one)  # labels where a mirrored network can find them
+    aim = torch.stack([torch.from_numpy(shifted(view.numpy(), back, one)) for view in truth])
+    return fit_shape(found, aim, mirror)
 
 
 def calibrate(
