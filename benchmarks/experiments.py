@@ -170,7 +170,7 @@ def state(run: Run) -> str:
 
 
 def run_all(runs: Path, data: Path, faces: Path, only: str | None, hours: float) -> None:
-    end = time.monotonic() + hours * 3600
+    end, figures = time.monotonic() + hours * 3600, shown(runs)
     for run in in_turn(runs):
         if run.scores is not None or (only is not None and not re.search(only, run.label)):
             continue
@@ -207,7 +207,7 @@ def run_all(runs: Path, data: Path, faces: Path, only: str | None, hours: float)
             continue
         from experiment_scores import score
 
-        score(run.folder, data, shown(runs)[run.digest])
+        score(run.folder, data, figures[run.digest])
 
 
 def shown(runs: Path) -> dict[str, set[str]]:

@@ -12,10 +12,10 @@ from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.nets.shape import ShapeCorrection, laid_on, rotated
 from octamark.training.augment import augment
 from octamark.training.batches import FaceStore
+from octamark.training.calibration import FOLDS
 from octamark.training.caricature import Caricatures
 from octamark.training.config import Augment
 
-FOLDS = 5
 LEAST_FACES = 100
 """With fewer nothing is to be gained; some hundreds are needed."""
 
