@@ -271,9 +271,11 @@ def test_file_is_small_and_says_what_it_is() -> None:
     fitted = calibration()
     own = card(64, fitted)
     predictor = Predictor(network, 1.0, IBUG, fitted)
-    half, small = (to_onnx(predictor, own, storage=storage) for storage in ("float16", "int8"))  # type: ignore[arg-type]
+    half, small, smallest = (to_onnx(predictor, own, storage=storage) for storage in ("float16", "int8", "int4"))  # type: ignore[arg-type]
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert len(small) < parameters + 40_000
+    assert len(smallest) < len(small) - 0.1 * parameters
+    assert smallest == to_onnx(predictor, own)
     assert len(half) < 2 * parameters + 70_000
     assert len(whole) > 4 * parameters
     model = onnx.load_from_string(half)
@@ -284,6 +286,7 @@ def test_file_is_small_and_says_what_it_is() -> None:
     crops = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     np.testing.assert_allclose(run(half, crops)[0], run(whole, crops)[0], atol=0.3)
     np.testing.assert_allclose(run(small, crops)[0], run(whole, crops)[0], atol=1.5)
+    np.testing.assert_allclose(run(smallest, crops)[0], run(whole, crops)[0], atol=3)
     pairs = [(full, kept, scale) for (full, _), (kept, scale) in zip(kernels(whole), kernels(small), strict=True)]
     quantised = [pair for pair in pairs if pair[2] is not None]
     assert sum(full.size for full, _, _ in quantised) > 0.9 * parameters

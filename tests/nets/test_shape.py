@@ -13,9 +13,10 @@ from torch import Tensor
 
 import octamark
 from octamark.layouts import layout
-from octamark.nets.export import Storage, to_onnx
+from octamark.nets.export import to_onnx
 from octamark.nets.predictor import Predictor
 from octamark.nets.shape import ShapeCorrection, laid_on
+from octamark.nets.storage import Storage
 from octamark.training.release import load_network
 from octamark.training.starting import RELEASES
 from octamark.weights.calibration import Calibration

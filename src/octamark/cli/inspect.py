@@ -80,7 +80,7 @@ def _sizes() -> None:
     need_packages()
     from octamark.nets.sizes import rows
 
-    table = Table(title="68 landmarks, 256x256 input; weights stored as int8", title_justify="left")
+    table = Table(title="68 landmarks, 256x256 input; weights stored as int4 and int8", title_justify="left")
     for column in ("size", "C", "parameters", "GFLOPs", "file, MB"):
         table.add_column(column, justify="left" if column == "size" else "right")
     for row in rows():

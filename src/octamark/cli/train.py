@@ -161,7 +161,7 @@ def export(
     look: Annotated[
         str | None, typer.Option("--look", help="Of a regional run: the model that looks at whole faces, or its .onnx")
     ] = None,
-    storage: Annotated[str, typer.Option("--storage", help="Of the weights: int8, float16 or float32")] = "int8",
+    storage: Annotated[str, typer.Option("--storage", help="Of the weights: int4, int8, float16 or float32")] = "int4",
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -171,7 +171,7 @@ def export(
 ) -> None:
     """Write a trained network as one ONNX file: decoding inside, crop rule and scores in its card."""
     need_packages()
-    from octamark.nets.export import STORAGES
+    from octamark.nets.storage import STORAGES
     from octamark.training.regional_release import is_regional, release_regions
     from octamark.training.release import release
     from octamark.weights import ModelCard

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import Any, Literal
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from octamark.errors import WeightsError
 from octamark.nets.predictor import Predictor, RegionalPredictor, calibration_constants
+from octamark.nets.storage import Storage, shrink
 from octamark.weights import METADATA_KEY, Card, ModelCard, RegionCard
 
 OPSET = 18
-
-Storage = Literal["int8", "float16", "float32"]
-STORAGES: dict[Storage, str] = {
-    "int8": "kernels as int8 with a scale per output channel, other large weights as float16",
-    "float16": "large weights as float16",
-    "float32": "everything in full",
-}
 
 
 def recalibrated(data: bytes, card: ModelCard) -> bytes:
@@ -42,13 +33,13 @@ def recalibrated(data: bytes, card: ModelCard) -> bytes:
     return _finish(model, card)
 
 
-def to_onnx(predictor: Predictor, card: ModelCard, *, storage: Storage = "int8") -> bytes:
+def to_onnx(predictor: Predictor, card: ModelCard, *, storage: Storage = "int4") -> bytes:
     """The predictor as an ONNX file.
 
     Args:
         card: written into the metadata.
-        storage: how large weights are kept, see :data:`STORAGES`; they are widened when the file is loaded, and
-            computing stays float32.
+        storage: how large weights are kept, see :data:`octamark.nets.storage.STORAGES`; they are widened when the file
+            is loaded, and computing stays float32.
 
     Returns:
         The file's bytes. Inputs and outputs are those of :class:`Predictor`, with any number of crops.
@@ -57,7 +48,7 @@ def to_onnx(predictor: Predictor, card: ModelCard, *, storage: Storage = "int8")
     return _finish(_graph(predictor, example, ["landmarks", "spread", "confidence", "heatmaps"], storage), card)
 
 
-def regions_to_onnx(predictor: RegionalPredictor, card: RegionCard, *, storage: Storage = "int8") -> bytes:
+def regions_to_onnx(predictor: RegionalPredictor, card: RegionCard, *, storage: Storage = "int4") -> bytes:
     """The same for a regional network: inputs and outputs are those of :class:`RegionalPredictor`, for any number of
     faces."""
     regions, size = len(predictor.regional.table.regions), card.rule.size
@@ -90,8 +81,7 @@ def _graph(module: nn.Module, crops: Tensor, outputs: list[str], storage: Storag
     assert program is not None
     model = program.model_proto
     _strip(model)
-    if storage != "float32":
-        _shrink(model, kernels_as_int8=storage == "int8")
+    shrink(model, storage)
     _shorten(model)
     return model
 
@@ -118,41 +108,6 @@ def _strip(model: onnx.ModelProto) -> None:
     for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
     del model.graph.metadata_props[:]
-
-
-_INPUT_AXES = {4: (1, 2, 3), 2: (0,)}
-"""Of a kernel, and of the square matrix behind the points, by dimensions: all but the output's."""
-
-
-def _shrink(model: onnx.ModelProto, *, kernels_as_int8: bool) -> None:
-    """Replace float32 initializers by smaller ones behind nodes that widen them, which runtimes fold when they load.
-
-    From 64 values on: float16. Kernels and square matrices from 256 values on may be int8 with one float16 scale per
-    output channel (symmetric, the largest weight of a channel is 127); the calibration stays as it is.
-    """
-    widening = []
-
-    def widen(name: str, values: NDArray[Any], wide: str) -> None:
-        model.graph.initializer.append(numpy_helper.from_array(values, name))
-        widening.append(helper.make_node("Cast", [name], [wide], to=onnx.TensorProto.FLOAT))
-
-    for tensor in list(model.graph.initializer):
-        values, name = numpy_helper.to_array(tensor), tensor.name
-        if values.dtype != np.float32 or values.size < 64 or name.startswith("calibration"):
-            continue
-        square = values.ndim == 2 and values.shape[0] == values.shape[1]
-        if kernels_as_int8 and values.size >= 256 and (values.ndim == 4 or square):
-            scale = np.abs(values).max(axis=_INPUT_AXES[values.ndim], keepdims=True) / np.float32(127)
-            scale = np.maximum(scale, np.finfo(np.float16).tiny).astype(np.float16)
-            steps = np.clip(np.round(values / scale.astype(np.float32)), -127, 127).astype(np.int8)
-            widen(f"{name}.int8", steps, f"{name}.wide")
-            widen(f"{name}.scale", scale, f"{name}.step")
-            widening.append(helper.make_node("Mul", [f"{name}.wide", f"{name}.step"], [name]))
-        else:
-            widen(f"{name}.half", values.astype(np.float16), name)
-        model.graph.initializer.remove(tensor)
-    for node in reversed(widening):
-        model.graph.node.insert(0, node)
 
 
 def _shorten(model: onnx.ModelProto) -> None:

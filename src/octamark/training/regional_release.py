@@ -22,9 +22,10 @@ from octamark.geometry import apply, invert, landmark_boxes
 from octamark.landmarker import Landmarker, shifted
 from octamark.layouts import Layout, layout
 from octamark.metrics import confidence_distances, failure_rate, nme, part_nme, usual_normaliser
-from octamark.nets.export import Storage, regions_to_onnx, with_card
+from octamark.nets.export import regions_to_onnx, with_card
 from octamark.nets.predictor import RegionalPredictor
 from octamark.nets.regional import RegionalNetwork
+from octamark.nets.storage import Storage
 from octamark.refiner import Coarse, Refiner
 from octamark.regions import RegionTable, fuse
 from octamark.training import checkpoints
@@ -113,7 +114,7 @@ def release_regions(
     data: Path,
     *,
     look: str | None = None,
-    storage: Storage = "int8",
+    storage: Storage = "int4",
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> RegionalRelease:
     """Finish a regional run beside the model that looks at whole faces: ``look``, by default the recipe's, which must

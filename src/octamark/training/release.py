@@ -22,10 +22,11 @@ from octamark.geometry import Picture
 from octamark.landmarker import Landmarker, shifted
 from octamark.layouts import layout
 from octamark.metrics import confidence_distances, failure_rate, failures, nme, usual_normaliser
-from octamark.nets.export import Storage, recalibrated, to_onnx
+from octamark.nets.export import recalibrated, to_onnx
 from octamark.nets.network import OctaveNetwork
 from octamark.nets.predictor import Predictor
 from octamark.nets.shape import ShapeCorrection
+from octamark.nets.storage import Storage
 from octamark.training import checkpoints
 from octamark.training.batches import FaceStore
 from octamark.training.calibration import (
@@ -85,7 +86,7 @@ def learned_from(config: Config, faces: int, held_out: int) -> tuple[str, str]:
 
 
 def release(
-    run: Path, data: Path, *, storage: Storage = "int8", advance: Callable[[int, int], None] = lambda done, total: None
+    run: Path, data: Path, *, storage: Storage = "int4", advance: Callable[[int, int], None] = lambda done, total: None
 ) -> Release:
     """Finish a run.
 

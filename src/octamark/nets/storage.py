@@ -1,0 +1,124 @@
+"""How a weight file keeps its numbers: smaller ones, behind nodes that runtimes fold into the full ones on loading."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+Storage = Literal["int4", "int8", "float16", "float32"]
+STORAGES: dict[Storage, str] = {
+    "int4": "the largest kernels as int4, the others as int8, with a scale per output channel; the rest as int8 does",
+    "int8": "kernels as int8 with a scale per output channel, other large weights as float16",
+    "float16": "large weights as float16",
+    "float32": "everything in full",
+}
+
+LARGEST = 1 / 15
+"""A kernel that holds this share of all weights is stored as int4: in networks of every width the four (in the
+narrowest two) at the coarsest level, where errors of rounding are many and independent and average out. Finer levels,
+and the kernels that draw the heatmaps, bear it badly (docs/training.md, "What a file keeps")."""
+
+_INPUT_AXES = {4: (1, 2, 3), 2: (0,)}
+"""Of a kernel, and of the square matrix behind the points, by dimensions: all but the output's."""
+
+
+def shrink(model: onnx.ModelProto, storage: Storage) -> None:
+    """Replace float32 initializers by smaller ones behind nodes that widen them.
+
+    From 64 values on: float16. Kernels and square matrices from 256 values on as int8 or int4, where ``storage`` says
+    so; the calibration stays as it is.
+    """
+    if storage == "float32":
+        return
+    large = {}
+    for tensor in list(model.graph.initializer):
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size >= 64 and not tensor.name.startswith("calibration"):
+            large[tensor.name] = values
+            model.graph.initializer.remove(tensor)
+    total = sum(values.size for values in large.values())
+    widening = _Widening(model)
+    for name, values in large.items():
+        square = values.ndim == 2 and values.shape[0] == values.shape[1]
+        if storage == "float16" or values.size < 256 or not (values.ndim == 4 or square):
+            widening.half(name, values, name)
+        elif storage == "int4" and values.ndim == 4 and values.shape[1] % 2 == 0 and values.size >= LARGEST * total:
+            widening.int4(name, values)
+        else:
+            widening.int8(name, values)
+    for node in reversed(widening.nodes):
+        model.graph.node.insert(0, node)
+
+
+class _Widening:
+    """Adds small tensors to a graph, and gathers the nodes that widen them."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.graph = model.graph
+        self.nodes: list[onnx.NodeProto] = []
+
+    def half(self, name: str, values: NDArray[Any], wide: str) -> None:
+        self._cast(f"{name}.half", values.astype(np.float16), wide)
+
+    def int8(self, name: str, values: NDArray[np.float32]) -> None:
+        """The largest weight of a channel is 127."""
+        scale = _storable(np.abs(values).max(axis=_INPUT_AXES[values.ndim], keepdims=True) / 127)
+        self._cast(f"{name}.int8", _steps(values, scale, -127, 127).astype(np.int8), f"{name}.wide")
+        self._scaled(name, f"{name}.wide", scale)
+
+    def int4(self, name: str, values: NDArray[np.float32]) -> None:
+        """Two numbers of 0..15 a byte, the first half of the input channels in the low bits; 8 is 0."""
+        scale = _closest_scale(values)
+        steps = (_steps(values, scale, -8, 7) + 8).astype(np.uint8)
+        low, high = np.split(steps, 2, axis=1)
+        self._cast(f"{name}.int4", low + high * np.uint8(16), f"{name}.bytes")
+        sixteenth, sixteen, zero = (self._constant(value) for value in (1 / 16, 16, 8))
+        self._node("Mul", [f"{name}.bytes", sixteenth], f"{name}.sixteenths")
+        self._node("Floor", [f"{name}.sixteenths"], f"{name}.high")
+        self._node("Mul", [f"{name}.high", sixteen], f"{name}.above")
+        self._node("Sub", [f"{name}.bytes", f"{name}.above"], f"{name}.low")
+        self._node("Concat", [f"{name}.low", f"{name}.high"], f"{name}.both", axis=1)
+        self._node("Sub", [f"{name}.both", zero], f"{name}.wide")
+        self._scaled(name, f"{name}.wide", scale)
+
+    def _scaled(self, name: str, steps: str, scale: NDArray[np.float16]) -> None:
+        self._cast(f"{name}.scale", scale, f"{name}.step")
+        self._node("Mul", [steps, f"{name}.step"], name)
+
+    def _cast(self, name: str, values: NDArray[Any], wide: str) -> None:
+        self.graph.initializer.append(numpy_helper.from_array(values, name))
+        self._node("Cast", [name], wide, to=onnx.TensorProto.FLOAT)
+
+    def _constant(self, value: float) -> str:
+        name = f"storage.{value}"
+        if all(tensor.name != name for tensor in self.graph.initializer):
+            self.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
+        return name
+
+    def _node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+
+
+def _storable(scale: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
+    kept: NDArray[np.float16] = np.maximum(scale, np.finfo(np.float16).tiny).astype(np.float16)
+    return kept
+
+
+def _steps(values: NDArray[np.float32], scale: NDArray[np.float16], low: int, high: int) -> NDArray[np.float32]:
+    steps: NDArray[np.float32] = np.clip(np.round(values / scale.astype(np.float32)), low, high)
+    return steps
+
+
+def _closest_scale(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    """The scale per output channel whose int4 steps are nearest to the weights, by squares: large weights are few, and
+    clipping them may cost less than coarse steps for all."""
+    axes = _INPUT_AXES[values.ndim]
+    largest = np.abs(values).max(axis=axes, keepdims=True) / 7.5
+    scales = np.stack([_storable(largest * share) for share in np.linspace(0.5, 1, 21)])
+    off = [np.square(_steps(values, scale, -8, 7) * scale - values).sum(axis=axes, keepdims=True) for scale in scales]
+    best: NDArray[np.float16] = np.take_along_axis(scales, np.argmin(off, axis=0)[None], axis=0)[0]
+    return best
