@@ -128,14 +128,13 @@ def whole_reader() -> Read:
 
     from octamark.nets import heatmaps
     from octamark.nets.network import SIZE_MULTIPLE, STRIDE
-    from octamark.nets.shape import ShapeCorrection
-    from octamark.training import checkpoints
-    from octamark.training.starting import checkpoint_path, trained_network
+    from octamark.training.starting import checkpoint_path, trained_network, trained_shape
 
     torch.set_num_threads(1)
     path, card = checkpoint_path("small"), octamark.load("small", refine="never").card
     network, config, _ = trained_network(path)
-    shape = ShapeCorrection(**checkpoints.load(path)[0]["shape"])
+    shape = trained_shape(path)
+    assert shape is not None
 
     def read(picture: Picture, box: np.ndarray) -> np.ndarray:
         square = squares(box, config.data.margin)[0]

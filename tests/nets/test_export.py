@@ -26,11 +26,11 @@ from octamark.nets.export import recalibrated, to_onnx
 from octamark.nets.network import STRIDE, NetworkConfig, OctaveNetwork
 from octamark.nets.predictor import Predictor, calibration_constants, fold_norms
 from octamark.nets.shape import ShapeCorrection
-from octamark.training import checkpoints
 from octamark.training import config as config_module
 from octamark.training.batches import FaceStore, centre_crops
 from octamark.training.config import Config
 from octamark.training.release import load_network
+from octamark.training.starting import trained_shape
 from octamark.weights import CropRule, ModelCard, parse_card
 from octamark.weights.calibration import KNOTS, RATIOS, Calibration
 
@@ -303,7 +303,8 @@ def released(name: str) -> tuple[OctaveNetwork, ShapeCorrection, Config, ModelCa
     """A released checkpoint, its shape correction, the shipped file's card, and both as float32 with that card."""
     path = RELEASES / f"{name}.safetensors"
     network, config, _ = load_network(path)
-    shape, one = ShapeCorrection(**checkpoints.load(path)[0]["shape"]), card_of(weights.read(name))
+    shape, one = trained_shape(path), card_of(weights.read(name))
+    assert shape is not None
     predictor = Predictor(network, config.loss.beta, IBUG, one.calibration, shape)
     return network, shape, config, one, to_onnx(predictor, one, storage="float32")
 

@@ -9,6 +9,7 @@ from octamark import weights
 from octamark.errors import WeightsError, listed
 from octamark.layouts import layout
 from octamark.nets.network import WIDTHS, NetworkConfig, OctaveNetwork
+from octamark.nets.shape import ShapeCorrection
 from octamark.training import checkpoints
 from octamark.training.config import Config, parse
 
@@ -62,6 +63,16 @@ def trained_network(path: Path) -> tuple[OctaveNetwork, Config, dict[str, Any]]:
     network = OctaveNetwork(network_config(config))
     checkpoints.fill(network, groups.get("ema", {}), path)
     return network.eval(), config, meta
+
+
+def trained_shape(path: Path) -> ShapeCorrection | None:
+    """The shape correction that ``octamark export --checkpoint`` put beside the weights; a run's own files have none.
+
+    Raises:
+        WeightsError: missing or damaged checkpoint.
+    """
+    state = checkpoints.load(path)[0].get("shape")
+    return ShapeCorrection(**state) if state else None
 
 
 def adaptation(init: str) -> Config:
