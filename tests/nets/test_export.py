@@ -323,7 +323,7 @@ def test_released_weights_on_a_real_face(name: str, photograph: NDArray[np.uint8
     np.testing.assert_allclose(exact[0], truth.position, atol=0.01)
     np.testing.assert_allclose(exact[1], one.calibration.spread(truth.spread.numpy()), atol=0.01)
     stored = run(weights.read(name), crops)
-    assert np.abs(stored[0] - truth.position.numpy()).mean() < 0.1  # int8 storage moves points this little
+    assert np.abs(stored[0] - truth.position.numpy()).mean() < 0.2  # int4 storage moves points this little
 
 
 def test_released_weights_on_labelled_faces(w300_root: Path) -> None:
