@@ -1,4 +1,4 @@
-"""Torch against ONNX Runtime: folding, the merged stem, calibration, float16 storage, the card."""
+"""Torch against ONNX Runtime: folding, the merged stem, calibration, storage, the card."""
 
 from __future__ import annotations
 
@@ -213,15 +213,15 @@ def test_recalibrating_changes_the_calibration_and_the_card_only(shipped: bytes,
 
 
 def test_calibration_constants_are_stored_in_full(shipped: bytes, shipped_card: ModelCard) -> None:
-    """Large weights are stored as int8 or float16; the calibration, 136 gains and all, never is."""
+    """Large weights are stored in less than float32; the calibration, 136 gains and all, never is."""
     held = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(shipped).graph.initializer}
     constants = calibration_constants(shipped_card.calibration)
     assert constants["calibration_gain"].shape == (68, 2)
     for name, values in constants.items():
         assert held[name].dtype == np.float32
         np.testing.assert_array_equal(held[name], values)
-    assert any(values.dtype == np.int8 for values in held.values())
-    assert not [name for name in held if name.startswith("calibration") and name.endswith((".half", ".int8"))]
+    assert {np.dtype(kind) for kind in (np.int8, np.uint8, np.float16)} <= {values.dtype for values in held.values()}
+    assert {name for name in held if name.startswith("calibration")} == set(constants)
 
 
 def test_a_graph_without_calibration_cannot_be_calibrated(shipped: bytes, shipped_card: ModelCard) -> None:
@@ -286,7 +286,9 @@ def test_file_is_small_and_says_what_it_is() -> None:
     crops = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     np.testing.assert_allclose(run(half, crops)[0], run(whole, crops)[0], atol=0.3)
     np.testing.assert_allclose(run(small, crops)[0], run(whole, crops)[0], atol=1.5)
-    np.testing.assert_allclose(run(smallest, crops)[0], run(whole, crops)[0], atol=3)
+    moved = [np.abs(run(one, crops)[0] - run(whole, crops)[0]).mean() for one in (half, small, smallest)]
+    assert moved == sorted(moved)
+    assert moved[-1] < 0.5
     pairs = [(full, kept, scale) for (full, _), (kept, scale) in zip(kernels(whole), kernels(small), strict=True)]
     quantised = [pair for pair in pairs if pair[2] is not None]
     assert sum(full.size for full, _, _ in quantised) > 0.9 * parameters
@@ -323,7 +325,7 @@ def test_released_weights_on_a_real_face(name: str, photograph: NDArray[np.uint8
     np.testing.assert_allclose(exact[0], truth.position, atol=0.01)
     np.testing.assert_allclose(exact[1], one.calibration.spread(truth.spread.numpy()), atol=0.01)
     stored = run(weights.read(name), crops)
-    assert np.abs(stored[0] - truth.position.numpy()).mean() < 0.2  # int4 storage moves points this little
+    assert np.abs(stored[0] - truth.position.numpy()).mean() < 0.3  # int4 storage moves points this little
 
 
 def test_released_weights_on_labelled_faces(w300_root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -148,8 +149,10 @@ def test_the_exported_graph_reads_as_torch_does() -> None:
         with torch.no_grad():
             read = regional.read(torch.from_numpy(crops).permute(0, 1, 4, 2, 3).float() / 255)
         expected = heatmaps.to_input_pixels(read.points, STRIDE)
-        for storage, atol in (("float32", 2e-3), ("int8", 1.5)):
+        for storage, atol in (("float32", 2e-3), ("int8", 1.5), ("int4", 3.0)):
             data = regions_to_onnx(RegionalPredictor(regional), card, storage=storage)  # type: ignore[arg-type]
+            kinds = [tensor.data_type for tensor in onnx.load_from_string(data).graph.initializer]
+            assert kinds.count(onnx.TensorProto.UINT8) == (4 if storage == "int4" else 0)
             session = onnxruntime.InferenceSession(data)
             assert parse_region_card(session.get_modelmeta().custom_metadata_map["octamark"], "x") == card
             found = session.run(["readings", "spread"], {"crops": crops})

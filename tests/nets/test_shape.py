@@ -87,7 +87,7 @@ def test_the_graph_corrects_as_torch_does() -> None:
         data = to_onnx(Predictor(network, 1.0, IBUG, card.calibration, shape), card, storage=storage)
         return np.asarray(onnxruntime.InferenceSession(data).run(["landmarks"], {"crops": crops})[0])
 
-    for storage, close in (("float32", 1e-4), ("int8", 0.02)):
+    for storage, close in (("float32", 1e-4), ("int8", 0.02), ("int4", 0.02)):
         before = landmarks(None, storage)  # type: ignore[arg-type]
         wanted = one(torch.from_numpy(before)).numpy()
         farthest = np.abs(wanted - before).max()

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from octamark.errors import WeightsError
+from octamark.nets.network import EncoderLayer
 from octamark.nets.predictor import Predictor, RegionalPredictor, calibration_constants
 from octamark.nets.storage import Storage, shrink
 from octamark.weights import METADATA_KEY, Card, ModelCard, RegionCard
@@ -81,7 +82,8 @@ def _graph(module: nn.Module, crops: Tensor, outputs: list[str], storage: Storag
     assert program is not None
     model = program.model_proto
     _strip(model)
-    shrink(model, storage)
+    *_, coarsest = (name for name, part in module.named_modules() if isinstance(part, EncoderLayer))
+    shrink(model, storage, f"{coarsest}.")
     _shorten(model)
     return model
 

@@ -9,44 +9,60 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from octamark.errors import WeightsError
+
 Storage = Literal["int4", "int8", "float16", "float32"]
 STORAGES: dict[Storage, str] = {
-    "int4": "the largest kernels as int4, the others as int8, with a scale per output channel; the rest as int8 does",
-    "int8": "kernels as int8 with a scale per output channel, other large weights as float16",
+    "int4": "as int8, but for the coarsest level's largest kernels, which are int4",
+    "int8": "kernels and the shape's matrix as int8 with a scale per output channel, other large weights as float16",
     "float16": "large weights as float16",
     "float32": "everything in full",
 }
 
-LARGEST = 1 / 15
-"""A kernel that holds this share of all weights is stored as int4: in networks of every width the four (in the
-narrowest two) at the coarsest level, where errors of rounding are many and independent and average out. Finer levels,
-and the kernels that draw the heatmaps, bear it badly (docs/training.md, "What a file keeps")."""
+LARGE = 0.1
+"""A kernel of the coarsest level that holds this share of the level's weights is stored as int4: four of eight at every
+width. Each value there is a sum over hundreds of weights, whose errors of rounding average out; finer levels, and
+the kernels that draw the heatmaps, bear it badly (docs/training.md, "What a file keeps")."""
 
 _INPUT_AXES = {4: (1, 2, 3), 2: (0,)}
-"""Of a kernel, and of the square matrix behind the points, by dimensions: all but the output's."""
+"""Of a kernel, and of the square matrix behind the points, by dimensions: all but the output's (of a transposed
+convolution: all but the input's)."""
 
 
-def shrink(model: onnx.ModelProto, storage: Storage) -> None:
+def shrink(model: onnx.ModelProto, storage: Storage, coarsest: str) -> None:
     """Replace float32 initializers by smaller ones behind nodes that widen them.
 
-    From 64 values on: float16. Kernels and square matrices from 256 values on as int8 or int4, where ``storage`` says
-    so; the calibration stays as it is.
+    From 64 values on: float16. Kernels and square matrices from 256 values on as int8, and large kernels with an even
+    number of input channels as int4, where ``storage`` says so; the calibration stays as it is.
+
+    Args:
+        coarsest: what the names of the coarsest level's weights begin with.
+
+    Raises:
+        WeightsError: a weight that is not finite, or too large for float16.
     """
     if storage == "float32":
         return
-    large = {}
+    held = {}
     for tensor in list(model.graph.initializer):
         values = numpy_helper.to_array(tensor)
         if values.dtype == np.float32 and values.size >= 64 and not tensor.name.startswith("calibration"):
-            large[tensor.name] = values
+            if not np.abs(values).max() <= np.finfo(np.float16).max:
+                raise WeightsError(
+                    f"{tensor.name}: weights that are not finite or above 65504, the most that float16 holds; float32 "
+                    "storage keeps larger ones"
+                )
+            held[tensor.name] = values
             model.graph.initializer.remove(tensor)
-    total = sum(values.size for values in large.values())
+    level = [values.size for name, values in held.items() if name.startswith(coarsest) and values.ndim == 4]
+    assert level, f"no weights of {coarsest}"
     widening = _Widening(model)
-    for name, values in large.items():
+    for name, values in held.items():
         square = values.ndim == 2 and values.shape[0] == values.shape[1]
+        large = name.startswith(coarsest) and values.ndim == 4 and values.size >= LARGE * sum(level)
         if storage == "float16" or values.size < 256 or not (values.ndim == 4 or square):
             widening.half(name, values, name)
-        elif storage == "int4" and values.ndim == 4 and values.shape[1] % 2 == 0 and values.size >= LARGEST * total:
+        elif storage == "int4" and large and values.shape[1] % 2 == 0:
             widening.int4(name, values)
         else:
             widening.int8(name, values)
@@ -104,7 +120,7 @@ class _Widening:
 
 
 def _storable(scale: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
-    kept: NDArray[np.float16] = np.maximum(scale, np.finfo(np.float16).tiny).astype(np.float16)
+    kept: NDArray[np.float16] = np.maximum(scale, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
     return kept
 
 
