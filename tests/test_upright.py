@@ -14,8 +14,7 @@ from octamark.geometry import apply, best_overlap, crop_transform, tilt, upright
 from octamark.landmarker import shifted
 from octamark.layouts import layout
 from octamark.nets.shape import ShapeCorrection
-from octamark.training import checkpoints
-from octamark.training.starting import RELEASES
+from octamark.training.starting import RELEASES, trained_shape
 from octamark.upright import Look, SecondLook, Shot
 from octamark.weights import CropRule
 
@@ -241,9 +240,10 @@ def test_heatmaps_belong_to_the_turned_crop(
     maps = faces.heatmaps[0].astype(np.float64)
     rows, columns = np.mgrid[0 : maps.shape[1], 0 : maps.shape[2]]
     means = np.stack([(maps * columns).sum(axis=(1, 2)), (maps * rows).sum(axis=(1, 2))], axis=1)
-    saved = checkpoints.load(RELEASES / "small.safetensors")[0]["shape"]
-    step = (saved["weight"].abs().amax(dim=0) / 127).half().double()  # as int8, like the file
-    shape = ShapeCorrection(saved["mean"].double(), (saved["weight"] / step).round() * step)
+    saved = trained_shape(RELEASES / "small.safetensors")
+    assert saved is not None
+    step = (saved.weight.abs().amax(dim=0) / 127).half().double()  # as int8, like the file
+    shape = ShapeCorrection(saved.mean.double(), (saved.weight / step).round() * step)
     inside = shape(torch.from_numpy((means + 0.5) * 4 - 0.5)[None]).numpy()
     points = shifted(apply(faces.crops[0], inside[0])[None], small.card.offset, small.layout)
     np.testing.assert_allclose(points, faces.landmarks, atol=0.05)

@@ -110,7 +110,7 @@ def test_which_kernels_are_int4_hangs_on_no_layout(width: int, landmarks: int, c
 @pytest.mark.parametrize("size", [0.01, 100])
 @pytest.mark.parametrize(("storage", "error"), [("float32", 0.0), ("float16", 3e-4), ("int8", 0.012), ("int4", 0.13)])
 def test_error_of_each_storage(storage: Storage, error: float, size: float) -> None:
-    """Relative, root mean square, normal weights: int4's steps are some 17 times int8's, less what clipping saves"""
+    """Relative, root mean square: int4's steps are some 17 times int8's, less what clipping saves."""
     kernel = drawn(32, 32, 3, 3) * np.float32(size)
     off = kept({"a": kernel}, storage)["a"] - kernel
     measured = float(np.sqrt(np.square(off).mean() / np.square(kernel).mean()))
@@ -158,10 +158,10 @@ def test_a_dead_channel_and_the_largest_weight(storage: Storage) -> None:
 
 @pytest.mark.parametrize("name", [*weights.available(), "regions"])
 def test_nothing_is_widened_while_a_released_file_runs(name: str, tmp_path: Path) -> None:
-    options = onnxruntime.SessionOptions()
+    data, options = weights.read(name), onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
-    onnxruntime.InferenceSession(weights.read(name, [name]), options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     loaded = onnx.load(tmp_path / "loaded.onnx").graph
     kernels = {tensor.name: tensor.data_type for tensor in loaded.initializer}
     convolutions = [node for node in loaded.node if node.op_type == "Conv"]
@@ -169,5 +169,5 @@ def test_nothing_is_widened_while_a_released_file_runs(name: str, tmp_path: Path
     assert {kernels[node.input[1]] for node in convolutions} == {onnx.TensorProto.FLOAT}
     small = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT16}
     assert not small & set(kernels.values())
-    shipped = onnx.load_from_string(weights.read(name, [name])).graph
+    shipped = onnx.load_from_string(data).graph
     assert sum(tensor.data_type == onnx.TensorProto.UINT8 for tensor in shipped.initializer) == 4

@@ -46,23 +46,24 @@ def shrink(model: onnx.ModelProto, storage: Storage, coarsest: str) -> None:
     held = {}
     for tensor in list(model.graph.initializer):
         values = numpy_helper.to_array(tensor)
-        if values.dtype == np.float32 and values.size >= 64 and not tensor.name.startswith("calibration"):
-            if not np.abs(values).max() <= np.finfo(np.float16).max:
-                raise WeightsError(
-                    f"{tensor.name}: weights that are not finite or above 65504, the most that float16 holds; float32 "
-                    "storage keeps larger ones"
-                )
-            held[tensor.name] = values
-            model.graph.initializer.remove(tensor)
-    level = [values.size for name, values in held.items() if name.startswith(coarsest) and values.ndim == 4]
+        if values.dtype != np.float32 or values.size < 64 or tensor.name.startswith("calibration"):
+            continue
+        if not np.abs(values).max() <= np.finfo(np.float16).max:
+            raise WeightsError(
+                f"{tensor.name}: weights that are not finite or above 65504, the most that float16 holds; float32 "
+                "storage keeps larger ones"
+            )
+        held[tensor.name] = values
+        model.graph.initializer.remove(tensor)
+    level = {name: values.size for name, values in held.items() if name.startswith(coarsest) and values.ndim == 4}
     assert level, f"no weights of {coarsest}"
+    large = {name for name, size in level.items() if size >= LARGE * sum(level.values())}
     widening = _Widening(model)
     for name, values in held.items():
         square = values.ndim == 2 and values.shape[0] == values.shape[1]
-        large = name.startswith(coarsest) and values.ndim == 4 and values.size >= LARGE * sum(level)
         if storage == "float16" or values.size < 256 or not (values.ndim == 4 or square):
-            widening.half(name, values, name)
-        elif storage == "int4" and large and values.shape[1] % 2 == 0:
+            widening.half(name, values)
+        elif storage == "int4" and name in large and values.shape[1] % 2 == 0:
             widening.int4(name, values)
         else:
             widening.int8(name, values)
@@ -77,8 +78,8 @@ class _Widening:
         self.graph = model.graph
         self.nodes: list[onnx.NodeProto] = []
 
-    def half(self, name: str, values: NDArray[Any], wide: str) -> None:
-        self._cast(f"{name}.half", values.astype(np.float16), wide)
+    def half(self, name: str, values: NDArray[np.float32]) -> None:
+        self._cast(f"{name}.half", values.astype(np.float16), name)
 
     def int8(self, name: str, values: NDArray[np.float32]) -> None:
         """The largest weight of a channel is 127."""
