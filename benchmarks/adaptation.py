@@ -23,11 +23,11 @@ import numpy as np
 
 from octamark import FaceDetector, OctamarkError, datasets, read_picture
 from octamark.datasets import Sample
-from octamark.formats import pts_text
 from octamark.geometry import Picture, crop, crop_transform, invert, landmark_boxes, squares
 from octamark.geometry import apply as moved
-from octamark.imaging import write_picture
-from octamark.weights import available
+from octamark.images import write_picture
+from octamark.io import pts_text
+from octamark.models import available
 
 FACE = 48  # pixels, the longer side of the box around its points or of the detector's
 ROOM = 2.0  # side of the picture that is kept around a face, over the face's size

@@ -17,19 +17,19 @@ from rich.console import Console
 from rich.table import Table
 
 import octamark
-from octamark import weights
+from octamark import models
 from octamark.datasets import read
 from octamark.evaluation.results import SHARES
 from octamark.evaluation.run import View, label_square, predict
-from octamark.nets.export import recalibrated
-from octamark.training.calibration import cross_fitted, trust_figures
-from octamark.weights.calibration import CONFIDENCE_SHARE, Calibration
+from octamark.models.calibration import CONFIDENCE_SHARE, Calibration
+from octamark.release.calibration import cross_fitted, trust_figures
+from octamark.release.graph import recalibrated
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="300W's folder, with splits/val.txt")
-    parser.add_argument("--models", nargs="*", default=weights.available())
+    parser.add_argument("--models", nargs="*", default=models.available())
     asked = parser.parse_args()
     samples = read("300w", asked.data, "val")
     truth = np.stack([sample.landmarks for sample in samples]).astype(np.float64)
@@ -37,7 +37,7 @@ def main() -> None:
     for name in asked.models:
         card = octamark.load(name, refine="never").card
         plain = card.model_copy(update={"calibration": Calibration.identity(len(card.calibration.gain))})
-        landmarker = octamark.load(recalibrated(weights.read(name), plain), upright="never", refine="never")
+        landmarker = octamark.load(recalibrated(models.read(name), plain), upright="never", refine="never")
         seen = predict(landmarker, samples, {"": View(label_square(card.crop))})[""]
         assert seen.spread is not None
         assert seen.scale is not None
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def before(raw: np.ndarray, errors: np.ndarray, distances: np.ndarray) -> dict[str, float]:
-    """The same figures as :func:`octamark.training.calibration.cross_fitted`, of raw spreads with one factor."""
+    """The same figures as :func:`octamark.release.calibration.cross_fitted`, of raw spreads with one factor."""
     plain, unit = Calibration.identity(raw.shape[1]), distances[:, None]
     spread = raw * (np.abs(errors).mean() / raw.mean())
     radii = {share: plain.radius(spread, share) for share in SHARES}

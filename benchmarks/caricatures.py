@@ -21,18 +21,18 @@ from rich.progress import track
 from torch import Tensor
 
 import octamark
-from octamark import weights
+from octamark import models
 from octamark.datasets import Sample, read
-from octamark.detector import FaceDetector
 from octamark.drawing import dotted, sheet
 from octamark.evaluation.run import detected_box
 from octamark.geometry import Picture, landmark_boxes, squares
-from octamark.imaging import write_atomically, write_picture
+from octamark.images import write_atomically, write_picture
+from octamark.inference.detector import FaceDetector
 from octamark.metrics import estimate, failure_rate, nme
-from octamark.training.augment import move_points
-from octamark.training.batches import FaceStore
-from octamark.training.caricature import STRENGTHS, Caricaturist, draw, stylised
-from octamark.training.styles import STYLES, lit
+from octamark.nets.sampling import move_points
+from octamark.synthesis.caricature import STRENGTHS, Caricaturist, draw, stylised
+from octamark.synthesis.styles import STYLES, lit
+from octamark.training.data import FaceStore
 
 INTRODUCTION = """# Caricatures, cartoons, paintings
 
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="300W's folder, with splits/val.txt")
     parser.add_argument("-o", "--out", type=Path, required=True, help="path of the results, without suffix")
     parser.add_argument(
-        "--models", nargs="*", default=weights.available(), help="names or .onnx files; boxes: the first"
+        "--models", nargs="*", default=models.available(), help="names or .onnx files; boxes: the first"
     )
     parser.add_argument("--worst", type=Path, help="also draw the first model's 16 worst of the strongest")
     asked = parser.parse_args()

@@ -31,10 +31,10 @@ from rich.progress import track
 from rich.table import Table
 
 import octamark
-from octamark import metrics, weights
+from octamark import metrics, models
 from octamark.datasets import Sample, read
-from octamark.detector import yunet_path
 from octamark.geometry import apply, best_overlap, crop_transform, landmark_boxes, squares
+from octamark.inference.detector import yunet_path
 from octamark.layouts import Layout
 
 Groups = Sequence[Sequence[int]]
@@ -194,7 +194,7 @@ def main() -> None:
     except octamark.OctamarkError as error:
         raise SystemExit(f"error: {error}") from error
     step = max(1, len(train) // asked.mesh_faces)
-    detectors = [ours(name) for name in weights.available()]
+    detectors = [ours(name) for name in models.available()]
     for make in (dlib68, lambda: mediapipe_mesh(train[::step]), yunet5, mtcnn5):
         try:
             detectors.append(make())

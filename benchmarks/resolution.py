@@ -30,13 +30,13 @@ from matplotlib.figure import Figure
 
 cv2.setNumThreads(1)
 
-import octamark.refiner  # noqa: E402
+import octamark.inference.refiner  # noqa: E402
 from octamark import datasets  # noqa: E402
 from octamark.datasets import Sample  # noqa: E402
 from octamark.evaluation.steadiness import nudge  # noqa: E402
 from octamark.geometry import Picture, crop, crop_transform, landmark_boxes, squares  # noqa: E402
 from octamark.geometry import apply as moved  # noqa: E402
-from octamark.landmarker import shifted  # noqa: E402
+from octamark.inference.landmarker import shifted  # noqa: E402
 from octamark.metrics import nme, part_nme  # noqa: E402
 
 NATIVE = 0
@@ -113,7 +113,7 @@ def at_size(sample: Sample, size: int) -> tuple[Picture, np.ndarray]:
 def reader(way: str, regions: str) -> Read:
     if way == "b":
         return whole_reader()
-    refine: octamark.refiner.Refine = "never" if way == "a" else "always"
+    refine: octamark.inference.refiner.Refine = "never" if way == "a" else "always"
     landmarker = octamark.load("small", upright="never", refine=refine, regions=regions, threads=1)
 
     def read(picture: Picture, box: np.ndarray) -> np.ndarray:

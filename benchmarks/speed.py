@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import octamark
-from octamark import weights
+from octamark import models
 from octamark.geometry import crop_transform, detector_squares
 
 WARM, ROUND = 2, 10  # calls of a contestant's turn: untimed, timed
@@ -58,8 +58,8 @@ def views(picture: np.ndarray) -> list[np.ndarray]:
 
 def ours(pictures: list[np.ndarray], boxes: list[np.ndarray]) -> list[Task]:
     tasks: list[Task] = []
-    looks = [(name, name, "never") for name in weights.available()]
-    looks.append((f"{weights.REGIONS_LOOK} refined", weights.REGIONS_LOOK, "always"))
+    looks = [(name, name, "never") for name in models.available()]
+    looks.append((f"{models.REGIONS_MODEL} refined", models.REGIONS_MODEL, "always"))
     for name, model, refine in looks:
         landmarker = octamark.load(model, refine=refine, threads=1)  # type: ignore[arg-type]
         for batch in (1, 16):

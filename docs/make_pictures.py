@@ -12,8 +12,8 @@ from PIL import Image
 import octamark
 from octamark import drawing
 from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, squares
-from octamark.imaging import write_picture
-from octamark.training.caricature import Caricaturist, stylised
+from octamark.images import write_picture
+from octamark.synthesis.caricature import Caricaturist, stylised
 
 HERE = Path(__file__).parent
 

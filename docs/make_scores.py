@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 import octamark
-from octamark import weights
+from octamark import models
 from octamark.datasets import read
 from octamark.evaluation import plots
 from octamark.evaluation.results import Result
 from octamark.evaluation.scoring import Truth, score_model
-from octamark.imaging import write_atomically
-from octamark.refiner import Refiner
+from octamark.images import write_atomically
+from octamark.inference.refiner import Refiner
 
 HERE = Path(__file__).parent
 HEAD = """# Scores
@@ -52,10 +52,10 @@ def main() -> None:
     data = Path(sys.argv[1])
     truth = Truth("300w", "val", read("300w", data, "val"), octamark.layout("ibug68"))
     results: dict[tuple[str, str], Result] = {}
-    names = weights.available()
+    names = models.available()
     looks: dict[str, dict[str, Any]] = {name: {"model": name, "refine": "never"} for name in names}
-    refined = f"{weights.REGIONS_LOOK}, refined"
-    looks[refined] = {"model": weights.REGIONS_LOOK, "refine": "always"}
+    refined = f"{models.REGIONS_MODEL}, refined"
+    looks[refined] = {"model": models.REGIONS_MODEL, "refine": "always"}
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("scoring", total=len(truth.samples) * (2 * len(looks) + 2))
         for name, asked in looks.items():

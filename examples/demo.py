@@ -8,7 +8,7 @@ from pathlib import Path
 
 import octamark
 from octamark import drawing
-from octamark.imaging import write_picture
+from octamark.images import write_picture
 
 
 def astronaut() -> Path:

@@ -18,7 +18,7 @@ from demo import astronaut
 
 import octamark
 from octamark import drawing
-from octamark.imaging import write_picture
+from octamark.images import write_picture
 
 
 def main() -> None:

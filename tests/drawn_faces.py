@@ -53,3 +53,13 @@ def write_w300(root: Path, per_folder: int = 4, *, validation: int = 2, side: in
     (root / "splits").mkdir(exist_ok=True)
     (root / "splits" / "val.txt").write_text("\n".join(names[:validation]) + "\n")
     return root
+
+
+class Oracle:
+    """Detects the drawn face: the bright region, as a box wider below than the landmarks' box."""
+
+    def __call__(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        bright = picture.max(axis=2) > 110
+        rows, columns = np.nonzero(bright)
+        box = np.array([[columns.min(), rows.min(), columns.max(), rows.max()]], np.float32)
+        return box, np.ones(1, np.float32)

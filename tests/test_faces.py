@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from octamark.errors import LayoutError
 from octamark.faces import Face, Faces
-from octamark.formats import FORMATS, Record, unique_stems
+from octamark.io import FORMATS, Record, unique_stems
 from octamark.layouts import layout
 
 IBUG = layout("ibug68")

@@ -20,7 +20,6 @@ from octamark.metrics import (
     ced,
     distances,
     estimate,
-    eye_opening,
     eye_opening_error,
     failure_rate,
     failures,
@@ -250,18 +249,18 @@ def test_eye_opening_by_hand() -> None:
     truth = eyes_open(20, 6, 4)  # mean lid distance 5, width 20: a quarter
     shut, slit = eyes_open(20, 0, 0), eyes_open(40, 6, 4)
     faces = np.stack([truth, shut, slit])
-    np.testing.assert_allclose(eye_opening(faces, IBUG), [[0.25, 0.25], [0, 0], [0.125, 0.125]], atol=1e-9)
+    np.testing.assert_allclose(IBUG.eye_opening(faces), [[0.25, 0.25], [0, 0], [0.125, 0.125]], atol=1e-9)
     np.testing.assert_allclose(eye_opening_error(faces, np.stack([truth] * 3), IBUG), [0, 0.25, 0.125], atol=1e-9)
     one_eyed = truth.copy()
     one_eyed[37] = NAN
     assert eye_opening_error(shut[None], one_eyed[None], IBUG) == pytest.approx([0.25])  # of the other eye
     flat = truth.copy()
     flat[36:42] = 3.0
-    assert np.isnan(eye_opening(flat[None], IBUG)[0, 0])
+    assert np.isnan(IBUG.eye_opening(flat[None])[0, 0])
 
 
 def test_a_layout_without_lids_has_no_eye_opening() -> None:
-    assert eye_opening(FACE[None], TOY).shape == (1, 0)
+    assert TOY.eye_opening(FACE[None]).shape == (1, 0)
     assert np.isnan(eye_opening_error(FACE[None], FACE[None], TOY)).all()
 
 

@@ -9,7 +9,6 @@ Example:
 """
 
 from octamark._version import __version__
-from octamark.detector import FaceDetector
 from octamark.errors import (
     BoxError,
     ConfigError,
@@ -23,10 +22,11 @@ from octamark.errors import (
     WeightsError,
 )
 from octamark.faces import Face, Faces
-from octamark.imaging import read_picture
-from octamark.landmarker import Landmarker, load
+from octamark.images import read_picture
+from octamark.inference.detector import FaceDetector
+from octamark.inference.landmarker import Landmarker, load
 from octamark.layouts import Layout, layout
-from octamark.weights import ModelCard
+from octamark.models import ModelCard
 
 __all__ = [
     "BoxError",

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from octamark.errors import LayoutError, listed
 from octamark.faces import Face, Faces
 from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, squares
+from octamark.inference.refiner import Coarse, Refiner
 from octamark.layouts import Layout
-from octamark.refiner import Coarse, Refiner
 
 GLOBAL_COLOUR = (255, 176, 0)
 LOCAL_COLOUR = (0, 220, 255)

@@ -15,6 +15,31 @@ F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
+class Landmarks:
+    """Points with their expected errors: what a network saw in one crop, or a part of a face.
+
+    Attributes:
+        points: (K, 2) (x, y) pixels of the picture, 0-based, pixel centres at integers.
+        spread: (K, 2) expected absolute error per axis, pixels of the picture.
+        confidence: (K,) in 0..1, the probability that a point is less than 5 % of the inter-ocular distance off.
+        heatmaps: (K, h, w) probabilities over the crop; None where nobody asked for them.
+    """
+
+    points: NDArray[np.floating]
+    spread: NDArray[np.floating]
+    confidence: NDArray[np.floating]
+    heatmaps: F32 | None = None
+
+    @property
+    def mean_confidence(self) -> float:
+        """Mean confidence of the points."""
+        return float(self.confidence.mean())
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+@dataclass(frozen=True, eq=False)
 class Face:
     """One face. ``face["left_eye"]`` gives the (k, 2) points of a part; sides are the person's own.
 

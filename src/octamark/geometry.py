@@ -6,6 +6,7 @@ mirrored picture of width W has x' = W - 1 - x. Points are (x, y); boxes are xyx
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -20,6 +21,40 @@ Picture = NDArray[np.uint8]
 
 _STRIP = 1 << 20
 """Bytes of a picture that are reduced at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """Where to read in a picture: a square, turned and scaled, that becomes the input of a network.
+
+    Attributes:
+        picture: (H, W, 3) uint8 RGB.
+        transform: (2, 3) similarity from pixels of the network's input to pixels of the picture.
+        centre: (2,) point of the picture about which :meth:`rotated` turns, such as the middle of the face's box.
+    """
+
+    picture: Picture
+    transform: F64
+    centre: F64
+
+    @property
+    def angle(self) -> float:
+        """How far the crop is turned against the picture, degrees clockwise."""
+        return float(np.rad2deg(np.arctan2(self.transform[1, 0], self.transform[0, 0])))
+
+    def side(self, size: int) -> float:
+        """Side of the crop in pixels of the picture, for a network input of ``size`` pixels."""
+        return float(np.hypot(*self.transform[:, 0])) * size
+
+    def pixels(self, size: int) -> Picture:
+        """The crop as the network sees it: (size, size, 3) uint8; see :func:`crop`."""
+        return crop(self.picture, self.transform, size)
+
+    def rotated(self, angle: float) -> Crop:
+        """The crop after the picture around ``centre`` was turned by ``angle`` degrees clockwise."""
+        turn = crop_transform(np.array([0.0, 0.0, 1.0]), 1, angle)[:, :2]
+        linear, offset = turn @ self.transform[:, :2], turn @ (self.transform[:, 2] - self.centre) + self.centre
+        return Crop(self.picture, np.concatenate([linear, offset[:, None]], axis=1), self.centre)
 
 
 def scale_points(points: Floats, scale: float) -> F64:
@@ -125,10 +160,8 @@ def tilt(landmarks: Floats, reference: Floats) -> F64:
 
     The rotation of the best similarity (least squares) from ``reference`` (M, 2) to landmarks (..., M, 2).
     """
-    points = np.asarray(landmarks, np.float64)
-    x, y = np.moveaxis(points - points.mean(axis=-2, keepdims=True), -1, 0)
-    u, v = (reference - np.mean(reference, axis=0)).T
-    return np.asarray(np.rad2deg(np.arctan2((u * y - v * x).sum(axis=-1), (u * x + v * y).sum(axis=-1))))
+    fitted = fit_similarity(np.asarray(reference, np.float64), np.asarray(landmarks, np.float64))
+    return np.asarray(np.rad2deg(np.arctan2(fitted[..., 1, 0], fitted[..., 0, 0])))
 
 
 def upright_square(landmarks: Floats, angle: float, margin: float) -> F64:
@@ -148,6 +181,54 @@ def apply(transform: Floats, points: Floats) -> F64:
     """Points (..., 2) under an affine transform (2, 3)."""
     matrix = np.asarray(transform, dtype=np.float64)
     return np.asarray(points, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
+
+
+def transform_with_spread(transforms: Any, points: Any, spread: Any, xp: Any = np) -> tuple[Any, Any]:
+    """Points and spreads (..., K, 2) under transforms (..., K, 2, 3) that belong to each.
+
+    The errors of the two axes are taken as independent, so that their variances add under a rotation.
+    """
+    linear = transforms[..., :2]
+    moved = (linear * points[..., None, :]).sum(-1) + transforms[..., 2]
+    return moved, xp.sqrt((linear**2 * spread[..., None, :] ** 2).sum(-1))
+
+
+def fit_similarity(reference: Any, points: Any, xp: Any = np) -> Any:
+    """The similarities that take a reference shape to other shapes with the least squared error.
+
+    Args:
+        reference: (M, 2) shape.
+        points: (..., M, 2) shapes; points that are NaN are left out.
+        xp: numpy or torch, whose arrays they are; with torch the result has its gradient.
+
+    Returns:
+        (..., 2, 3) similarities (rotation, scale, shift; never a mirror image).
+
+    Source: ordinary Procrustes analysis (J. Gower, Generalized Procrustes analysis, 1975), closed form in the plane.
+    """
+    known = xp.isfinite(points).all(-1)[..., None]
+    weight = known + 0 * reference  # of each coordinate, in the reference's type
+    total = weight.sum(-2)
+    placed = xp.where(known, points, xp.zeros_like(points))
+    middle, centre = placed.sum(-2) / total, (weight * reference).sum(-2) / total
+    near, shape = (placed - middle[..., None, :]) * weight, (reference - centre[..., None, :]) * weight
+    u, v, x, y = shape[..., 0], shape[..., 1], near[..., 0], near[..., 1]
+    size = (u * u + v * v).sum(-1)
+    cos, sin = (u * x + v * y).sum(-1) / size, (u * y - v * x).sum(-1) / size
+    linear = xp.stack([xp.stack([cos, -sin], -1), xp.stack([sin, cos], -1)], -2)
+    offset = middle - (linear * centre[..., None, :]).sum(-1)
+    return xp.concatenate([linear, offset[..., None]], -1)
+
+
+def procrustes_align(points: Any, reference: Any, xp: Any = np) -> Any:
+    """Shapes (..., M, 2) moved, turned and scaled so that each lies on a reference shape (M, 2).
+
+    The inverse of what :func:`fit_similarity` finds; ``xp`` is numpy or torch.
+    """
+    fitted = fit_similarity(reference, points, xp)
+    linear, offset = fitted[..., :2], fitted[..., 2]
+    square = (linear[..., 0, 0] ** 2 + linear[..., 1, 0] ** 2)[..., None, None]
+    return (points - offset[..., None, :]) @ linear / square
 
 
 def _reduced(picture: Picture, shrink: int) -> Picture:

@@ -57,14 +57,6 @@ def usual_normaliser(layout: Layout) -> str:
     return "inter-ocular" if "inter-ocular" in layout.normalisers else "box"
 
 
-def confidence_distances(landmarks: Floats, layout: Layout) -> F64:
-    """What ``confidence`` is a share of: the inter-ocular distance of each face (n, M, 2) -> (n,), or half the root of
-    the landmark box's area for a layout without that normaliser."""
-    if "inter-ocular" in layout.normalisers:
-        return layout.distance(landmarks, "inter-ocular")
-    return 0.5 * layout.distance(landmarks, "box")
-
-
 def point_errors(found: Floats, truth: Floats) -> F64:
     """Distance of each point from its truth: two (n, M, 2) -> (n, M), in their unit; NaN where either is NaN."""
     return np.asarray(np.linalg.norm(np.asarray(found, np.float64) - np.asarray(truth, np.float64), axis=-1))
@@ -145,26 +137,9 @@ def ced(errors: Floats) -> tuple[F64, F64]:
     return found, np.arange(1, len(found) + 1) / len(values)
 
 
-def eye_opening(landmarks: Floats, layout: Layout) -> F64:
-    """How open each eye is: mean distance between facing lid points over the eye's width.
-
-    Returns:
-        (n, E), one column per eye of ``Layout.eyes``; a layout without lids gives (n, 0).
-    """
-    points = np.asarray(landmarks, np.float64)
-    columns = []
-    for eye in layout.eyes.values():
-        width = np.linalg.norm(points[:, eye.corners[0]] - points[:, eye.corners[1]], axis=-1)
-        lids = [np.linalg.norm(points[:, upper] - points[:, lower], axis=-1) for upper, lower in eye.lids]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            opening = np.mean(lids, axis=0) / width
-        columns.append(np.where(width > 0, opening, np.nan))
-    return np.stack(columns, axis=1) if columns else np.zeros((len(points), 0))
-
-
 def eye_opening_error(found: Floats, truth: Floats, layout: Layout) -> F64:
     """Mean over the eyes of |found opening - true opening|, (n,); NaN for a layout without lids."""
-    return _mean_known(np.abs(eye_opening(found, layout) - eye_opening(truth, layout)))
+    return _mean_known(np.abs(layout.eye_opening(found) - layout.eye_opening(truth)))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from octamark.imaging import read_picture
+from octamark.images import read_picture
 
 Ran = subprocess.CompletedProcess[str]
 

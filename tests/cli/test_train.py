@@ -11,8 +11,8 @@ from command_line import run
 from drawn_faces import write_w300
 from octamark.errors import ConfigError, DataError, OctamarkError, WeightsError
 from octamark.geometry import landmark_boxes
-from octamark.imaging import read_picture
-from octamark.nets.sizes import rows
+from octamark.images import read_picture
+from octamark.release.sizes import rows
 from set_fixtures import write_cariface, write_webcaricature
 
 RECIPE = 'name = "drawn"\n[network]\nsize = "nano"\n[[stages]]\nsize = 64\nepochs = 1\nbatch = 4\n'

@@ -11,7 +11,7 @@ from octamark.datasets import FORMATS
 from octamark.datasets.load import training_and_validation
 from octamark.errors import ConfigError, DataError, LayoutError
 from octamark.layouts import layout
-from octamark.training.config import Data, parse
+from octamark.training.recipe import Data, parse
 from set_fixtures import WRITERS, draw, save, write_cariface, write_coco, write_webcaricature
 
 IBUG = layout("ibug68")

@@ -16,7 +16,8 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from drawn_faces import write_pts, write_w300
-from octamark import formats, read_picture
+from octamark import io as formats
+from octamark import read_picture
 from octamark.datasets import FORMATS, Sample, aflw19, read, w300
 from octamark.errors import DataError, LayoutError, PictureError
 from octamark.faces import Faces

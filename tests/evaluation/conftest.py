@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import octamark
-from octamark.landmarker import Landmarker
+from octamark.inference.landmarker import Landmarker
 
 
 @pytest.fixture(scope="session")

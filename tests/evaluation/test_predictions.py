@@ -16,7 +16,7 @@ from octamark.errors import DataError
 from octamark.evaluation.matching import Found, matched
 from octamark.evaluation.predictions import read_predictions, read_truth
 from octamark.faces import Faces
-from octamark.formats import FORMATS, Record
+from octamark.io import FORMATS, Record
 
 SHAPE = (IBUG.diagram * 200 + 20).astype(np.float32)
 

@@ -19,8 +19,8 @@ from octamark.evaluation import plots, report, sheet
 from octamark.evaluation.results import Result, difference
 from octamark.evaluation.run import Predictions
 from octamark.evaluation.scoring import Truth, score_file
-from octamark.imaging import read_picture
-from octamark.weights.calibration import Calibration
+from octamark.images import read_picture
+from octamark.models.calibration import Calibration
 
 
 def predictions(samples: list[Sample], *, lost: tuple[int, ...] = (), seed: int = 0) -> Predictions:

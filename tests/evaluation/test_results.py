@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from evaluation_fixtures import IBUG, bare_samples, result_of, truth_of
-from octamark import metrics, reliability
+from octamark import metrics, uncertainty
 from octamark.errors import DataError
 from octamark.evaluation.results import Scores, difference
 from octamark.evaluation.run import Predictions
-from octamark.weights.calibration import Calibration
+from octamark.models.calibration import Calibration
 
 NAN = float("nan")
 
@@ -162,7 +162,7 @@ def test_trust_is_in_units_of_the_normaliser() -> None:
     np.testing.assert_array_equal(trust.hit, inside)
     assert trust.covered[0.9] == pytest.approx(np.mean(covered))
     assert trust.summary()["spearman_per_point"] == pytest.approx(
-        reliability.spearman(np.array(spread), np.array(errors))
+        uncertainty.spearman(np.array(spread), np.array(errors))
     )
 
 

@@ -23,8 +23,8 @@ from octamark.evaluation.run import (
     square_for,
 )
 from octamark.geometry import apply, landmark_boxes
-from octamark.landmarker import Landmarker
-from octamark.weights import CropRule
+from octamark.inference.landmarker import Landmarker
+from octamark.models import CropRule
 
 RULE = CropRule(size=64, margin=1.5, detector_scale=2.0, detector_shift=(0, 0.25), detector_residual=(0, 0, 0))
 BLACK = np.zeros((8, 8, 3), np.uint8)

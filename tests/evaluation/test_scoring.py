@@ -16,7 +16,7 @@ from octamark.datasets import Sample, w300
 from octamark.errors import ConfigError, DataError, LayoutError, PictureError
 from octamark.evaluation.scoring import Truth, score_file, score_model
 from octamark.geometry import landmark_boxes
-from octamark.landmarker import Landmarker
+from octamark.inference.landmarker import Landmarker
 from octamark.layouts import Layout, layout
 from octamark.metrics import nme
 

@@ -7,17 +7,18 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from test_export import lively
 
 from drawn_faces import draw_face
+from networks import lively
 from octamark.geometry import crop, crop_transform
+from octamark.inference.regions import RegionTable
 from octamark.layouts import layout
+from octamark.models import RegionRule
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import STRIDE, NetworkConfig, OctaveNetwork
-from octamark.nets.predictor import RegionalPredictor
 from octamark.nets.regional import RegionalModel, RegionalNetwork, compose, regional_start, sample
-from octamark.regions import RegionRule, RegionTable
+from octamark.release.predictor import RegionalPredictor
 
 TABLE = RegionTable(layout("ibug68"))
 RULE = RegionRule(size=64, margin=1.3)
@@ -133,9 +134,9 @@ def test_composition() -> None:
 
 
 def test_the_exported_graph_reads_as_torch_does() -> None:
-    from octamark.nets.export import regions_to_onnx
-    from octamark.weights import RegionCard, parse_region_card
-    from octamark.weights.calibration import Calibration
+    from octamark.models import RegionCard, parse_region_card
+    from octamark.models.calibration import Calibration
+    from octamark.release.graph import regions_to_onnx
 
     regional = RegionalNetwork(lively(NetworkConfig(TABLE.channels, 8)), TABLE, 1.0).eval()
     card = RegionCard(

@@ -13,13 +13,13 @@ from torch import Tensor
 
 import octamark
 from octamark.layouts import layout
-from octamark.nets.export import to_onnx
-from octamark.nets.predictor import Predictor
+from octamark.models.calibration import Calibration
 from octamark.nets.shape import ShapeCorrection, laid_on
-from octamark.nets.storage import Storage
-from octamark.training.release import load_network
+from octamark.release.graph import to_onnx
+from octamark.release.model import load_network
+from octamark.release.predictor import Predictor
+from octamark.release.quantization import Storage
 from octamark.training.starting import RELEASES
-from octamark.weights.calibration import Calibration
 
 IBUG = layout("ibug68")
 MIRROR = torch.from_numpy(IBUG.mirror.copy())

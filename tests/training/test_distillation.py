@@ -18,9 +18,9 @@ from octamark.layouts import layout
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.training import checkpoints
-from octamark.training.batches import ROOM
-from octamark.training.config import Config, parse
+from octamark.training.data import ROOM
 from octamark.training.distillation import Distiller, heatmap_kl
+from octamark.training.recipe import Config, parse
 from octamark.training.trainer import Trainer
 from octamark.training.unlabelled import Counts, UnlabelledFaces
 

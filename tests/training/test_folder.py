@@ -11,9 +11,9 @@ from drawn_faces import write_w300
 from octamark.datasets.load import training_and_validation
 from octamark.errors import DataError, OutputError, WeightsError
 from octamark.layouts import layout
+from octamark.release.model import half_checkpoint, load_network, release
 from octamark.training import checkpoints
-from octamark.training.config import Config, parse
-from octamark.training.release import half_checkpoint, load_network, release
+from octamark.training.recipe import Config, parse
 from octamark.training.starting import checkpoint_path
 from octamark.training.trainer import Trainer
 

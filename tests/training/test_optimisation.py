@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from octamark.nets.network import NetworkConfig, OctaveNetwork
-from octamark.training.config import Optimiser
 from octamark.training.muon import Muon, orthogonalised
 from octamark.training.optimisation import moments, optimiser, set_moments
+from octamark.training.recipe import Optimiser
 
 
 def network(stem: int = 0) -> OctaveNetwork:

@@ -9,22 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_release import _Oracle
 
 import octamark
 from command_line import run
-from drawn_faces import write_w300
-from octamark import weights
+from drawn_faces import Oracle, write_w300
+from octamark import models
 from octamark.datasets.load import training_and_validation
 from octamark.errors import ConfigError, DataError, LayoutError, WeightsError
 from octamark.geometry import landmark_boxes
+from octamark.inference.refiner import Refiner
+from octamark.inference.regions import RegionTable
 from octamark.layouts import layout
-from octamark.refiner import Refiner
-from octamark.regions import RegionTable
-from octamark.training.config import Config, parse
+from octamark.release.model import release
+from octamark.release.regional import Seen, fit_fusion, is_regional, release_regions
+from octamark.training.recipe import Config, parse
 from octamark.training.regional import RegionalTrainer, jitter, shrunk
-from octamark.training.regional_release import Seen, fit_fusion, is_regional, release_regions
-from octamark.training.release import release
 from octamark.training.trainer import Trainer
 
 STAGE = {"size": 64, "epochs": 6, "batch": 8, "learning_rate": 5e-3}
@@ -119,10 +118,10 @@ def test_sizes_margins_and_other_sections_must_suit(look: Path, root: Path, tmp_
 def test_a_regional_run_becomes_a_weight_file_that_refines(
     look: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from octamark.training import release as release_module
+    from octamark.release import model as release_module
 
-    monkeypatch.setattr(release_module, "FaceDetector", _Oracle)
-    monkeypatch.setattr("octamark.evaluation.run.FaceDetector", _Oracle)
+    monkeypatch.setattr(release_module, "FaceDetector", Oracle)
+    monkeypatch.setattr("octamark.evaluation.run.FaceDetector", Oracle)
     (tmp_path / "look.onnx").write_bytes(release(look, root).onnx)
     config = recipe(look, epochs=6)
     trainer(config, root, tmp_path / "run").run()
@@ -252,4 +251,4 @@ def test_shrinking_keeps_places_and_loses_detail() -> None:
 def test_a_set_without_the_regions_points_is_refused(root: Path, look: Path, tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match="300w has 68 points, layout ibug68; layout wflw98 has 98"):
         trainer(parse({**recipe(look).model_dump(), "layout": "wflw98"}, "x"), root, tmp_path / "run")
-    assert weights.REGIONS not in weights.available()
+    assert models.REGIONS not in models.available()

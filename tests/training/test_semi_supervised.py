@@ -23,9 +23,9 @@ from octamark.layouts import layout
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import NetworkConfig, OctaveNetwork
-from octamark.training import adversary, checkpoints, config
-from octamark.training.batches import ROOM, endless_batch
-from octamark.training.config import Config, parse
+from octamark.training import adversary, checkpoints
+from octamark.training.data import ROOM, endless_batch
+from octamark.training.recipe import Adversary, Config, parse
 from octamark.training.semi_supervised import MEANS, SemiSupervisedTrainer, ramp
 from octamark.training.trainer import Trainer
 from octamark.training.unlabelled import Counts, UnlabelledFaces
@@ -79,7 +79,7 @@ def grads(module: torch.nn.Module) -> list[float]:
 
 def test_gradients_flow_where_they_should_and_nowhere_else() -> None:
     torch.manual_seed(0)
-    one = adversary.Adversary(config.Adversary(width=8), 68, Fabric(accelerator="cpu", precision="bf16-mixed"))
+    one = adversary.Adversary(Adversary(width=8), 68, Fabric(accelerator="cpu", precision="bf16-mixed"))
     network = OctaveNetwork(NetworkConfig(width=8))
     pictures, others = torch.rand(3, 3, 64, 64), torch.rand(2, 3, 64, 64)
     p = heatmaps.probabilities(network(torch.cat([pictures, others])))
@@ -105,7 +105,7 @@ def test_gradients_flow_where_they_should_and_nowhere_else() -> None:
 def test_fooling_pulls_predictions_towards_what_d_calls_real() -> None:
     """D learns a fixed shape; free maps that only want to fool it come closer to that shape."""
     torch.manual_seed(0)
-    one = adversary.Adversary(config.Adversary(width=16, learning_rate=1e-3), 5, Fabric(accelerator="cpu"))
+    one = adversary.Adversary(Adversary(width=16, learning_rate=1e-3), 5, Fabric(accelerator="cpu"))
     shape = torch.tensor([[4.0, 4], [11, 4], [7, 8], [5, 11], [10, 11]])
     start, spread = shape + 2 * torch.randn(8, 5, 2), torch.full((8, 5, 2), 1.5)
     maps = heatmaps.draw(Points(start, spread), 16, 16).log().requires_grad_()

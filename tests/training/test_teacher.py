@@ -13,10 +13,11 @@ from octamark.layouts import layout
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import NetworkConfig, OctaveNetwork
-from octamark.training.augment import cut, middle, move_points, move_spreads, similarity
-from octamark.training.config import Augment
+from octamark.nets.sampling import cut, middle, move_points, move_spreads
+from octamark.training.augmentation import similarity
 from octamark.training.losses import laplace_kl, map_kl
 from octamark.training.optimisation import ExponentialAverage
+from octamark.training.recipe import Augment
 from octamark.training.teacher import MeanTeacher, consistency
 
 MIRROR = torch.from_numpy(layout("ibug68").mirror.copy())

@@ -21,8 +21,8 @@ from octamark.errors import ConfigError, DataError, DeviceError, OutputError, We
 from octamark.layouts import layout
 from octamark.nets.network import NetworkConfig, OctaveNetwork
 from octamark.training import checkpoints
-from octamark.training.config import Config, Stage, parse
 from octamark.training.optimisation import ExponentialAverage, learning_rate
+from octamark.training.recipe import Config, Stage, parse
 from octamark.training.starting import (
     adaptation,
     checkpoint_path,

@@ -13,8 +13,8 @@ from PIL import Image
 
 from octamark.errors import DataError
 from octamark.geometry import apply, crop_transform, detector_squares, invert
-from octamark.landmarker import load
-from octamark.training.batches import ROOM
+from octamark.inference.landmarker import load
+from octamark.training.data import ROOM
 from octamark.training.unlabelled import Counts, UnlabelledFaces, collect, pictures_in, read
 
 

@@ -10,7 +10,7 @@ import typer
 from octamark.cli.console import counted, fail, make_folder, note, progress
 from octamark.cli.train import need_packages
 from octamark.errors import ConfigError, OutputError, PictureError, listed
-from octamark.imaging import SUFFIXES
+from octamark.images import SUFFIXES
 
 
 def caricatures(
@@ -29,11 +29,11 @@ def caricatures(
 
     from octamark.datasets import read
     from octamark.drawing import dotted, sheet
-    from octamark.formats import pts_text
-    from octamark.imaging import write_atomically, write_picture
+    from octamark.images import write_atomically, write_picture
+    from octamark.io import pts_text
     from octamark.layouts import layout
-    from octamark.training.batches import FaceStore
-    from octamark.training.caricature import STRENGTHS, Caricaturist, stylised
+    from octamark.synthesis.caricature import STRENGTHS, Caricaturist, stylised
+    from octamark.training.data import FaceStore
 
     if strength not in STRENGTHS:
         raise ConfigError(f"strength {strength!r}; allowed: {listed(STRENGTHS)}")

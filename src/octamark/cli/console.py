@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from octamark.errors import OutputError
-from octamark.imaging import write_atomically
+from octamark.images import write_atomically
 
 MODEL = typer.Option(
     "-m", "--model", help="nano, tiny-128, tiny, small, small-art (for drawings), or the path of an .onnx file"

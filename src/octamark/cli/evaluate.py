@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from octamark import weights
+from octamark import models
 from octamark.cli.console import (
     MODEL,
     REFINE,
@@ -72,7 +72,7 @@ def evaluate(
     ] = False,
     upright: Annotated[str, UPRIGHT] = "auto",
     refine: Annotated[str, REFINE] = "auto",
-    regions: Annotated[str, REGIONS] = weights.REGIONS,
+    regions: Annotated[str, REGIONS] = models.REGIONS,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for results, plots and the worst faces")] = Path(
         "octamark-evaluation"
     ),
@@ -115,7 +115,7 @@ def evaluate(
 
 
 def _is_saved(name: str) -> bool:
-    return name not in weights.available() and (Path(name).is_dir() or Path(name).suffix == ".json")
+    return name not in models.available() and (Path(name).is_dir() or Path(name).suffix == ".json")
 
 
 def _read_truth(
@@ -163,7 +163,7 @@ class _Run:
         """Run one, print and write its result."""
         from octamark.evaluation.robustness import passes
         from octamark.evaluation.scoring import score_model
-        from octamark.landmarker import load
+        from octamark.inference.landmarker import load
 
         looks = {"upright": self.upright, "refine": self.refine, "regions": self.regions}
         landmarker = load(name, **looks, threads=self.threads)  # type: ignore[arg-type]

@@ -9,14 +9,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from octamark import weights
 from octamark.cli.console import make_folder, note, stdout
 from octamark.cli.train import need_packages
 from octamark.errors import WeightsError
-from octamark.landmarker import Landmarker
+from octamark.inference.landmarker import Landmarker
+from octamark.inference.refiner import Refiner
 from octamark.layouts import BUILTIN, layout
-from octamark.refiner import Refiner
-from octamark.weights import ModelCard, RegionCard
+from octamark.models import REGIONS, ModelCard, RegionCard, available, read
 
 
 def models(
@@ -27,11 +26,9 @@ def models(
     if sizes:
         _sizes()
         return
-    for name in names or [*weights.available(), weights.REGIONS]:
+    for name in names or [*available(), REGIONS]:
         card = _card(name)
-        table = Table(
-            title=f"{card.name}, {len(weights.read(name)) / 1e6:.2f} MB", title_justify="left", show_header=False
-        )
+        table = Table(title=f"{card.name}, {len(read(name)) / 1e6:.2f} MB", title_justify="left", show_header=False)
         table.add_row("layout", card.layout)
         size = card.crop.size if isinstance(card, ModelCard) else card.rule.size
         table.add_row("input", f"{size}x{size}, width C = {card.width}, {card.parameters:,} parameters")
@@ -78,7 +75,7 @@ def _crops(card: ModelCard | RegionCard) -> Iterator[tuple[str, str]]:
 
 def _sizes() -> None:
     need_packages()
-    from octamark.nets.sizes import rows
+    from octamark.release.sizes import rows
 
     table = Table(title="68 landmarks, 256x256 input; weights stored as int4 and int8", title_justify="left")
     for column in ("size", "C", "parameters", "GFLOPs", "file, MB"):
@@ -94,7 +91,7 @@ def layouts(
 ) -> None:
     """Print the parts of layouts, and draw numbered diagrams of them."""
     from octamark.drawing import diagram
-    from octamark.imaging import write_picture
+    from octamark.images import write_picture
 
     if out is not None:
         make_folder(out)

@@ -13,16 +13,16 @@ from typing import Annotated
 
 import typer
 
-from octamark import drawing, weights
+from octamark import drawing, models
 from octamark.cli.console import MODEL, REFINE, REGIONS, THREADS, UPRIGHT, counted, fail, make_folder, note, progress
-from octamark.detector import FaceDetector
 from octamark.errors import BoxError, OutputError, PictureError, listed
 from octamark.faces import Faces
-from octamark.formats import FORMATS, Record, unique_stems
-from octamark.framing import PICTURE
 from octamark.geometry import Picture
-from octamark.imaging import SUFFIXES, read_picture, write_atomically, write_picture
-from octamark.landmarker import Landmarker
+from octamark.images import SUFFIXES, read_picture, write_atomically, write_picture
+from octamark.inference.detector import FaceDetector
+from octamark.inference.full_frame import PICTURE
+from octamark.inference.landmarker import Landmarker
+from octamark.io import FORMATS, Record, unique_stems
 
 _CHUNK = 8  # pictures whose crops share the network's runs, and that are in memory at once,
 _CHUNK_PIXELS = 30_000_000  # unless so many pixels come together earlier
@@ -45,7 +45,7 @@ def predict(
     show: Annotated[bool, typer.Option("--show", help="Open the overlay with the system's viewer")] = False,
     upright: Annotated[str, UPRIGHT] = "auto",
     refine: Annotated[str, REFINE] = "auto",
-    regions: Annotated[str, REGIONS] = weights.REGIONS,
+    regions: Annotated[str, REGIONS] = models.REGIONS,
     box: Annotated[
         str, typer.Option("--box", help="detector; or picture: one face fills it, as in drawings that no detector sees")
     ] = "detector",

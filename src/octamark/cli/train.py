@@ -10,12 +10,12 @@ import typer
 
 from octamark.cli.console import counted, make_folder, note, progress
 from octamark.errors import ConfigError, OctamarkError, OutputError, listed
-from octamark.imaging import write_atomically
+from octamark.images import write_atomically
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from octamark.training.config import Config
+    from octamark.training.recipe import Config
 
 _DATA = typer.Option(
     "--data", help="The set's folder (or file) as evaluate reads it; for 300W that of afw, helen, lfpw"
@@ -135,7 +135,7 @@ def _recipe(path: Path | None, init: str | None, unlabelled: bool) -> Config:
     Raises:
         ConfigError: neither a recipe nor a start, or a recipe and unlabelled faces that do not go together.
     """
-    from octamark.training.config import load, parse
+    from octamark.training.recipe import load, parse
     from octamark.training.starting import adaptation
 
     if path is None and (init is None or not unlabelled):
@@ -171,10 +171,10 @@ def export(
 ) -> None:
     """Write a trained network as one ONNX file: decoding inside, crop rule and scores in its card."""
     need_packages()
-    from octamark.nets.storage import STORAGES
-    from octamark.training.regional_release import is_regional, release_regions
-    from octamark.training.release import release
-    from octamark.weights import ModelCard
+    from octamark.models import ModelCard
+    from octamark.release.model import release
+    from octamark.release.quantization import STORAGES
+    from octamark.release.regional import is_regional, release_regions
 
     if out.suffix != ".onnx":
         raise ConfigError(f"{out}: weight files end in .onnx")

@@ -20,7 +20,7 @@ import numpy as np
 from octamark.datasets.samples import Sample, package_for
 from octamark.errors import DataError, PictureError
 from octamark.geometry import Picture
-from octamark.imaging import read_picture
+from octamark.images import read_picture
 from octamark.layouts import Layout
 
 SPLITS = ("test", "train")

@@ -17,7 +17,7 @@ from octamark.metrics import distances, usual_normaliser
 
 
 class DataSection(Protocol):
-    """What the data section of a recipe says (octamark.training.config.Data)."""
+    """What the data section of a recipe says (octamark.training.recipe.Data)."""
 
     @property
     def format(self) -> str: ...

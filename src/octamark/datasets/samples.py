@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from octamark.errors import DataError, listed
 from octamark.geometry import Picture
-from octamark.imaging import SUFFIXES, read_picture
+from octamark.images import SUFFIXES, read_picture
 
 
 @dataclass(frozen=True, eq=False)

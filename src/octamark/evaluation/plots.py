@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from octamark import metrics, reliability
+from octamark import metrics, uncertainty
 from octamark.evaluation.results import THRESHOLDS, About, Result, Trust
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ def reliability_plot(trust: Trust, about: About) -> bytes:
     if trust.confidence is None or not len(trust.confidence):
         stated.set_title("the file gives no confidence", fontsize=9)
     else:
-        x, y, counts = reliability.reliability_curve(trust.confidence, trust.hit)
+        x, y, counts = uncertainty.reliability_curve(trust.confidence, trust.hit)
         stated.bar(100 * x, 100 * counts / counts.sum(), width=6, color="lightgrey", label="share of the points")
         stated.plot(100 * x, 100 * y, "o-", label="points that were")
         stated.set_title(
-            f"confidence, error {reliability.calibration_error(trust.confidence, trust.hit):.3f}", fontsize=9
+            f"confidence, error {uncertainty.calibration_error(trust.confidence, trust.hit):.3f}", fontsize=9
         )
         stated.legend(loc="upper left")
     stated.set(xlabel="stated confidence, %", ylabel="within 5 % of the inter-ocular distance, %")
@@ -85,11 +85,11 @@ def reliability_plot(trust: Trust, about: About) -> bytes:
         regions.set_title("no calibration to take regions from", fontsize=9)
     regions.set(xlabel="nominal coverage, %", ylabel="real coverage, %")
     _error_by_spread(expected, trust)
-    removed, by_spread, oracle = reliability.sparsification(trust.errors, trust.spread)
+    removed, by_spread, oracle = uncertainty.sparsification(trust.errors, trust.spread)
     sparse.plot(100 * removed, by_spread, label="by spread")
     sparse.plot(100 * removed, oracle, label="by the error itself")
     sparse.set(xlabel="worst points removed, %", ylabel="mean error of the rest over that of all", ylim=(0, 1.02))
-    sparse.set_title(f"sparsification, area between {reliability.ause(trust.errors, trust.spread):.3f}", fontsize=9)
+    sparse.set_title(f"sparsification, area between {uncertainty.ause(trust.errors, trust.spread):.3f}", fontsize=9)
     sparse.legend()
     for axes in (stated, regions, expected, sparse):
         axes.grid(alpha=0.3)
@@ -106,7 +106,7 @@ def _error_by_spread(axes: Axes, trust: Trust) -> None:
     low, high = ([np.quantile(away[part], q) for part in tenths] for q in (0.25, 0.75))
     axes.fill_between(x, low, high, alpha=0.2, label="middle half")
     axes.plot([0, x[-1]], [0, x[-1]], color="grey", linewidth=0.8)
-    rank = reliability.spearman(trust.spread, trust.errors)
+    rank = uncertainty.spearman(trust.spread, trust.errors)
     axes.set(xlabel="spread, % of the normaliser", ylabel="absolute error per axis, %")
     axes.set_title(f"expected and real error, Spearman {rank:.2f} per point", fontsize=9)
     axes.legend()

@@ -14,7 +14,7 @@ from octamark.errors import DataError, PictureError
 from octamark.evaluation import plots, sheet
 from octamark.evaluation.results import Result, Scores
 from octamark.evaluation.robustness import Curves
-from octamark.imaging import write_atomically, write_picture
+from octamark.images import write_atomically, write_picture
 
 RESULTS = "results.json"
 PLOTS = ("ced.png", "reliability.png", "robustness.png", "worst.png")

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octamark import metrics, reliability
+from octamark import metrics, uncertainty
 from octamark.datasets import Sample
 from octamark.errors import DataError, listed
 from octamark.evaluation.run import Predictions
 from octamark.layouts import Layout
 from octamark.metrics import Estimate, estimate
-from octamark.weights.calibration import CONFIDENCE_SHARE, Calibration, root_mean_square
+from octamark.models.calibration import CONFIDENCE_SHARE, Calibration, root_mean_square
 
 F64 = NDArray[np.float64]
 
@@ -227,12 +227,12 @@ class Trust:
         away = np.linalg.norm(signed, axis=2)
         both = root_mean_square(spread)
         kept = np.isfinite(away) & np.isfinite(both) & (spread > 0).all(axis=2) & np.isfinite(unit)
-        eyes = metrics.confidence_distances(truth, layout)
+        eyes = layout.reference_distance(truth)
         sure = kept & np.isfinite(eyes)[:, None]  # where the confidence's own distance is known
         covered = {}
         if result.calibration is not None:
             radii = {share: result.calibration.radius(spread, share) for share in _LEVELS}
-            covered = {s: reliability.coverage(away[kept], radius[kept]) for s, radius in radii.items() if kept.any()}
+            covered = {s: uncertainty.coverage(away[kept], radius[kept]) for s, radius in radii.items() if kept.any()}
         return cls(
             errors=(away / unit)[kept],
             spread=(both / unit)[kept],
@@ -249,18 +249,18 @@ class Trust:
         known = np.isfinite(self.expected) & np.isfinite(self.nme)
         expected, nme = self.expected[known], self.nme[known]
         made: dict[str, Any] = {
-            "log_likelihood_per_axis": reliability.log_likelihood(self.signed, self.axis_spread),
+            "log_likelihood_per_axis": uncertainty.log_likelihood(self.signed, self.axis_spread),
             "coverage_percent": {f"{share:.0%}": self.covered[share] * 100 for share in SHARES if self.covered},
-            "spearman_per_point": reliability.spearman(self.spread, self.errors),
-            "spearman_per_picture": reliability.spearman(expected, nme),
-            "ause_per_point": reliability.ause(self.errors, self.spread),
-            "auroc_nme_over_8_percent": reliability.auroc(expected, nme > THRESHOLDS[0]),
+            "spearman_per_point": uncertainty.spearman(self.spread, self.errors),
+            "spearman_per_picture": uncertainty.spearman(expected, nme),
+            "ause_per_point": uncertainty.ause(self.errors, self.spread),
+            "auroc_nme_over_8_percent": uncertainty.auroc(expected, nme > THRESHOLDS[0]),
             "pictures_over_8_percent": int((nme > THRESHOLDS[0]).sum()),
         }
         if self.confidence is not None and len(self.confidence):
             made["confidence_mean"] = float(self.confidence.mean())
             made["points_within_5_percent"] = float(self.hit.mean())
-            made["confidence_calibration_error"] = reliability.calibration_error(self.confidence, self.hit)
+            made["confidence_calibration_error"] = uncertainty.calibration_error(self.confidence, self.hit)
         return made
 
 

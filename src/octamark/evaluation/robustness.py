@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from octamark.datasets import Sample
 from octamark.evaluation.run import Predictions, Square, View, predict
-from octamark.landmarker import Landmarker
+from octamark.inference.landmarker import Landmarker
 
 SHIFTS = (-0.2, -0.15, -0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2)
 SCALES = (0.8, 0.9, 1.0, 1.1, 1.25)

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.datasets import Sample
-from octamark.detector import FaceDetector
 from octamark.errors import DataError, PictureError
 from octamark.geometry import Picture, best_overlap, crop_transform, detector_squares, landmark_boxes, squares
-from octamark.landmarker import Landmarker
-from octamark.weights import CropRule
+from octamark.inference.detector import FaceDetector
+from octamark.inference.landmarker import Landmarker
+from octamark.models import CropRule
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -16,7 +16,7 @@ from octamark.evaluation.predictions import read_predictions
 from octamark.evaluation.results import About, Result
 from octamark.evaluation.robustness import Curves, measure
 from octamark.evaluation.run import BOXES, Boxes, Predictions, View, predict, square_for
-from octamark.landmarker import Landmarker
+from octamark.inference.landmarker import Landmarker
 from octamark.layouts import Layout, convert
 
 

@@ -124,6 +124,32 @@ class Layout:
         apart = points[..., list(first), :].mean(axis=-2) - points[..., list(second), :].mean(axis=-2)
         return np.asarray(np.linalg.norm(apart, axis=-1))
 
+    def reference_distance(self, landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
+        """What ``confidence`` is a share of: the inter-ocular distance of each face (..., M, 2) -> (...), or half the
+        root of the landmark box's area for a layout without that normaliser."""
+        if "inter-ocular" in self.normalisers:
+            return self.distance(landmarks, "inter-ocular")
+        return 0.5 * self.distance(landmarks, "box")
+
+    def eye_opening(self, landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
+        """How open each eye is: mean distance between facing lid points over the eye's width.
+
+        Args:
+            landmarks: (..., M, 2) points.
+
+        Returns:
+            (..., E), one column per eye of :attr:`eyes`; a layout without lids gives (..., 0).
+        """
+        points = np.asarray(landmarks, np.float64)
+        columns = []
+        for eye in self.eyes.values():
+            width = np.linalg.norm(points[..., eye.corners[0], :] - points[..., eye.corners[1], :], axis=-1)
+            lids = [np.linalg.norm(points[..., upper, :] - points[..., lower, :], axis=-1) for upper, lower in eye.lids]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                opening = np.mean(lids, axis=0) / width
+            columns.append(np.where(width > 0, opening, np.nan))
+        return np.stack(columns, axis=-1) if columns else np.zeros((*points.shape[:-2], 0))
+
 
 def _expand(value: Any) -> tuple[int, ...]:
     """Indices written as a list of integers and inclusive ranges: [3, "5-8"] -> (3, 5, 6, 7, 8)."""

@@ -1,8 +1,8 @@
 """The regional architecture: a look at the whole face decides where to crop, a second network reads the crops.
 
-Differentiable from end to end: placement (octamark.regions) and sampler pass gradients, so that the fused points can
-teach the global network too. Design: octamark's own, after Attention-Driven Cropping for Very High Resolution Facial
-Landmark Detection, of which only the abstract is public.
+Differentiable from end to end: placement (octamark.inference.regions) and sampler pass gradients, so that the fused
+points can teach the global network too. Design: octamark's own, after Attention-Driven Cropping for Very High
+Resolution Facial Landmark Detection, of which only the abstract is public.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from octamark.geometry import transform_with_spread
+from octamark.inference.regions import RegionTable, fuse, place
+from octamark.models import RegionRule
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import STRIDE, OctaveNetwork
-from octamark.regions import RegionRule, RegionTable, carry, fuse, place
 
 LEAST_SPREAD = 1e-3
 """Of a reading, crop pixels: one of 0 would leave no weight to anything else."""
@@ -67,7 +69,7 @@ class RegionalNetwork(nn.Module):
         beta: of the soft-argmax.
 
     Parameters beside the network's: ``bias``, a log precision for each kind of region over the global network's, and
-    ``sharpness``, an inverse temperature; see :func:`octamark.regions.fuse`.
+    ``sharpness``, an inverse temperature; see :func:`octamark.inference.regions.fuse`.
     """
 
     owners: Tensor
@@ -96,7 +98,11 @@ class RegionalNetwork(nn.Module):
     def in_frame(self, points: Points, transforms: Tensor) -> Points:
         """Readings (n, K, 2), heatmap pixels, in the frame that transforms (n, R, 2, 3) lead to."""
         local = heatmaps.to_input_pixels(points, STRIDE)
-        return Points(*carry(transforms[:, self.owners], local.position, local.spread.clamp(min=LEAST_SPREAD), torch))
+        return Points(
+            *transform_with_spread(
+                transforms[:, self.owners], local.position, local.spread.clamp(min=LEAST_SPREAD), torch
+            )
+        )
 
     def fuse(self, seen: Points, readings: Points) -> Points:
         """Global points (n, M, 2) and readings (n, K, 2) of one frame as one."""

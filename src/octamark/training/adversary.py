@@ -10,7 +10,7 @@ from torch import Tensor
 from octamark.nets import heatmaps
 from octamark.nets.discriminator import Discriminator
 from octamark.nets.heatmaps import Points
-from octamark.training import config
+from octamark.training import recipe
 
 
 class Adversary:
@@ -25,7 +25,7 @@ class Adversary:
     Adam without momentum (betas 0, 0.99), as is usual where two networks chase each other.
     """
 
-    def __init__(self, settings: config.Adversary, landmarks: int, fabric: Fabric) -> None:
+    def __init__(self, settings: recipe.Adversary, landmarks: int, fabric: Fabric) -> None:
         self.fabric = fabric
         self.discriminator = Discriminator(landmarks, settings.width)
         adam = torch.optim.Adam(self.discriminator.parameters(), lr=settings.learning_rate, betas=(0.0, 0.99))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from octamark.datasets import Sample
 from octamark.errors import DataError, WeightsError, listed
-from octamark.imaging import write_atomically
+from octamark.images import write_atomically
 
 _KEY = "octamark"
 

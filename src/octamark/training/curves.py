@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from octamark.imaging import write_atomically
+from octamark.images import write_atomically
 
 
 def plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, normaliser: str = "inter-ocular") -> None:

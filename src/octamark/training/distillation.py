@@ -8,8 +8,8 @@ from torch import Tensor
 
 from octamark.errors import ConfigError, listed
 from octamark.nets import heatmaps
-from octamark.training import config
 from octamark.training.losses import certainty, map_kl
+from octamark.training.recipe import Config, Distillation
 from octamark.training.starting import checkpoint_path, trained_network
 
 
@@ -28,13 +28,13 @@ class Distiller:
         WeightsError: no such checkpoint, or a damaged one.
     """
 
-    def __init__(self, recipe: config.Config, settings: config.Distillation, fabric: Fabric) -> None:
+    def __init__(self, config: Config, settings: Distillation, fabric: Fabric) -> None:
         network, theirs, _ = trained_network(checkpoint_path(settings.teacher, "distillation.teacher"))
-        self.size, sizes = theirs.stages[-1].size, sorted({stage.size for stage in recipe.stages})
-        if theirs.layout != recipe.layout:
-            problem = f"knows the layout {theirs.layout}, the recipe's is {recipe.layout}"
-        elif theirs.data.margin != recipe.data.margin:
-            problem = f"was trained with margin {theirs.data.margin}, the recipe's is {recipe.data.margin}"
+        self.size, sizes = theirs.stages[-1].size, sorted({stage.size for stage in config.stages})
+        if theirs.layout != config.layout:
+            problem = f"knows the layout {theirs.layout}, the recipe's is {config.layout}"
+        elif theirs.data.margin != config.data.margin:
+            problem = f"was trained with margin {theirs.data.margin}, the recipe's is {config.data.margin}"
         elif self.size not in sizes:
             asked = listed([f"{size}x{size}" for size in sizes])
             problem = f"reads {self.size}x{self.size}, the recipe's stages have {asked}"

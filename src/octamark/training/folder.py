@@ -12,9 +12,9 @@ from torch import Tensor
 
 from octamark.datasets import Sample
 from octamark.errors import ConfigError, OutputError, WeightsError, listed
-from octamark.imaging import write_atomically
+from octamark.images import write_atomically
 from octamark.training import checkpoints
-from octamark.training.config import Config, parse
+from octamark.training.recipe import Config, parse
 
 _KEPT = ("epoch", "best_nme", "average_updates")
 

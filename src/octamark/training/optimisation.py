@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from octamark.nets.network import EncoderLayer, OctaveNetwork
-from octamark.training.config import Optimiser, Stage
 from octamark.training.muon import Muon
+from octamark.training.recipe import Optimiser, Stage
 
 
 def optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.AdamW:

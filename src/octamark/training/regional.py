@@ -16,17 +16,20 @@ from torch import Tensor
 
 from octamark import metrics
 from octamark.errors import ConfigError
+from octamark.geometry import transform_with_spread
+from octamark.inference.regions import RegionTable
+from octamark.models import RegionRule
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.nets.regional import RegionalModel, RegionalNetwork, RegionalView, compose, regional_start
-from octamark.regions import RegionRule, RegionTable, carry
-from octamark.training import batches
-from octamark.training.augment import cut, damaged, middle, move_points, similarity
-from octamark.training.batches import ROOM, FaceStore, steps_per_epoch
-from octamark.training.config import Config, Regional, Stage
+from octamark.nets.sampling import cut, middle, move_points
+from octamark.training import data
+from octamark.training.augmentation import damaged, similarity
+from octamark.training.data import ROOM, FaceStore, steps_per_epoch
 from octamark.training.losses import LOSSES, drawn_kl, laplace_kl
 from octamark.training.optimisation import ExponentialAverage, learning_rate, optimiser
+from octamark.training.recipe import Config, Regional, Stage
 from octamark.training.starting import checkpoint_path, network_config, trained_network
 from octamark.training.trainer import COLUMNS, Trainer
 
@@ -88,7 +91,7 @@ class RegionalTrainer(Trainer):
         config, device = self.config, self.fabric.device
         steps = stage.steps_per_epoch or steps_per_epoch(len(faces), stage.batch)
         side = faces.pictures.shape[-1]
-        mirror, zoom = self.mirror.to(device), batches.zoom(side, self.look_size)
+        mirror, zoom = self.mirror.to(device), data.zoom(side, self.look_size)
         self.model.train()
         sums = torch.zeros(len(MEANS), device=device)
         for index, chosen in enumerate(self._batches(faces, stage, epoch)):
@@ -140,7 +143,7 @@ class RegionalTrainer(Trainer):
 
     def _apart(self, view: RegionalView, frames: Tensor, zoom: float) -> Tensor:
         """Mean distance per axis of the readings of two views of each face, heatmap pixels of the global network."""
-        position, _ = carry(frames[:, None], *view.own, torch)
+        position, _ = transform_with_spread(frames[:, None], *view.own, torch)
         first, second = position.chunk(2)
         distance: Tensor = (first - second).abs().mean() / (zoom * STRIDE)
         return distance
@@ -159,7 +162,7 @@ class RegionalTrainer(Trainer):
     def _views(self, faces: FaceStore) -> Iterator[tuple[RegionalView, Tensor]]:
         """Faces without augmentation, and their landmarks (n, M, 2) in pixels of the view."""
         side, device = faces.pictures.shape[-1], self.fabric.device
-        zoom = batches.zoom(side, self.look_size)
+        zoom = data.zoom(side, self.look_size)
         for start in range(0, len(faces), 8):
             stored = faces.pictures[start : start + 8]
             frames = middle(len(stored), side, self.look_size, zoom).to(device)

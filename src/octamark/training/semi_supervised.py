@@ -19,12 +19,13 @@ from octamark.errors import ConfigError, DataError
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import STRIDE
-from octamark.training import batches, checkpoints, unlabelled
+from octamark.nets.sampling import cut
+from octamark.training import checkpoints, data, unlabelled
 from octamark.training.adversary import Adversary
-from octamark.training.augment import cut, damaged, similarity
-from octamark.training.batches import FaceStore, endless_batch, steps_per_epoch
-from octamark.training.config import Config, Stage, Unlabelled
+from octamark.training.augmentation import damaged, similarity
+from octamark.training.data import FaceStore, endless_batch, steps_per_epoch
 from octamark.training.optimisation import learning_rate, moments, set_moments
+from octamark.training.recipe import Config, Stage, Unlabelled
 from octamark.training.teacher import MeanTeacher, consistency
 from octamark.training.trainer import COLUMNS, Trainer
 from octamark.training.watcher import Watcher
@@ -116,7 +117,7 @@ class SemiSupervisedTrainer(Trainer):
         target_scale = stage.target_scale or config.loss.target_scale
         others = self._resized(size)
         side = others.shape[-1]
-        zoom = batches.zoom(side, size)
+        zoom = data.zoom(side, size)
         self.model.train()
         sums = torch.zeros(len(MEANS), device=device)
         for index, chosen in enumerate(self._batches(faces, stage, epoch)):

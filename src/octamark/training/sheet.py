@@ -10,12 +10,12 @@ import torch
 
 from octamark.datasets import Sample
 from octamark.drawing import dotted, sheet
-from octamark.imaging import write_picture
+from octamark.images import write_picture
 from octamark.layouts import layout
-from octamark.training.augment import augment
-from octamark.training.batches import FaceStore, epoch_order
-from octamark.training.caricature import Caricatures
-from octamark.training.config import Config
+from octamark.synthesis.caricature import Caricatures
+from octamark.training.augmentation import augment
+from octamark.training.data import FaceStore, epoch_order
+from octamark.training.recipe import Config
 
 COUNT = 32
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from octamark import weights
+from octamark import models
 from octamark.errors import WeightsError, listed
 from octamark.layouts import layout
 from octamark.nets.network import WIDTHS, NetworkConfig, OctaveNetwork
 from octamark.nets.shape import ShapeCorrection
 from octamark.training import checkpoints
-from octamark.training.config import Config, parse
+from octamark.training.recipe import Config, parse
 
-RELEASES = Path(weights.__file__).parent
+RELEASES = models.blobs()
 """Where the checkpoints of the released models lie, beside their .onnx files."""
 
 
@@ -36,7 +36,7 @@ def checkpoint_path(name: str, argument: str = "init") -> Path:
     Raises:
         WeightsError: none of these; the message tells what there is.
     """
-    released = {file.stem: file for file in RELEASES.glob("*.safetensors") if file.stem != weights.REGIONS}
+    released = {file.stem: file for file in RELEASES.glob("*.safetensors") if file.stem != models.REGIONS}
     if name in released:
         return released[name]  # ./small is the folder of that name
     path = Path(name) / "best.safetensors" if name and Path(name).is_dir() else Path(name)

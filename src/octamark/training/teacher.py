@@ -9,7 +9,7 @@ from torch import Tensor
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import STRIDE, OctaveNetwork
-from octamark.training.augment import cut, middle, move_points, move_spreads
+from octamark.nets.sampling import cut, middle, move_points, move_spreads
 from octamark.training.losses import certainty, drawn_kl, laplace_kl
 from octamark.training.optimisation import ExponentialAverage
 
@@ -36,7 +36,7 @@ class MeanTeacher:
 
         Args:
             faces: (u, 3, s, s) uint8 stored crops.
-            matrices, mirrored: the views, from octamark.training.augment.similarity.
+            matrices, mirrored: the views, from octamark.training.augmentation.similarity.
             mirror: (M,) the layout's mirror permutation.
             size, zoom: side of the network's crop, and pixels of the stored crop per pixel of it.
 

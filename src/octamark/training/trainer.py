@@ -25,16 +25,16 @@ from octamark.layouts import Layout, layout
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import STRIDE, OctaveNetwork
+from octamark.synthesis.caricature import Caricatures
 from octamark.training import checkpoints
-from octamark.training.augment import augment
-from octamark.training.batches import FaceStore, centre_crops, epoch_batches, steps_per_epoch
-from octamark.training.caricature import Caricatures
-from octamark.training.config import Config, Stage
+from octamark.training.augmentation import augment
+from octamark.training.data import FaceStore, centre_crops, epoch_batches, steps_per_epoch
 from octamark.training.device import launch
 from octamark.training.distillation import Distiller
 from octamark.training.folder import RunFolder
 from octamark.training.losses import LOSSES, drawn_kl
 from octamark.training.optimisation import ExponentialAverage, learning_rate, moments, optimiser, set_moments
+from octamark.training.recipe import Config, Stage
 from octamark.training.starting import network_config, starting_network
 from octamark.training.watcher import Epoch, Watcher
 

@@ -16,12 +16,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from octamark.detector import FaceDetector
 from octamark.errors import DataError, PictureError, listed
 from octamark.geometry import Picture, crop, crop_transform, detector_squares
-from octamark.imaging import SUFFIXES, read_picture, write_atomically
-from octamark.landmarker import load as load_landmarker
-from octamark.training.batches import ROOM
+from octamark.images import SUFFIXES, read_picture, write_atomically
+from octamark.inference.detector import FaceDetector
+from octamark.inference.landmarker import load as load_landmarker
+from octamark.training.data import ROOM
 
 LEAST_FACE = 32
 """Smaller faces (root of the detector box's area, pixels) are left out: a landmark there is under a pixel."""
@@ -131,7 +131,7 @@ def collect(
     than ``LEAST_SIDE`` and no more than ``ROOM * size`` pixels.
 
     Args:
-        margin: of the recipe's crops (octamark.training.config.Data).
+        margin: of the recipe's crops (octamark.training.recipe.Data).
         advance: called after each picture with the number done and of all, for a progress bar.
 
     Raises:

@@ -1,0 +1,181 @@
+"""The crops of a regional network: which landmarks each holds, where it lies on a face, how readings are joined.
+
+The regions come from the layout's table. One network serves both sides: the regions of the person's right side are
+mirrored. Written for numpy and torch alike, so that training places crops as prediction does: ``xp`` is the module
+whose arrays are given, and with torch every result has its gradient. Design: octamark's own, after Attention-Driven
+Cropping for Very High Resolution Facial Landmark Detection, of which only the abstract is public.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from octamark.errors import LayoutError
+from octamark.layouts import Layout
+from octamark.models import RegionRule
+
+
+class Region(NamedTuple):
+    """One crop of a face.
+
+    Attributes:
+        name: in the layout's table.
+        kind: the region whose channels of the network it uses; its own name, but for mirrored ones.
+        landmarks: indices in the layout, in the order of the channels.
+        channels: of the regional network, first and behind the last.
+        mirrored: whether the network sees it mirrored left to right.
+    """
+
+    name: str
+    kind: str
+    landmarks: tuple[int, ...]
+    channels: tuple[int, int]
+    mirrored: bool
+
+
+class RegionTable:
+    """The regions of a layout.
+
+    Attributes:
+        layout: whose they are.
+        regions: in the order of the layout's table.
+        channels: how many heatmaps the regional network has.
+        landmarks, owners: (K,) landmark and region of each reading; a landmark in two regions is read twice.
+
+    Raises:
+        LayoutError: a layout without regions.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        if not layout.regions:
+            raise LayoutError(f"layout {layout.name} has no regions; its table lists the crops under [regions]")
+        self.layout = layout
+        first: dict[str, tuple[int, int]] = {}
+        count = 0
+        twins = {name: _twin(name, layout) for name in layout.regions}
+        for name, points in layout.regions.items():
+            if twins[name] is None:
+                first[name] = (count, count + len(points))
+                count += len(points)
+        self.channels = count
+        regions = []
+        for name, points in layout.regions.items():
+            twin = twins[name]
+            if twin is None:
+                regions.append(Region(name, name, points, first[name], mirrored=False))
+            else:
+                partners = tuple(int(layout.mirror[index]) for index in layout.regions[twin])
+                regions.append(Region(name, twin, partners, first[twin], mirrored=True))
+        self.regions = tuple(regions)
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The regions that have channels of their own, in the channels' order."""
+        return tuple(region.name for region in self.regions if not region.mirrored)
+
+    @cached_property
+    def landmarks(self) -> np.ndarray:
+        return np.array([index for region in self.regions for index in region.landmarks])
+
+    @cached_property
+    def owners(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self.regions)), [len(region.landmarks) for region in self.regions])
+
+    @cached_property
+    def reading_kinds(self) -> np.ndarray:
+        """(K,) the kind of each reading's region, as an index of :attr:`kinds`."""
+        return np.array([self.kinds.index(self.regions[owner].kind) for owner in self.owners])
+
+    @cached_property
+    def channel_landmarks(self) -> tuple[int, ...]:
+        """The landmark of each channel, of the side that is not mirrored."""
+        return tuple(index for region in self.regions if not region.mirrored for index in region.landmarks)
+
+    @cached_property
+    def joining(self) -> np.ndarray:
+        """(K, M) float32: 1 where a reading is of a landmark."""
+        joined = np.zeros((len(self.landmarks), self.layout.count), np.float32)
+        joined[np.arange(len(self.landmarks)), self.landmarks] = 1
+        return joined
+
+
+def _twin(name: str, layout: Layout) -> str | None:
+    """The left region that a right one mirrors, if the table has it."""
+    other = f"left_{name.removeprefix('right_')}"
+    if not name.startswith("right_") or other not in layout.regions:
+        return None
+    partners = {int(layout.mirror[index]) for index in layout.regions[other]}
+    return other if partners == set(layout.regions[name]) else None
+
+
+def place(landmarks: Any, spread: Any, table: RegionTable, rule: RegionRule, xp: Any = np) -> Any:
+    """Where the crops of each face lie: centred on the region's landmarks, sized by their extent and spread, upright.
+
+    Args:
+        landmarks, spread: (n, M, 2) points and expected errors, in any frame of square pixels.
+        xp: numpy or torch, whose arrays they are.
+
+    Returns:
+        (n, R, 2, 3) from pixels of a crop to the frame of the landmarks; a mirrored region's determinant is negative.
+    """
+    diagram = table.layout.diagram.astype(np.float64)
+    shape = diagram - diagram.mean(axis=0)
+    u, v = (_like(column, landmarks, xp) for column in shape.T / (shape**2).sum())
+    x, y = landmarks[..., 0], landmarks[..., 1]  # n, M; u and v are centred, so the landmarks need not be
+    along, across = (u * x + v * y).sum(-1), (u * y - v * x).sum(-1)
+    scale = xp.sqrt(along**2 + across**2 + 1e-12)  # picture pixels per unit of the diagram
+    cos, sin = along / scale, across / scale
+    upright_x = cos[:, None] * x + sin[:, None] * y
+    upright_y = cos[:, None] * y - sin[:, None] * x
+    placed = []
+    for region in table.regions:
+        points = list(region.landmarks)
+        sides, middles = [], []
+        for values in (upright_x[:, points], upright_y[:, points]):
+            low, high = xp.amin(values, axis=1), xp.amax(values, axis=1)
+            sides.append(high - low)
+            middles.append((low + high) / 2)
+        usual = float((diagram[points].max(axis=0) - diagram[points].min(axis=0)).max())
+        extent = xp.maximum(xp.maximum(*sides), rule.least * usual * scale)
+        side = rule.margin * extent + xp.minimum(rule.spread * spread[:, points].mean((1, 2)), extent)
+        step = side / rule.size
+        sign = -1.0 if region.mirrored else 1.0
+        linear = xp.stack(
+            [xp.stack([sign * cos * step, -sin * step], -1), xp.stack([sign * sin * step, cos * step], -1)], 1
+        )
+        centre = xp.stack([cos * middles[0] - sin * middles[1], sin * middles[0] + cos * middles[1]], -1)
+        offset = centre - linear.sum(-1) * (rule.size / 2 - 0.5)
+        placed.append(xp.concatenate([linear, offset[:, :, None]], 2))
+    return xp.stack(placed, 1)
+
+
+def _like(values: np.ndarray, example: Any, xp: Any) -> Any:
+    return values if xp is np else xp.as_tensor(values, dtype=example.dtype, device=example.device)
+
+
+def fuse(
+    points: Any, spread: Any, readings: Any, reading_spread: Any, bias: Any, sharpness: Any, joining: Any, xp: Any = np
+) -> tuple[Any, Any]:
+    """Global points and regional readings of the same landmarks as one, weighted by inverse variance.
+
+    A weight is (e^bias / spread^2) ^ sharpness; the bias is that of the reading's kind of region, 0 for the global
+    network. With bias 0 and sharpness 1 that is the inverse variance itself; the sharpness is an inverse temperature.
+
+    Args:
+        points, spread: (n, M, 2) of the global network.
+        readings, reading_spread: (n, K, 2) of the regional network, in the same frame.
+        bias: (K,); sharpness: a number; joining: (K, M), see :class:`RegionTable`.
+
+    Returns:
+        Points (n, M, 2), and the root of the weighted mean of their variances (n, M, 2).
+    """
+    log_global = -2 * sharpness * xp.log(spread)  # n, M, 2
+    log_regional = sharpness * (bias[:, None] - 2 * xp.log(reading_spread))  # n, K, 2
+    weight = xp.exp(log_regional - log_global[:, joining.argmax(1)])  # relative to the global network's
+    spread_out = joining.swapaxes(0, 1)  # M, K
+    total = 1 + spread_out @ weight
+    fused = (points + spread_out @ (weight * readings)) / total
+    return fused, xp.sqrt((spread**2 + spread_out @ (weight * reading_spread**2)) / total)

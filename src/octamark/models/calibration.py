@@ -1,0 +1,105 @@
+"""Calibration: from the network's raw spread to the expected error, and to the probability of a small one.
+
+Three small monotone maps, fitted on validation faces (octamark.release.calibration), kept in the model card and
+applied inside the exported graph:
+
+1. u = gain[k, axis] * b ** own * mean(b) ** face, with b the raw spread of one axis of one point in pixels of the crop
+   and mean(b) the geometric mean over all points and axes of the face;
+2. spread = a rising chain of straight lines through ``knots`` at u: the expected absolute error per axis;
+3. with s = root mean square of the two axes' spreads, the share of points whose distance from the truth is below r * s,
+   a rising chain of straight lines through ``ratios`` at r.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, model_validator
+
+CONFIDENCE_SHARE = 0.05
+"""``confidence`` is about errors below this share of the face's inter-ocular distance."""
+
+KNOTS, RATIOS = 9, 24
+"""Lengths of the two tables, fixed so that a graph can be calibrated again in place."""
+
+Floats = NDArray[np.floating]
+Table = tuple[tuple[float, float], ...]
+
+
+class Calibration(BaseModel):
+    """The fitted maps.
+
+    Attributes:
+        gain: (M, 2) factor of each point and axis.
+        own, face: exponents of the point's own raw spread and of the face's mean; both at least 0.
+        knots: :data:`KNOTS` pairs (u, spread), both rising, from (0, 0); beyond the last, the last slope goes on.
+        ratios: :data:`RATIOS` pairs (ratio, share), both rising, from (0, 0) to share 1.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    gain: tuple[tuple[float, float], ...]
+    own: float
+    face: float
+    knots: Table
+    ratios: Table
+
+    @model_validator(mode="after")
+    def _monotone(self) -> Calibration:
+        for name, table, length in (("knots", self.knots, KNOTS), ("ratios", self.ratios, RATIOS)):
+            values = np.array(table)
+            if values.shape != (length, 2) or (values[0] != 0).any() or (np.diff(values[:, 0]) <= 0).any():
+                raise ValueError(f"{name}: {length} pairs from (0, 0) on, the first of each rising")
+            if not np.isfinite(values).all() or (np.diff(values[:, 1]) < 0).any():
+                raise ValueError(f"{name}: the second of each pair must not fall, and all must be finite")
+        if self.ratios[-1][1] != 1:
+            raise ValueError("ratios: the last share must be 1")
+        factors = np.array([self.own, self.face, *np.ravel(self.gain)])
+        if not np.isfinite(factors).all() or (factors < 0).any() or (factors[2:] == 0).any():
+            raise ValueError("exponents at least 0, gains above 0, all finite")
+        return self
+
+    @classmethod
+    def identity(cls, points: int) -> Calibration:
+        """Raw spreads as they are; shares as of two independent Laplace densities of equal scale."""
+        knots = _plain([(step, step) for step in np.linspace(0, 64, KNOTS)])
+        return cls(gain=((1.0, 1.0),) * points, own=1.0, face=0.0, knots=knots, ratios=laplace_ratios())
+
+    def spread(self, raw: Floats) -> NDArray[np.float64]:
+        """Expected absolute errors of raw spreads, both (n, M, 2), pixels of the crop: what the graph computes."""
+        log_raw = np.log(np.maximum(np.asarray(raw, np.float64), 1e-6))
+        log_mean = log_raw.mean(axis=(1, 2), keepdims=True)
+        u = np.array(self.gain) * np.exp(self.own * log_raw + self.face * log_mean)
+        x, y = np.array(self.knots).T
+        beyond = np.maximum(u - x[-1], 0) * (y[-1] - y[-2]) / (x[-1] - x[-2])
+        return np.asarray(np.interp(u, x, y) + beyond)
+
+    def within(self, spread: Floats, radius: Floats | float) -> NDArray[np.float64]:
+        """Probability that a point lies within ``radius`` of its truth: spreads (..., 2) and radii (...), one unit."""
+        x, y = np.array(self.ratios).T
+        return np.asarray(np.interp(radius / np.maximum(root_mean_square(spread), 1e-12), x, y))
+
+    def radius(self, spread: Floats, share: float) -> NDArray[np.float64]:
+        """Radius of the disc that holds the truth with probability ``share``: (..., 2) -> (...), in spread's unit."""
+        x, y = np.array(self.ratios).T
+        return np.asarray(root_mean_square(spread) * np.interp(share, y, x))
+
+
+@cache
+def laplace_ratios() -> Table:
+    """``ratios`` of two independent Laplace densities of equal scale, drawn once with a fixed seed."""
+    steps = np.linspace(0, 8, RATIOS - 1)
+    lengths = np.sort(np.linalg.norm(np.random.default_rng(0).laplace(size=(200_000, 2)), axis=1))
+    shares = np.searchsorted(lengths, steps) / len(lengths)
+    return _plain([*zip(steps, shares, strict=True), (32.0, 1.0)])
+
+
+def root_mean_square(spread: Floats) -> NDArray[np.float64]:
+    """One number for both axes' spreads: (..., 2) -> (...)."""
+    return np.asarray(np.sqrt((np.asarray(spread, np.float64) ** 2).mean(axis=-1)))
+
+
+def _plain(pairs: list[tuple[float, float]]) -> Table:
+    return tuple((round(float(x), 6), round(float(y), 6)) for x, y in pairs)

@@ -1,0 +1,59 @@
+"""The weight files that ship, in the folder ``blobs``, and reading them or any other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from octamark.errors import WeightsError, listed
+
+REGIONS, REGIONS_MODEL = "regions", "small"
+"""Name of the regional network that ships, and of the model that it was trained beside."""
+
+
+def blobs() -> Path:
+    """The folder of the weight files that ship, and of the checkpoints behind them."""
+    return Path(str(resources.files("octamark.models"))) / "blobs"
+
+
+def _sums() -> dict[str, str]:
+    sums: dict[str, str] = json.loads((blobs() / "sha256.json").read_text(encoding="utf-8"))
+    return sums
+
+
+def available() -> list[str]:
+    """Names of the models that ship, smallest first; the regional network is none of them."""
+    files = {name: blobs() / f"{name}.onnx" for name in _sums() if name != REGIONS}
+    return sorted((name for name in files if files[name].is_file()), key=lambda name: files[name].stat().st_size)
+
+
+def read(name: str | Path | bytes, known: Sequence[str] = ()) -> bytes:
+    """The bytes of a weight file: of a model that ships, by name, or of any .onnx file, by path; bytes as they are.
+
+    Args:
+        known: names that the message of an unknown one lists; all models by default.
+
+    Raises:
+        WeightsError: unknown name (the message lists the names), missing file, or a shipped file that was changed.
+    """
+    if isinstance(name, bytes):
+        return name
+    released = _sums().get(str(name))
+    if released is not None:
+        path = blobs() / f"{name}.onnx"
+    elif isinstance(name, str | Path) and Path(name).suffix.lower() == ".onnx":
+        path = Path(name)
+    else:
+        raise WeightsError(
+            f"unknown model {str(name)!r}; models: {listed(known or available())}, or the path of an .onnx file"
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    if released is not None and hashlib.sha256(data).hexdigest() != released:
+        raise WeightsError(f"{path}: damaged (its sha256 is not the released one); install octamark again")
+    return data

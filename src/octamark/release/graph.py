@@ -1,0 +1,138 @@
+"""From a trained network to one ONNX file: small, without what only a debugger reads, its card in the metadata."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+from octamark.errors import WeightsError
+from octamark.models import METADATA_KEY, Card, ModelCard, RegionCard
+from octamark.nets.network import EncoderLayer
+from octamark.release.predictor import Predictor, RegionalPredictor, calibration_constants
+from octamark.release.quantization import Storage, shrink
+
+OPSET = 18
+
+
+def recalibrated(data: bytes, card: ModelCard) -> bytes:
+    """The ONNX file with the card's calibration in its graph, and the card in its metadata.
+
+    Raises:
+        WeightsError: a graph that holds no calibration of that size.
+    """
+    model = onnx.load_from_string(data)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, values in calibration_constants(card.calibration).items():
+        if name not in tensors or tuple(tensors[name].dims) != values.shape:
+            raise WeightsError(f"{card.name}: its graph holds no {name} of shape {values.shape}")
+        tensors[name].CopyFrom(numpy_helper.from_array(values, name))
+    return _finish(model, card)
+
+
+def to_onnx(predictor: Predictor, card: ModelCard, *, storage: Storage = "int4") -> bytes:
+    """The predictor as an ONNX file.
+
+    Args:
+        card: written into the metadata.
+        storage: how large weights are kept, see :data:`octamark.release.quantization.STORAGES`; they are widened when
+            the file is loaded, and computing stays float32.
+
+    Returns:
+        The file's bytes. Inputs and outputs are those of :class:`Predictor`, with any number of crops.
+    """
+    example = torch.zeros(2, card.crop.size, card.crop.size, 3, dtype=torch.uint8)
+    return _finish(_graph(predictor, example, ["landmarks", "spread", "confidence", "heatmaps"], storage), card)
+
+
+def regions_to_onnx(predictor: RegionalPredictor, card: RegionCard, *, storage: Storage = "int4") -> bytes:
+    """The same for a regional network: inputs and outputs are those of :class:`RegionalPredictor`, for any number of
+    faces."""
+    regions, size = len(predictor.regional.table.regions), card.rule.size
+    example = torch.zeros(2, regions, size, size, 3, dtype=torch.uint8)
+    return _finish(_graph(predictor, example, ["readings", "spread"], storage), card)
+
+
+def _graph(module: nn.Module, crops: Tensor, outputs: list[str], storage: Storage) -> onnx.ModelProto:
+    """The ONNX graph of a module whose one input is ``crops``, of any length."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own deprecations
+            program = torch.onnx.export(
+                module.eval(),
+                (crops,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["crops"],
+                output_names=outputs,
+                dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+                verbose=False,
+            )
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    *_, coarsest = (name for name, part in module.named_modules() if isinstance(part, EncoderLayer))
+    shrink(model, storage, f"{coarsest}.")
+    _shorten(model)
+    return model
+
+
+def with_card(data: bytes, card: Card) -> bytes:
+    """The ONNX file with another card in its metadata; the graph stays as it is."""
+    return _finish(onnx.load_from_string(data), card)
+
+
+def _finish(model: onnx.ModelProto, card: Card) -> bytes:
+    model.producer_name, model.producer_version = "octamark", card.version
+    helper.set_model_props(model, {METADATA_KEY: card.model_dump_json()})
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop what only a debugger reads: source lines and intermediate shapes, most of a small file."""
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+
+
+def _shorten(model: onnx.ModelProto) -> None:
+    """Number the graph's inner values in place of their long names, and leave out attributes that are the default.
+
+    Inputs, outputs and the calibration keep their names.
+    """
+    graph = model.graph
+    names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
+    names |= {tensor.name: tensor.name for tensor in graph.initializer if tensor.name.startswith("calibration")}
+    for tensor in graph.initializer:
+        tensor.name = names.setdefault(tensor.name, format(len(names), "x"))
+    for node in graph.node:
+        node.ClearField("name")
+        for values in (node.input, node.output):
+            values[:] = [names.setdefault(value, format(len(names), "x")) for value in values]
+        kept = [attribute for attribute in node.attribute if not _is_default(node.op_type, attribute)]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+
+
+def _is_default(operator: str, attribute: onnx.AttributeProto) -> bool:
+    if attribute.name in ("dilations", "strides", "pads"):
+        return set(attribute.ints) <= {0 if attribute.name == "pads" else 1}
+    default = onnx.defs.get_schema(operator, OPSET).attributes[attribute.name].default_value
+    return bool(default.type) and helper.get_attribute_value(default) == helper.get_attribute_value(attribute)

@@ -1,0 +1,197 @@
+"""What the exported graphs compute: a network ready for inference, decoding and calibration behind it."""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from octamark.layouts import Layout
+from octamark.models.calibration import CONFIDENCE_SHARE, Calibration
+from octamark.nets import heatmaps
+from octamark.nets.network import STRIDE, EncoderLayer, OctaveNetwork
+from octamark.nets.octave import Maps, OctaveBlock, OctaveConv
+from octamark.nets.regional import LEAST_SPREAD, RegionalNetwork
+from octamark.nets.shape import ShapeCorrection
+
+
+def fold_norms(network: OctaveNetwork) -> OctaveNetwork:
+    """A copy for inference whose batch normalisations live in the weights and biases of the convolutions.
+
+    Exact: a normalisation of a sum of paths scales each path and adds one bias.
+    """
+    folded = copy.deepcopy(network).eval().float()
+    for block in folded.modules():
+        if isinstance(block, OctaveBlock):
+            for name in ("high", "low"):
+                norm = getattr(block, f"{name}_norm")
+                if norm is not None:
+                    _fold(block.conv, name, norm)
+                    setattr(block, f"{name}_norm", nn.Identity())
+    return folded
+
+
+def _fold(conv: OctaveConv, name: str, norm: nn.BatchNorm2d) -> None:
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    gain = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()
+    shift = (norm.bias - norm.running_mean * gain).detach()
+    paths = [path for source in ("high", "low") if (path := getattr(conv, f"{source}_to_{name}")) is not None]
+    for path in paths:
+        per_output = (1, -1, 1, 1) if isinstance(path, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+        path.weight.data *= gain.view(per_output)
+    own = getattr(conv, f"{name}_to_{name}")
+    (own if own is not None else paths[0]).bias = nn.Parameter(shift)
+
+
+class _PooledStem(nn.Module):
+    """The first octave convolution on a picture, its pooling merged into the low path's weights.
+
+    Average pooling by 2 and a k x k convolution of stride s is one 2k x 2k convolution of stride 2s, exactly.
+    """
+
+    def __init__(self, conv: OctaveConv) -> None:
+        super().__init__()
+        self.high = cast(nn.Conv2d, conv.high_to_high)
+        pooled = cast(nn.Conv2d, conv.high_to_low)
+        kernel, stride, padding = (2 * cast(tuple[int, ...], v)[0] for v in
+                                   (pooled.kernel_size, pooled.stride, pooled.padding))  # fmt: skip
+        self.low = nn.Conv2d(pooled.in_channels, pooled.out_channels, kernel, stride, padding)
+        weight = pooled.weight.detach().repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) / 4
+        self.low.weight = nn.Parameter(weight)
+        assert pooled.bias is not None
+        self.low.bias = nn.Parameter(pooled.bias.detach())
+
+    def forward(self, maps: Maps) -> Maps:
+        assert maps.high is not None
+        return Maps(self.high(maps.high), self.low(maps.high))
+
+
+def _pool_first(network: OctaveNetwork) -> None:
+    """Let the first layer read the picture without pooling it before, where it has no stem."""
+    first = cast(EncoderLayer, network.encoder[0]).first
+    if not network.config.stem and first.conv.high_to_low is not None and first.conv.high_to_high is not None:
+        first.conv = cast(OctaveConv, _PooledStem(first.conv))
+
+
+class Predictor(nn.Module):
+    """What the ONNX graph computes.
+
+    Input: crops (n, size, size, 3) uint8 RGB. Output: landmarks (n, M, 2) and spread (n, M, 2) in pixels of the crop;
+    confidence (n, M), the probability that a point is less than 5 % of the inter-ocular distance off (of half the root
+    of the landmark box's area, for a layout without that normaliser); heatmaps (n, M, size/4, size/4), probabilities.
+    Spread and confidence follow the calibration (octamark.models.calibration); landmarks are those of the heatmaps,
+    after the shape correction if there is one.
+    """
+
+    calibration_gain: Tensor
+    calibration_own: Tensor
+    calibration_face: Tensor
+
+    def __init__(
+        self,
+        network: OctaveNetwork,
+        beta: float,
+        layout: Layout,
+        calibration: Calibration,
+        shape: ShapeCorrection | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = fold_norms(network)
+        self.beta, self.shape = beta, shape
+        self.eyes = [list(group) for group in layout.normalisers.get("inter-ocular", ())]
+        for name, values in calibration_constants(calibration).items():
+            self.register_buffer(name, torch.from_numpy(values))
+        _pool_first(self.network)
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        pictures = crops.permute(0, 3, 1, 2).float() * (1 / 255)
+        p = heatmaps.probabilities(self.network(pictures), self.beta)
+        points = heatmaps.to_input_pixels(heatmaps.decode(p), STRIDE)
+        position = points.position if self.shape is None else self.shape(points.position)
+        log_raw = points.spread.clamp(min=1e-6).log()  # n, M, 2
+        log_mean = log_raw.mean(dim=(1, 2), keepdim=True)  # n, 1, 1
+        u = self.calibration_gain * (self.calibration_own * log_raw + self.calibration_face * log_mean).exp()
+        spread = self._chain(u, "knots")
+        both = (spread**2).mean(dim=-1).sqrt()  # n, M
+        radius = CONFIDENCE_SHARE * self._inter_ocular(position)[:, None]
+        return position, spread, self._chain(radius / both.clamp(min=1e-6), "ratios"), p
+
+    def _chain(self, x: Tensor, table: str) -> Tensor:
+        """Straight lines one after another, from (0, 0)."""
+        start, length, slope = (cast(Tensor, getattr(self, f"calibration_{table}_{part}")) for part in _LINE)
+        return (torch.minimum(torch.relu(x[..., None] - start), length) * slope).sum(dim=-1)
+
+    def _inter_ocular(self, points: Tensor) -> Tensor:
+        """(n, M, 2) -> (n,)."""
+        if self.eyes:
+            first, second = (points[:, group].mean(dim=1) for group in self.eyes)
+            return ((first - second) ** 2).sum(dim=-1).sqrt()
+        return 0.5 * (points.amax(dim=1) - points.amin(dim=1)).prod(dim=-1).sqrt()
+
+
+_LINE = ("start", "length", "slope")
+_NO_END = 1e30
+
+
+def calibration_constants(calibration: Calibration) -> dict[str, NDArray[np.float32]]:
+    """A calibration as the graph holds it: initializers by name, of shapes that depend on the layout alone."""
+
+    constants = {"gain": calibration.gain, "own": [calibration.own], "face": [calibration.face]}
+    for name, table in (("knots", calibration.knots), ("ratios", calibration.ratios)):
+        x, y = np.array(table).T
+        length = np.diff(x)
+        if name == "knots":
+            length[-1] = _NO_END
+        constants |= {
+            f"{name}_{part}": values
+            for part, values in zip(_LINE, (x[:-1], length, np.diff(y) / np.diff(x)), strict=True)
+        }
+    return {f"calibration_{name}": np.array(values, np.float32) for name, values in constants.items()}
+
+
+class RegionalPredictor(nn.Module):
+    """What the graph of a regional network computes.
+
+    Input: crops (n, R, size, size, 3) uint8 RGB of n faces, in the order of the layout's regions. Output: readings
+    (n, K, 2) in pixels of each reading's crop, and their raw spreads (n, K, 2); see
+    octamark.inference.regions.RegionTable.
+    """
+
+    def __init__(self, regional: RegionalNetwork) -> None:
+        super().__init__()
+        self.regional = copy.deepcopy(regional)
+        self.regional.network = fold_norms(regional.network)
+        _pool_first(self.regional.network)
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        points = self.regional.read(crops.permute(0, 1, 4, 2, 3).float() * (1 / 255)).points
+        position, spread = heatmaps.to_input_pixels(points, STRIDE)
+        return position, spread.clamp(min=LEAST_SPREAD)
+
+
+def flops(network: OctaveNetwork, size: int) -> int:
+    """Multiply-adds times two of one input of that side, convolutions and attention, as the exported graph runs."""
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.ConvTranspose2d):
+            total += 2 * module.weight.numel() * inputs[0].shape[-2:].numel()
+        elif isinstance(module, nn.Conv2d):
+            total += 2 * module.weight.numel() * output.shape[-2:].numel()
+
+    copied = fold_norms(network)
+    hooks = [m.register_forward_hook(count) for m in copied.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    with torch.no_grad():
+        copied(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    if copied.attention is not None:
+        high, low = (size // 16) ** 2, (size // 32) ** 2
+        total += 2 * 2 * high * low * copied.config.width
+    return total

@@ -1,0 +1,208 @@
+"""Augmentation as batched tensor operations, on whatever device the pictures are.
+
+One similarity per face (rotation, scale, shift, mirror) cuts the network's crop out of the stored one; then colour,
+then occlusion, then damage (blur, low resolution, a small sensor, noise, JPEG). Randomness comes from one generator,
+so that a step's batch depends on its seed alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import kornia
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from octamark.nets.sampling import cut, move_points
+from octamark.training.recipe import Augment
+
+if TYPE_CHECKING:
+    from octamark.synthesis.caricature import Caricatures
+
+_GREY = (0.299, 0.587, 0.114)
+_GAMMA = 2.2
+
+
+def similarity(
+    config: Augment, count: int, side: int, size: int, generator: torch.Generator, zoom: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Random similarities from points of the crop to points of the stored crop.
+
+    Args:
+        side, size: sides of the stored crop and of the network's crop, pixels; without augmentation the crop is the
+            middle of the stored one.
+        zoom: pixels of the stored crop per pixel of the network's, without augmentation.
+
+    Returns:
+        (n, 2, 3) matrices and (n,) booleans, whether the face is mirrored.
+    """
+    angle = torch.deg2rad(_normal(count, generator).clamp(-2.5, 2.5) * config.rotation)
+    scale = torch.exp(_normal(count, generator).clamp(-2.5, 2.5) * config.scale) * zoom
+    shift = torch.randn(count, 2, generator=generator).clamp(-2.5, 2.5) * config.shift * (size * zoom)
+    mirrored = torch.rand(count, generator=generator) < config.mirror
+    sign = torch.where(mirrored, -1.0, 1.0)
+    cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
+    linear = torch.stack([torch.stack([cos * sign, -sin], -1), torch.stack([sin * sign, cos], -1)], 1)  # n, 2, 2
+    middle = torch.full((2,), size / 2 - 0.5)
+    offset = (side / 2 - 0.5) + shift - linear @ middle
+    return torch.cat([linear, offset[:, :, None]], dim=2), mirrored
+
+
+def _normal(count: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(count, generator=generator)
+
+
+def _some(share: float, count: int, generator: torch.Generator) -> Tensor:
+    """Indices of a random share of the batch."""
+    return torch.nonzero(torch.rand(count, generator=generator) < share)[:, 0]
+
+
+def colours(pictures: Tensor, config: Augment, generator: torch.Generator) -> Tensor:
+    """Brightness, contrast, saturation, channel gains and grey, as one 3x3 matrix and offset per picture."""
+    count, device = len(pictures), pictures.device
+    grey = torch.tensor(_GREY).expand(3, 3)
+    saturation = torch.exp(_normal(count, generator) * config.colour)
+    saturation[_some(config.grey, count, generator)] = 0.0
+    gains = torch.exp(torch.randn(count, 3, generator=generator) * config.colour * 0.4)
+    matrix = saturation[:, None, None] * (torch.eye(3) - grey) + grey  # n, 3, 3
+    matrix = gains[:, :, None] * matrix * torch.exp(_normal(count, generator) * config.contrast)[:, None, None]
+    offset = (_normal(count, generator) * config.brightness * 0.6)[:, None] + 0.5 - 0.5 * matrix.sum(dim=2)
+    flat = torch.baddbmm(offset.to(device)[:, :, None], matrix.to(device), pictures.flatten(2))
+    return flat.view(pictures.shape).clamp_(0.0, 1.0)
+
+
+def blur(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian blur, its own sigma for each picture, up to 1.5 % of the side."""
+    side = pictures.shape[-1]
+    largest = 0.015 * side
+    sigma = (torch.rand(len(pictures), 1, generator=generator) * (largest - 0.3) + 0.3).to(pictures.device)
+    kernel = 2 * math.ceil(2 * largest) + 1
+    return kornia.filters.gaussian_blur2d(pictures, (kernel, kernel), sigma.expand(-1, 2))
+
+
+def low_resolution(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Shrunk to a fifth up to two thirds of the side and back, one size a batch."""
+    share = 0.2 + 0.47 * float(torch.rand(1, generator=generator))
+    side = pictures.shape[-1]
+    small = F.interpolate(pictures, size=max(8, round(side * share)), mode="bilinear", antialias=True)
+    return F.interpolate(small, size=side, mode="bilinear")
+
+
+def noise(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal noise of a standard deviation up to 0.08, its own for each picture."""
+    sigma = torch.rand(len(pictures), 1, 1, 1, generator=generator) * 0.08
+    drawn = torch.randn(pictures.shape, generator=generator)
+    return (pictures + (drawn * sigma).to(pictures.device)).clamp_(0.0, 1.0)
+
+
+def jpeg(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Real JPEG quantisation at qualities 8 to 60."""
+    quality = (8 + 52 * torch.rand(len(pictures), generator=generator)).to(pictures.device)
+    return kornia.enhance.jpeg_codec_differentiable(pictures, quality).clamp_(0.0, 1.0)
+
+
+def sensor(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """As a small camera takes them in little light: reduced to a seventh up to a half of the side (one size a batch),
+    blurred by motion, with the noise of 40 to 1,000 photons and of reading them, half of them grey, and enlarged again.
+    """
+    count, side, device = len(pictures), pictures.shape[-1], pictures.device
+    share = 0.15 + 0.35 * float(torch.rand(1, generator=generator))
+    small = F.interpolate(pictures, size=max(8, round(side * share)), mode="bilinear", antialias=True)
+    light = small.clamp(0.0, 1.0) ** _GAMMA
+    angle = (360 * torch.rand(count, generator=generator)).to(device)
+    moving = (torch.rand(count, 1, 1, 1, generator=generator) < 0.5).to(device)
+    light = torch.where(moving, kornia.filters.motion_blur(light, 3, angle, torch.zeros_like(angle)), light)
+    photons = 40 * 25 ** torch.rand(count, 1, 1, 1, generator=generator)
+    reading = 0.02 * torch.rand(count, 1, 1, 1, generator=generator)
+    drawn = torch.randn(light.shape, generator=generator)
+    grey = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
+    drawn, weights = torch.where(grey, drawn[:, :1], drawn), light.new_tensor(_GREY).reshape(1, 3, 1, 1)
+    light = torch.where(grey.to(device), (light * weights).sum(dim=1, keepdim=True), light)
+    photons, reading, drawn = photons.to(device), reading.to(device), drawn.to(device)
+    seen = light + drawn * torch.sqrt(light / photons + reading**2)
+    return F.interpolate(seen.clamp(0.0, 1.0) ** (1 / _GAMMA), size=side, mode="bilinear")
+
+
+def sharpen(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Unsharp masking as cameras do it, halos included: up to twice the difference from a blurred copy is added."""
+    amount = (torch.rand(len(pictures), 1, 1, 1, generator=generator) * 2).to(pictures.device)
+    soft = kornia.filters.gaussian_blur2d(pictures, (7, 7), (1.2, 1.2))
+    return (pictures + amount * (pictures - soft)).clamp_(0.0, 1.0)
+
+
+def occlude(pictures: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
+    """One rectangle per picture, filled with one colour, with coarse noise, or with a piece of another picture."""
+    count, _, height, width = pictures.shape
+    device = pictures.device
+    sides = 0.15 + 0.35 * torch.rand(count, 2, generator=generator)  # shares of height and width
+    corner = torch.rand(count, 2, generator=generator) * (1.1 - sides) - 0.05
+    rows = (torch.arange(height) + 0.5) / height
+    columns = (torch.arange(width) + 0.5) / width
+    inside_rows = (rows >= corner[:, :1]) & (rows < corner[:, :1] + sides[:, :1])
+    inside_columns = (columns >= corner[:, 1:]) & (columns < corner[:, 1:] + sides[:, 1:])
+    mask = (inside_rows[:, None, :, None] & inside_columns[:, None, None, :]).to(device)
+    plain = torch.rand(count, 3, 1, 1, generator=generator).to(device)
+    grain = F.interpolate(torch.rand(count, 3, 16, 16, generator=generator).to(device), size=(height, width))
+    kind = torch.rand(count, 1, 1, 1, generator=generator).to(device)
+    cover = torch.where(kind < 0.35, plain, torch.where(kind < 0.5, grain, others.roll(height // 3, dims=2)))
+    return torch.where(mask, cover, pictures)
+
+
+def augment(
+    pictures: Tensor,
+    landmarks: Tensor,
+    *,
+    config: Augment,
+    mirror: Tensor,
+    size: int,
+    generator: torch.Generator,
+    caricatures: Caricatures | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A training batch from stored faces.
+
+    Args:
+        pictures: (n, 3, s, s) uint8 stored crops.
+        landmarks: (n, M, 2) pixels of the stored crops.
+        mirror: (M,) the layout's mirror permutation.
+        size: side of the network's input.
+        generator: on the CPU; the batch depends on its state alone.
+        caricatures: turns some of the faces into caricatures.
+
+    Returns:
+        Pictures (n, 3, size, size) float32 in 0..1, the same views undamaged, and landmarks (n, M, 2) in their pixels.
+    """
+    count, device = len(pictures), pictures.device
+    matrices, mirrored = (x.to(device) for x in similarity(config, count, pictures.shape[-1], size, generator))
+    mirror = mirror.to(device)
+    points = move_points(landmarks, matrices, mirrored, mirror)
+    plain = cut(pictures, matrices, size)
+    if caricatures is not None:
+        chosen = _some(caricatures.settings.share, count, generator).to(device)
+        if len(chosen):
+            drawn = caricatures(pictures[chosen], landmarks[chosen], matrices[chosen], size, generator)
+            plain[chosen] = drawn.pictures
+            points[chosen] = move_points(drawn.landmarks, drawn.matrices, mirrored[chosen], mirror)
+    return damaged(plain, config, generator), plain, points
+
+
+def damaged(pictures: Tensor, config: Augment, generator: torch.Generator) -> Tensor:
+    """Crops (n, 3, size, size) in 0..1 with other colours, and shares of them occluded and damaged."""
+    count, device = len(pictures), pictures.device
+    out = colours(pictures, config, generator)
+    covered = _some(config.occlusion, count, generator).to(device)
+    if len(covered):
+        out[covered] = occlude(out[covered], out.roll(1, dims=0)[covered], generator)
+    for share, damage in (
+        (config.blur, blur),
+        (config.low_resolution, low_resolution),
+        (config.sensor, sensor),
+        (config.sharpen, sharpen),
+        (config.noise, noise),
+        (config.jpeg, jpeg),
+    ):
+        chosen = _some(share, count, generator).to(device) if share else ()
+        if len(chosen):
+            out[chosen] = damage(out[chosen], generator)
+    return out

@@ -1,0 +1,225 @@
+"""The close look: when it is taken, what it changes, and pictures that are not as pictures should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import octamark
+from octamark import ConfigError, Landmarker, WeightsError, models
+from octamark.geometry import apply, invert, landmark_boxes
+from octamark.inference.refiner import WARRANTED, WORSE, Coarse, Refiner
+from octamark.models.calibration import CONFIDENCE_SHARE
+
+Picture = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def refiner() -> Refiner:
+    return Refiner(threads=1)
+
+
+@pytest.fixture(scope="module")
+def always() -> Landmarker:
+    return octamark.load("small", refine="always", threads=1)
+
+
+@pytest.fixture(scope="module")
+def never() -> Landmarker:
+    return octamark.load("small", refine="never", threads=1)
+
+
+@pytest.fixture(scope="module")
+def large(photograph: Picture) -> Picture:
+    """The portrait's face, about 400 pixels wide: enlarged, no detail added."""
+    return np.asarray(cv2.resize(photograph[:240, 100:340], None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def test_the_released_regions_belong_to_the_released_model(refiner: Refiner) -> None:
+    assert refiner.card.look == models.REGIONS_MODEL
+    assert refiner.card.name == models.REGIONS
+    assert len(models.read(models.REGIONS)) < 4e6
+    assert refiner.card.terms
+    assert refiner.card.scores["validation NME, %, label boxes, 201 faces"] > 0
+
+
+def test_auto_refines_large_faces_of_the_model_it_was_made_for(
+    never: Landmarker, always: Landmarker, photograph: Picture, large: Picture
+) -> None:
+    auto = octamark.load("small", threads=1)
+    assert auto.refine == "auto"
+    for picture, refined in ((large, True), (cv2.resize(photograph, (128, 128)), False)):
+        expected = (always if refined else never)(picture)
+        found = auto(picture)
+        assert len(found) == 1
+        side = np.hypot(*found.crops[0, :, 0]) * auto.card.crop.size
+        assert (side >= WARRANTED * auto.card.crop.size) == refined
+        np.testing.assert_array_equal(found.landmarks, expected.landmarks)
+        np.testing.assert_array_equal(found.spread, expected.spread)
+        np.testing.assert_array_equal(found.confidence, expected.confidence)
+    assert np.abs(always(large).landmarks - never(large).landmarks).max() > 0.5
+    assert octamark.load("nano", threads=1).refiner is None
+    assert octamark.load("nano", refine="always", threads=1).refiner is not None
+
+
+def test_auto_keeps_the_first_look_where_the_closer_one_is_less_sure(
+    never: Landmarker, always: Landmarker, large: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = octamark.load("small", threads=1)
+    assert auto.refiner is not None
+    refine, ratio = auto.refiner, float(always(large).spread.mean() / never(large).spread.mean())
+    for factor, kept in ((0.9 * WORSE / ratio, always), (1.1 * WORSE / ratio, never)):
+        monkeypatch.setattr(
+            auto, "refiner", lambda *args, f=factor: [one._replace(spread=f * one.spread) for one in refine(*args)]
+        )
+        np.testing.assert_array_equal(auto(large).landmarks, kept(large).landmarks)
+
+
+def test_places_read_off_the_picture(always: Landmarker, large: Picture) -> None:
+    (face,) = always(large)
+    places = {
+        "right_eye": (102.5, 101.0),
+        "left_eye": (146.0, 103.0),
+        "nose": (124.0, 123.0),
+        "outer_mouth": (124.0, 145.0),
+    }
+    for part, place in places.items():
+        np.testing.assert_allclose(face[part].mean(axis=0) / 4, place, atol=6, err_msg=part)
+    assert 0.5 < face.spread.mean() < 14
+    assert face.confidence.mean() > 0.6
+
+
+def test_confidence_follows_the_fused_spread(always: Landmarker, large: Picture) -> None:
+    faces = always(large)
+    assert always.refiner is not None
+    radius = CONFIDENCE_SHARE * np.linalg.norm(faces.landmarks[0, 36] - faces.landmarks[0, 45])
+    expected = always.refiner.card.calibration.within(faces.spread[0], radius)
+    np.testing.assert_allclose(faces.confidence[0], expected, atol=1e-4)
+
+
+def test_many_faces_are_refined_as_one_by_one(always: Landmarker, large: Picture) -> None:
+    turned = np.ascontiguousarray(large[:, ::-1])
+    together = always([large, turned, large])
+    for picture, found in zip((large, turned, large), together, strict=True):
+        np.testing.assert_allclose(found.landmarks, always(picture).landmarks, atol=2e-2)
+
+
+def test_a_mirrored_picture_gives_mirrored_points(always: Landmarker, large: Picture) -> None:
+    plain, flipped = always(large), always(np.ascontiguousarray(large[:, ::-1]))
+    back = flipped.landmarks[0, always.layout.mirror] * [-1, 1] + [large.shape[1] - 1, 0]
+    distance = np.linalg.norm(plain.landmarks[0, 36] - plain.landmarks[0, 45])
+    assert np.linalg.norm(back - plain.landmarks[0], axis=1).mean() < 0.03 * distance
+
+
+def test_crops_lie_on_the_points(refiner: Refiner, never: Landmarker, large: Picture) -> None:
+    (face,) = never(large)
+    points, spread = face.landmarks.astype(np.float64), face.spread.astype(np.float64)
+    (transforms,) = refiner.transforms([Coarse(large, points, spread)])
+    for region, transform in zip(refiner.table.regions, transforms, strict=True):
+        inside = apply(invert(transform), points[list(region.landmarks)])
+        assert (inside > 0).all()
+        assert (inside < refiner.card.rule.size - 1).all()
+
+
+@pytest.mark.parametrize(
+    "cut", [(slice(None), slice(0, 560)), (slice(300, None), slice(None)), (slice(0, 520), slice(None))]
+)
+def test_regions_partly_outside_the_picture(always: Landmarker, large: Picture, cut: tuple[slice, slice]) -> None:
+    part = np.ascontiguousarray(large[cut])
+    whole = landmark_boxes(always(large).landmarks[0])
+    offset = np.array([cut[1].start or 0, cut[0].start or 0] * 2)
+    faces = always(part, [whole - offset], box_kind="landmarks")
+    assert np.isfinite(faces.landmarks).all()
+    assert np.isfinite(faces.spread).all()
+    assert (faces.spread > 0).all()
+    assert ((faces.confidence >= 0) & (faces.confidence <= 1)).all()
+
+
+@pytest.mark.parametrize("side", [12, 24, 48])
+def test_tiny_faces(always: Landmarker, never: Landmarker, photograph: Picture, side: int) -> None:
+    """A face of so many pixels, refined on demand: no worse than a few pixels from what the global network says."""
+    box = landmark_boxes(never(photograph).landmarks[0])
+    scale = side / (box[2:] - box[:2]).max()
+    small = np.asarray(cv2.resize(photograph, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+    given = [(box + 0.5) * scale - 0.5]
+    found, coarse = (one(small, given, box_kind="landmarks") for one in (always, never))
+    assert np.linalg.norm(found.landmarks - coarse.landmarks, axis=2).mean() < 0.06 * side
+
+
+def test_profile_with_a_hidden_side(always: Landmarker, large: Picture) -> None:
+    """Half of the face is covered, so that the global network squeezes or guesses it; and a face squeezed sideways."""
+    covered = large.copy()
+    covered[:, :490] = 0
+    narrow = np.asarray(cv2.resize(large, None, fx=0.25, fy=1.0), np.uint8)
+    box = landmark_boxes(always(large).landmarks[0])
+    for picture, given in ((covered, box), (narrow, box * [0.25, 1, 0.25, 1])):
+        faces = always(picture, [given], box_kind="landmarks")
+        assert np.isfinite(faces.landmarks).all()
+        spread = faces.spread[0].mean(axis=1)
+        assert (spread > 0).all()
+    sure, hidden = (always(one, [box], box_kind="landmarks") for one in (large, covered))
+    right_side = [*range(5), *range(17, 22), *range(36, 42)]
+    assert hidden.spread[0, right_side].mean() > 1.5 * sure.spread[0, right_side].mean()
+
+
+def test_twenty_megapixels_with_thirty_faces(always: Landmarker, photograph: Picture) -> None:
+    face = photograph[:240, 100:340]
+    sides = [120, 240, 480, 700]
+    canvas = np.full((3750, 5400, 3), 90, np.uint8)
+    boxes, index = [], 0
+    reference = always(photograph)
+    own = landmark_boxes(reference.landmarks[0]) - [100, 0, 100, 0]
+    for top in range(0, 3750 - 700, 750):
+        for left in range(0, 5400 - 700, 750):
+            side = sides[index % 4]
+            canvas[top : top + side, left : left + side] = cv2.resize(face, (side, side), interpolation=cv2.INTER_CUBIC)
+            boxes.append((own + 0.5) * (side / 240) - 0.5 + [left, top, left, top])
+            index += 1
+    assert len(boxes) >= 28
+    faces = always(canvas, boxes[:30], box_kind="landmarks")
+    assert len(faces) == len(boxes[:30])
+    for number, box in enumerate(boxes[:30]):
+        scale = sides[number % 4] / 240
+        local = (faces.landmarks[number] - [box[0] + 0.5, box[1] + 0.5]) / scale
+        truth = reference.landmarks[0] - [100, 0] - own[:2]
+        assert np.linalg.norm(local - truth, axis=1).mean() < 4, number
+
+
+def test_grey_and_16_bit_pictures(always: Landmarker, large: Picture, tmp_path: Path) -> None:
+    grey = cv2.cvtColor(large, cv2.COLOR_RGB2GRAY)
+    expected = always(np.repeat(grey[:, :, None], 3, axis=2))
+    np.testing.assert_array_equal(always(grey).landmarks, expected.landmarks)
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(always(tmp_path / "deep.png").landmarks, expected.landmarks)
+
+
+def test_no_face_and_wrong_arguments(always: Landmarker) -> None:
+    assert len(always(np.zeros((900, 900, 3), np.uint8))) == 0
+    with pytest.raises(ConfigError, match="refine 'yes'; allowed: auto, always, never"):
+        octamark.load("small", refine="yes")  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match="unknown model 'region'; models: regions, or the path"):
+        octamark.load("small", refine="always", regions="region")
+    with pytest.raises(WeightsError, match="nano: a model for whole faces, no regional network"):
+        Refiner("nano")
+    with pytest.raises(WeightsError, match="regions: a regional network, which goes beside a model"):
+        octamark.load("regions")
+
+
+def test_another_layout_is_refused_or_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = models.parse_card
+    other = lambda text, source: real(text, source).model_copy(update={"layout": "other.toml"})  # noqa: E731
+    five = (octamark.layouts.__file__ or "").replace("__init__.py", "ibug68.toml")
+    table = Path(five).read_text().replace('name = "ibug68"', 'name = "other"')
+    (tmp_path / "other.toml").write_text(table)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "parse_card", other)
+    assert octamark.load("small", threads=1).refiner is None
+    with pytest.raises(WeightsError, match="reads regions of layout ibug68, but small finds points of other"):
+        octamark.load("small", refine="always")
+    with pytest.raises(WeightsError, match="reads regions of layout ibug68"):
+        octamark.load("small", regions=models.read(models.REGIONS))  # one's own, so asked for

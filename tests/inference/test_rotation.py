@@ -1,0 +1,337 @@
+"""The second look: shots turned about the centre, and a real face in any position."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import octamark
+from octamark import ConfigError, FaceDetector, Landmarker
+from octamark.geometry import apply, best_overlap, crop_transform, tilt, upright_square
+from octamark.inference.landmarker import shifted
+from octamark.inference.rotation import Look, SecondLook, Shot
+from octamark.layouts import layout
+from octamark.models import CropRule
+from octamark.nets.shape import ShapeCorrection
+from octamark.training.starting import RELEASES, trained_shape
+
+Picture = NDArray[np.uint8]
+F64 = NDArray[np.float64]
+IBUG = layout("ibug68")
+BLACK = np.zeros((8, 8, 3), np.uint8)
+RULE = CropRule(size=64, margin=1.25, detector_scale=1.0, detector_shift=(0, 0), detector_residual=(0, 0, 0))
+
+
+def rotation(degrees: float) -> F64:
+    """Clockwise as seen, y down."""
+    a = np.deg2rad(degrees)
+    return np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
+
+
+@pytest.mark.parametrize("angle", [90.0, 180.0, 270.0, 33.0])
+def test_a_shot_turns_about_the_centre(angle: float) -> None:
+    """Every pixel of the turned crop shows what lies turned about the box's centre, not about the crop's own."""
+    centre = np.array([110.0, 70.0])
+    shot = Shot(BLACK, crop_transform(np.array([100.0, 90.0, 80.0]), 64, 12.0), centre)
+    turned = shot.turned(angle)
+    pixels = np.array([[0.0, 0.0], [63.0, 0.0], [31.5, 31.5], [10.0, 50.0]])
+    expected = (apply(shot.transform, pixels) - centre) @ rotation(angle).T + centre
+    np.testing.assert_allclose(apply(turned.transform, pixels), expected, atol=1e-9)
+    assert (turned.angle - shot.angle - angle) % 360 == pytest.approx(0, abs=1e-9) or (
+        (turned.angle - shot.angle - angle) % 360
+    ) == pytest.approx(360)
+    assert turned.centre is shot.centre
+    np.testing.assert_allclose(shot.turned(angle).turned(360 - angle).transform, shot.transform, atol=1e-9)
+
+
+@pytest.mark.parametrize("angle", [-150.0, -40.0, 0.0, 25.0, 90.0, 179.0])
+def test_tilt_and_the_square_that_stands_upright(angle: float) -> None:
+    face = (IBUG.diagram.astype(np.float64) - 0.5) * 80 @ rotation(angle).T + (300, 200)
+    assert tilt(face, IBUG.diagram) == pytest.approx(angle, abs=1e-6)
+    transform = crop_transform(upright_square(face, angle, 1.25), 100, angle)
+    inverse = np.linalg.inv(transform[:, :2])
+    seen = (face - transform[:, 2]) @ inverse.T
+    assert tilt(seen, IBUG.diagram) == pytest.approx(0, abs=1e-6)
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    np.testing.assert_allclose((low + high) / 2, 49.5, atol=1e-6)  # in the middle, with the margin of training
+    assert (high - low).max() == pytest.approx(80)
+
+
+class Scripted:
+    """A network that knows where the face is and how it leans: the surer, the more upright the crop."""
+
+    def __init__(self, face: F64, lean: float) -> None:
+        self.face, self.lean, self.read = face, lean, 0
+
+    def __call__(self, shots: list[Shot]) -> list[Look]:
+        self.read += len(shots)
+        looks = []
+        for shot in shots:
+            away = abs((self.lean - shot.angle + 180) % 360 - 180)
+            sure = np.full(68, max(0.05, 1 - away / 90), np.float32)
+            found = self.face if away < 60 else self.face.mean(axis=0) + (IBUG.diagram - 0.5)  # lost: upright and tiny
+            looks.append(Look(found, np.ones((68, 2)), sure))
+        return looks
+
+
+def looked(lean: float, mode: str) -> tuple[Shot, Look, int]:
+    face = (IBUG.diagram.astype(np.float64) - 0.5) * 80 @ rotation(lean).T + (300, 200)
+    network = Scripted(face, lean)
+    shots = [Shot(BLACK, crop_transform(np.array([300.0, 200.0, 100.0]), 64), np.array([300.0, 200.0]))]
+    looks = network(shots)
+    SecondLook(network, IBUG, RULE, mode).improve(shots, looks)  # type: ignore[arg-type]
+    return shots[0], looks[0], network.read
+
+
+def test_only_what_needs_it_is_read_again() -> None:
+    assert looked(10.0, "auto")[2] == 1
+    assert looked(10.0, "never")[2] == 1
+    assert looked(10.0, "always")[2] == 2
+    assert looked(40.0, "auto")[2] == 2
+    shot, look, read = looked(180.0, "auto")
+    assert read == 1 + 3 + 1  # once, three quarter turns, and upright around the best
+    assert look.sureness > 0.99
+    assert abs(shot.angle) == pytest.approx(180)
+    assert looked(180.0, "never")[1].sureness < 0.1
+
+
+@pytest.mark.parametrize("lean", [-35.0, 50.0, 100.0, -120.0, 160.0])
+def test_any_lean_ends_upright(lean: float) -> None:
+    shot, look, _ = looked(lean, "auto")
+    assert look.sureness > 0.98
+    assert (shot.angle - lean + 180) % 360 - 180 == pytest.approx(0, abs=1)
+
+
+def test_a_worse_second_look_is_thrown_away() -> None:
+    """Points that lean although the face does not: the upright crop is less sure, and the first reading stays."""
+    face = (IBUG.diagram.astype(np.float64) - 0.5) * 80 @ rotation(50).T + (300, 200)
+    shots = [Shot(BLACK, crop_transform(np.array([300.0, 200.0, 100.0]), 64), np.array([300.0, 200.0]))]
+    first = Look(face, np.ones((68, 2)), np.full(68, 0.7, np.float32))
+    looks, kept = [first], shots[0]
+
+    def unsure(some: list[Shot]) -> list[Look]:
+        return [Look(face, np.ones((68, 2)), np.full(68, 0.6, np.float32)) for _ in some]
+
+    SecondLook(unsure, IBUG, RULE, "auto").improve(shots, looks)
+    assert looks[0] is first
+    assert shots[0] is kept
+
+
+def test_every_face_keeps_its_own_reading() -> None:
+    """Of several faces, those that lean are replaced, each by its own."""
+    leans = [0.0, 45.0, 10.0, 180.0, -60.0]
+    faces = [(IBUG.diagram.astype(np.float64) - 0.5) * 80 @ rotation(a).T + (300 * i, 200) for i, a in enumerate(leans)]
+    networks = [Scripted(face, lean) for face, lean in zip(faces, leans, strict=True)]
+
+    def network(shots: list[Shot]) -> list[Look]:
+        return [networks[round(float(shot.centre[0]) / 300)]([shot])[0] for shot in shots]
+
+    centres = [np.array([300.0 * i, 200.0]) for i in range(5)]
+    shots = [Shot(BLACK, crop_transform(np.array([*centre, 100.0]), 64), centre) for centre in centres]
+    looks = network(shots)
+    SecondLook(network, IBUG, RULE, "auto").improve(shots, looks)
+    for look, face in zip(looks, faces, strict=True):
+        np.testing.assert_allclose(look.landmarks, face)
+
+
+# A real face
+
+
+@pytest.fixture(scope="module")
+def small() -> Landmarker:
+    return octamark.load("small", threads=1)
+
+
+@pytest.fixture(scope="module")
+def straight(small: Landmarker, photograph: Picture) -> tuple[F64, F64, float]:
+    """The photograph's box (4,), its points (68, 2), and the inter-ocular distance."""
+    faces = small(photograph)
+    points = faces.landmarks[0].astype(np.float64)
+    return faces.boxes[0].astype(np.float64), points, float(IBUG.distance(points, "inter-ocular"))
+
+
+def carried_box(matrix: F64, box: F64) -> F64:
+    """The square that a detector would give for the same face in a turned picture: same size, centre carried over."""
+    centre = apply(matrix, (box[:2] + box[2:]) / 2)
+    half = np.sqrt((box[2:] - box[:2]).prod()) / 2
+    return np.array([*(centre - half), *(centre + half)])
+
+
+def warped(picture: Picture, degrees: float) -> tuple[Picture, F64]:
+    """The picture turned clockwise about its middle on a larger canvas, and the transform of its points."""
+    side = 760
+    middle = np.array([(picture.shape[1] - 1) / 2, (picture.shape[0] - 1) / 2])
+    turn = rotation(degrees)
+    matrix = np.concatenate([turn, ((side - 1) / 2 - turn @ middle)[:, None]], axis=1)
+    return np.asarray(cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_CUBIC), np.uint8), matrix
+
+
+@pytest.mark.parametrize("degrees", [-60.0, 0.0, 30.0, 60.0, 90.0, 135.0, 180.0, 270.0])
+def test_a_turned_face_is_read_as_well(
+    small: Landmarker, photograph: Picture, straight: tuple[F64, F64, float], degrees: float
+) -> None:
+    box, points, eyes = straight
+    picture, matrix = warped(photograph, degrees)
+    faces = small(picture, carried_box(matrix, box)[None])
+    away = np.linalg.norm(faces.landmarks[0] - apply(matrix, points), axis=1)
+    assert away.mean() < 0.04 * eyes
+    assert faces.confidence.mean() > 0.7
+    assert abs((tilt(faces.landmarks[0], points) - degrees + 180) % 360 - 180) < 3
+    linear = faces.crops[0, :, :2]
+    found = np.rad2deg(np.arctan2(linear[1, 0], linear[0, 0]))
+    assert abs((found - degrees + 180) % 360 - 180) < 35
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_quarter_turns_of_the_picture(
+    small: Landmarker, photograph: Picture, straight: tuple[F64, F64, float], turns: int
+) -> None:
+    """np.rot90 turns counter-clockwise: (x, y) of a picture W wide goes to (y, W - 1 - x)."""
+    box, points, eyes = straight
+    corners = box.reshape(2, 2)
+    picture = photograph
+    for _ in range(turns):
+        points, corners = (np.stack([p[:, 1], picture.shape[1] - 1 - p[:, 0]], axis=1) for p in (points, corners))
+        picture = np.ascontiguousarray(np.rot90(picture))
+    turned_box = [*corners.min(axis=0), *corners.max(axis=0)]
+    faces = small(picture, [turned_box])
+    assert np.linalg.norm(faces.landmarks[0] - points, axis=1).mean() < 0.04 * eyes
+    never = octamark.load("small", threads=1, upright="never")(picture, [turned_box])
+    assert np.linalg.norm(never.landmarks[0] - points, axis=1).mean() > 0.2 * eyes
+    assert never.confidence.mean() < faces.confidence.mean() - 0.2
+    assert abs(never.crops[0, 1, 0]) < 1e-12  # its crop was never turned
+
+
+def test_spread_turns_with_the_face(small: Landmarker, photograph: Picture, straight: tuple[F64, F64, float]) -> None:
+    """In a picture on its side, spread along x is what spread along y was."""
+    box, _, _ = straight
+    upright = small(photograph, box[None]).spread[0]
+    picture, matrix = warped(photograph, 90)
+    lying = small(picture, carried_box(matrix, box)[None]).spread[0]
+    assert np.corrcoef(lying[:, 0], upright[:, 1])[0, 1] > 0.9
+    assert np.corrcoef(lying[:, 1], upright[:, 0])[0, 1] > 0.9
+    np.testing.assert_allclose(lying[:, ::-1].mean(axis=0), upright.mean(axis=0), rtol=0.15)
+
+
+def test_turned_faces_in_a_batch_equal_one_by_one(
+    small: Landmarker, photograph: Picture, straight: tuple[F64, F64, float]
+) -> None:
+    box = straight[0]
+    turned = [warped(photograph, degrees) for degrees in (0, 40, 180)]
+    pictures = [picture for picture, _ in turned]
+    boxes = [carried_box(matrix, box)[None] for _, matrix in turned]
+    boxes[1] = np.concatenate([boxes[1], boxes[1] + 9])
+    together = small(pictures, boxes, heatmaps=True)
+    for picture, given, faces in zip(pictures, boxes, together, strict=True):
+        alone = small(picture, given, heatmaps=True)
+        for name in ("landmarks", "spread", "confidence", "crops", "heatmaps"):
+            np.testing.assert_allclose(getattr(faces, name), getattr(alone, name), atol=2e-3, err_msg=name)
+
+
+def test_heatmaps_belong_to_the_turned_crop(
+    small: Landmarker, photograph: Picture, straight: tuple[F64, F64, float]
+) -> None:
+    picture, matrix = warped(photograph, 180)
+    faces = small(picture, carried_box(matrix, straight[0])[None], heatmaps=True)
+    assert faces.heatmaps is not None
+    maps = faces.heatmaps[0].astype(np.float64)
+    rows, columns = np.mgrid[0 : maps.shape[1], 0 : maps.shape[2]]
+    means = np.stack([(maps * columns).sum(axis=(1, 2)), (maps * rows).sum(axis=(1, 2))], axis=1)
+    saved = trained_shape(RELEASES / "small.safetensors")
+    assert saved is not None
+    step = (saved.weight.abs().amax(dim=0) / 127).half().double()  # as int8, like the file
+    shape = ShapeCorrection(saved.mean.double(), (saved.weight / step).round() * step)
+    inside = shape(torch.from_numpy((means + 0.5) * 4 - 0.5)[None]).numpy()
+    points = shifted(apply(faces.crops[0], inside[0])[None], small.card.offset, small.layout)
+    np.testing.assert_allclose(points, faces.landmarks, atol=0.05)
+
+
+class _Marked(FaceDetector):
+    """Finds the bright rectangle, but only while its red side is at the left: a face that it knows upright alone."""
+
+    def _look(self, picture: Picture, side: int, border: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        rows, columns = np.nonzero(picture[:, :, 1] > 100)
+        red = np.nonzero(picture[:, :, 0] == 255)
+        box = np.array([[columns.min(), rows.min(), columns.max(), rows.max()]], np.float32)
+        seen = red[1].max() == box[0, 0] and len(set(red[1])) == 1
+        return (box, np.ones(1, np.float32)) if seen else (box[:0], np.ones(0, np.float32))
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3])
+def test_boxes_of_lying_faces_are_carried_back_exactly(turns: int) -> None:
+    upright = np.zeros((90, 160, 3), np.uint8)  # not square, so that width and height cannot be mixed up
+    upright[20:41, 100:131, 1] = 200
+    upright[20:41, 100, 0] = 255
+    picture = np.ascontiguousarray(np.rot90(upright, turns))
+    rows, columns = np.nonzero(picture[:, :, 1])
+    boxes, scores = _Marked()(picture)
+    np.testing.assert_array_equal(boxes, [[columns.min(), rows.min(), columns.max(), rows.max()]])
+    assert scores.tolist() == [1.0]
+
+
+def test_faces_on_their_heads_have_no_quarter_look() -> None:
+    """The detector itself sees those; nothing is made up where no look finds anything."""
+    upright = np.zeros((90, 160, 3), np.uint8)
+    upright[20:41, 100:131, 1] = 200
+    upright[20:41, 100, 0] = 255
+    boxes, scores = _Marked()(np.ascontiguousarray(np.rot90(upright, 2)))
+    assert (boxes.shape, scores.shape) == ((0, 4), (0,))
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_the_detector_finds_a_real_face_that_lies(photograph: Picture, turns: int) -> None:
+    wide = np.ascontiguousarray(photograph[:400])
+    detector = FaceDetector()
+    corners = detector(wide)[0][0].astype(np.float64).reshape(2, 2)
+    picture = wide
+    for _ in range(turns):
+        corners = np.stack([corners[:, 1], picture.shape[1] - 1 - corners[:, 0]], axis=1)
+        picture = np.ascontiguousarray(np.rot90(picture))
+    boxes, _ = detector(picture)
+    assert len(boxes) == 1
+    expected = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+    assert best_overlap(boxes, expected) == 0
+    centre = (boxes[0, :2] + boxes[0, 2:]) / 2
+    assert np.linalg.norm(centre - (expected[:2] + expected[2:]) / 2) < 0.15 * (expected[2:] - expected[:2]).max()
+
+
+def test_a_face_on_its_side_is_found_and_read(small: Landmarker, photograph: Picture) -> None:
+    expected = small(photograph)
+    for turns in (1, 3):
+        faces = small(np.ascontiguousarray(np.rot90(photograph, turns)))
+        assert len(faces) == 1
+        points = expected.landmarks[0].astype(np.float64)
+        for _ in range(turns):
+            points = np.stack([points[:, 1], 511 - points[:, 0]], axis=1)
+        eyes = IBUG.distance(points, "inter-ocular")
+        assert np.linalg.norm(faces.landmarks[0] - points, axis=1).mean() < 0.05 * eyes
+
+
+def test_unknown_modes_are_named() -> None:
+    with pytest.raises(ConfigError, match="upright 'maybe'; allowed: auto, always, never"):
+        octamark.load("nano", upright="maybe")  # type: ignore[arg-type]
+
+
+def test_a_face_that_seems_upright_is_not_turned_for_a_little() -> None:
+    """A quarter turn that makes an unsure reading hardly surer is chance; for a lost face it is not."""
+    face = (IBUG.diagram.astype(np.float64) - 0.5) * 40 + 32
+
+    def look_with(gain: float) -> SecondLook:
+        def look(shots: list[Shot]) -> list[Look]:
+            return [
+                Look(apply(shot.transform, face), np.ones((68, 2)), np.full(68, 0.3 + gain, np.float32))
+                for shot in shots
+            ]
+
+        return SecondLook(look, IBUG, RULE, "auto")
+
+    still = Shot(BLACK, crop_transform(np.array([50.0, 50.0, 64.0]), 64), np.array([50.0, 50.0]))
+    for gain, turns in ((0.1, False), (0.2, True)):
+        shots = [still]
+        looks = [Look(apply(still.transform, face), np.ones((68, 2)), np.full(68, 0.3, np.float32))]
+        look_with(gain).improve(shots, looks)
+        assert (looks[0].sureness > 0.3) is turns
+        assert (shots[0] is still) is not turns

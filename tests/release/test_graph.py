@@ -1,0 +1,327 @@
+"""Torch against ONNX Runtime: folding, the merged stem, calibration, storage, the card."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import nn
+
+from networks import lively
+from octamark import models
+from octamark.datasets import w300
+from octamark.errors import WeightsError
+from octamark.geometry import crop, crop_transform, detector_squares
+from octamark.inference.detector import FaceDetector
+from octamark.layouts import layout, parse
+from octamark.models import CropRule, ModelCard, parse_card
+from octamark.models.calibration import KNOTS, RATIOS, Calibration
+from octamark.nets import heatmaps
+from octamark.nets.network import STRIDE, NetworkConfig, OctaveNetwork
+from octamark.nets.shape import ShapeCorrection
+from octamark.release.graph import recalibrated, to_onnx
+from octamark.release.model import load_network
+from octamark.release.predictor import Predictor, calibration_constants, fold_norms
+from octamark.training import recipe as config_module
+from octamark.training.data import FaceStore, centre_crops
+from octamark.training.recipe import Config
+from octamark.training.starting import trained_shape
+
+RELEASES = models.blobs()
+
+
+IBUG = layout("ibug68")
+AS_FOUND = nn.Identity()
+
+FIVE = parse(
+    {
+        "name": "five", "title": "five", "count": 5, "parts": {"right_eye": [0], "left_eye": [1], "nose": [2],
+        "mouth": [3, 4]}, "edges": [], "mirror": [[0, 1], [3, 4]], "normalisers": {}, "global": [], "eyes": {},
+        "regions": {}, "diagram": [[0.2, 0.2], [0.8, 0.2], [0.5, 0.5], [0.3, 0.8], [0.7, 0.8]],
+    },
+    "five",
+)  # fmt: skip
+"""A layout without inter-ocular points."""
+
+
+def calibration(points: int = 68, seed: int = 0) -> Calibration:
+    """A calibration of which no number is plain, within the spreads that an untrained network gives."""
+    rng = np.random.default_rng(seed)
+    knots = np.cumsum(rng.uniform(0.5, 3, (KNOTS - 1, 2)), axis=0)
+    ratios = np.cumsum(rng.uniform(0.01, 0.4, (RATIOS - 1, 2)), axis=0)
+    ratios[:, 1] /= ratios[-1, 1]
+    return Calibration.model_validate(
+        {
+            "gain": rng.uniform(0.3, 1.6, (points, 2)).tolist(), "own": 0.8, "face": 0.3,
+            "knots": [(0.0, 0.0), *knots.tolist()], "ratios": [(0.0, 0.0), *ratios.tolist()],
+        }
+    )  # fmt: skip
+
+
+def card(size: int = 256, fitted: Calibration | None = None) -> ModelCard:
+    rule = CropRule(size=size, margin=1.25, detector_scale=1.14, detector_shift=(0, 0.15), detector_residual=(0, 0, 0))
+    return ModelCard(
+        name="x", layout="ibug68", parameters=1, width=8, crop=rule, calibration=fitted or Calibration.identity(68),
+        normaliser="inter-ocular", scores={}, training_data="none", terms="none", recipe={}, version="0",
+    )  # fmt: skip
+
+
+def expected(network: OctaveNetwork, crops: NDArray[np.uint8], shape: nn.Module = AS_FOUND) -> heatmaps.Points:
+    with torch.no_grad():
+        maps = network(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255)
+        points = heatmaps.to_input_pixels(heatmaps.decode(heatmaps.probabilities(maps)), STRIDE)
+        return points._replace(position=shape(points.position))
+
+
+def run(data: bytes, crops: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    """Landmarks, spread, confidence, heatmaps."""
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return session.run(["landmarks", "spread", "confidence", "heatmaps"], {"crops": crops})  # type: ignore[no-any-return]
+
+
+def card_of(data: bytes) -> ModelCard:
+    held = onnxruntime.InferenceSession(data).get_modelmeta().custom_metadata_map
+    return parse_card(held["octamark"], "a weight file")
+
+
+def stated(one: Calibration, points: NDArray[np.floating], spread: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The confidence of 68 points with those calibrated spreads, in numpy."""
+    radius = 0.05 * np.linalg.norm(points[:, 36] - points[:, 45], axis=1)[:, None]
+    return one.within(spread, radius)
+
+
+VARIANTS = [
+    NetworkConfig(width=8),
+    NetworkConfig(width=8, upsample="transposed"),
+    NetworkConfig(width=8, stem=8),
+    NetworkConfig(width=8, alpha=0.5, landmarks=5),
+    NetworkConfig(width=8, alpha=0.0, attention=False),
+    NetworkConfig(width=8, alpha=1.0, attention=False),
+]
+
+
+@cache
+def exported(config: NetworkConfig) -> tuple[OctaveNetwork, bytes]:
+    """A lively network and its float32 export, with :func:`calibration`."""
+    network, fitted = lively(config), calibration(config.landmarks)
+    predictor = Predictor(network, 1.0, (IBUG, FIVE)[config.landmarks == 5], fitted)
+    return network, to_onnx(predictor, card(64), storage="float32")
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=str)
+def test_the_graph_computes_what_torch_computes(config: NetworkConfig) -> None:
+    network, data = exported(config)
+    crops = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    truth = expected(network, crops)
+    one, fitted = (IBUG, FIVE)[config.landmarks == 5], calibration(config.landmarks)
+    landmarks, spread, confidence, maps = run(data, crops)
+    np.testing.assert_allclose(landmarks, truth.position, atol=0.01)
+    np.testing.assert_allclose(spread, fitted.spread(truth.spread.numpy()), atol=0.01)
+    if one is IBUG:
+        np.testing.assert_allclose(confidence, stated(fitted, landmarks, spread), atol=1e-4)
+    else:  # without eyes: half the root of the landmark box's area
+        radius = 0.05 * 0.5 * np.sqrt(np.ptp(landmarks, axis=1).prod(axis=1))[:, None]
+        np.testing.assert_allclose(confidence, fitted.within(spread, radius), atol=1e-4)
+    assert confidence.shape == (3, config.landmarks)
+    assert maps.shape == (3, config.landmarks, 16, 16)
+    np.testing.assert_allclose(maps.sum(axis=(2, 3)), 1, atol=1e-4)
+    assert np.ptp(landmarks) > 5
+
+
+@pytest.fixture(scope="module")
+def shipped() -> bytes:
+    return models.read("nano")
+
+
+@pytest.fixture(scope="module")
+def shipped_card(shipped: bytes) -> ModelCard:
+    return card_of(shipped)
+
+
+@pytest.fixture(scope="module")
+def views(photograph: NDArray[np.uint8], shipped_card: ModelCard) -> NDArray[np.uint8]:
+    """Crops of the photograph's face, upright, leaning, half beside it, and of nothing."""
+    rule = shipped_card.crop
+    (box,) = FaceDetector()(photograph)[0]
+    square = detector_squares(box, rule.detector_scale, rule.detector_shift)[0]
+    places = [(square, 0.0), (square, 70.0), (square * (1.3, 1, 1), 0.0), (square * (1, 1, 3), 180.0)]
+    crops = [crop(photograph, crop_transform(place, rule.size, angle), rule.size) for place, angle in places]
+    return np.stack([*crops, np.zeros_like(crops[0])])
+
+
+@pytest.mark.parametrize("fitted", [None, calibration(), calibration(seed=5)], ids=["shipped", "one", "other"])
+def test_the_graph_calibrates_as_numpy_does(
+    shipped: bytes, shipped_card: ModelCard, views: NDArray[np.uint8], fitted: Calibration | None
+) -> None:
+    """On a real network and pictures: spread and confidence from the raw spread, to 1e-4."""
+    plain = shipped_card.model_copy(update={"calibration": Calibration.identity(68)})
+    points, raw, _, maps = run(recalibrated(shipped, plain), views)
+    own = shipped_card.calibration if fitted is None else fitted
+    card = shipped_card.model_copy(update={"calibration": own})
+    landmarks, spread, confidence, same_maps = run(recalibrated(shipped, card), views)
+    np.testing.assert_array_equal(landmarks, points)
+    np.testing.assert_array_equal(same_maps, maps)
+    np.testing.assert_allclose(spread, own.spread(raw), atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(confidence, stated(own, landmarks, spread), atol=1e-4)
+    assert 0 < np.ptp(confidence) <= 1
+    if fitted is None:
+        assert confidence[0].mean() > 0.6 > 0.4 > confidence[-1].mean()
+
+
+def test_recalibrating_changes_the_calibration_and_the_card_only(shipped: bytes, shipped_card: ModelCard) -> None:
+    assert recalibrated(shipped, shipped_card) == shipped
+    card = shipped_card.model_copy(update={"calibration": calibration(), "scores": {"new": 1.0}})
+    changed = recalibrated(shipped, card)
+    before, after = onnx.load_from_string(shipped), onnx.load_from_string(changed)
+    different = {
+        one.name
+        for one, other in zip(before.graph.initializer, after.graph.initializer, strict=True)
+        if one.SerializeToString() != other.SerializeToString()
+    }
+    assert different == set(calibration_constants(card.calibration))
+    assert before.graph.node == after.graph.node
+    assert before.graph.input == after.graph.input
+    assert before.graph.output == after.graph.output
+    assert (
+        parse_card(onnxruntime.InferenceSession(changed).get_modelmeta().custom_metadata_map["octamark"], "x") == card
+    )
+    assert recalibrated(changed, shipped_card) == shipped  # and back again
+
+
+def test_calibration_constants_are_stored_in_full(shipped: bytes, shipped_card: ModelCard) -> None:
+    """Large weights are stored in less than float32; the calibration, 136 gains and all, never is."""
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(shipped).graph.initializer}
+    constants = calibration_constants(shipped_card.calibration)
+    assert constants["calibration_gain"].shape == (68, 2)
+    for name, values in constants.items():
+        assert held[name].dtype == np.float32
+        np.testing.assert_array_equal(held[name], values)
+    assert {np.dtype(kind) for kind in (np.int8, np.uint8, np.float16)} <= {values.dtype for values in held.values()}
+    assert {name for name in held if name.startswith("calibration")} == set(constants)
+
+
+def test_a_graph_without_calibration_cannot_be_calibrated(shipped: bytes, shipped_card: ModelCard) -> None:
+    old = onnx.load_from_string(shipped)
+    for tensor in old.graph.initializer:
+        if tensor.name == "calibration_gain":
+            tensor.name = "gain"
+    with pytest.raises(WeightsError, match=r"nano: its graph holds no calibration_gain of shape \(68, 2\)"):
+        recalibrated(old.SerializeToString(), shipped_card)
+    five = shipped_card.model_copy(update={"calibration": Calibration.identity(5)})
+    with pytest.raises(WeightsError, match=r"no calibration_gain of shape \(5, 2\)"):
+        recalibrated(shipped, five)
+
+
+def test_folding_is_exact_and_leaves_the_network_alone() -> None:
+    network = lively(NetworkConfig(width=8))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    pictures = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(fold_norms(network)(pictures), network(pictures), atol=1e-3, rtol=1e-3)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fold_norms(network).modules())
+
+
+def kernels(data: bytes) -> list[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
+    """Every convolution's kernel as it will be computed with, and its steps where it is kept as int8."""
+    graph = onnx.load_from_string(data).graph
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    made = {node.output[0]: node for node in graph.node}
+
+    def value(name: str) -> NDArray[np.float32]:
+        return held[name if name in held else made[name].input[0]].astype(np.float32)
+
+    found: list[tuple[NDArray[np.float32], NDArray[np.float32] | None]] = []
+    for name in (node.input[1] for node in graph.node if node.op_type == "Conv"):
+        if name in made and made[name].op_type == "Mul":
+            steps, scale = map(value, made[name].input)
+            found.append((steps * scale, scale))
+        else:
+            found.append((value(name), None))
+    return found
+
+
+def test_file_is_small_and_says_what_it_is() -> None:
+    network, whole = exported(NetworkConfig(width=8))
+    fitted = calibration()
+    own = card(64, fitted)
+    predictor = Predictor(network, 1.0, IBUG, fitted)
+    half, small, smallest = (to_onnx(predictor, own, storage=storage) for storage in ("float16", "int8", "int4"))  # type: ignore[arg-type]
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    assert len(small) < parameters + 40_000
+    assert len(smallest) < len(small) - 0.1 * parameters
+    assert smallest == to_onnx(predictor, own)
+    assert len(half) < 2 * parameters + 70_000
+    assert len(whole) > 4 * parameters
+    model = onnx.load_from_string(half)
+    (entry,) = (prop.value for prop in model.metadata_props if prop.key == "octamark")
+    assert parse_card(entry, "x") == own
+    assert json.loads(entry)["crop"]["size"] == 64
+    assert not [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    crops = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    points, *found = (run(one, crops)[0] for one in (whole, half, small, smallest))
+    np.testing.assert_allclose(found[0], points, atol=0.3)
+    np.testing.assert_allclose(found[1], points, atol=1.5)
+    moved = [np.abs(one - points).mean() for one in found]
+    assert moved == sorted(moved)
+    assert moved[-1] < 0.5
+    pairs = [(full, kept, scale) for (full, _), (kept, scale) in zip(kernels(whole), kernels(small), strict=True)]
+    quantised = [pair for pair in pairs if pair[2] is not None]
+    assert sum(full.size for full, _, _ in quantised) > 0.9 * parameters
+    for full, kept, scale in quantised:  # no weight moves by more than half a step of its channel
+        assert (np.abs(kept - full) <= 0.51 * scale).all()
+    assert not [node.name for node in model.graph.node if node.name or node.doc_string]
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for name, values in calibration_constants(fitted).items():
+        np.testing.assert_array_equal(held[name], values)
+
+
+@cache
+def released(name: str) -> tuple[OctaveNetwork, ShapeCorrection, Config, ModelCard, bytes]:
+    """A released checkpoint, its shape correction, the shipped file's card, and both as float32 with that card."""
+    path = RELEASES / f"{name}.safetensors"
+    network, config, _ = load_network(path)
+    shape, one = trained_shape(path), card_of(models.read(name))
+    assert shape is not None
+    predictor = Predictor(network, config.loss.beta, IBUG, one.calibration, shape)
+    return network, shape, config, one, to_onnx(predictor, one, storage="float32")
+
+
+@pytest.mark.parametrize("name", models.available())
+def test_released_weights_on_a_real_face(name: str, photograph: NDArray[np.uint8]) -> None:
+    """The shipped file, the released checkpoint in torch, and its float32 export agree on the photograph."""
+    network, shape, config, one, data = released(name)
+    assert config_module.parse(dict(one.recipe), name) == config
+    (box,) = FaceDetector()(photograph)[0]
+    square = detector_squares(box, one.crop.detector_scale, one.crop.detector_shift)[0]
+    size = one.crop.size
+    crops = np.stack([crop(photograph, crop_transform(square, size, angle), size) for angle in (-15.0, 0.0, 15.0)])
+    truth = expected(network, crops, shape)
+    exact = run(data, crops)
+    np.testing.assert_allclose(exact[0], truth.position, atol=0.01)
+    np.testing.assert_allclose(exact[1], one.calibration.spread(truth.spread.numpy()), atol=0.01)
+    stored = run(models.read(name), crops)
+    assert np.abs(stored[0] - truth.position.numpy()).mean() < 0.3  # int4 storage moves points this little
+
+
+def test_released_weights_on_labelled_faces(w300_root: Path) -> None:
+    """Torch against ONNX Runtime under 0.01 px on real faces, where they are at hand."""
+    names = w300.read_split_file(w300_root / "splits" / "val.txt")[:24]
+    for name in models.available():
+        network, shape, _, one, data = released(name)
+        store = FaceStore.load(w300.read(w300_root, only=names), one.crop.size, 1.25)
+        pictures, landmarks = centre_crops(store, torch.arange(24), one.crop.size)
+        crops = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
+        truth = expected(network, crops, shape)
+        exact = run(data, crops)
+        assert np.abs(exact[0] - truth.position.numpy()).max() < 0.01
+        assert (truth.position - landmarks).norm(dim=-1).mean() < 8  # and they are where the labels are

@@ -1,0 +1,165 @@
+"""From a run to a weight file that predicts, on drawn faces with a detector that knows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import octamark
+from drawn_faces import Oracle, write_w300
+from octamark import models
+from octamark.datasets import w300
+from octamark.datasets.load import training_and_validation
+from octamark.errors import DataError
+from octamark.evaluation.run import Spot, detector_square
+from octamark.geometry import best_overlap, detector_squares, landmark_boxes, squares
+from octamark.layouts import layout
+from octamark.models import CropRule
+from octamark.models.calibration import Calibration
+from octamark.release import model as release_module
+from octamark.release.calibration import check_enough, detected_boxes, fit_crop_rule
+from octamark.release.model import _shaken, calibrate, release
+from octamark.training import checkpoints
+from octamark.training.recipe import parse
+from octamark.training.trainer import Trainer
+
+RECIPE = {
+    "name": "drawn",
+    "network": {"size": "nano"},
+    "stages": [{"size": 64, "epochs": 8, "batch": 8, "learning_rate": 5e-3}],
+}
+
+
+def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_w300(tmp_path / "w300", per_folder=40, validation=12)
+    config = parse(RECIPE, "x")
+    train, held_out = training_and_validation(config.data, root, layout(config.layout))
+    Trainer(config, train, held_out, tmp_path / "run", device="cpu").run()
+    monkeypatch.setattr(release_module, "FaceDetector", Oracle)
+    ticks: list[tuple[int, int]] = []
+    made = release(tmp_path / "run", root, advance=lambda done, total: ticks.append((done, total)))
+    assert ticks[-1][0] == ticks[-1][1]
+
+    (tmp_path / "drawn.onnx").write_bytes(made.onnx)
+    landmarker = octamark.load(tmp_path / "drawn.onnx", upright="never")
+    assert landmarker.card == made.card
+    assert (landmarker.card.crop.size, landmarker.card.layout, landmarker.card.width) == (64, "ibug68", 8)
+    errors = []
+    for sample in held_out:
+        faces = landmarker(sample.picture, landmark_boxes(sample.landmarks)[None], box_kind="landmarks")
+        away = np.linalg.norm(faces.landmarks[0] - sample.landmarks, axis=1).mean()
+        errors.append(away / landmarker.layout.distance(sample.landmarks, "inter-ocular"))
+    (said,) = (value for name, value in made.card.scores.items() if "label boxes, 12 faces" in name)
+    assert 100 * np.mean(errors) == pytest.approx(said, abs=0.01)
+
+    fitted = made.card.calibration
+    assert fitted != Calibration.identity(68)
+    np.testing.assert_array_equal(np.array(fitted.gain), np.array(fitted.gain)[landmarker.layout.mirror])
+    away, spread = [], []
+    for sample in held_out:
+        faces = landmarker(sample.picture, landmark_boxes(sample.landmarks)[None], box_kind="landmarks")
+        away.append(np.linalg.norm(faces.landmarks[0] - sample.landmarks, axis=1))
+        spread.append(faces.spread[0])
+    for share in (0.5, 0.9):  # of the very faces that it was fitted on
+        assert np.mean(np.array(away) <= fitted.radius(np.array(spread), share)) == pytest.approx(share, abs=0.04)
+    said_names = " ".join(made.card.scores)
+    for name in ("YuNet boxes, 12 faces found", "moved and scaled by up to 10 %", "last epoch", "cross-fitted"):
+        assert name in said_names
+
+    (tmp_path / "drawn.safetensors").write_bytes(made.checkpoint)
+    shape = checkpoints.load(tmp_path / "drawn.safetensors")[0]["shape"]
+    assert {name: tuple(value.shape) for name, value in shape.items()} == {"mean": (68, 2), "weight": (136, 136)}
+    assert said < made.card.scores["validation NME without the shape correction, %, label boxes"]
+
+    anew, card = calibrate(made.onnx, held_out, detector=Oracle(), seed=config.seed)  # type: ignore[arg-type]
+    assert card.calibration == fitted
+    assert {**made.card.scores, **card.scores} == made.card.scores
+    assert octamark.load(anew).card == card
+
+    again = release(tmp_path / "drawn.safetensors", root)
+    assert again.card.recipe == made.card.recipe
+    (second,) = (value for name, value in again.card.scores.items() if "label boxes, 12 faces" in name)
+    assert second == pytest.approx(said, rel=0.02)
+
+
+def test_crop_rule_recovers_a_known_map() -> None:
+    rng = np.random.default_rng(0)
+    shapes = rng.uniform(0, 1, (200, 68, 2)) * rng.uniform(80, 300, (200, 1, 1)) + rng.uniform(0, 500, (200, 1, 2))
+    samples = [octamark_sample(points) for points in shapes]
+    wanted = squares(landmark_boxes(shapes), 1.25)
+    root, ratio = wanted[:, 2] / 1.4, rng.uniform(0.7, 1.0, 200)
+    half = np.stack([root * np.sqrt(ratio), root / np.sqrt(ratio)], axis=1) / 2
+    centre = wanted[:, :2] - root[:, None] * np.array([0.02, 0.15])
+    boxes: list[NDArray[np.float32] | None] = [*np.concatenate([centre - half, centre + half], 1).astype(np.float32)]
+    rule = fit_crop_rule(samples, [*boxes[:-1], None], size=256, margin=1.25)
+    assert rule.detector_scale == pytest.approx(1.4, rel=1e-4)
+    assert rule.detector_shift == pytest.approx((0.02, 0.15), abs=1e-4)
+    assert max(rule.detector_residual) < 1e-4
+    np.testing.assert_allclose(
+        detector_squares(np.stack(boxes[:5]), rule.detector_scale, rule.detector_shift), wanted[:5], rtol=1e-4  # type: ignore[arg-type]
+    )  # fmt: skip
+    drawings = fit_crop_rule(samples[:2], [boxes[0], None], size=256, margin=1.25)
+    assert (drawings.detector_scale, drawings.detector_shift) == (1.25, (0.0, 0.0))
+
+
+def octamark_sample(points: NDArray[np.float64]) -> release_module.Sample:
+    return release_module.Sample("x", Path("x"), points.astype(np.float32))
+
+
+def test_the_overlapping_box_is_taken() -> None:
+    truth = np.array([10.0, 10.0, 50.0, 50.0])
+    boxes = np.array([[200, 200, 240, 240], [12, 5, 52, 55], [10, 10, 20, 20]], np.float32)
+    assert best_overlap(boxes, truth) == 1
+    assert best_overlap(boxes[:1], truth) is None
+    assert best_overlap(boxes[:0], truth) is None
+
+
+def test_too_few_faces_cannot_calibrate(tmp_path: Path) -> None:
+    root = write_w300(tmp_path, per_folder=1, validation=3)
+    few = w300.read(root, "val")
+    with pytest.raises(DataError, match="204 labelled points; at least 500 are needed to calibrate"):
+        calibrate(models.read("nano"), few, detector=Oracle())  # type: ignore[arg-type]
+
+
+def test_moved_boxes_stay_within_their_share() -> None:
+    rule = CropRule(size=64, margin=1.25, detector_scale=1.0, detector_shift=(0, 0), detector_residual=(0, 0, 0))
+    sample, picture = octamark_sample(np.array([[100.0, 100.0], [200.0, 180.0]])), np.zeros((8, 8, 3), np.uint8)
+    box = np.array([[100, 100, 200, 180]], np.float32)
+    still = detector_square(rule, lambda picture: (box, np.ones(1, np.float32)))
+    moved = _shaken(still, seed=0)
+    spots = [spot for _ in range(300) if (spot := moved(sample, picture)) is not None]
+    squares_made = np.stack([spot.square for spot in spots])
+    side = np.sqrt(100 * 80)
+    away = (squares_made[:, :2] - (150, 140)) / side
+    assert 0.095 < np.abs(away).max() <= 0.1 + 1e-9
+    assert 0.9 - 1e-9 <= (squares_made[:, 2] / side).min() < 0.905
+    assert 1.095 < (squares_made[:, 2] / side).max() <= 1.1 + 1e-9
+    np.testing.assert_allclose(away.mean(axis=0), 0, atol=0.01)
+    again = _shaken(still, seed=0)(sample, picture)
+    assert isinstance(again, Spot)
+    np.testing.assert_array_equal(again.square, spots[0].square)
+    missed = _shaken(detector_square(rule, lambda picture: (box[:0], np.ones(0, np.float32))), seed=0)
+    assert missed(sample, picture) is None
+
+
+def test_detected_boxes_keep_the_samples_order(tmp_path: Path) -> None:
+    samples = w300.read(write_w300(tmp_path, per_folder=2), "challenge")
+    ticks: list[None] = []
+    oracle = Oracle()
+    found = detected_boxes(samples, oracle, lambda: ticks.append(None))  # type: ignore[arg-type]
+    assert len(ticks) == len(samples) == 2
+    for box, sample in zip(found, samples, strict=True):
+        assert box is not None
+        assert best_overlap(box[None], landmark_boxes(sample.landmarks)) == 0
+    blind = detected_boxes(samples, lambda picture: (np.zeros((0, 4), np.float32), np.zeros(0)))  # type: ignore[arg-type]
+    assert blind == [None, None]
+
+
+def test_too_few_faces_to_calibrate_on_are_told_before_the_work() -> None:
+    check_enough(38, 17, Path("set"))
+    check_enough(10, 68, Path("set"))
+    with pytest.raises(DataError, match=r"^set: 37 faces of 17 points are held out; .* at least 38 are needed"):
+        check_enough(37, 17, Path("set"))

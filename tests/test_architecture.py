@@ -1,0 +1,97 @@
+"""The house rules: public names, who imports whom, no torch for prediction, room sizes."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import octamark
+
+SOURCE = Path(octamark.__file__).parent
+
+# Imports point from later rooms to earlier ones only.
+ROOMS = (
+    "errors", "_version", "geometry", "layouts", "images", "faces", "models", "inference", "io", "drawing", "metrics",
+    "uncertainty", "datasets", "evaluation", "nets", "synthesis", "training", "release", "cli",
+)  # fmt: skip
+TORCH = {"torch", "lightning_fabric", "kornia", "safetensors", "onnx", "onnxscript"}
+EXTRA = TORCH | {"matplotlib", "h5py", "scipy"}
+
+
+def room(module: str) -> str:
+    """``octamark.nets.octave`` -> ``nets``."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Imported modules of a file, and whether the import stands at the top of the module."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = []
+    for node in ast.walk(tree):
+        top = node in tree.body
+        if isinstance(node, ast.Import):
+            found += [(alias.name, top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "octamark":
+            found += [(f"octamark.{alias.name}", top) for alias in node.names if alias.name != "__version__"]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append((node.module, top))
+    return found
+
+
+def files() -> list[tuple[str, Path]]:
+    """(room, file) of every module but the front door."""
+    listed = [(path.relative_to(SOURCE).parts[0].removesuffix(".py"), path) for path in sorted(SOURCE.rglob("*.py"))]
+    return [(name, path) for name, path in listed if name not in ("__init__", "__main__")]
+
+
+def test_every_room_is_on_the_map() -> None:
+    assert {name for name, _ in files()} == set(ROOMS)
+
+
+def test_imports_point_one_way() -> None:
+    for name, path in files():
+        for module, _ in imports(path):
+            if module.startswith("octamark."):
+                assert ROOMS.index(room(module)) <= ROOMS.index(name), f"{path}: imports {module}"
+
+
+def test_only_training_rooms_import_torch() -> None:
+    for name, path in files():
+        for module, top in imports(path):
+            if module.split(".")[0] in TORCH:
+                assert name in ("nets", "synthesis", "training", "release") or (name == "cli" and not top), (
+                    f"{path}: imports {module}"
+                )
+
+
+def test_prediction_runs_without_torch() -> None:
+    code = (
+        "import sys, numpy as np\n"
+        f"for name in {sorted(EXTRA)}: sys.modules[name] = None\n"
+        "import octamark\n"
+        "picture = np.zeros((64, 64, 3), np.uint8)\n"
+        "faces = octamark.load('nano')(picture, [[10, 10, 50, 50]])\n"
+        "assert faces.landmarks.shape == (1, 68, 2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names() -> None:
+    assert octamark.__all__ == sorted(octamark.__all__)
+    assert set(octamark.__all__) == {
+        "BoxError", "ConfigError", "DataError", "DeviceError", "Face", "FaceDetector", "Faces", "Landmarker", "Layout",
+        "LayoutError", "ModelCard", "OctamarkError", "OutputError", "PictureError", "TrainingError", "WeightsError",
+        "__version__",        "layout", "load", "read_picture",
+    }  # fmt: skip
+    for name in octamark.__all__:
+        assert getattr(octamark, name).__doc__, name
+
+
+def test_rooms_stay_small() -> None:
+    for _, path in files():
+        lines = path.read_text(encoding="utf-8").count("\n")
+        assert lines <= 350, f"{path}: {lines} lines"
+        assert lines > 0 or path.name == "__init__.py", f"{path}: empty"
