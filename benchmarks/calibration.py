@@ -37,7 +37,7 @@ def main() -> None:
     for name in asked.models:
         card = octamark.load(name, refine="never").card
         plain = card.model_copy(update={"calibration": Calibration.identity(len(card.calibration.gain))})
-        landmarker = octamark.load(recalibrated(models.read(name), plain), upright="never", refine="never")
+        landmarker = octamark.load(recalibrated(models.read(name), plain), rotation="never", refine="never")
         seen = predict(landmarker, samples, {"": View(label_square(card.crop))})[""]
         assert seen.spread is not None
         assert seen.scale is not None

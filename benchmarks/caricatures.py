@@ -73,7 +73,7 @@ def main() -> None:
     yunet = {name: [found_box(detector, *one) for one in zip(*pair, strict=True)] for name, pair in sets.items()}
     table: dict[str, dict[str, dict[str, list[float]]]] = {}
     for model in track(asked.models, "models"):
-        marker = octamark.load(model, refine="never", upright="never", threads=1)
+        marker = octamark.load(model, refine="never", rotation="never", threads=1)
         rows = {name: {"labels": by_labels(marker, pair)} for name, pair in sets.items()}
         if asked.worst is not None and model == asked.models[0]:
             worst(marker, sets["strong"], asked.worst)
@@ -81,7 +81,7 @@ def main() -> None:
             rows[name]["YuNet"] = by_boxes(marker, pair, yunet[name])
             rows[name]["picture"] = by_picture(marker, pair)
         if model == "small":
-            near = octamark.load(model, refine="auto", upright="never", threads=1)
+            near = octamark.load(model, refine="auto", rotation="never", threads=1)
             for name, pair in sets.items():
                 rows[name]["labels, auto"] = by_labels(near, pair)
         for name, pair in styles.items():

@@ -74,7 +74,7 @@ def ours(name: str) -> Detector:
     rule = landmarker.card.crop
 
     def found(picture: np.ndarray, square: np.ndarray) -> np.ndarray:
-        return landmarker.in_crops(picture, crop_transform(square, rule.size)[None]).landmarks[0]
+        return landmarker.read_crops(picture, crop_transform(square, rule.size)[None]).landmarks[0]
 
     return Detector(f"octamark {name}", found, tuned=False, scale=rule.margin)
 

@@ -114,7 +114,7 @@ def reader(way: str, regions: str) -> Read:
     if way == "b":
         return whole_reader()
     refine: octamark.inference.refiner.Refine = "never" if way == "a" else "always"
-    landmarker = octamark.load("small", upright="never", refine=refine, regions=regions, threads=1)
+    landmarker = octamark.load("small", rotation="never", refine=refine, regions=regions, threads=1)
 
     def read(picture: Picture, box: np.ndarray) -> np.ndarray:
         return landmarker(picture, box[None], box_kind="landmarks").landmarks[0].astype(np.float64)

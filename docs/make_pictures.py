@@ -28,8 +28,8 @@ def main() -> None:
     faces = octamark.load("small")(picture, heatmaps=True)
     pair = np.hstack([drawing.overlay(picture, faces), drawing.heatmap_picture(picture, faces)])
     write_picture(HERE / "astronaut.jpg", pair)
-    near = octamark.load("small", refine="always", upright="never")
-    coarse = octamark.load("small", refine="never", upright="never")(picture)
+    near = octamark.load("small", refine="always", rotation="never")
+    coarse = octamark.load("small", refine="never", rotation="never")(picture)
     assert near.refiner is not None
     write_picture(HERE / "close_look.jpg", drawing.close_look(picture, coarse[0], near(picture)[0], near.refiner))
     write_picture(HERE / "caricatures.jpg", caricatures(picture))

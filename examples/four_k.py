@@ -35,7 +35,7 @@ def main() -> None:
         raise SystemExit(f"no face found in {sys.argv[1]}")
     looks = {}
     for name, refine in (("without", "never"), ("with", "always")):
-        landmarker = octamark.load("small", refine=refine, upright="never", threads=1)  # type: ignore[arg-type]
+        landmarker = octamark.load("small", refine=refine, rotation="never", threads=1)  # type: ignore[arg-type]
         landmarker(picture, boxes[:1])  # the first call warms up
         began = time.perf_counter()
         looks[name] = landmarker(picture, boxes[:1])

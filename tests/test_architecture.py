@@ -82,9 +82,10 @@ def test_prediction_runs_without_torch() -> None:
 def test_public_names() -> None:
     assert octamark.__all__ == sorted(octamark.__all__)
     assert set(octamark.__all__) == {
-        "BoxError", "ConfigError", "DataError", "DeviceError", "Face", "FaceDetector", "Faces", "Landmarker", "Layout",
-        "LayoutError", "ModelCard", "OctamarkError", "OutputError", "PictureError", "TrainingError", "WeightsError",
-        "__version__",        "layout", "load", "read_picture",
+        "BoxError", "ConfigError", "DataError", "Detector", "DeviceError", "Face", "FaceDetector", "Faces",
+        "InferenceOptions", "Landmarker", "Landmarks", "Layout", "LayoutError", "ModelCard", "OctamarkError",
+        "OutputError", "PictureError", "PredictionError", "Result", "TrainingError", "WeightsError", "__version__",
+        "layout", "load", "read_picture", "stream",
     }  # fmt: skip
     for name in octamark.__all__:
         assert getattr(octamark, name).__doc__, name

@@ -18,13 +18,15 @@ from octamark.errors import (
     OctamarkError,
     OutputError,
     PictureError,
+    PredictionError,
     TrainingError,
     WeightsError,
 )
-from octamark.faces import Face, Faces
+from octamark.faces import Face, Faces, Landmarks
 from octamark.images import read_picture
-from octamark.inference.detector import FaceDetector
-from octamark.inference.landmarker import Landmarker, load
+from octamark.inference.detector import Detector, FaceDetector
+from octamark.inference.landmarker import InferenceOptions, Landmarker, load
+from octamark.inference.stream import Result, stream
 from octamark.layouts import Layout, layout
 from octamark.models import ModelCard
 
@@ -32,21 +34,27 @@ __all__ = [
     "BoxError",
     "ConfigError",
     "DataError",
+    "Detector",
     "DeviceError",
     "Face",
     "FaceDetector",
     "Faces",
+    "InferenceOptions",
     "Landmarker",
+    "Landmarks",
     "Layout",
     "LayoutError",
     "ModelCard",
     "OctamarkError",
     "OutputError",
     "PictureError",
+    "PredictionError",
+    "Result",
     "TrainingError",
     "WeightsError",
     "__version__",
     "layout",
     "load",
     "read_picture",
+    "stream",
 ]

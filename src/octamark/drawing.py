@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import LayoutError, listed
-from octamark.faces import Face, Faces
+from octamark.faces import Face, Faces, Landmarks
 from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, squares
-from octamark.inference.refiner import Coarse, Refiner
+from octamark.inference.refiner import Refiner
 from octamark.layouts import Layout
 
 GLOBAL_COLOUR = (255, 176, 0)
@@ -136,7 +136,10 @@ def close_look(
     names = [one.name for one in refiner.table.regions]
     if region not in names:
         raise LayoutError(f"layout {refiner.layout.name} has no region {region!r}; regions: {listed(names)}")
-    placed, side = refiner.transforms([Coarse(picture, coarse.landmarks, coarse.spread)])[0], refiner.card.rule.size
+    placed, side = (
+        refiner.transforms([Landmarks(coarse.landmarks, coarse.spread, coarse.confidence)])[0],
+        refiner.card.rule.size,
+    )
     corners = np.array([[0, 0], [side, 0], [side, side], [0, side]]) - 0.5
     quads = np.stack([apply(one, corners) for one in placed])  # R, 4, 2
     whole = crop_transform(squares(landmark_boxes(quads.reshape(-1, 2)), 1.05)[0], size)

@@ -2,6 +2,7 @@
 
     OctamarkError            everything octamark raises on purpose
     ├── PictureError         a picture that cannot be read or used
+    ├── PredictionError      a picture that was read, but whose faces could not be found
     ├── BoxError             face boxes that make no sense
     ├── LayoutError          an unknown layout or part, or a layout table with mistakes
     ├── WeightsError         an unknown model, a damaged or foreign weight file
@@ -25,6 +26,10 @@ class OctamarkError(Exception):
 
 class PictureError(OctamarkError):
     """A picture that cannot be read or used."""
+
+
+class PredictionError(OctamarkError):
+    """A picture that was read, but whose faces could not be found."""
 
 
 class BoxError(OctamarkError):

@@ -220,11 +220,11 @@ def test_moved_boxes(root: Path, tmp_path: Path) -> None:
     curves = whole["robustness"]
     x, y = curves["crop moved, % of its side"]["to the right"]
     assert y[x.index(0)] == pytest.approx(whole["nme_percent"]["value"], abs=1e-3)
-    assert len(curves["face rotated, degrees"]["second look: never"][0]) == 9
+    assert len(curves["face rotated, degrees"]["rotation: never"][0]) == 9
     for title in (
         "NME, %; crop moved, % of its side; downwards",
         "NME, %; crop scaled by; scale",
-        "second look: never",
+        "rotation: never",
     ):
         assert title in said
 

@@ -39,10 +39,10 @@ def test_curves_of_a_real_face(portrait: Sample) -> None:
         assert max(y) > min(y)
     assert scaled["scale"][0] == list(SCALES)
     assert scaled["scale"][1][SCALES.index(1.0)] == pytest.approx(here, abs=0.01)
-    (x, y) = turned["second look: auto"]
+    (x, y) = turned["rotation: auto"]
     assert x == list(ANGLES)
     assert y[0] == pytest.approx(here, abs=0.01)
-    (_, lost) = turned["second look: never"]
+    (_, lost) = turned["rotation: never"]
     assert lost[ANGLES.index(180.0)] > 20
     assert y[ANGLES.index(180.0)] < 0.5 * lost[ANGLES.index(180.0)]
 
@@ -50,7 +50,7 @@ def test_curves_of_a_real_face(portrait: Sample) -> None:
 def test_each_disturbance_reaches_the_landmarker_once(portrait: Sample) -> None:
     """The detector runs once a picture; every error is of its own predictions."""
     runs: list[None] = []
-    tiny = octamark.load("nano", threads=1, upright="never")
+    tiny = octamark.load("nano", threads=1, rotation="never")
     box = np.array([[180, 70, 270, 180]], np.float32)
 
     def find(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +70,7 @@ def test_each_disturbance_reaches_the_landmarker_once(portrait: Sample) -> None:
     )  # fmt: skip
     assert len(runs) == len(ticks) == 2
     assert len(seen) == 2 * len(SHIFTS) + len(SCALES) + len(ANGLES)
-    assert curves["face rotated, degrees"]["second look: never"][1][-1] == len(seen)
+    assert curves["face rotated, degrees"]["rotation: never"][1][-1] == len(seen)
     side = [one.scale[0] for one in seen if one.scale is not None]
     start = 2 * len(SHIFTS)
     np.testing.assert_allclose(np.array(side[start : start + len(SCALES)]) / side[0], SCALES)

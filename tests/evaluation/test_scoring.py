@@ -177,7 +177,7 @@ def test_a_layout_without_eyes_is_normalised_by_its_box(tmp_path: Path) -> None:
 
 def test_the_card_says_what_is_measured(w300_root: Path, nano: Landmarker) -> None:
     """The scores on the card of a shipped model, measured again on the validation faces."""
-    never = octamark.load("nano", threads=1, upright="never")
+    never = octamark.load("nano", threads=1, rotation="never")
     truth = Truth("300w", "val", w300.read(w300_root, "val"), IBUG)
     result, _ = score_model(truth, never, "labels")
     said = {name: value for name, value in nano.card.scores.items() if "label boxes" in name}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
-from concurrent.futures import ThreadPoolExecutor
+import pickle
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import octamark
-from octamark import BoxError, DeviceError, Faces, Landmarker, OctamarkError, PictureError, WeightsError
+from octamark import (
+    BoxError,
+    ConfigError,
+    DeviceError,
+    Faces,
+    InferenceOptions,
+    Landmarker,
+    OctamarkError,
+    PictureError,
+    WeightsError,
+)
 from octamark.geometry import check_boxes, landmark_boxes
+from octamark.release.graph import with_card
 
 Picture = NDArray[np.uint8]
 
@@ -256,14 +269,14 @@ def test_confidence_and_spread_are_the_calibrations(nano: Landmarker, photograph
 
 def test_given_crops_are_read_as_they_are(nano: Landmarker, photograph: Picture) -> None:
     faces = nano(photograph)
-    again = nano.in_crops(photograph, faces.crops, heatmaps=True)
+    again = nano.read_crops(photograph, faces.crops, heatmaps=True)
     np.testing.assert_allclose(again.landmarks, faces.landmarks, atol=2e-3)
     np.testing.assert_allclose(again.spread, faces.spread, atol=2e-3)
     side = faces.crops[0, 0, 0] * nano.card.crop.size
     assert again.boxes[0, 2] - again.boxes[0, 0] == pytest.approx(side, rel=1e-4)
     assert again.scores.tolist() == [1.0]
     assert again.heatmaps is not None
-    none = nano.in_crops(photograph, np.zeros((0, 2, 3)))
+    none = nano.read_crops(photograph, np.zeros((0, 2, 3)))
     assert (len(none), none.landmarks.shape, none.boxes.shape) == (0, (0, 68, 2), (0, 4))
 
 
@@ -275,7 +288,7 @@ def test_a_damaged_release_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_error_is_ours() -> None:
     names = [name for name in octamark.__all__ if name.endswith("Error")]
-    assert len(names) == 10
+    assert len(names) == 11
     assert all(issubclass(getattr(octamark, name), OctamarkError) for name in names)
 
 
@@ -283,8 +296,8 @@ def test_the_cards_offset_moves_points_by_shares_of_the_eye_distance(photograph:
     landmarker = octamark.load("nano", threads=1)
     x, y = landmarker.card.offset
     plain = landmarker(photograph)
-    landmarker.card = landmarker.card.model_copy(update={"offset": (x + 0.1, y - 0.2)})
-    moved = landmarker(photograph)
+    card = landmarker.card.model_copy(update={"offset": (x + 0.1, y - 0.2)})
+    moved = octamark.load(with_card(octamark.models.read("nano"), card), threads=1)(photograph)
     distance = np.linalg.norm(plain.landmarks[0, 36] - plain.landmarks[0, 45])
     np.testing.assert_allclose(
         moved.landmarks - plain.landmarks, np.broadcast_to([0.1, -0.2], (1, 68, 2)) * distance, atol=0.02
@@ -300,21 +313,70 @@ def test_a_face_that_fills_the_picture_needs_no_detector(
     expected = nano(photograph, [box]).landmarks[0]
     x, y = np.maximum((box[:2] + box[2:]) / 2 - 80 - room, 0).astype(int)
     part = np.ascontiguousarray(photograph[y : y + 160 + 2 * room, x : x + 160 + 2 * room])
-    faces = nano(part, "picture")
+    faces = nano(part, full_frame=True)
     assert len(faces) == 1
     distance = np.linalg.norm(expected[36] - expected[45])
     assert np.linalg.norm(faces.landmarks[0] + [x, y] - expected, axis=1).mean() < 0.04 * distance
     assert faces.scores[0] > 0.5
     np.testing.assert_allclose(faces.scores[0], faces.confidence[0].mean(), atol=1e-6)
     np.testing.assert_allclose(faces.boxes[0], landmark_boxes(faces.landmarks[0]), atol=1e-3)
-    headlong = nano(np.ascontiguousarray(part[::-1, ::-1]), "picture")  # found by turning: so are box and score
+    headlong = nano(np.ascontiguousarray(part[::-1, ::-1]), full_frame=True)  # found by turning: so are box and score
     np.testing.assert_allclose(headlong.scores[0], headlong.confidence[0].mean(), atol=1e-6)
     np.testing.assert_allclose(headlong.boxes[0], landmark_boxes(headlong.landmarks[0]), atol=1e-3)
-    together = nano([part, photograph], ["picture", None])
+    together = nano([part, part[:, ::-1].copy()], full_frame=True)
     same(together[0], faces)
-    same(together[1], nano(photograph))
+    assert [len(found) for found in together] == [1, 1]
+    with pytest.warns(DeprecationWarning, match="full_frame=True"):
+        same(nano(part, "picture"), faces)
     with pytest.raises(BoxError, match="boxes 'image'; allowed"):
-        nano(part, "image")  # type: ignore[arg-type]
-    empty = nano(np.zeros((80, 120, 3), np.uint8), "picture")  # no face: the score says so
+        nano(part, "image")  # type: ignore[call-overload]
+    with pytest.raises(BoxError, match="full_frame takes no boxes"):
+        nano(part, [[1, 1, 50, 50]], full_frame=True)
+    empty = nano(np.zeros((80, 120, 3), np.uint8), full_frame=True)  # no face: the score says so
     assert len(empty) == 1
     assert empty.scores[0] < 0.5
+
+
+def test_options(photograph: Picture, box: NDArray[np.float32]) -> None:
+    with pytest.warns(DeprecationWarning, match="upright= is now rotation="):
+        never = octamark.load("nano", threads=1, upright="never")
+    assert never.options.rotation == "never"
+    assert never.with_options(rotation="always").options == InferenceOptions(rotation="always", threads=1)
+    assert Landmarker("nano", threads=1, rotation="never").options == never.options
+    with pytest.raises(ConfigError, match=r"unknown option colour; options: rotation, refine, .*detector"):
+        octamark.load("nano", colour="red")
+    with pytest.raises(ConfigError, match=r"min_confidence 2\.0; allowed: 0 to 1"):
+        octamark.load("nano", min_confidence=2.0)
+    with pytest.raises(AttributeError, match="a Landmarker does not change; make another one to set card"):
+        never.card = never.card  # type: ignore[misc]
+    boxes = np.stack([box, box + 200])  # the second holds a shirt
+    faces = never(photograph, boxes)
+    low, high = sorted(faces.confidence.mean(axis=1))
+    kept = never.with_options(min_confidence=float(low + high) / 2)(photograph, boxes, heatmaps=True)
+    assert len(kept) == 1
+    np.testing.assert_array_equal(kept.landmarks, faces.landmarks[faces.confidence.mean(axis=1) == high])
+
+
+def _predicted(landmarker: Landmarker, picture: Picture) -> NDArray[np.float32]:
+    return landmarker(picture).landmarks
+
+
+def test_a_landmarker_is_pickled_by_its_configuration(nano: Landmarker, photograph: Picture, tmp_path: Path) -> None:
+    copied = pickle.loads(pickle.dumps(nano))
+    assert copied.options == nano.options
+    assert len(pickle.dumps(nano)) < 5000
+    same(copied(photograph), nano(photograph))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        elsewhere = pool.submit(_predicted, nano, photograph).result(timeout=120)
+    np.testing.assert_allclose(elsewhere, nano(photograph).landmarks, atol=1e-4)
+    from_bytes = octamark.load(octamark.models.read("nano"), threads=1)
+    same(pickle.loads(pickle.dumps(from_bytes))(photograph), nano(photograph))
+
+
+def test_a_detector_of_ones_own(photograph: Picture, box: NDArray[np.float32]) -> None:
+    def detector(picture: Picture) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return np.stack([box, box + 2]), np.array([0.5, 0.25], np.float32)
+
+    faces = octamark.load("nano", threads=1, detector=detector)(photograph)
+    assert faces.scores.tolist() == [0.5, 0.25]
+    np.testing.assert_array_equal(faces.boxes, np.stack([box, box + 2]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,8 +14,9 @@ from PIL import Image
 
 import octamark
 from octamark import ConfigError, Landmarker, WeightsError, models
+from octamark.faces import Landmarks
 from octamark.geometry import apply, invert, landmark_boxes
-from octamark.inference.refiner import WARRANTED, WORSE, Coarse, Refiner
+from octamark.inference.refiner import FULL_CROP_RATIO, MAX_SPREAD_RATIO, MIN_CROP_RATIO, Refiner
 from octamark.models.calibration import CONFIDENCE_SHARE
 
 Picture = NDArray[np.uint8]
@@ -52,13 +55,14 @@ def test_auto_refines_large_faces_of_the_model_it_was_made_for(
     never: Landmarker, always: Landmarker, photograph: Picture, large: Picture
 ) -> None:
     auto = octamark.load("small", threads=1)
-    assert auto.refine == "auto"
+    assert auto.options.refine == "auto"
     for picture, refined in ((large, True), (cv2.resize(photograph, (128, 128)), False)):
         expected = (always if refined else never)(picture)
         found = auto(picture)
         assert len(found) == 1
         side = np.hypot(*found.crops[0, :, 0]) * auto.card.crop.size
-        assert (side >= WARRANTED * auto.card.crop.size) == refined
+        ratio = side / auto.card.crop.size
+        assert ratio > FULL_CROP_RATIO if refined else ratio < MIN_CROP_RATIO
         np.testing.assert_array_equal(found.landmarks, expected.landmarks)
         np.testing.assert_array_equal(found.spread, expected.spread)
         np.testing.assert_array_equal(found.confidence, expected.confidence)
@@ -67,17 +71,21 @@ def test_auto_refines_large_faces_of_the_model_it_was_made_for(
     assert octamark.load("nano", refine="always", threads=1).refiner is not None
 
 
-def test_auto_keeps_the_first_look_where_the_closer_one_is_less_sure(
+def test_auto_keeps_the_first_landmarks_where_the_regions_expect_larger_errors(
     never: Landmarker, always: Landmarker, large: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     auto = octamark.load("small", threads=1)
-    assert auto.refiner is not None
-    refine, ratio = auto.refiner, float(always(large).spread.mean() / never(large).spread.mean())
-    for factor, kept in ((0.9 * WORSE / ratio, always), (1.1 * WORSE / ratio, never)):
-        monkeypatch.setattr(
-            auto, "refiner", lambda *args, f=factor: [one._replace(spread=f * one.spread) for one in refine(*args)]
-        )
-        np.testing.assert_array_equal(auto(large).landmarks, kept(large).landmarks)
+    first, refined = never(large), always(large)
+    ratio, (low, high) = float(refined.spread.mean() / first.spread.mean()), MAX_SPREAD_RATIO
+    call = Refiner.__call__
+    for wanted, share in ((0.99 * low, 1.0), ((low + high) / 2, 0.5), (1.01 * high, 0.0)):
+
+        def scaled(self: Refiner, *given: Any, factor: float = wanted / ratio) -> list[Landmarks]:
+            return [replace(seen, spread=factor * seen.spread) for seen in call(self, *given)]
+
+        monkeypatch.setattr(Refiner, "__call__", scaled)
+        expected = (1 - share) * first.landmarks + share * refined.landmarks
+        np.testing.assert_allclose(auto(large).landmarks, expected, atol=2e-3)
 
 
 def test_places_read_off_the_picture(always: Landmarker, large: Picture) -> None:
@@ -119,7 +127,7 @@ def test_a_mirrored_picture_gives_mirrored_points(always: Landmarker, large: Pic
 def test_crops_lie_on_the_points(refiner: Refiner, never: Landmarker, large: Picture) -> None:
     (face,) = never(large)
     points, spread = face.landmarks.astype(np.float64), face.spread.astype(np.float64)
-    (transforms,) = refiner.transforms([Coarse(large, points, spread)])
+    (transforms,) = refiner.transforms([Landmarks(points, spread, face.confidence)])
     for region, transform in zip(refiner.table.regions, transforms, strict=True):
         inside = apply(invert(transform), points[list(region.landmarks)])
         assert (inside > 0).all()

@@ -44,7 +44,7 @@ def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ticks[-1][0] == ticks[-1][1]
 
     (tmp_path / "drawn.onnx").write_bytes(made.onnx)
-    landmarker = octamark.load(tmp_path / "drawn.onnx", upright="never")
+    landmarker = octamark.load(tmp_path / "drawn.onnx", rotation="never")
     assert landmarker.card == made.card
     assert (landmarker.card.crop.size, landmarker.card.layout, landmarker.card.width) == (64, "ibug68", 8)
     errors = []

@@ -143,7 +143,7 @@ def test_a_regional_run_becomes_a_weight_file_that_refines(
     assert made.card.sharpness > 0
 
     landmarkers = [
-        octamark.load(tmp_path / "look.onnx", refine=refine, regions=tmp_path / "near.onnx", upright="never")  # type: ignore[arg-type]
+        octamark.load(tmp_path / "look.onnx", refine=refine, regions=tmp_path / "near.onnx", rotation="never")  # type: ignore[arg-type]
         for refine in ("never", "always", "auto")
     ]
     _, held_out = training_and_validation(config.data, root, layout("ibug68"))

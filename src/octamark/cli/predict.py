@@ -69,7 +69,7 @@ def predict(
         raise BoxError(f"--box {box!r}; allowed: detector, {PICTURE}")
     landmarker = Landmarker(
         model,
-        upright=upright,  # type: ignore[arg-type]
+        rotation=upright,  # type: ignore[arg-type]
         refine=refine,  # type: ignore[arg-type]
         regions=regions,
         threads=threads,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 from octamark.datasets import Sample
@@ -41,12 +40,11 @@ def measure(
     angles = {f"angle {a}": View(square, angle=a) for a in ANGLES}
     seen = predict(landmarker, samples, views | angles, advance=advance)
     nme = {name: error(one) for name, one in seen.items()}
-    rotated = {f"second look: {landmarker.upright}": (list(ANGLES), [nme[name] for name in angles])}
+    rotated = {f"rotation: {landmarker.options.rotation}": (list(ANGLES), [nme[name] for name in angles])}
     if passes(landmarker) == 2:
-        once = copy.copy(landmarker)
-        once.upright = "never"
+        once = landmarker.with_options(rotation="never")
         first = predict(once, samples, angles, advance=advance)
-        rotated["second look: never"] = (list(ANGLES), [error(one) for one in first.values()])
+        rotated["rotation: never"] = (list(ANGLES), [error(one) for one in first.values()])
     return {
         "crop moved, % of its side": {
             "to the right": ([100 * s for s in SHIFTS], [nme[f"shift x {s}"] for s in SHIFTS]),
@@ -59,4 +57,4 @@ def measure(
 
 def passes(landmarker: Landmarker) -> int:
     """How often :func:`measure` goes through the samples."""
-    return 1 if landmarker.upright == "never" else 2
+    return 1 if landmarker.options.rotation == "never" else 2

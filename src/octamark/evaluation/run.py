@@ -181,7 +181,7 @@ def predict(
         if picture is None or not (placed := _placed(views, sample, picture, landmarker.card.crop.size)):
             continue
         transforms, centres = zip(*placed.values(), strict=True)
-        faces = landmarker.in_crops(picture, np.array(transforms), np.array(centres))
+        faces = landmarker.read_crops(picture, np.array(transforms), np.array(centres))
         for row, name in enumerate(placed):
             landmarks, spread, confidence, scale = arrays[name]
             landmarks[index], spread[index] = faces.landmarks[row], faces.spread[row]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, NoReturn, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octamark import models
 from octamark.errors import BoxError, ConfigError, PictureError, WeightsError, listed
-from octamark.faces import Faces
+from octamark.faces import Faces, Landmarks
 from octamark.geometry import (
+    Crop,
     Picture,
     apply,
     check_boxes,
-    crop,
     crop_transform,
     detector_squares,
     landmark_boxes,
@@ -25,45 +26,81 @@ from octamark.geometry import (
     transform_with_spread,
 )
 from octamark.images import PictureLike, read_picture
-from octamark.inference.detector import FaceDetector
-from octamark.inference.full_frame import PICTURE, framed
-from octamark.inference.refiner import REFINE, WARRANTED, WORSE, Coarse, Refine, Refiner
-from octamark.inference.rotation import UPRIGHT, Look, SecondLook, Shot, Upright
+from octamark.inference.detector import Detector, FaceDetector
+from octamark.inference.full_frame import search_full_frame
+from octamark.inference.refiner import REFINE, Refine, Refiner
+from octamark.inference.rotation import ROTATION, Rotation, RotationSearch
 from octamark.inference.session import session
 from octamark.layouts import Layout, layout
 from octamark.models import ModelCard
 
 BoxKind = Literal["detector", "landmarks"]
-Boxes = NDArray[np.floating] | Sequence[Sequence[float]] | Literal["picture"]
-
-_UNKNOWN_BOX, _UNKNOWN_SCORE = np.full((1, 4), np.nan, np.float32), np.full(1, np.nan, np.float32)
+BOX_KINDS: tuple[BoxKind, ...] = ("detector", "landmarks")
+Boxes = NDArray[np.floating] | Sequence[Sequence[float]]
 
 _BATCH = 16
 """Crops per run of the network; more in one run costs memory and gains nothing on a CPU."""
 
+_PICTURES = 8
+"""Pictures of a list that are in memory, and share the network's runs, at once."""
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How a model is run. :func:`load` takes the same names as keyword arguments.
+
+    Attributes:
+        rotation: which faces are read again in a crop that is turned upright: ``"auto"`` those that lean or of which
+            the network is unsure, ``"always"`` all, ``"never"`` none (see octamark.inference.rotation).
+        refine: which faces are then read again region by region at the picture's resolution: ``"auto"`` those that are
+            larger than the network's input, where the model is the one that the regional network was trained with
+            (``small``); ``"always"`` all, ``"never"`` none (see octamark.inference.refiner).
+        regions: name of a regional network that ships, or path (or bytes) of one that ``octamark export`` wrote, which
+            ``"auto"`` then uses with any model of its layout.
+        min_confidence: faces whose mean confidence is lower are left out of the result, 0 to 1.
+        threads: processor threads of the landmark networks; None lets ONNX Runtime choose. The detector's threads are
+            those of OpenCV (``cv2.setNumThreads``).
+        device: ``"cpu"`` or ``"cuda"`` (needs onnxruntime-gpu).
+
+    Raises:
+        ConfigError: another value of ``rotation``, ``refine`` or ``min_confidence``.
+    """
+
+    rotation: Rotation = "auto"
+    refine: Refine = "auto"
+    regions: str | Path | bytes = models.REGIONS
+    min_confidence: float = 0.0
+    threads: int | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (("rotation", self.rotation, ROTATION), ("refine", self.refine, REFINE)):
+            if value not in allowed:
+                raise ConfigError(f"{name} {value!r}; allowed: {listed(allowed)}")
+        if not 0.0 <= self.min_confidence <= 1.0:
+            raise ConfigError(f"min_confidence {self.min_confidence!r}; allowed: 0 to 1")
+
 
 class Landmarker:
-    """Finds landmarks. Stateless after construction and safe to share between threads.
+    """Finds landmarks. Immutable, safe to share between threads, and picklable: another process builds it anew.
 
     Args:
         model: name of a model that ships, or path (or bytes) of an .onnx file that ``octamark export`` wrote.
-        upright: which faces get a second look with the crop turned upright: ``"auto"`` those that lean or of which the
-            network is unsure, ``"always"`` all, ``"never"`` none (see octamark.inference.rotation).
-        refine: which faces are then read again region by region at the picture's resolution: ``"auto"`` those that are
-            larger than the network's input, where the model is the one that the regional network was trained beside
-            (``small``), unless the closer look then expects larger errors; ``"always"`` all, ``"never"`` none (see
-            octamark.inference.refiner).
-        regions: name of a regional network that ships, or path (or bytes) of one that ``octamark export`` wrote, which
-            ``"auto"`` then takes for any model of its layout.
-        threads: processor threads of the landmark network; None lets ONNX Runtime choose. The detector runs in OpenCV,
-            whose threads are the process's own (``cv2.setNumThreads``).
-        device: ``"cpu"`` or ``"cuda"`` (needs onnxruntime-gpu).
-        detector: finds faces where no boxes are given; None makes a :class:`FaceDetector`.
+        options: how it is run.
+        detector: finds faces where no boxes are given: a function from a picture (H, W, 3) to boxes (n, 4) and scores
+            (n,); None makes a :class:`FaceDetector`.
+        changes: options by name, in place of those in ``options``.
+
+    Attributes:
+        card: what the model file says about itself.
+        layout: which landmarks it finds.
+        options, detector: as given.
+        refiner: the regional network, None where this landmarker does not use one.
 
     Raises:
         WeightsError: unknown name, missing or damaged file.
         DeviceError: more threads than processors, or a device that is not there.
-        ConfigError: another value of ``upright`` or ``refine``.
+        ConfigError: an unknown option, or a value that is not allowed.
 
     Example:
         >>> from octamark import load
@@ -72,54 +109,53 @@ class Landmarker:
         0
     """
 
+    card: ModelCard
+    layout: Layout
+    options: InferenceOptions
+    detector: Detector
+    refiner: Refiner | None
+
     def __init__(
         self,
         model: str | Path | bytes = "small",
+        options: InferenceOptions | None = None,
         *,
-        upright: Upright = "auto",
-        refine: Refine = "auto",
-        regions: str | Path | bytes = models.REGIONS,
-        threads: int | None = None,
-        device: str = "cpu",
-        detector: FaceDetector | None = None,
+        detector: Detector | None = None,
+        **changes: Any,
     ) -> None:
-        for argument, value, allowed in (("upright", upright, UPRIGHT), ("refine", refine, REFINE)):
-            if value not in allowed:
-                raise ConfigError(f"{argument} {value!r}; allowed: {listed(allowed)}")
+        options = _changed(options or InferenceOptions(), changes)
         name = "the model's bytes" if isinstance(model, bytes) else str(model)
-        self.upright = upright
-        self._session = session(models.read(model), name, threads, device)
-        self.card: ModelCard = models.parse_card(
-            self._session.get_modelmeta().custom_metadata_map.get(models.METADATA_KEY), name
-        )
-        self.layout: Layout = layout(self.card.layout)
-        outputs = {output.name: output.shape for output in self._session.get_outputs()}
+        network = session(models.read(model), name, options.threads, options.device)
+        metadata = network.get_modelmeta().custom_metadata_map
+        card = models.parse_card(metadata.get(models.METADATA_KEY), name)
+        points = layout(card.layout)
+        outputs = {output.name: output.shape for output in network.get_outputs()}
         if missing := {"landmarks", "spread", "confidence", "heatmaps"} - outputs.keys():
             raise WeightsError(f"{name}: a graph without {listed(sorted(missing))}; export it with this version")
-        if (points := outputs["landmarks"][1]) != self.layout.count:
-            raise WeightsError(f"{name}: gives {points} landmarks, but its layout {self.layout!r} has another count")
-        self.refine = refine
-        self.refiner = self._chosen_refiner(regions, threads, device)
-        self.detector = detector or FaceDetector()
-
-    def _chosen_refiner(self, regions: str | Path | bytes, threads: int | None, device: str) -> Refiner | None:
-        """The regional network, where this landmarker has a use for it.
-
-        Raises:
-            WeightsError: a network of another layout that was asked for, and as :class:`Refiner`.
-        """
-        released = regions == models.REGIONS
-        if self.refine == "never" or (self.refine == "auto" and released and self.card.name != models.REGIONS_MODEL):
-            return None
-        refiner = Refiner(regions, threads=threads, device=device)
-        if refiner.layout.name != self.layout.name and self.refine == "auto" and released:
-            return None
-        if refiner.layout.name != self.layout.name:
+        if outputs["landmarks"][1] != points.count:
             raise WeightsError(
-                f"{refiner.card.name}: reads regions of layout {refiner.layout.name}, but {self.card.name} finds "
-                f'points of {self.layout.name}; refine="never" goes without'
+                f"{name}: gives {outputs['landmarks'][1]} landmarks, but its layout {points!r} has another count"
             )
-        return refiner
+        for attribute, value in (
+            ("_model", model),
+            ("_session", network),
+            ("options", options),
+            ("card", card),
+            ("layout", points),
+            ("detector", FaceDetector() if detector is None else detector),
+            ("refiner", _refiner(options, card, points)),
+        ):
+            object.__setattr__(self, attribute, value)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a Landmarker does not change; make another one to set {name}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self._model, self.options, self.detector)  # type: ignore[attr-defined]
+
+    def with_options(self, **changes: Any) -> Landmarker:
+        """A landmarker of the same model with other options, given by name."""
+        return Landmarker(self._model, self.options, detector=self.detector, **changes)  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
         return f"Landmarker({self.card.name!r}, layout={self.card.layout!r}, {self.card.parameters:,} parameters)"
@@ -128,9 +164,10 @@ class Landmarker:
     def __call__(
         self,
         picture: PictureLike,
-        boxes: Boxes | None = None,
+        boxes: Boxes | Literal["picture"] | None = None,
         *,
         box_kind: BoxKind = "detector",
+        full_frame: bool = False,
         heatmaps: bool = False,
     ) -> Faces: ...
     @overload
@@ -140,27 +177,31 @@ class Landmarker:
         boxes: Sequence[Boxes | None] | None = None,
         *,
         box_kind: BoxKind = "detector",
+        full_frame: bool = False,
         heatmaps: bool = False,
     ) -> list[Faces]: ...
     def __call__(
         self,
         picture: PictureLike | list[Any] | tuple[Any, ...],
-        boxes: Boxes | Sequence[Boxes | None] | None = None,
+        boxes: Boxes | Sequence[Boxes | None] | Literal["picture"] | None = None,
         *,
         box_kind: BoxKind = "detector",
+        full_frame: bool = False,
         heatmaps: bool = False,
     ) -> Faces | list[Faces]:
         """Landmarks of all faces in a picture, or in each picture of a list.
 
         Args:
-            picture: path, encoded bytes, PIL image or array (see :func:`octamark.images.read_picture`), or a list
-                or tuple of them; all crops of all pictures then share the network's runs.
-            boxes: (n, 4) tight face boxes xyxy in pixels, as detectors give them; None looks for faces; ``"picture"``
-                says that one face fills the picture, such as a drawing in which the detector sees none: of several
-                guesses the surest counts, and its mean confidence is the score. For a list of pictures, a list with an
-                entry for each.
+            picture: path, encoded bytes, PIL image or array (see :func:`octamark.read_picture`), or a list or tuple of
+                them, of which a few at a time are decoded and share the network's runs. :func:`octamark.stream` goes on
+                where one of many pictures fails.
+            boxes: (n, 4) face boxes xyxy in pixels; None lets the detector look for faces. For a list of pictures, a
+                list with an entry for each.
             box_kind: what the boxes are: ``"detector"`` boxes of a face, or tight around the ``"landmarks"``, as
                 labels give them. The crop rule of the model's card differs.
+            full_frame: one face fills each picture, such as a drawing in which the detector sees none: several guesses
+                are read, and the one with the highest mean confidence counts. It takes no boxes; the face's box is the
+                one around its landmarks, its score the mean confidence.
             heatmaps: keep the probability maps.
 
         Returns:
@@ -168,52 +209,73 @@ class Landmarker:
 
         Raises:
             PictureError: a picture that cannot be read.
-            BoxError: boxes of another shape, not finite, without area, outside the picture, or as many lists of them
-                as there are no pictures.
+            BoxError: boxes of another shape, not finite, without area or outside the picture; a list of boxes whose
+                length differs from the number of pictures.
         """
-        if box_kind not in ("detector", "landmarks"):
-            raise BoxError(f"box_kind {box_kind!r}; allowed: detector, landmarks")
+        if box_kind not in BOX_KINDS:
+            raise BoxError(f"box_kind {box_kind!r}; allowed: {listed(BOX_KINDS)}")
+        if isinstance(boxes, str):
+            if boxes != "picture":
+                raise BoxError(
+                    f"boxes {boxes!r}; allowed: (n, 4) numbers x1 y1 x2 y2, or None for the detector; full_frame=True "
+                    "for a face that fills the picture"
+                )
+            warnings.warn('boxes="picture" is now full_frame=True', DeprecationWarning, stacklevel=2)
+            boxes, full_frame = None, True
+        if full_frame and boxes is not None:
+            raise BoxError("full_frame takes no boxes: the face fills the picture")
         if not isinstance(picture, list | tuple):
-            return self._predict([read_picture(picture)], [boxes], box_kind, heatmaps)[0]
-        asked: Any = [None] * len(picture) if boxes is None else boxes
-        if not isinstance(asked, list | tuple) or len(asked) != len(picture):
-            given = f"{len(asked)} lists of boxes" if isinstance(asked, list | tuple) else f"a {type(asked).__name__}"
+            return self.predict([read_picture(picture)], [boxes], box_kind, full_frame, heatmaps)[0]
+        each: Any = [None] * len(picture) if boxes is None else boxes
+        if not isinstance(each, list | tuple) or len(each) != len(picture):
+            given = f"{len(each)} lists of boxes" if isinstance(each, list | tuple) else f"a {type(each).__name__}"
             raise BoxError(f"{len(picture)} pictures but {given}; give a list with boxes (or None) for each picture")
-        pictures = []
-        for index, source in enumerate(picture):
-            try:
-                pictures.append(read_picture(source))
-            except PictureError as error:
-                raise PictureError(f"picture {index} of the list: {error}") from error
-        return self._predict(pictures, asked, box_kind, heatmaps)
+        results: list[Faces] = []
+        for start in range(0, len(picture), _PICTURES):
+            some = slice(start, start + _PICTURES)
+            pictures = [_read(source, start + index) for index, source in enumerate(picture[some])]
+            results += self.predict(pictures, each[some], box_kind, full_frame, heatmaps, first=start)
+        return results
 
-    def _predict(self, pictures: list[Picture], asked: Sequence[Any], box_kind: BoxKind, heatmaps: bool) -> list[Faces]:
-        results, shots = [], list[Shot]()
-        for index, (picture, given) in enumerate(zip(pictures, asked, strict=True)):
-            if isinstance(given, str):
-                shots.append(self._framed(picture, given))
-                results.append((picture, _UNKNOWN_BOX, _UNKNOWN_SCORE))
+    def predict(
+        self,
+        pictures: Sequence[Picture],
+        boxes: Sequence[Any] | None = None,
+        box_kind: BoxKind = "detector",
+        full_frame: bool = False,
+        heatmaps: bool = False,
+        *,
+        first: int = 0,
+    ) -> list[Faces]:
+        """The faces of decoded pictures (H, W, 3) uint8 RGB, whose crops share the network's runs.
+
+        Args:
+            boxes: for each picture, (n, 4) boxes or None; the rest is as in :meth:`__call__`.
+            first: number of the first picture in messages about boxes.
+        """
+        located: list[tuple[Picture, NDArray[np.float32] | None, NDArray[np.float32] | None, list[Crop]]] = []
+        for index, picture in enumerate(pictures):
+            given = None if boxes is None else boxes[index]
+            if full_frame:
+                located.append((picture, None, None, [search_full_frame(picture, self.read, self.card.crop)]))
                 continue
             if given is None:
-                boxes, scores = self.detector(picture)
+                found, scores = self.detector(picture)
             else:
-                boxes = check_boxes(given, picture, f"picture {index}: " if len(pictures) > 1 else "")
-                scores = np.ones(len(boxes), np.float32)
-            kind: BoxKind = "detector" if given is None else box_kind
-            centres = (boxes[:, :2] + boxes[:, 2:]).astype(np.float64) / 2
-            shots.extend(Shot(picture, *where) for where in zip(self._transforms(boxes, kind), centres, strict=True))
-            results.append((picture, boxes, scores))
-        return self._assemble(results, shots, heatmaps)
+                found = check_boxes(given, picture, f"picture {first + index}: " if len(pictures) > 1 or first else "")
+                scores = np.ones(len(found), np.float32)
+            crops = self._crops(picture, found, "detector" if given is None else box_kind)
+            located.append((picture, found, scores, crops))
+        crops = [crop for *_, some in located for crop in some]
+        crops, landmarks = self._landmarks(crops, heatmaps)
+        results, start = [], 0
+        for picture, found_boxes, found_scores, own in located:
+            part = slice(start, start + len(own))
+            start += len(own)
+            results.append(self._faces(picture, crops[part], landmarks[part], found_boxes, found_scores, heatmaps))
+        return results
 
-    def _framed(self, picture: Picture, said: str) -> Shot:
-        """The crop of the one face of a picture that it fills."""
-        if said != PICTURE:
-            raise BoxError(
-                f"boxes {said!r}; allowed: (n, 4) numbers x1 y1 x2 y2, {PICTURE!r}, or None for the detector"
-            )
-        return framed(picture, self._look, self.card.crop)
-
-    def in_crops(
+    def read_crops(
         self,
         picture: Picture,
         transforms: NDArray[np.floating],
@@ -226,94 +288,136 @@ class Landmarker:
         Args:
             picture: (H, W, 3) uint8 RGB.
             transforms: (n, 2, 3) similarities from pixels of the network's input to pixels of the picture.
-            centres: (n, 2) of the faces' boxes, about which a second look turns; the crops' own by default.
+            centres: (n, 2) of the faces' boxes, about which crops are turned; the crops' own by default.
 
         Returns:
             Faces; their boxes are the tight boxes around the crops, their scores 1.
         """
-        made = np.asarray(transforms, np.float64).reshape(-1, 2, 3)
+        placed = np.asarray(transforms, np.float64).reshape(-1, 2, 3)
         last = self.card.crop.size - 0.5
         corners = np.array([[-0.5, -0.5], [last, -0.5], [last, last], [-0.5, last]])
-        boxes = np.array([landmark_boxes(apply(one, corners)) for one in made], np.float32).reshape(-1, 4)
+        boxes = np.array([landmark_boxes(apply(one, corners)) for one in placed], np.float32).reshape(-1, 4)
         about = np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2 if centres is None else centres, np.float64)
-        shots = [Shot(picture, *where) for where in zip(made, about, strict=True)]
-        return self._assemble([(picture, boxes, np.ones(len(boxes), np.float32))], shots, heatmaps)[0]
+        crops = [Crop(picture, *where) for where in zip(placed, about, strict=True)]
+        return self._faces(picture, *self._landmarks(crops, heatmaps), boxes, np.ones(len(boxes), np.float32), heatmaps)
 
-    def _transforms(self, boxes: NDArray[np.float32], box_kind: BoxKind) -> list[NDArray[np.float64]]:
+    def read(self, crops: Sequence[Crop], heatmaps: bool = False) -> list[Landmarks]:
+        """What the network sees in each crop, in pixels of the pictures; runs of :data:`_BATCH` crops."""
+        names = ["landmarks", "spread", "confidence"] + (["heatmaps"] if heatmaps else [])
+        results = []
+        for start in range(0, len(crops), _BATCH):
+            some = crops[start : start + _BATCH]
+            pixels = np.stack([crop.pixels(self.card.crop.size) for crop in some])
+            outputs = self._session.run(names, {"crops": pixels})  # type: ignore[attr-defined]
+            for crop, points, spread, confidence, *maps in zip(some, *outputs, strict=True):
+                wide = points.astype(np.float64), spread.astype(np.float64)
+                moved, turned = transform_with_spread(crop.transform, *wide)
+                results.append(Landmarks(moved, turned, confidence, *maps))
+        return results
+
+    def _crops(self, picture: Picture, boxes: NDArray[np.float32], box_kind: BoxKind) -> list[Crop]:
+        """How the faces in these boxes are cut, by the rule of the card."""
         rule = self.card.crop
         if box_kind == "landmarks":
             around = squares(boxes, rule.margin)
         else:
             around = detector_squares(boxes, rule.detector_scale, rule.detector_shift)
-        return [crop_transform(square, rule.size) for square in around]
+        centres = (boxes[:, :2] + boxes[:, 2:]).astype(np.float64) / 2
+        return [
+            Crop(picture, crop_transform(square, rule.size), centre)
+            for square, centre in zip(around, centres, strict=True)
+        ]
 
-    def _assemble(
+    def _landmarks(self, crops: Sequence[Crop], heatmaps: bool) -> tuple[list[Crop], list[Landmarks]]:
+        """Every stage behind the detector: read, read again turned, read the regions."""
+
+        def read(some: Sequence[Crop]) -> list[Landmarks]:
+            return self.read(some, heatmaps)
+
+        options, rule = self.options, self.card.crop
+        turned, landmarks = RotationSearch(read, self.layout, rule, options.rotation)(crops, read(crops))
+        if self.refiner is not None:
+            landmarks = self.refiner.refine(turned, landmarks, rule.size, options.refine)
+        return turned, landmarks
+
+    def _faces(
         self,
-        located: list[tuple[Picture, NDArray[np.float32], NDArray[np.float32]]],
-        shots: list[Shot],
+        picture: Picture,
+        crops: Sequence[Crop],
+        landmarks: Sequence[Landmarks],
+        boxes: NDArray[np.float32] | None,
+        scores: NDArray[np.float32] | None,
         heatmaps: bool,
-    ) -> list[Faces]:
-        """Read the crops of all pictures together, then hand each picture its faces."""
-        looks = self._look(shots, heatmaps)
-        again = SecondLook(lambda some: self._look(some, heatmaps), self.layout, self.card.crop, self.upright)
-        again.improve(shots, looks)
-        self._refine(shots, looks)
-        results, start = [], 0
-        for picture, boxes, scores in located:
-            own, taken = looks[start : start + len(boxes)], shots[start : start + len(boxes)]
-            start += len(boxes)
-            faces = Faces.empty(self.layout, (picture.shape[1], picture.shape[0]))
-            if own:
-                points = shifted(np.stack([look.landmarks for look in own]), self.card.offset, self.layout)
-                if np.isnan(scores).any():  # a face that fills its picture
-                    boxes = landmark_boxes(points).astype(np.float32)
-                    scores = np.array([look.sureness for look in own], np.float32)
-                faces = Faces(
-                    self.layout,
-                    faces.size,
-                    landmarks=points.astype(np.float32),
-                    spread=np.stack([look.spread for look in own]).astype(np.float32),
-                    confidence=np.stack([look.confidence for look in own]),
-                    boxes=boxes,
-                    scores=scores,
-                    crops=np.stack([shot.transform for shot in taken]),
-                    heatmaps=np.stack([look.heatmaps for look in own]) if heatmaps else None,  # type: ignore[misc]
-                )
-            elif heatmaps:
-                side = self.card.crop.size // 4
-                faces = replace(faces, heatmaps=np.zeros((0, self.layout.count, side, side), np.float32))
-            results.append(faces)
-        return results
+    ) -> Faces:
+        """The faces of one picture; without boxes and scores they are those of the landmarks."""
+        faces = Faces.empty(self.layout, (picture.shape[1], picture.shape[0]))
+        if not landmarks:
+            if not heatmaps:
+                return faces
+            side = self.card.crop.size // 4
+            return replace(faces, heatmaps=np.zeros((0, self.layout.count, side, side), np.float32))
+        points = shifted(np.stack([seen.points for seen in landmarks]), self.card.offset, self.layout)
+        confidence = np.stack([seen.confidence for seen in landmarks]).astype(np.float32)
+        mean = confidence.mean(axis=1)
+        found = Faces(
+            self.layout,
+            faces.size,
+            landmarks=points.astype(np.float32),
+            spread=np.stack([seen.spread for seen in landmarks]).astype(np.float32),
+            confidence=confidence,
+            boxes=landmark_boxes(points).astype(np.float32) if boxes is None else boxes,
+            scores=mean if scores is None else scores,
+            crops=np.stack([crop.transform for crop in crops]),
+            heatmaps=np.stack([seen.heatmaps for seen in landmarks]) if heatmaps else None,  # type: ignore[misc]
+        )
+        kept = mean >= self.options.min_confidence
+        return found if kept.all() else found[kept]
 
-    def _refine(self, shots: list[Shot], looks: list[Look]) -> None:
-        """Replace looks, in place, by what the regional network makes of them."""
-        if self.refiner is None:
-            return
-        sides = [float(np.hypot(*shot.transform[:, 0])) * self.card.crop.size for shot in shots]
-        least = 0.0 if self.refine == "always" else WARRANTED * self.card.crop.size
-        chosen = [index for index, side in enumerate(sides) if side >= least]
-        seen = [Coarse(shots[i].picture, looks[i].landmarks, looks[i].spread) for i in chosen]
-        for index, refined in zip(chosen, self.refiner(seen, [sides[i] for i in chosen]), strict=True):
-            if self.refine == "auto" and refined.spread.mean() > WORSE * looks[index].spread.mean():
-                continue
-            sure = refined.confidence.astype(np.float32)
-            looks[index] = Look(refined.landmarks, refined.spread, sure, looks[index].heatmaps)
 
-    def _look(self, shots: list[Shot], heatmaps: bool = False) -> list[Look]:
-        """Run the network over crops, some at a time; points and spreads come back in pixels of the pictures."""
-        names = ["landmarks", "spread", "confidence"] + (["heatmaps"] if heatmaps else [])
-        looks = []
-        for start in range(0, len(shots), _BATCH):
-            some = shots[start : start + _BATCH]
-            crops = np.stack([crop(shot.picture, shot.transform, self.card.crop.size) for shot in some])
-            for shot, points, spread, sure, *maps in zip(
-                some, *self._session.run(names, {"crops": crops}), strict=True
-            ):
-                moved, turned = transform_with_spread(
-                    shot.transform, points.astype(np.float64), spread.astype(np.float64)
-                )
-                looks.append(Look(moved, turned, sure, *maps))
-        return looks
+def _rebuild(model: str | Path | bytes, options: InferenceOptions, detector: Detector) -> Landmarker:
+    return Landmarker(model, options, detector=detector)
+
+
+def _changed(options: InferenceOptions, changes: dict[str, Any]) -> InferenceOptions:
+    """The options with changes by name.
+
+    Raises:
+        ConfigError: an unknown name; the message lists the names.
+    """
+    if "upright" in changes:
+        warnings.warn("upright= is now rotation=", DeprecationWarning, stacklevel=4)
+        changes = {"rotation": changes["upright"], **{k: v for k, v in changes.items() if k != "upright"}}
+    names = [field.name for field in fields(InferenceOptions)]
+    if unknown := [name for name in changes if name not in names]:
+        raise ConfigError(f"unknown option {listed(unknown)}; options: {listed(names)}, detector")
+    return replace(options, **changes) if changes else options
+
+
+def _read(source: Any, index: int) -> Picture:
+    try:
+        return read_picture(source)
+    except PictureError as error:
+        raise PictureError(f"picture {index} of the list: {error}") from error
+
+
+def _refiner(options: InferenceOptions, card: ModelCard, points: Layout) -> Refiner | None:
+    """The regional network, where a landmarker of this card has a use for it.
+
+    Raises:
+        WeightsError: a network of another layout that was asked for, and as :class:`Refiner`.
+    """
+    released = options.regions == models.REGIONS
+    if options.refine == "never" or (options.refine == "auto" and released and card.name != models.REGIONS_MODEL):
+        return None
+    refiner = Refiner(options.regions, threads=options.threads, device=options.device)
+    if refiner.layout.name != points.name and options.refine == "auto" and released:
+        return None
+    if refiner.layout.name != points.name:
+        raise WeightsError(
+            f"{refiner.card.name}: reads regions of layout {refiner.layout.name}, but {card.name} finds "
+            f'points of {points.name}; refine="never" goes without'
+        )
+    return refiner
 
 
 def shifted(landmarks: NDArray[np.floating], offset: tuple[float, float], layout: Layout) -> NDArray[np.float64]:
@@ -325,14 +429,18 @@ def shifted(landmarks: NDArray[np.floating], offset: tuple[float, float], layout
 def load(
     model: str | Path | bytes = "small",
     *,
-    upright: Upright = "auto",
+    rotation: Rotation = "auto",
     refine: Refine = "auto",
     regions: str | Path | bytes = models.REGIONS,
+    min_confidence: float = 0.0,
     threads: int | None = None,
     device: str = "cpu",
-    detector: FaceDetector | None = None,
+    detector: Detector | None = None,
+    **changes: Any,
 ) -> Landmarker:
-    """A :class:`Landmarker`, by a shipped model's name (``nano``, ``tiny``, ``small``) or an .onnx file's path."""
-    return Landmarker(
-        model, upright=upright, refine=refine, regions=regions, threads=threads, device=device, detector=detector
-    )
+    """A :class:`Landmarker`, by a shipped model's name (``nano``, ``tiny``, ``small``) or an .onnx file's path.
+
+    The options are those of :class:`InferenceOptions`; ``detector`` is as in :class:`Landmarker`.
+    """
+    options = InferenceOptions(rotation, refine, regions, min_confidence, threads, device)
+    return Landmarker(model, options, detector=detector, **changes)

@@ -1,15 +1,15 @@
-"""Attention-driven cropping: the points of a look at the whole face decide where to look closely.
+"""Attention-driven cropping: the landmarks of the whole face decide where to read at the picture's own resolution.
 
-Each face is cut into the layout's regions at the picture's own resolution; one small network reads them all, and its
-readings are joined with the first points by their expected errors (octamark.inference.regions). Memory depends on
-the number of faces in a run, not on the size of the picture.
+Each face is cut into the layout's regions; one small network, the regional network, reads them all, and its readings
+are combined with the first landmarks by their expected errors (octamark.inference.regions). Memory depends on the
+number of faces in a run, not on the size of the picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import onnxruntime
@@ -17,55 +17,30 @@ from numpy.typing import NDArray
 
 from octamark import models
 from octamark.errors import WeightsError, listed
-from octamark.geometry import Picture, crops, transform_with_spread
+from octamark.faces import Landmarks
+from octamark.geometry import Crop, Picture, crops, transform_with_spread
 from octamark.inference.regions import RegionTable, fuse, place
+from octamark.inference.rotation import blend, ramp
 from octamark.inference.session import session
 from octamark.layouts import Layout, layout
-from octamark.models import FACE_UNITS, RegionCard
-from octamark.models.calibration import CONFIDENCE_SHARE
+from octamark.models import CONFIDENCE_SHARE, FACE_UNITS, RegionCard
 
 F64 = NDArray[np.float64]
 
 Refine = Literal["auto", "always", "never"]
 REFINE: tuple[Refine, ...] = ("auto", "always", "never")
 
-WARRANTED = 1.0
-"""With ``"auto"``, faces are refined whose crop is at least this many times as wide as the global network's input."""
+MIN_CROP_RATIO, FULL_CROP_RATIO = 1.0, 1.25
+"""With ``"auto"``, a face is refined whose crop is at least the first many times as wide as the network's input; from
+the second on the refined landmarks count alone, in between both are blended."""
 
-WORSE = 1.05
-"""With ``"auto"``, a face stays as it was where the closer look expects errors more than this many times as large:
-drawings whose parts, seen alone, are not what the regional network knows."""
+MAX_SPREAD_RATIO = (1.0, 1.1)
+"""With ``"auto"``, refined landmarks count less where their mean spread is more than the first many times that of the
+global ones, and not at all from the second on: parts of a drawing, seen alone, are not what the regional network
+knows."""
 
 _BATCH = 4
 """Faces per run of the network: what is in memory at once."""
-
-
-class Coarse(NamedTuple):
-    """One face as the global network saw it.
-
-    Attributes:
-        picture: (H, W, 3) uint8 RGB.
-        landmarks, spread: (M, 2) pixels of the picture.
-    """
-
-    picture: Picture
-    landmarks: NDArray[np.floating]
-    spread: NDArray[np.floating]
-
-
-class Refined(NamedTuple):
-    """One face after a close look: (M, 2), (M, 2) expected errors, pixels of the picture; (M,) confidence."""
-
-    landmarks: F64
-    spread: F64
-    confidence: F64
-
-
-class Readings(NamedTuple):
-    """What the regional network read of faces: (n, K, 2) points and raw spreads, pixels of the pictures."""
-
-    points: F64
-    spread: F64
 
 
 class Refiner:
@@ -73,7 +48,7 @@ class Refiner:
 
     Args:
         model: name of a regional network that ships, or path (or bytes) of one that ``octamark export`` wrote.
-        threads, device: as in :class:`octamark.Landmarker`.
+        threads, device: as in :class:`octamark.InferenceOptions`.
 
     Raises:
         WeightsError: unknown name, missing or damaged file, or a model that is no regional network.
@@ -92,52 +67,90 @@ class Refiner:
         )
         self.layout: Layout = layout(self.card.layout)
         self.table = RegionTable(self.layout)
-        made = (len(self.card.bias), self._session.get_inputs()[0].shape[1], self._session.get_outputs()[0].shape[1])
-        if made != (wanted := (len(self.table.kinds), len(self.table.regions), len(self.table.landmarks))):
-            counts = [f"{n} {what}" for n, what in zip(made, ("kinds", "regions", "readings"), strict=True)]
-            raise WeightsError(f"{name}: made for {listed(counts)}; its layout {self.layout.name} has {wanted}")
+        counts = (len(self.card.bias), self._session.get_inputs()[0].shape[1], self._session.get_outputs()[0].shape[1])
+        expected = (len(self.table.kinds), len(self.table.regions), len(self.table.landmarks))
+        if counts != expected:
+            parts = [f"{n} {what}" for n, what in zip(counts, ("kinds", "regions", "readings"), strict=True)]
+            raise WeightsError(f"{name}: made for {listed(parts)}; its layout {self.layout.name} has {expected}")
 
     def __repr__(self) -> str:
         return f"Refiner({self.card.name!r}, layout={self.card.layout!r}, {self.card.parameters:,} parameters)"
 
-    def transforms(self, faces: Sequence[Coarse]) -> F64:
+    def transforms(self, landmarks: Sequence[Landmarks]) -> F64:
         """Where the crops of faces lie: (n, R, 2, 3) from their pixels to those of the pictures."""
-        return np.asarray(place(*_stacked(faces), self.table, self.card.rule))
+        return np.asarray(place(*_stacked(landmarks), self.table, self.card.rule))
 
-    def read(self, faces: Sequence[Coarse]) -> Readings:
-        """What the network sees in the regions of faces, in pictures of any size."""
+    def read(self, pictures: Sequence[Picture], landmarks: Sequence[Landmarks]) -> tuple[F64, F64]:
+        """What the network reads in the regions of faces: points and raw spreads (n, K, 2), pixels of the pictures.
+
+        Args:
+            pictures: of each face, (H, W, 3) uint8 RGB of any size.
+            landmarks: of each face, which place the crops.
+        """
         points, spreads = [], []
-        for start in range(0, len(faces), _BATCH):
-            some = faces[start : start + _BATCH]
-            transforms = self.transforms(some)
+        for start in range(0, len(landmarks), _BATCH):
+            transforms = self.transforms(landmarks[start : start + _BATCH])
             size = self.card.rule.size
-            cut = np.stack([crops(face.picture, own, size) for face, own in zip(some, transforms, strict=True)])
-            found, raw = self._session.run(["readings", "spread"], {"crops": cut})
-            moved, turned = transform_with_spread(
-                transforms[:, self.table.owners], found.astype(np.float64), raw.astype(np.float64)
-            )
+            chunk = zip(pictures[start : start + _BATCH], transforms, strict=True)
+            pixels = np.stack([crops(picture, own, size) for picture, own in chunk])
+            readings, raw = self._session.run(["readings", "spread"], {"crops": pixels})
+            owners = transforms[:, self.table.owners]
+            moved, turned = transform_with_spread(owners, readings.astype(np.float64), raw.astype(np.float64))
             points.append(moved)
             spreads.append(turned)
-        return Readings(np.concatenate(points), np.concatenate(spreads))
+        return np.concatenate(points), np.concatenate(spreads)
 
-    def join(self, faces: Sequence[Coarse], readings: Readings) -> tuple[F64, F64]:
+    def join(self, landmarks: Sequence[Landmarks], readings: F64, spread: F64) -> tuple[F64, F64]:
         """Points (n, M, 2) of both networks together, and their spreads before calibration, pixels of the pictures."""
         bias = np.array(self.card.bias)[self.table.reading_kinds]
-        joined: tuple[F64, F64] = fuse(*_stacked(faces), *readings, bias, self.card.sharpness, self.table.joining)
+        joined: tuple[F64, F64] = fuse(
+            *_stacked(landmarks), readings, spread, bias, self.card.sharpness, self.table.joining
+        )
         return joined
 
-    def __call__(self, faces: Sequence[Coarse], sides: Sequence[float]) -> list[Refined]:
-        """The faces, each refined; ``sides`` are those of their crops, pixels of the pictures."""
+    def __call__(self, faces: Sequence[Crop], landmarks: Sequence[Landmarks], size: int) -> list[Landmarks]:
+        """The landmarks of faces, each refined.
+
+        Args:
+            faces: the crops that the landmarks were read in.
+            landmarks: what the global network saw.
+            size: side of that network's input, pixels.
+        """
         if not faces:
             return []
-        points, raw = self.join(faces, self.read(faces))
-        unit = np.array(sides)[:, None, None] / FACE_UNITS
+        points, raw = self.join(landmarks, *self.read([crop.picture for crop in faces], landmarks))
+        unit = np.array([crop.side(size) for crop in faces])[:, None, None] / FACE_UNITS
         spread = self.card.calibration.spread(raw / unit) * unit
         radius = CONFIDENCE_SHARE * self.layout.reference_distance(points)[:, None]
-        sure = self.card.calibration.within(spread, radius)
-        return [Refined(*one) for one in zip(points, spread, sure, strict=True)]
+        confidence = self.card.calibration.within(spread, radius).astype(np.float32)
+        return [
+            Landmarks(points[i], spread[i], confidence[i], heatmaps=seen.heatmaps) for i, seen in enumerate(landmarks)
+        ]
+
+    def refine(self, faces: Sequence[Crop], landmarks: Sequence[Landmarks], size: int, mode: Refine) -> list[Landmarks]:
+        """The landmarks of faces, refined where ``mode`` asks for it; see :meth:`__call__` for the arguments.
+
+        ``"auto"`` refines faces that are larger than the network's input, and leaves those as they were of which the
+        regional network expects larger errors; at both limits old and refined landmarks are blended, so that the result
+        changes continuously with the picture.
+        """
+        ratios = [crop.side(size) / size for crop in faces]
+        least = MIN_CROP_RATIO if mode == "auto" else 0.0
+        chosen = [index for index, ratio in enumerate(ratios) if mode != "never" and ratio >= least]
+        results = list(landmarks)
+        refined = self([faces[i] for i in chosen], [landmarks[i] for i in chosen], size)
+        for index, new in zip(chosen, refined, strict=True):
+            share = 1.0
+            if mode == "auto":
+                share = ramp(ratios[index], MIN_CROP_RATIO, FULL_CROP_RATIO)
+                share *= 1 - ramp(float(new.spread.mean() / landmarks[index].spread.mean()), *MAX_SPREAD_RATIO)
+            results[index] = blend(landmarks[index], new, share)
+        return results
 
 
-def _stacked(faces: Sequence[Coarse]) -> tuple[F64, F64]:
-    """Landmarks and spreads of faces, (n, M, 2) each."""
-    return tuple(np.stack([np.asarray(face[part], np.float64) for face in faces]) for part in (1, 2))  # type: ignore[return-value]
+def _stacked(landmarks: Sequence[Landmarks]) -> tuple[F64, F64]:
+    """Points and spreads of faces, (n, M, 2) each."""
+    return (
+        np.stack([np.asarray(seen.points, np.float64) for seen in landmarks]),
+        np.stack([np.asarray(seen.spread, np.float64) for seen in landmarks]),
+    )

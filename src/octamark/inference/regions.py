@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from octamark.errors import LayoutError
+from octamark.geometry import fit_similarity
 from octamark.layouts import Layout
 from octamark.models import RegionRule
 
@@ -122,10 +123,8 @@ def place(landmarks: Any, spread: Any, table: RegionTable, rule: RegionRule, xp:
         (n, R, 2, 3) from pixels of a crop to the frame of the landmarks; a mirrored region's determinant is negative.
     """
     diagram = table.layout.diagram.astype(np.float64)
-    shape = diagram - diagram.mean(axis=0)
-    u, v = (_like(column, landmarks, xp) for column in shape.T / (shape**2).sum())
-    x, y = landmarks[..., 0], landmarks[..., 1]  # n, M; u and v are centred, so the landmarks need not be
-    along, across = (u * x + v * y).sum(-1), (u * y - v * x).sum(-1)
+    x, y = landmarks[..., 0], landmarks[..., 1]  # n, M
+    along, across = (fit_similarity(_like(diagram, landmarks, xp), landmarks, xp)[..., row, 0] for row in (0, 1))
     scale = xp.sqrt(along**2 + across**2 + 1e-12)  # picture pixels per unit of the diagram
     cos, sin = along / scale, across / scale
     upright_x = cos[:, None] * x + sin[:, None] * y

@@ -1,129 +1,147 @@
-"""A second look at faces that lean, lie or stand on their heads.
+"""Reading faces again in a turned crop: faces that lean, lie or stand on their heads.
 
-The network reads faces that stand more or less upright. Its first points tell how far a face leans, and its confidence
-tells when it is lost; then the crop is turned and read again, and the surer reading is kept.
+The network reads faces that stand more or less upright. Its first landmarks tell how far a face leans, and its
+confidence tells when it is lost; then the crop is turned and read again. Around the angle from which a face is read
+again the two results are blended, so that the landmarks are a continuous function of the picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from octamark.geometry import Picture, crop_transform, tilt, upright_square
+from octamark.faces import Landmarks
+from octamark.geometry import Crop, crop_transform, tilt, upright_square
 from octamark.layouts import Layout
 from octamark.models import CropRule
 
-F64 = NDArray[np.float64]
+Rotation = Literal["auto", "always", "never"]
+ROTATION: tuple[Rotation, ...] = ("auto", "always", "never")
 
-Upright = Literal["auto", "always", "never"]
-UPRIGHT: tuple[Upright, ...] = ("auto", "always", "never")
+TILT_BAND = (15.0, 25.0)
+"""Lean of a face in its crop, degrees: below the first the crop is kept, above the second the upright one replaces it,
+in between both readings are blended."""
 
-TILTED = 20.0
-"""Faces whose first points lean further than this in their crop, in degrees, are read again upright."""
+CONFIDENCE_BAND = 0.05
+"""The upright reading counts half where its mean confidence equals the first reading's, not at all or alone where it
+is this much lower or higher."""
 
-LEAST_GAIN = 0.15
-"""A face that seems upright is believed to lie only if a turn lifts its mean confidence by so much."""
+MIN_GAIN = 0.15
+"""A face that seems upright is taken for one that lies only if a quarter turn raises its mean confidence by this
+much."""
 
-UNSURE, UNSURE_LEANING = 0.4, 0.6
-"""Faces of a lower mean confidence are then read again in quarter turns; the second holds for faces that leaned."""
+LOST, LOST_LEANING = 0.4, 0.6
+"""Faces of a lower mean confidence are read again in quarter turns; the second value holds for faces that lean."""
 
-
-@dataclass(frozen=True)
-class Shot:
-    """One crop to read.
-
-    Attributes:
-        picture: (H, W, 3) uint8 RGB.
-        transform: (2, 3) similarity from pixels of the network's input to pixels of the picture.
-        centre: (2,) of the face's box in the picture.
-    """
-
-    picture: Picture
-    transform: F64
-    centre: F64
-
-    @property
-    def angle(self) -> float:
-        """How far the crop is turned against the picture, degrees clockwise."""
-        return float(np.rad2deg(np.arctan2(self.transform[1, 0], self.transform[0, 0])))
-
-    def turned(self, angle: float) -> Shot:
-        """The crop as it were if the picture around the box were turned, degrees clockwise."""
-        turn = crop_transform(np.array([0.0, 0.0, 1.0]), 1, angle)[:, :2]
-        linear, offset = turn @ self.transform[:, :2], turn @ (self.transform[:, 2] - self.centre) + self.centre
-        return Shot(self.picture, np.concatenate([linear, offset[:, None]], axis=1), self.centre)
+Read = Callable[[Sequence[Crop]], list[Landmarks]]
+"""Reads crops: one :class:`Landmarks` for each, in pixels of the pictures."""
 
 
-class Look(NamedTuple):
-    """What the network said about one crop, in pixels of the picture: (M, 2), (M, 2), (M,), (M, h, w) or None."""
-
-    landmarks: F64
-    spread: F64
-    confidence: NDArray[np.float32]
-    heatmaps: NDArray[np.float32] | None = None
-
-    @property
-    def sureness(self) -> float:
-        return float(self.confidence.mean())
-
-
-class SecondLook:
-    """Reads faces again where that helps.
+class RotationSearch:
+    """Reads faces again where a turned crop helps.
 
     Args:
-        look: reads crops.
-        layout, rule: of the network.
+        read: the network.
+        layout: of its landmarks.
+        rule: how its crops are cut.
         mode: ``"auto"`` reads leaning and lost faces again, ``"always"`` every face, ``"never"`` none.
     """
 
-    def __init__(self, look: Callable[[list[Shot]], list[Look]], layout: Layout, rule: CropRule, mode: Upright) -> None:
-        self.look, self.layout, self.rule, self.mode = look, layout, rule, mode
+    def __init__(self, read: Read, layout: Layout, rule: CropRule, mode: Rotation) -> None:
+        self.read, self.layout, self.rule, self.mode = read, layout, rule, mode
 
-    def improve(self, shots: list[Shot], looks: list[Look]) -> None:
-        """Replace shots and looks, in place, by surer ones.
+    def __call__(self, crops: Sequence[Crop], landmarks: Sequence[Landmarks]) -> tuple[list[Crop], list[Landmarks]]:
+        """The crops and landmarks of the faces after the search; the arguments stay as they are.
 
-        First a crop that stands upright around the first points, and another where the face leans in that one too; for
-        a face that is still lost, a quarter, half and three quarters of a turn, and an upright crop around the best of
-        them.
+        First an upright crop around the first landmarks, and another where the face leans in that one too; for a face
+        that is still lost, a quarter, half and three quarters of a turn, and an upright crop around the best of them.
         """
-        if self.mode == "never":
-            return
-        leans = [self._leans(shot, one) for shot, one in zip(shots, looks, strict=True)]
-        self._straighten([i for i, leaning in enumerate(leans) if leaning or self.mode == "always"], shots, looks)
-        crooked = [i for i, leaning in enumerate(leans) if leaning and self._leans(shots[i], looks[i])]
-        self._straighten(crooked, shots, looks)
-        lost = [i for i, one in enumerate(looks) if one.sureness < (UNSURE_LEANING if leans[i] else UNSURE)]
-        turned = [(i, shots[i].turned(angle)) for i in lost for angle in (90.0, 180.0, 270.0)]
-        least = [one.sureness + (0.0 if leaning else LEAST_GAIN) for one, leaning in zip(looks, leans, strict=True)]
-        self._straighten(self._keep_surer(turned, shots, looks, least), shots, looks)
+        faces = dict(enumerate(zip(crops, landmarks, strict=True)))
+        if self.mode != "never":
+            always = self.mode == "always"
+            weights = {index: self._lean_weight(*face) for index, face in faces.items()}
+            faces |= self._upright({i: faces[i] for i in faces if always or weights[i] > 0}, {} if always else weights)
+            again = {i: self._lean_weight(*faces[i]) for i in faces if weights[i] > 0}
+            faces |= self._upright({i: faces[i] for i in again if again[i] > 0}, again)
+            leaning = {i for i in faces if weights[i] >= 0.5}
+            lost = {
+                i: face
+                for i, face in faces.items()
+                if face[1].mean_confidence < (LOST_LEANING if i in leaning else LOST)
+            }
+            turned = self._quarter_turns(lost, leaning)
+            faces |= turned
+            faces |= self._upright(turned, {})
+        return [crop for crop, _ in faces.values()], [seen for _, seen in faces.values()]
 
-    def _leans(self, shot: Shot, look: Look) -> bool:
-        return abs((self._tilt(look) - shot.angle + 180) % 360 - 180) > TILTED
+    def _lean(self, crop: Crop, seen: Landmarks) -> float:
+        """How far a face leans in its crop, degrees from 0 to 180."""
+        return abs((self._tilt(seen) - crop.angle + 180) % 360 - 180)
 
-    def _tilt(self, look: Look) -> float:
-        return float(tilt(look.landmarks, self.layout.diagram))
+    def _lean_weight(self, crop: Crop, seen: Landmarks) -> float:
+        return ramp(self._lean(crop, seen), *TILT_BAND)
 
-    def _straighten(self, chosen: Iterable[int], shots: list[Shot], looks: list[Look]) -> None:
-        tried = []
-        for index in chosen:
-            angle = self._tilt(looks[index])
-            square = upright_square(looks[index].landmarks, angle, self.rule.margin)
+    def _tilt(self, seen: Landmarks) -> float:
+        return float(tilt(seen.points, self.layout.diagram))
+
+    def _upright(
+        self, faces: Mapping[int, tuple[Crop, Landmarks]], weights: Mapping[int, float]
+    ) -> dict[int, tuple[Crop, Landmarks]]:
+        """Faces blended with what an upright crop shows; ``weights`` limits its share, 1 where none is given."""
+        crops = {}
+        for index, (crop, seen) in faces.items():
+            angle = self._tilt(seen)
+            square = upright_square(seen.points, angle, self.rule.margin)
             if square[2] > 1:
-                transform = crop_transform(square, self.rule.size, angle)
-                tried.append((index, Shot(shots[index].picture, transform, shots[index].centre)))
-        self._keep_surer(tried, shots, looks, [one.sureness for one in looks])
+                crops[index] = Crop(crop.picture, crop_transform(square, self.rule.size, angle), crop.centre)
+        results = {}
+        for (index, crop), seen in zip(crops.items(), self.read(list(crops.values())), strict=True):
+            before = faces[index][1]
+            gain = seen.mean_confidence - before.mean_confidence
+            share = weights.get(index, 1.0) * ramp(gain, -CONFIDENCE_BAND, CONFIDENCE_BAND)
+            results[index] = (crop if share >= 0.5 else faces[index][0], blend(before, seen, share))
+        return results
 
-    def _keep_surer(
-        self, tried: list[tuple[int, Shot]], shots: list[Shot], looks: list[Look], least: list[float]
-    ) -> list[int]:
-        """Take looks that are surer than each face's ``least``; indices of the faces that changed, each once."""
-        changed = {}
-        for (index, shot), look in zip(tried, self.look([shot for _, shot in tried]), strict=True):
-            if look.sureness > max(least[index], looks[index].sureness):
-                shots[index], looks[index] = shot, look
-                changed[index] = True
-        return list(changed)
+    def _quarter_turns(
+        self, faces: Mapping[int, tuple[Crop, Landmarks]], leaning: Iterable[int]
+    ) -> dict[int, tuple[Crop, Landmarks]]:
+        """Those of the faces that a crop turned by 90, 180 or 270 degrees shows better, each with the best turn.
+
+        Here readings replace each other: which way up a face is cannot be blended.
+        """
+        tried = [(i, crop.rotated(angle)) for i, (crop, _) in faces.items() for angle in (90.0, 180.0, 270.0)]
+        best: dict[int, tuple[Crop, Landmarks]] = {}
+        for (index, crop), seen in zip(tried, self.read([crop for _, crop in tried]), strict=True):
+            needed = faces[index][1].mean_confidence + (0.0 if index in leaning else MIN_GAIN)
+            if index in best:
+                needed = max(needed, best[index][1].mean_confidence)
+            if seen.mean_confidence > needed:
+                best[index] = (crop, seen)
+        return best
+
+
+def ramp(value: float, low: float, high: float) -> float:
+    """0 up to ``low``, 1 from ``high`` on, and a smooth rise in between (3 t^2 - 2 t^3)."""
+    t = min(max((value - low) / (high - low), 0.0), 1.0)
+    return t * t * (3 - 2 * t)
+
+
+def blend(first: Landmarks, second: Landmarks, share: float) -> Landmarks:
+    """Two readings of one face as one: ``share`` of the second, the rest of the first; heatmaps of the larger part."""
+    if share <= 0.0:
+        return first
+    if share >= 1.0:
+        return second
+
+    def mixed(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
+        return np.asarray((1 - share) * np.asarray(a, np.float64) + share * np.asarray(b, np.float64))
+
+    return Landmarks(
+        mixed(first.points, second.points),
+        mixed(first.spread, second.spread),
+        mixed(first.confidence, second.confidence),
+        (second if share >= 0.5 else first).heatmaps,
+    )

@@ -140,7 +140,7 @@ def release(
     onnx, card = calibrate(graph(shape), validation, detector=detector, seed=config.seed, tick=tick)
     further = {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100}
     if shape is not None:
-        plain = _by_labels(Landmarker(graph(None), upright="never", refine="never"), validation, tick)
+        plain = _by_labels(Landmarker(graph(None), rotation="never", refine="never"), validation, tick)
         further["validation NME without the shape correction, %, label boxes"] = plain
     advance(steps, steps)
     final = card.model_copy(update={"scores": {**card.scores, **further}})
@@ -178,10 +178,10 @@ def calibrate(
     Raises:
         DataError: too few faces; WeightsError: a graph that cannot be calibrated.
     """
-    card = Landmarker(graph, upright="never", refine="never").card
+    card = Landmarker(graph, rotation="never", refine="never").card
     identity = Calibration.identity(len(card.calibration.gain))
     plain = card.model_copy(update={"calibration": identity, "offset": (0.0, 0.0)})
-    landmarker = Landmarker(recalibrated(graph, plain), upright="never", refine="never")
+    landmarker = Landmarker(recalibrated(graph, plain), rotation="never", refine="never")
     found = detector_square(card.crop, detector)
     views = {
         "labels": View(label_square(card.crop)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +19,10 @@ from octamark.datasets.load import training_and_validation
 from octamark.errors import ConfigError, listed
 from octamark.evaluation.run import Predictions, View, detector_square, label_square, predict
 from octamark.evaluation.steadiness import nudge
+from octamark.faces import Landmarks
 from octamark.geometry import apply, invert, landmark_boxes
 from octamark.inference.landmarker import Landmarker, shifted
-from octamark.inference.refiner import Coarse, Refiner
+from octamark.inference.refiner import Refiner
 from octamark.inference.regions import RegionTable, fuse
 from octamark.layouts import Layout, layout
 from octamark.metrics import failure_rate, nme, part_nme, usual_normaliser
@@ -138,7 +140,6 @@ def release_regions(
     training, validation = training_and_validation(config.data, data, one, config.seed)
     checkpoints.check_held_out(meta, validation, run)
     offset = seeing.card.offset
-    seeing.card = seeing.card.model_copy(update={"offset": (0.0, 0.0)})  # crops are placed by points before it
     learned, terms = learned_from(config, len(training), len(validation))
     draft = RegionCard(
         name=config.name,
@@ -167,8 +168,15 @@ def release_regions(
         advance(done, steps)
 
     views = {"labels": View(label_square(seeing.card.crop)), "detector": View(detector_square(seeing.card.crop))}
+
+    def before_offset(points: NDArray[np.float32]) -> NDArray[np.float32]:
+        return shifted(points, (-offset[0], -offset[1]), one).astype(np.float32)
+
     first = predict(seeing, validation, views, advance=tick)
-    seen = {name: _seen(refiner, validation, found, tick) for name, found in first.items()}
+    seen = {
+        name: _seen(refiner, validation, replace(found, landmarks=before_offset(found.landmarks)), tick)
+        for name, found in first.items()
+    }
     truth = np.stack([sample.landmarks for sample in validation]).astype(np.float64)
     by_label = first["labels"]
     assert by_label.scale is not None
@@ -258,8 +266,8 @@ def _seen(refiner: Refiner, samples: Sequence[Sample], found: Predictions, tick:
     points, spread = found.landmarks.astype(np.float64), found.spread.astype(np.float64)
     for index, sample in enumerate(samples):
         if found.found[index]:
-            one = Coarse(sample.read(), points[index], spread[index])
-            readings[:, index] = np.concatenate(refiner.read([one]))
+            seen = Landmarks(points[index], spread[index], np.ones(len(spread[index])))
+            readings[:, index] = np.concatenate(refiner.read([sample.read()], [seen]))
         tick()
     return Seen(points, spread, *readings)
 
@@ -273,9 +281,11 @@ def _nudged(
         picture, matrix = nudge(sample.read(), rng)
         box = landmark_boxes(apply(matrix, sample.landmarks))
         found = seeing(picture, box[None], box_kind="landmarks")
-        points, spread = found.landmarks.astype(np.float64), found.spread.astype(np.float64)
-        read, back = refiner.read([Coarse(picture, points[0], spread[0])]), invert(matrix)
-        faces.append(Seen(apply(back, points), spread, apply(back, read.points), read.spread))
+        back = (-seeing.card.offset[0], -seeing.card.offset[1])  # crops are placed by points before the offset
+        points, spread = shifted(found.landmarks, back, seeing.layout), found.spread.astype(np.float64)
+        inverse, seen = invert(matrix), Landmarks(points[0], spread[0], found.confidence[0])
+        read, raw = refiner.read([picture], [seen])
+        faces.append(Seen(apply(inverse, points), spread, apply(inverse, read), raw))
         tick()
     return Seen(*(np.concatenate(parts) for parts in zip(*faces, strict=True)))
 

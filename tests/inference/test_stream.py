@@ -1,0 +1,125 @@
+"""Many pictures through one landmarker: order, bounds, and errors that stay with their picture."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import octamark
+from octamark import Faces, Landmarker, OctamarkError, PictureError, PredictionError, stream
+from octamark.inference import stream as module
+
+Picture = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def nano() -> Landmarker:
+    return octamark.load("nano", threads=1)
+
+
+def test_results_are_those_of_single_calls_in_order(nano: Landmarker, photograph: Picture, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"nonsense")
+    rolled = [np.roll(photograph, shift, axis=1) for shift in range(0, 200, 20)]
+    inputs: list[Any] = [*rolled[:3], broken, *rolled[3:], "nowhere.png", np.zeros((40, 60, 3), np.uint8)]
+    for batch in (1, 4, 100):
+        results = list(stream(nano, inputs, batch=batch))
+        assert [result.index for result in results] == list(range(len(inputs)))
+        assert all(result.source is source for result, source in zip(results, inputs, strict=True))
+        assert [i for i, result in enumerate(results) if result.error] == [3, 11]
+        assert "broken.jpg" in str(results[3].error)
+        assert isinstance(results[11].error, PictureError)
+        for source, result in zip(inputs, results, strict=True):
+            assert (result.faces is None) is (result.error is not None)
+            assert result.picture is None
+            if result.faces is not None:
+                np.testing.assert_allclose(result.faces.landmarks, nano(source).landmarks, atol=2e-3)
+    assert list(stream(nano, [])) == []
+    kept = list(stream(nano, [photograph, "nowhere.png"], keep_pictures=True, heatmaps=True, full_frame=True))
+    np.testing.assert_array_equal(kept[0].picture, photograph)
+    assert kept[0].faces is not None
+    assert kept[0].faces.heatmaps is not None
+    assert kept[1].picture is None
+
+
+class _Failing:
+    """A detector that fails on dark pictures, with an error that is not octamark's."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, picture: Picture) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        if not picture.any():
+            raise self.error
+        return np.array([[10, 10, 60, 60]], np.float32), np.ones(1, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (MemoryError(), PictureError, "too large for the memory at hand"),
+        (RuntimeError("odd"), PredictionError, "RuntimeError: odd"),
+        (ValueError("[ONNXRuntimeError] : 6 : std::bad_alloc"), PictureError, "too large for the memory at hand"),
+    ],
+)
+def test_an_error_stays_with_its_picture(
+    photograph: Picture, error: Exception, kind: type[OctamarkError], message: str
+) -> None:
+    landmarker = octamark.load("nano", threads=1, detector=_Failing(error))
+    inputs = [photograph, photograph, np.zeros((64, 64, 3), np.uint8), photograph]
+    results = list(stream(landmarker, inputs))
+    assert [len(result.faces) if result.faces else None for result in results] == [1, 1, None, 1]
+    assert isinstance(results[2].error, kind)
+    assert message in str(results[2].error)
+
+
+def test_inputs_are_read_ahead_within_bounds(nano: Landmarker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never more pictures in memory than a batch and those that are decoded ahead; pixels bound them too."""
+    alive, most, lock = 0, 0, threading.Lock()
+
+    class Counted(np.ndarray):  # type: ignore[type-arg]
+        def __del__(self) -> None:
+            nonlocal alive
+            with lock:
+                alive -= 1
+
+    def read(source: Picture) -> Picture:
+        nonlocal alive, most
+        with lock:
+            alive += 1
+            most = max(most, alive)
+        return source.copy().view(Counted)
+
+    def pictures(count: int, side: int) -> Iterator[Picture]:
+        for _ in range(count):
+            yield np.zeros((side, side, 3), np.uint8)
+
+    monkeypatch.setattr(module, "read_picture", read)
+    quick = octamark.load("nano", threads=1, detector=lambda picture: (np.zeros((0, 4), np.float32), np.zeros(0)))
+    assert sum(1 for _ in stream(quick, pictures(60, 64), batch=4)) == 60
+    assert 4 <= most <= 9
+    monkeypatch.setattr(module, "MAX_PIXELS", 3 * 64 * 64)
+    most = 0
+    assert sum(1 for _ in stream(quick, pictures(60, 64), batch=20)) == 60
+    assert most <= 8
+
+
+def test_a_stream_that_is_left_early_stops_decoding(nano: Landmarker, photograph: Picture) -> None:
+    taken: list[int] = []
+
+    def inputs() -> Iterator[Picture]:
+        for index in range(1000):
+            taken.append(index)
+            yield photograph
+
+    results = stream(nano, inputs(), batch=2)
+    assert isinstance(next(results).faces, Faces)
+    results.close()  # type: ignore[attr-defined]
+    assert len(taken) < 10
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("octamark-decode")]
