@@ -1,16 +1,21 @@
-"""Tiles: small faces in large pictures, each once; whole pictures as before."""
+"""The face detector: copies in other processes and threads, tiles for small faces in large pictures, overlaps."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import multiprocessing
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from octamark import FaceDetector
-from octamark.inference.detector import _each_once, _starts, _whole
+from octamark import ConfigError, FaceDetector, WeightsError
+from octamark.inference import detector as detector_module
+from octamark.inference.detector import _lie_whole_in_tile, _tile_starts, _without_duplicates
 
 Picture = NDArray[np.uint8]
 PLACES = [(60, 90), (1900, 300), (3700, 60), (900, 1500), (2600, 1750), (3780, 1790), (1180, 560), (1880, 1088)]
@@ -24,6 +29,63 @@ def panorama(photograph: Picture) -> tuple[Picture, NDArray[np.float64]]:
     for x, y in PLACES:
         canvas[y : y + 60, x : x + 60] = face
     return canvas, np.array([(x + 28, y + 27) for x, y in PLACES], np.float64)
+
+
+def assert_same(
+    first: tuple[NDArray[np.float32], NDArray[np.float32]], second: tuple[NDArray[np.float32], NDArray[np.float32]]
+) -> None:
+    for values, expected in zip(first, second, strict=True):
+        np.testing.assert_array_equal(values, expected)
+
+
+def test_boxes_and_scores_have_the_form_of_the_protocol(photograph: Picture) -> None:
+    boxes, scores = FaceDetector()(photograph)
+    assert (boxes.shape, boxes.dtype, scores.shape, scores.dtype) == ((1, 4), np.float32, (1,), np.float32)
+    left, top, right, bottom = boxes[0]
+    assert left < 225 < right  # the tip of the nose
+    assert top < 115 < bottom
+
+
+def test_a_copy_by_pickle_finds_the_same(photograph: Picture) -> None:
+    detector = FaceDetector(0.7, tiles=True)
+    detector(photograph)  # a network that is in use stays out of the copy
+    copy = pickle.loads(pickle.dumps(detector))
+    assert copy == detector
+    assert_same(copy(photograph), detector(photograph))
+
+
+def test_a_spawned_process_finds_the_same(photograph: Picture) -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert_same(pool.apply(FaceDetector(), (photograph,)), FaceDetector()(photograph))
+
+
+def test_threads_with_different_thresholds_do_not_disturb_each_other(photograph: Picture) -> None:
+    pictures = [np.ascontiguousarray(photograph[:, start:]) for start in range(0, 32, 4)]
+    detectors = [FaceDetector(threshold) for threshold in (0.5, 0.99)]
+    jobs = [(detector, picture) for picture in pictures for detector in detectors] * 2
+    expected = [detector(picture) for detector, picture in jobs]
+    assert {len(boxes) for boxes, _ in expected} == {0, 1}
+    with ThreadPoolExecutor(8) as threads:
+        for result, wanted in zip(threads.map(lambda job: job[0](job[1]), jobs), expected, strict=True):
+            assert_same(result, wanted)
+
+
+def test_a_detector_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        FaceDetector().threshold = 0.9  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -0.1, 60, float("nan")])
+def test_impossible_thresholds_are_refused(threshold: float) -> None:
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        FaceDetector(threshold)
+
+
+def test_a_changed_weight_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector_module.yunet_weights.cache_clear()
+    monkeypatch.setattr(detector_module, "YUNET_SHA256", "0" * 64)
+    with pytest.raises(WeightsError, match="damaged"):
+        FaceDetector()
 
 
 def test_tiles_find_each_small_face_once(panorama: tuple[Picture, NDArray[np.float64]]) -> None:
@@ -52,7 +114,7 @@ def test_small_pictures_have_no_tiles(photograph: Picture) -> None:
 @pytest.mark.parametrize("length", [1, 300, 640, 641, 1000, 4000, 7680])
 @pytest.mark.parametrize("side", [640, 1280])
 def test_tiles_cover_a_length_with_overlap(length: int, side: int) -> None:
-    starts = _starts(length, side)
+    starts = _tile_starts(length, side)
     assert starts[0] == 0
     assert starts[-1] == max(0, length - side)
     assert all(second - first <= side * 3 // 4 for first, second in itertools.pairwise(starts))
@@ -60,14 +122,16 @@ def test_tiles_cover_a_length_with_overlap(length: int, side: int) -> None:
 
 def test_cut_boxes_are_left_to_the_neighbouring_tile() -> None:
     boxes = np.array([[100, 100, 200, 200], [640, 700, 700, 760], [1200, 700, 1279, 760]], np.float32)
-    np.testing.assert_array_equal(_whole(boxes[:1], 0, 0, 640, 4000, 2000), [True])
-    np.testing.assert_array_equal(_whole(boxes[1:], 640, 640, 640, 4000, 2000), [False, False])
-    np.testing.assert_array_equal(_whole(boxes[2:], 640, 640, 640, 1280, 2000), [True])  # the picture ends there
+    np.testing.assert_array_equal(_lie_whole_in_tile(boxes[:1], 0, 0, 640, 4000, 2000), [True])
+    np.testing.assert_array_equal(_lie_whole_in_tile(boxes[1:], 640, 640, 640, 4000, 2000), [False, False])
+    np.testing.assert_array_equal(
+        _lie_whole_in_tile(boxes[2:], 640, 640, 640, 1280, 2000), [True]
+    )  # the picture ends there
 
 
 def test_of_boxes_on_one_face_the_surest_stays() -> None:
     boxes = np.array([[0, 0, 10, 10], [1, 1, 11, 11], [50, 50, 60, 60], [2, 2, 6, 6]], np.float32)
-    kept, scores = _each_once(boxes, np.array([0.7, 0.9, 0.8, 0.6], np.float32))
+    kept, scores = _without_duplicates(boxes, np.array([0.7, 0.9, 0.8, 0.6], np.float32))
     np.testing.assert_array_equal(kept, boxes[[1, 2]])
     np.testing.assert_allclose(scores, [0.9, 0.8])
-    assert _each_once(boxes[:0], scores[:0])[0].shape == (0, 4)
+    assert _without_duplicates(boxes[:0], scores[:0])[0].shape == (0, 4)

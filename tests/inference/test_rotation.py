@@ -298,7 +298,7 @@ def test_heatmaps_belong_to_the_turned_crop(
 class _Marked(FaceDetector):
     """Finds the bright rectangle, but only while its red side is at the left: a face that it knows upright alone."""
 
-    def _look(self, picture: Picture, side: int, border: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _detect(self, picture: Picture, side: int, border: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         rows, columns = np.nonzero(picture[:, :, 1] > 100)
         red = np.nonzero(picture[:, :, 0] == 255)
         box = np.array([[columns.min(), rows.min(), columns.max(), rows.max()]], np.float32)

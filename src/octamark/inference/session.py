@@ -2,35 +2,80 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import operator
 import os
+from typing import SupportsIndex
 
 import onnxruntime
 
+from octamark import models
 from octamark.errors import DeviceError, WeightsError, listed
 
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""ONNX Runtime's name of each device."""
 
-def session(data: bytes, name: str, threads: int | None, device: str) -> onnxruntime.InferenceSession:
-    """A session of the file's bytes; ``name`` stands in errors.
+
+def session(data: bytes, name: str, threads: SupportsIndex | None, device: str) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session that runs the given weight file on the given device.
+
+    Args:
+        data: the bytes of an .onnx file.
+        name: the file's name in error messages.
+        threads: number of processor threads; None lets ONNX Runtime choose.
+        device: ``"cpu"`` or ``"cuda"``.
 
     Raises:
-        DeviceError: more threads than processors, or a device that is unknown or not there.
-        WeightsError: damaged, or not an ONNX file.
+        DeviceError: an impossible number of threads, or a device that is unknown or cannot be used.
+        WeightsError: ONNX Runtime cannot load the file.
     """
-    providers = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-    if device not in providers:
-        raise DeviceError(f"unknown device {device!r}; devices: {listed(providers)}")
-    if providers[device] not in onnxruntime.get_available_providers():
-        raise DeviceError(f"device {device!r} is not available: the installed ONNX Runtime has no {providers[device]}")
+    if device not in PROVIDERS:
+        raise DeviceError(f"unknown device {device!r}; devices: {listed(PROVIDERS)}")
+    provider, available = PROVIDERS[device], onnxruntime.get_available_providers()
+    if provider not in available:
+        package = (
+            "; device 'cuda' needs the package onnxruntime-gpu in place of onnxruntime" if device == "cuda" else ""
+        )
+        raise DeviceError(f"device {device!r}: the installed ONNX Runtime has only {listed(available)}{package}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
-        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if not isinstance(threads, int) or not 1 <= threads <= processors:
-            raise DeviceError(f"threads={threads!r}: this process may use 1 to {processors}")
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = check_threads(threads)
     try:
-        return onnxruntime.InferenceSession(data, options, providers=[providers[device]])
+        result = onnxruntime.InferenceSession(data, options, providers=[provider])
     except Exception as error:  # ONNX Runtime's own exceptions share no public base class
         if device != "cpu":
             raise DeviceError(f"device {device!r} cannot be used ({error})") from error
-        raise WeightsError(f"{name}: damaged, or not an ONNX file ({error})") from error
+        raise WeightsError(f"{name}: {_reason(data)} ({error})") from error
+    if provider not in result.get_providers():  # ONNX Runtime then takes the CPU instead, without an error
+        raise DeviceError(
+            f"device {device!r} cannot be used: ONNX Runtime {onnxruntime.__version__} could not start {provider} "
+            "(are the driver and the CUDA and cuDNN libraries of its version installed?)"
+        )
+    return result
+
+
+def check_threads(threads: SupportsIndex) -> int:
+    """The number of threads as an int.
+
+    Raises:
+        DeviceError: not an integer, less than 1, or more than the processors that this process may use.
+    """
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        number = 0 if isinstance(threads, bool) else operator.index(threads)
+    except TypeError:
+        number = 0
+    if not 1 <= number <= processors:
+        raise DeviceError(f"threads={threads!r}; allowed: an integer from 1 to {processors}")
+    return number
+
+
+def _reason(data: bytes) -> str:
+    """Why ONNX Runtime did not load the file, as far as octamark can tell."""
+    version = onnxruntime.__version__
+    released = json.loads((models.blobs() / "sha256.json").read_text(encoding="utf-8")).values()
+    if hashlib.sha256(data).hexdigest() in released:
+        return f"the file is intact, but the installed ONNX Runtime {version} cannot load it"
+    return f"damaged, not an ONNX file, or not for the installed ONNX Runtime {version}"
