@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from octamark.errors import LayoutError
-from octamark.layouts import BUILTIN, Eye, Layout, convert, layout
+from octamark.layouts import BUILTIN, Layout, Opening, convert, dumps, layout, loads
 
 # name -> count, global points, inter-ocular and inter-pupil groups
 KNOWN = {
@@ -122,15 +123,15 @@ def test_eyes(built: Layout) -> None:
         assert built.eyes == {}
         return
     right, left = built.eyes["right"], built.eyes["left"]
-    assert (right.corners, right.lids) == known
+    assert (right.corners, right.pairs) == known
     for side, eye in built.eyes.items():
-        assert {*eye.corners, *(index for pair in eye.lids for index in pair)} <= set(built.part(f"{side}_eye"))
+        assert {*eye.corners, *(index for pair in eye.pairs for index in pair)} <= set(built.part(f"{side}_eye"))
         outer, inner = built.diagram[list(eye.corners), 0]
         assert abs(outer - 0.5) > abs(inner - 0.5)
-        for upper, lower in eye.lids:
+        for upper, lower in eye.pairs:
             assert built.diagram[upper, 1] < built.diagram[lower, 1]
-    mirrored = {frozenset(built.mirror[list(pair)].tolist()) for pair in right.lids}
-    assert mirrored == {frozenset(pair) for pair in left.lids}
+    mirrored = {frozenset(built.mirror[list(pair)].tolist()) for pair in right.pairs}
+    assert mirrored == {frozenset(pair) for pair in left.pairs}
     assert built.mirror[list(right.corners)].tolist() == list(left.corners)
 
 
@@ -179,7 +180,7 @@ def test_own_table(tmp_path: Path) -> None:
     assert tiny.eyes == {}
     assert tiny.groups == {"eyes": (0, 1), "chin": (2,)}
     path.write_text(TABLE.replace("eyes = {}", f"eyes = {EYES}"), encoding="utf-8")
-    assert layout(path).eyes == {"right": Eye((0, 1), ((0, 1),)), "left": Eye((1, 0), ((1, 0),))}
+    assert layout(path).eyes == {"right": Opening((0, 1), ((0, 1),)), "left": Opening((1, 0), ((1, 0),))}
 
 
 @pytest.mark.parametrize(
@@ -188,9 +189,9 @@ def test_own_table(tmp_path: Path) -> None:
         (
             "count",
             "colour = 1\ncount",
-            "unknown keys: colour; a layout has count, diagram, edges, eyes, global, mirror",
+            "unknown keys: colour; a layout has name, title, count, points, parts, edges",
         ),
-        ('name = "tiny"', "", "missing keys: name; a layout has count, diagram, edges"),
+        ('name = "tiny"', "", "missing keys: name; a layout has name, title, count"),
         ("chin = [2]", "chin = [1, 2]", "each of the 3 points exactly once"),
         ("chin = [2]", "chin = []", "each of the 3 points exactly once"),
         ("chin = [2]", "chin = [3]", "each of the 3 points exactly once"),
@@ -209,9 +210,16 @@ def test_own_table(tmp_path: Path) -> None:
         ),
         ("eyes = {}", "eyes = { right = { corners = [0, 1], lids = [] } }", "an eye has corners and lids"),
         ("eyes = {}", "eyes = { right = { corners = [0], lids = [[0, 1]] } }", "a value of the wrong form"),
-        ("eyes = {}", "eyes = { right = { lids = [[0, 1]] } }", "a value of the wrong form ('corners')"),
+        ("eyes = {}", "eyes = { right = { lids = [[0, 1]] } }", "an eye has corners and lids, found lids (1 pairs)"),
         ("eyes = {}", f"eyes = {EYES}".replace("[0, 1]]", "[0, 3]]"), "between 0 and 2"),
-        ("eyes = {}", "", "missing keys: eyes"),
+        ("count = 3", "", "missing keys: points (names) or count"),
+        ("mirror = [[0, 1]]", "", "mirror is missing: the pairs of points that change places"),
+        ("count = 3", 'points = ["a", "b"]\ncount = 3', "count is 3, but points lists 2 names"),
+        ("count = 3", 'points = ["a", "b", "a"]', "points: each name once, a more than once"),
+        ("count = 3", 'points = ["a", "b", "1-2"]', "a list of names of letters, digits and _, found '1-2'"),
+        ("edges = [[0, 1]]", 'edges = [["chin", 1]]', "'chin' is no index, no range such as '5-8' and no name"),
+        ("edges = [[0, 1]]", "edges = [[0, 1.5]]", "1.5 is no index"),
+        ('name = "tiny"', 'name = "ibug68"', "ibug68 is a layout of this package with other values of count, "),
         ("count = 3", 'count = "three"', "a whole number of points"),
         ("count = 3", "count = = 3", "not a TOML table"),
     ],
@@ -224,6 +232,90 @@ def test_mistakes_in_a_table(tmp_path: Path, right: str, wrong: str, said: str) 
         layout(path)
     assert str(path) in str(caught.value)
     assert said in str(caught.value)
+
+
+def same(first: Layout, second: Layout) -> None:
+    """Every field is equal, arrays to the last bit."""
+    for name, value in vars(first).items():
+        other = getattr(second, name)
+        if isinstance(value, np.ndarray):
+            assert value.dtype == other.dtype
+            np.testing.assert_array_equal(value, other, err_msg=name)
+        else:
+            assert value == other, name
+
+
+def test_text_and_back(built: Layout) -> None:
+    text = dumps(built)
+    assert loads(text, "a model") is built
+    same(loads(text.replace(f'"{built.name}"', '"mine"'), "a model"), replace(built, name="mine"))
+
+
+def test_a_layout_of_ones_own_needs_names_only(tmp_path: Path) -> None:
+    names = ["tip", "left_wing", "right_wing", "left_eye_0", "left_eye_1", "right_eye_0", "right_eye_1"]
+    path = tmp_path / "nose.toml"
+    path.write_text(f'name = "nose7"\npoints = {names}\n')
+    nose = layout(path)
+    assert nose.point_names == tuple(names)
+    assert nose.mirror.tolist() == [0, 2, 1, 5, 6, 3, 4]
+    assert nose.parts == {"tip": (0,), "left_wing": (1,), "right_wing": (2,), "left_eye": (3, 4), "right_eye": (5, 6)}
+    assert nose.part("eyes") == (3, 4, 5, 6)
+    assert nose.normalisers == {"inter-pupil": ((5, 6), (3, 4))}
+    assert (nose.title, nose.outline, nose.eyes, nose.mouth, nose.regions) == ("7 points", (), {}, None, {})
+    assert not nose.has_diagram
+    gaps = np.linalg.norm(nose.diagram[:, None] - nose.diagram, axis=-1) + np.eye(7)
+    assert gaps.min() > 0.2
+    assert nose.diagram.min() > 0
+    assert nose.diagram.max() < 1
+    again = loads(dumps(nose))
+    same(again, nose)
+    with pytest.raises(LayoutError, match=r"nose7 has no part 'ear'; parts: tip, .*; groups: wings, eyes"):
+        nose.part("ear")
+    drawn = nose.with_diagram(np.arange(14.0).reshape(7, 2) * 50 + 20)
+    assert drawn.has_diagram
+    np.testing.assert_allclose(drawn.diagram[[0, -1]], [[0.05, 0.05], [0.95, 0.95]], atol=1e-6)
+    same(loads(dumps(drawn)), drawn)
+    for wrong in (np.zeros((7, 2)), np.ones((6, 2)), np.full((7, 2), np.nan)):
+        with pytest.raises(LayoutError, match=r"layout nose7: a diagram is \(7, 2\) finite points"):
+            nose.with_diagram(wrong)
+    with pytest.raises(LayoutError, match="point left_wing has no partner right_wing; write mirror"):
+        loads('name = "one"\npoints = ["tip", "left_wing"]')
+    assert loads('name = "two"\ncount = 2\nmirror = [[0, 1]]').point_names == ("point_0", "point_1")
+
+
+def test_names_stand_for_indices() -> None:
+    text = """
+    name = "named"
+    points = ["right_corner", "left_corner", "upper", "lower"]
+    edges = [["right_corner", "upper", "left_corner", "lower", "right_corner"]]
+    mouth = { corners = ["right_corner", "left_corner"], lips = [["upper", "lower"]] }
+    """
+    named = loads(text)
+    assert named.edges.tolist() == [[0, 2], [2, 1], [1, 3], [3, 0]]
+    assert named.mouth == Opening((0, 1), ((2, 3),))
+
+
+def test_the_name_of_a_builtin_means_the_builtin() -> None:
+    ibug = layout("ibug68")
+    assert loads('name = "ibug68"\ncount = 68\nmirror = [' + text_of_pairs(ibug) + "]") is ibug
+    assert loads(dumps(replace(ibug, title="another title", edges=ibug.edges[:3]))) is ibug
+    turned = replace(ibug, mirror=np.arange(68))
+    for changed, key in (
+        (turned, "mirror"),
+        (replace(ibug, point_names=tuple(f"p{i}" for i in range(68))), "points"),
+        (replace(ibug, regions={}), "regions"),
+        (replace(ibug, eyes={}, mouth=Opening((60, 64), ((62, 66),))), "eyes, mouth"),
+    ):
+        with pytest.raises(
+            LayoutError, match=f"model.onnx: ibug68 is a layout of this package with other values of {key}"
+        ):
+            loads(dumps(changed), "model.onnx")
+    with pytest.raises(LayoutError, match="other values of count, mirror"):
+        loads('name = "ibug68"\ncount = 5\nmirror = []')
+
+
+def text_of_pairs(one: Layout) -> str:
+    return ", ".join(f"[{a}, {b}]" for a, b in enumerate(one.mirror.tolist()) if a < b)
 
 
 def test_unknown_and_unreadable(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def heatmap_picture(picture: Picture, faces: Faces) -> Picture:
     glow = np.zeros((height, width), np.float32)
     for index in range(len(faces)):
         assert faces.heatmaps is not None
+        assert faces.crops is not None
         maps = faces.heatmaps[index]
         joined = (maps / maps.max(axis=(1, 2), keepdims=True)).max(axis=0)  # h, w
         stride = _crop_side(faces) / joined.shape[1]

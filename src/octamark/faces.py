@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import overload
+from dataclasses import dataclass, fields
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from octamark.errors import ConfigError
 from octamark.layouts import Layout
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +41,92 @@ class Landmarks:
         return len(self.points)
 
 
+class _Measures:
+    """What a Face and Faces compute from their points; for a Face without the first axis."""
+
+    layout: Layout
+    landmarks: F32
+    spread: F32
+    confidence: F32
+    radius_ratios: tuple[tuple[float, float], ...] | None
+
+    @property
+    def eye_opening(self) -> F64:
+        """(n, 2) how far the right and the left eye are open: distance of the lids over the eye's width.
+
+        About 0.3 for an open eye and below 0.15 for a closed one. A layout without lids gives (n, 0).
+
+        Example:
+            >>> import numpy as np, octamark
+            >>> picture = np.zeros((256, 256, 3), np.uint8)
+            >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
+            >>> faces.eye_opening.shape, faces.eye_opening_spread.shape
+            ((1, 2), (1, 2))
+        """
+        return self.layout.eye_opening(self.landmarks)
+
+    @property
+    def eye_opening_spread(self) -> F64:
+        """(n, 2) expected absolute error of :attr:`eye_opening`, from the spread of the points of each eye."""
+        return self.layout.eye_opening_spread(self.landmarks, self.spread)
+
+    @property
+    def mouth_opening(self) -> F64:
+        """(n,) how far the mouth is open: distance of the inner lips over the mouth's width; NaN without inner lips.
+
+        Example:
+            >>> import numpy as np, octamark
+            >>> picture = np.zeros((256, 256, 3), np.uint8)
+            >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
+            >>> faces.mouth_opening.shape
+            (1,)
+        """
+        return self.layout.mouth_opening(self.landmarks)
+
+    @property
+    def mouth_opening_spread(self) -> F64:
+        """(n,) expected absolute error of :attr:`mouth_opening`, from the spread of its points."""
+        return self.layout.mouth_opening_spread(self.landmarks, self.spread)
+
+    def radius(self, coverage: float) -> F32:
+        """(n, M) radii in pixels: the true point lies within this distance with probability ``coverage``.
+
+        Raises:
+            ConfigError: a coverage outside 0..1, or faces without calibration (read from a file, or made by hand).
+
+        Example:
+            >>> import dataclasses, numpy as np, octamark
+            >>> landmarker = octamark.load("nano")
+            >>> faces = landmarker(np.zeros((256, 256, 3), np.uint8), boxes=[[60, 60, 190, 190]])
+            >>> faces = dataclasses.replace(faces, radius_ratios=landmarker.card.calibration.ratios)
+            >>> faces.radius(0.9).shape
+            (1, 68)
+        """
+        if not 0 <= coverage <= 1:
+            raise ConfigError(f"coverage {coverage!r}; allowed: 0 to 1")
+        if self.radius_ratios is None:
+            raise ConfigError("these faces carry no calibration (radius_ratios), so their radius is unknown")
+        ratios, shares = np.array(self.radius_ratios, np.float64).T
+        scale = np.sqrt((self.spread.astype(np.float64) ** 2).mean(axis=-1))
+        return np.asarray(scale * np.interp(coverage, shares, ratios), np.float32)
+
+
 @dataclass(frozen=True, eq=False)
-class Face:
-    """One face. ``face["left_eye"]`` gives the (k, 2) points of a part; sides are the person's own.
+class Face(_Measures):
+    """One face. Sides are the person's own.
+
+    ``face["left_eye"]`` gives the (k, 2) points of a part or group of parts (``"mouth"``, ``"eyes"``), ``face[30]`` the
+    (2,) point of that number.
 
     Attributes: as in :class:`Faces`, without the first axis: ``landmarks`` (M, 2), ``spread`` (M, 2), ``confidence``
-    (M,), ``box`` (4,), ``score``.
+    (M,), ``box`` (4,), ``score``, ``id``.
+
+    Example:
+        >>> import numpy as np, octamark
+        >>> picture = np.zeros((256, 256, 3), np.uint8)
+        >>> face = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])[0]
+        >>> face["mouth"].shape, face[30].shape
+        ((20, 2), (2,))
     """
 
     layout: Layout
@@ -53,9 +135,48 @@ class Face:
     confidence: F32
     box: F32
     score: float
+    id: int | None = None
+    radius_ratios: tuple[tuple[float, float], ...] | None = None
 
-    def __getitem__(self, part: str) -> F32:
-        return self.landmarks[list(self.layout.part(part))]
+    @property
+    def mean_confidence(self) -> float:
+        """Mean confidence of the points; points without counterpart after :meth:`convert` are left out."""
+        return float(_mean_known(self.confidence))
+
+    def __getitem__(self, part: str | int) -> F32:
+        if isinstance(part, str):
+            return self.landmarks[list(self.layout.part(part))]
+        return np.asarray(self.landmarks[part])
+
+    def part(self, name: str) -> Landmarks:
+        """The points of a part or group of parts with their spread and confidence.
+
+        Raises:
+            LayoutError: no part of that name; the message lists the parts.
+
+        Example:
+            >>> import numpy as np, octamark
+            >>> picture = np.zeros((256, 256, 3), np.uint8)
+            >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
+            >>> eye = faces[0].part("left_eye")
+            >>> eye.points.shape, eye.spread.shape, eye.confidence.shape
+            ((6, 2), (6, 2), (6,))
+        """
+        indices = list(self.layout.part(name))
+        return Landmarks(self.landmarks[indices], self.spread[indices], self.confidence[indices])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The face as plain values, as an entry of ``faces`` in :meth:`Faces.to_dict`."""
+        values = {} if self.id is None else {"id": int(self.id)}
+        return {
+            **values,
+            "box": _plain(self.box, 2),
+            "score": round(float(self.score), 4),
+            "mean_confidence": _plain(np.float64(self.mean_confidence), 4),
+            "landmarks": _plain(self.landmarks, 2),
+            "spread": _plain(self.spread, 3),
+            "confidence": _plain(self.confidence, 4),
+        }
 
     def __repr__(self) -> str:
         box = ", ".join(f"{side:.0f}" for side in self.box)
@@ -63,26 +184,38 @@ class Face:
 
 
 @dataclass(frozen=True, eq=False)
-class Faces:
+class Faces(_Measures):
     """The faces of one picture; a picture without faces has an empty one.
 
-    ``faces[0]`` is a :class:`Face`; a slice, mask or index array gives Faces; ``faces["left_eye"]`` gives that part's
-    points of every face, (n, k, 2); iterating gives each Face.
+    ``faces[0]`` is a :class:`Face`; a slice, mask or index array gives Faces, such as
+    ``faces[faces.mean_confidence > 0.5]``; ``faces["left_eye"]`` gives that part's points of every face, (n, k, 2);
+    iterating gives each Face.
 
     Attributes:
         layout: which landmarks these are.
         size: (width, height) of the picture in pixels.
-        landmarks: (n, M, 2) float32 points (x, y), 0-based pixels of the picture, pixel centres at integers.
+        landmarks: (n, M, 2) float32 points (x, y), 0-based pixels of the picture, pixel centres at integers. NaN where
+            a conversion has no counterpart.
         spread: (n, M, 2) expected absolute error per axis, pixels of the picture.
         confidence: (n, M) in 0..1, the probability that a point is less than 5 % of the face's inter-ocular distance
             off (of half the root of the landmark box's area, for a layout without that normaliser), calibrated on
             validation faces.
         boxes: (n, 4) xyxy, as the detector or the caller gave them.
         scores: (n,) the detector's scores; 1 for boxes that the caller gave.
-        crops: (n, 2, 3) similarities from pixels of the network's input to pixels of the picture.
-        heatmaps: (n, M, h, w) probabilities over the crop, each map summing to 1; None unless asked for. As the network
-            gave them: neither the shape correction, nor the card's offset, nor a close look at the face's regions is in
-            them.
+        crops: (n, 2, 3) similarities from pixels of the network's input to pixels of the picture; None for faces that
+            were read from a file.
+        heatmaps: (n, M, h, w) probabilities over the crop, each map summing to 1; None unless asked for. They are the
+            network's own output: the shape correction, the card's offset and the refinement are not in them.
+        ids: (n,) the number of each face's track in a video; None outside video.
+        radius_ratios: pairs (ratio, share), both rising from 0: that share of points is less than ``ratio`` times the
+            root mean square of its two spreads off; the model's calibration, None where it is unknown.
+
+    Example:
+        >>> import numpy as np, octamark
+        >>> picture = np.zeros((256, 256, 3), np.uint8)
+        >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
+        >>> len(faces), faces["eyes"].shape, len(faces[faces.mean_confidence > 2])
+        (1, (1, 12, 2), 0)
     """
 
     layout: Layout
@@ -92,12 +225,14 @@ class Faces:
     confidence: F32
     boxes: F32
     scores: F32
-    crops: NDArray[np.float64]
+    crops: F64 | None = None
     heatmaps: F32 | None = None
+    ids: NDArray[np.int64] | None = None
+    radius_ratios: tuple[tuple[float, float], ...] | None = None
 
     @classmethod
     def empty(cls, layout: Layout, size: tuple[int, int]) -> Faces:
-        """No face in a picture of that (width, height)."""
+        """No face, in a picture of that (width, height)."""
         count = layout.count
         points = np.zeros((0, count, 2), np.float32)
         return cls(
@@ -110,6 +245,36 @@ class Faces:
             scores=np.zeros(0, np.float32),
             crops=np.zeros((0, 2, 3)),
         )
+
+    @property
+    def mean_confidence(self) -> F32:
+        """(n,) mean confidence of each face's points.
+
+        The detector's score says whether there is a face; this says how well its points are placed, and is close to 0
+        for a blurred face in the background. Points without counterpart after :meth:`convert` are left out.
+        """
+        return _mean_known(self.confidence).astype(np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The faces as plain values, ready for ``json.dumps``, with the field names of the json format.
+
+        Pixels are rounded to 0.01, spread to 0.001, confidence to 0.0001; NaN becomes None.
+
+        Example:
+            >>> import numpy as np, octamark
+            >>> picture = np.zeros((256, 256, 3), np.uint8)
+            >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
+            >>> values = faces.to_dict()
+            >>> list(values), list(values["faces"][0])  # doctest: +NORMALIZE_WHITESPACE
+            (['width', 'height', 'layout', 'faces'],
+             ['box', 'score', 'mean_confidence', 'landmarks', 'spread', 'confidence'])
+        """
+        return {
+            "width": int(self.size[0]),
+            "height": int(self.size[1]),
+            "layout": self.layout.name,
+            "faces": [face.to_dict() for face in self],
+        }
 
     def __len__(self) -> int:
         return len(self.landmarks)
@@ -135,18 +300,27 @@ class Faces:
                 self.confidence[index],
                 self.boxes[index],
                 float(self.scores[index]),
+                None if self.ids is None else int(self.ids[index]),
+                self.radius_ratios,
             )
-        return Faces(
-            self.layout,
-            self.size,
-            self.landmarks[index],
-            self.spread[index],
-            self.confidence[index],
-            self.boxes[index],
-            self.scores[index],
-            self.crops[index],
-            None if self.heatmaps is None else self.heatmaps[index],
-        )
+        rows = {name: getattr(self, name) for name in (field.name for field in fields(self))}
+        for name, values in rows.items():
+            if isinstance(values, np.ndarray):
+                rows[name] = values[index]
+        return Faces(**rows)
 
     def __repr__(self) -> str:
         return f"Faces({len(self)} faces, layout={self.layout.name!r}, picture {self.size[0]}x{self.size[1]})"
+
+
+def _mean_known(values: NDArray[np.floating]) -> F64:
+    """Means over the last axis without the values that are NaN; NaN where all are."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(known, values, 0).sum(axis=-1, dtype=np.float64) / known.sum(axis=-1))
+
+
+def _plain(values: NDArray[np.floating] | np.floating, digits: int) -> Any:
+    """Rounded Python numbers, None for NaN."""
+    rounded = np.round(np.asarray(values, np.float64), digits)
+    return np.where(np.isnan(rounded), np.array(None), rounded).tolist()

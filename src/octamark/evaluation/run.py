@@ -186,6 +186,7 @@ def predict(
             landmarks, spread, confidence, scale = arrays[name]
             landmarks[index], spread[index] = faces.landmarks[row], faces.spread[row]
             confidence[index] = faces.confidence[row]
+            assert faces.crops is not None
             scale[index] = np.hypot(*faces.crops[row, :, 0])
     return {name: Predictions(*parts) for name, parts in arrays.items()}
 

@@ -1,0 +1,234 @@
+"""The layout file: a table read into a Layout, a Layout written as text. docs/layouts.md describes the format."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octamark.errors import LayoutError, listed
+from octamark.layouts.definition import Layout, Opening
+
+KEYS = (
+    "name", "title", "count", "points", "parts", "edges", "mirror", "normalisers", "global", "eyes", "mouth", "regions",
+    "diagram",
+)  # fmt: skip
+"""Keys of a layout file. Required: name, and points or count."""
+
+DRAWING_KEYS = ("title", "edges", "diagram")
+"""Keys that say how a layout is shown, not what its points mean."""
+
+
+def parse(table: Mapping[str, Any], source: str) -> Layout:
+    """The Layout that a table describes; ``source`` names the table in errors.
+
+    Raises:
+        LayoutError: unknown or missing keys, indices out of range, points in no part or in two, a mirror that does
+            not undo itself.
+    """
+
+    def fail(problem: str) -> LayoutError:
+        return LayoutError(f"{source}: {problem}")
+
+    unknown = sorted(set(table) - set(KEYS))
+    missing = [] if "name" in table else ["name"]
+    missing += [] if {"points", "count"} & set(table) else ["points (names) or count"]
+    if unknown or missing:
+        problems = [f"unknown keys: {listed(unknown)}"] if unknown else []
+        problems += [f"missing keys: {listed(missing)}"] if missing else []
+        raise fail(f"{'; '.join(problems)}; a layout has {listed(KEYS)}")
+    try:
+        name = table["name"]
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+            raise fail(f"name {name!r}: small letters, digits, - and _ only")
+        names = _point_names(table["points"]) if "points" in table else ()
+        count = table.get("count", len(names))
+        if type(count) is not int or count < 1:
+            raise fail(f"count {count!r}: a whole number of points, at least 1")
+        if names and count != len(names):
+            raise fail(f"count is {count}, but points lists {len(names)} names; leave count out")
+
+        def expand(value: Any) -> tuple[int, ...]:
+            return _expand(value, names)
+
+        parts = {part: expand(value) for part, value in table.get("parts", _default_parts(names, count)).items()}
+        edges = np.array(_edges(table.get("edges", []), names), dtype=np.int64).reshape(-1, 2)
+        pairs = [expand(pair) for pair in table["mirror"]] if "mirror" in table else _default_mirror(names)
+        normalisers = {}
+        for title, (first, second) in table.get("normalisers", _default_normalisers(parts)).items():
+            normalisers[title] = (expand(first), expand(second))
+            if not all(normalisers[title]):
+                raise fail(f"normaliser {title}: two groups of points, neither empty")
+        outline = expand(table.get("global", list(parts.get("outline", ()))))
+        eyes = {side: _opening(eye, "an eye", "lids", names) for side, eye in table.get("eyes", {}).items()}
+        if set(eyes) not in (set(), {"right", "left"}):
+            raise fail(f"eyes {listed(eyes)}: right and left, or none")
+        mouth = _opening(table["mouth"], "a mouth", "lips", names) if "mouth" in table else None
+        regions = {region: expand(value) for region, value in table.get("regions", {}).items()}
+        diagram = np.array(table.get("diagram", _grid(count)), dtype=np.float32).reshape(-1, 2)
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        raise fail(f"a value of the wrong form ({error})") from error
+    members = [index for indices in parts.values() for index in indices]
+    if sorted(members) != list(range(count)):
+        raise fail(f"parts must hold each of the {count} points exactly once")
+    used = [*edges.ravel(), *outline, *(i for pair in pairs for i in pair), *(i for r in regions.values() for i in r)]
+    openings = [*eyes.values(), *([] if mouth is None else [mouth])]
+    used += [i for opening in openings for pair in (opening.corners, *opening.pairs) for i in pair]
+    used += [i for pair in normalisers.values() for group in pair for i in group]
+    if any(not 0 <= index < count for index in used):
+        raise fail(f"indices must lie between 0 and {count - 1}")
+    if diagram.shape != (count, 2) or not np.isfinite(diagram).all():
+        raise fail(f"diagram must hold {count} points, finite; it holds {len(diagram)}")
+    return Layout(
+        name,
+        str(table.get("title", f"{count} points")),
+        count,
+        parts,
+        edges,
+        _permutation(pairs, count, fail),
+        normalisers,
+        outline,
+        eyes,
+        regions,
+        diagram,
+        has_diagram="diagram" in table,
+        mouth=mouth,
+        point_names=names,
+    )
+
+
+def to_table(layout: Layout) -> dict[str, Any]:
+    """A layout as plain values with the keys of a layout file; :func:`parse` gives the same layout back."""
+
+    def opening(one: Opening, edges: str) -> dict[str, Any]:
+        return {"corners": list(one.corners), edges: [list(pair) for pair in one.pairs]}
+
+    table: dict[str, Any] = {
+        "name": layout.name,
+        "title": layout.title,
+        "points": list(layout.point_names),
+        "parts": {part: list(indices) for part, indices in layout.parts.items()},
+        "edges": layout.edges.tolist(),
+        "mirror": [[first, second] for first, second in enumerate(layout.mirror.tolist()) if first < second],
+        "normalisers": {name: [list(group) for group in pair] for name, pair in layout.normalisers.items()},
+        "global": list(layout.outline),
+        "eyes": {side: opening(eye, "lids") for side, eye in layout.eyes.items()},
+        "regions": {region: list(indices) for region, indices in layout.regions.items()},
+    }
+    if layout.mouth is not None:
+        table["mouth"] = opening(layout.mouth, "lips")
+    if layout.has_diagram:  # the shortest decimals that give the same float32
+        table["diagram"] = [[float(str(x)), float(str(y))] for x, y in layout.diagram]
+    return table
+
+
+def dumps(layout: Layout) -> str:
+    """A layout as JSON text, for the metadata of a model file; :func:`octamark.layouts.loads` reads it back exactly."""
+    return json.dumps(to_table(layout))
+
+
+def _point_names(value: Any) -> tuple[str, ...]:
+    names = tuple(value) if isinstance(value, list) else ()
+    wrong = [name for name in names if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name)]
+    if not names or wrong:
+        raise ValueError(f"points: a list of names of letters, digits and _, found {listed(wrong) or value!r}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"points: each name once, {listed(twice)} more than once")
+    return names
+
+
+def _default_parts(names: Sequence[str], count: int) -> dict[str, list[int]]:
+    """Points whose names differ only in a number at the end make a part: lip_0, lip_1 -> lip."""
+    if not names:
+        return {"point": list(range(count))}
+    parts: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        parts.setdefault(re.sub(r"_\d+$", "", name), []).append(index)
+    return parts
+
+
+def _default_mirror(names: Sequence[str]) -> list[tuple[int, ...]]:
+    """Pairs of points whose names differ in right and left."""
+    if not names:
+        raise ValueError(
+            "mirror is missing: the pairs of points that change places in a mirrored picture; write "
+            "mirror = [[0, 1], ...], or name the points right_... and left_..."
+        )
+    pairs: list[tuple[int, ...]] = []
+    for index, name in enumerate(names):
+        other = other_side(name)
+        if other != name and other not in names:
+            raise ValueError(f"point {name} has no partner {other}; write mirror = [...] to say which it is")
+        if other != name and index < names.index(other):
+            pairs.append((index, names.index(other)))
+    return pairs
+
+
+def other_side(name: str) -> str:
+    """The name with right and left exchanged: right_eye_2 -> left_eye_2."""
+    sides = {"right": "left", "left": "right"}
+    return "_".join(sides.get(word, word) for word in name.split("_"))
+
+
+def _default_normalisers(parts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """The distance between the eyes' centres, where there are parts of that name."""
+    if "right_eye" in parts and "left_eye" in parts:
+        return {"inter-pupil": [list(parts["right_eye"]), list(parts["left_eye"])]}
+    return {}
+
+
+def _grid(count: int) -> list[list[float]]:
+    """Points in rows, for a layout without a diagram."""
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    return [[(i % columns + 0.5) / columns, (i // columns + 0.5) / rows] for i in range(count)]
+
+
+def _expand(value: Any, names: Sequence[str]) -> tuple[int, ...]:
+    """Indices written as integers, inclusive ranges and point names: [3, "5-7", "tip"] -> (3, 5, 6, 7, 0)."""
+    indices: list[int] = []
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(item, str) and item in names:
+            indices.append(names.index(item))
+        elif isinstance(item, str) and re.fullmatch(r"\d+-\d+", item):
+            first, last = (int(end) for end in item.split("-"))
+            indices.extend(range(first, last + 1))
+        elif type(item) is int:
+            indices.append(item)
+        else:
+            raise ValueError(f"{item!r} is no index, no range such as '5-8' and no name of a point")
+    return tuple(indices)
+
+
+def _edges(value: Any, names: Sequence[str]) -> list[tuple[int, int]]:
+    """Lines written as chains of indices: [["0-16"], [36, "37-41", 36]] -> pairs of neighbours."""
+    return [pair for chain in value for pair in itertools.pairwise(_expand(chain, names))]
+
+
+def _opening(value: Any, what: str, edges: str, names: Sequence[str]) -> Opening:
+    """An eye as { corners = [36, 39], lids = [[37, 41], [38, 40]] }; a mouth has lips in place of lids."""
+    if set(value) != {"corners", edges} or not value[edges]:
+        number = f" ({len(value[edges])} pairs)" if edges in value else ""
+        raise ValueError(f"{what} has corners and {edges}, found {listed(value) or 'nothing'}{number}")
+    first, second = _expand(value["corners"], names)
+    facing = []
+    for pair in value[edges]:
+        upper, lower = _expand(pair, names)
+        facing.append((upper, lower))
+    return Opening((first, second), tuple(facing))
+
+
+def _permutation(pairs: Sequence[tuple[int, ...]], count: int, fail: Any) -> NDArray[np.int64]:
+    swapped = [index for pair in pairs for index in pair]
+    if any(len(pair) != 2 for pair in pairs) or len(set(swapped)) != len(swapped):
+        raise fail("mirror must be pairs of points, each point in at most one pair")
+    mirror = np.arange(count)
+    for first, second in pairs:
+        mirror[first], mirror[second] = second, first
+    return mirror
