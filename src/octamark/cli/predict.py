@@ -18,11 +18,11 @@ from octamark.cli.console import MODEL, REFINE, REGIONS, THREADS, UPRIGHT, count
 from octamark.errors import BoxError, OutputError, PictureError, listed
 from octamark.faces import Faces
 from octamark.geometry import Picture
-from octamark.images import SUFFIXES, read_picture, write_atomically, write_picture
+from octamark.images import SUFFIXES, read_picture, write_picture
 from octamark.inference.detector import FaceDetector
 from octamark.inference.full_frame import PICTURE
 from octamark.inference.landmarker import Landmarker
-from octamark.io import FORMATS, Record, unique_stems
+from octamark.io import FORMATS, Record, open_writer, unique_stems
 
 _CHUNK = 8  # pictures whose crops share the network's runs, and that are in memory at once,
 _CHUNK_PIXELS = 30_000_000  # unless so many pixels come together earlier
@@ -203,15 +203,11 @@ def _pictures_below(folder: str, job: _Job) -> Iterator[str]:
 
 
 def _write(records: list[Record], form: str, out: Path | None) -> None:
-    for name, text in FORMATS[form].write(records).items():
-        data = text.encode("utf-8", "surrogateescape")  # file names are bytes and come out as they went in
-        if out is not None:
-            write_atomically(out / name, data)
-        elif sys.stdout is None:
-            raise OutputError("standard output is closed; name a folder with -o")
-        else:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+    if out is None and sys.stdout is None:
+        raise OutputError("standard output is closed; name a folder with -o")
+    with open_writer(form, sys.stdout.buffer if out is None else out) as writer:
+        for record in records:
+            writer.write(record)
 
 
 def _open(drawn: list[Path], folder: Path | None) -> None:

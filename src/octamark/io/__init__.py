@@ -1,205 +1,161 @@
-"""Writers of predictions, in one table: json, jsonl, csv, pts, coco.
+"""Files of landmarks: a table of formats, each with a writer and a reader.
 
-Every format carries the file, the picture's size, the layout and the model beside the points. Coordinates are
-octamark's (0-based pixels, pixel centres at integers) except in .pts files, which are 1-based by convention.
+Every format but pts holds the picture's name and size, the layout and the model beside the points. Coordinates are
+0-based pixels with pixel centres at integers, except in .pts files, which are 1-based by convention.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from octamark.faces import Faces
+from octamark.errors import DataError, OutputError, listed
+from octamark.io import coco, csv, json, jsonl, pts
+from octamark.io.files import find_files
+from octamark.io.pts import pts_text, read_pts
+from octamark.io.records import FaceEntry, PictureEntry, Record, unique_stems
+from octamark.io.writers import Target, Writer
 from octamark.layouts import Layout
 
-
-@dataclass(frozen=True)
-class Record:
-    """The prediction for one picture.
-
-    Attributes:
-        file: the picture, as the caller named it.
-        stem: what files about this picture are called; distinct within a batch (see :func:`unique_stems`).
-        model: name of the model.
-    """
-
-    file: str
-    stem: str
-    model: str
-    faces: Faces
+__all__ = [
+    "FORMATS",
+    "FaceEntry",
+    "Format",
+    "PictureEntry",
+    "Record",
+    "Writer",
+    "open_writer",
+    "pts_text",
+    "read_entries",
+    "read_pts",
+    "read_records",
+    "unique_stems",
+]
 
 
 @dataclass(frozen=True)
 class Format:
-    """A way to write predictions.
+    """A format of predictions.
 
     Attributes:
-        suffix: of the files.
-        write: records -> {file name: text}; names are relative to the output folder.
-        streams: whether the output is one text that can go to standard output.
+        title: one line for people.
+        file: name of the file in the output folder; None where each face has a file of its own.
+        writer: (target, resume, model, layout) -> writer; call :func:`open_writer` instead, which checks the options.
+        read: (path, layout) -> entries; call :func:`read_entries` instead, which finds the format.
+        incremental: whether each picture is written at once; otherwise all are, at the end.
+        streams: whether it can be written to standard output.
     """
 
-    suffix: str
-    write: Callable[[Sequence[Record]], dict[str, str]]
+    title: str
+    file: str | None
+    writer: Callable[[Target, bool, str | None, Layout | None], Writer]
+    read: Callable[[Path, Layout | None], list[PictureEntry]]
+    incremental: bool = True
     streams: bool = True
 
 
-def _numbers(values: NDArray[np.floating], digits: int = 2) -> Any:
-    return np.round(np.asarray(values, dtype=np.float64), digits).tolist()
-
-
-def picture_entry(record: Record) -> dict[str, Any]:
-    """One picture's prediction as plain values; coordinates rounded to a hundredth of a pixel."""
-    faces = record.faces
-    return {
-        "file": record.file,
-        "width": faces.size[0],
-        "height": faces.size[1],
-        "layout": faces.layout.name,
-        "model": record.model,
-        "faces": [
-            {
-                "box": _numbers(face.box),
-                "score": round(face.score, 4),
-                "landmarks": _numbers(face.landmarks),
-                "spread": _numbers(face.spread, 3),
-                "confidence": _numbers(face.confidence, 4),
-            }
-            for face in faces
-        ],
-    }
-
-
-def _json(records: Sequence[Record]) -> dict[str, str]:
-    entries = ",\n".join(json.dumps(picture_entry(record)) for record in records)
-    return {"predictions.json": f"[\n{entries}\n]\n"}
-
-
-def _jsonl(records: Sequence[Record]) -> dict[str, str]:
-    return {"predictions.jsonl": "".join(json.dumps(picture_entry(record)) + "\n" for record in records)}
-
-
-CSV_COLUMNS = (
-    "file", "width", "height", "layout", "model", "face", "score", "box_x1", "box_y1", "box_x2", "box_y2",
-    "point", "name", "x", "y", "spread_x", "spread_y", "confidence",
-)  # fmt: skip
-
-
-def _csv(records: Sequence[Record]) -> dict[str, str]:
-    """One row per point; a picture without faces has one row with empty columns from ``face`` on."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for record in records:
-        faces = record.faces
-        head = [record.file, *faces.size, faces.layout.name, record.model]
-        if not len(faces):
-            writer.writerow(head + [""] * (len(CSV_COLUMNS) - len(head)))
-        for number, face in enumerate(faces):
-            own = [number, round(face.score, 4), *_numbers(face.box)]
-            for index, name in enumerate(faces.layout.point_names):
-                point = [*_numbers(face.landmarks[index]), *_numbers(face.spread[index], 3)]
-                writer.writerow([*head, *own, index, name, *point, round(float(face.confidence[index]), 4)])
-    return {"predictions.csv": text.getvalue()}
-
-
-def pts_text(landmarks: NDArray[np.floating]) -> str:
-    """Landmarks (M, 2) as a .pts file: 1-based points between braces, after a header."""
-    points = "\n".join(f"{x + 1:.3f} {y + 1:.3f}" for x, y in landmarks.astype(np.float64))
-    return f"version: 1\nn_points: {len(landmarks)}\n{{\n{points}\n}}\n"
-
-
-def _pts(records: Sequence[Record]) -> dict[str, str]:
-    """One file per face, named after the picture; from the second face on with the face's number."""
-    files: dict[str, str] = {}
-    names = _Names(record.stem for record in records)
-    for record in records:
-        for number, face in enumerate(record.faces):
-            stem = names.free(f"{record.stem}_{number + 1}") if number else record.stem
-            files[f"{stem}.pts"] = pts_text(face.landmarks)
-    return files
-
-
-def _coco(records: Sequence[Record]) -> dict[str, str]:
-    """COCO keypoints: one category per layout, 1-based skeleton, all points visible (2)."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    layouts: dict[str, tuple[int, Layout]] = {}
-    for image_id, record in enumerate(records, start=1):
-        faces = record.faces
-        category, _ = layouts.setdefault(faces.layout.name, (len(layouts) + 1, faces.layout))
-        images.append({"id": image_id, "file_name": record.file, "width": faces.size[0], "height": faces.size[1]})
-        for face in faces:
-            x1, y1, x2, y2 = (float(side) for side in face.box)
-            visible = np.concatenate([face.landmarks, np.full((len(face.landmarks), 1), 2)], axis=1)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": category,
-                    "bbox": _numbers(np.array([x1, y1, x2 - x1, y2 - y1])),
-                    "area": round((x2 - x1) * (y2 - y1), 2),
-                    "iscrowd": 0,
-                    "keypoints": _numbers(visible.ravel()),
-                    "num_keypoints": len(face.landmarks),
-                    "score": round(face.score, 4),
-                    "confidence": _numbers(face.confidence, 4),
-                    "spread": _numbers(face.spread, 3),
-                }
-            )
-    categories = [
-        {
-            "id": number,
-            "name": f"face_{name}",
-            "keypoints": list(layout.point_names),
-            "skeleton": (layout.edges + 1).tolist(),
-        }
-        for name, (number, layout) in layouts.items()
-    ]
-    info = {"description": "octamark predictions", "models": sorted({record.model for record in records})}
-    whole = {"info": info, "images": images, "annotations": annotations, "categories": categories}
-    return {"predictions.coco.json": json.dumps(whole) + "\n"}
+def _pts_writer(target: Target, resume: bool, model: str | None, layout: Layout | None) -> Writer:
+    assert isinstance(target, Path)
+    return pts.PtsWriter(target, resume)
 
 
 FORMATS: dict[str, Format] = {
-    "json": Format(".json", _json),
-    "jsonl": Format(".jsonl", _jsonl),
-    "csv": Format(".csv", _csv),
-    "pts": Format(".pts", _pts, streams=False),
-    "coco": Format(".coco.json", _coco),
+    "json": Format(
+        "one list of objects, one per picture",
+        json.NAME,
+        lambda target, resume, model, layout: json.writer(target),
+        json.read,
+        incremental=False,
+    ),
+    "jsonl": Format("one object per picture and line", jsonl.NAME, jsonl.writer, jsonl.read),
+    "csv": Format("one row per point", csv.NAME, csv.writer, csv.read),
+    "pts": Format("one .pts file per face", None, _pts_writer, pts.read, streams=False),
+    "coco": Format(
+        "COCO keypoints",
+        coco.NAME,
+        lambda target, resume, model, layout: coco.writer(target, layout),
+        coco.read,
+        incremental=False,
+    ),
 }
+"""Name -> format."""
 
 
-class _Names:
-    """Hands out distinct names; taken ones get -2, -3, ..."""
+def open_writer(
+    name: str, target: Target, *, model: str | None = None, layout: Layout | None = None, resume: bool = False
+) -> Writer:
+    """A writer of records, to be used as a context manager.
 
-    def __init__(self, taken: Iterable[str] = ()) -> None:
-        self.taken = dict.fromkeys(taken, 1)
+    jsonl, csv and pts write each picture at once; json and coco write one file when closed. What was written stays
+    valid after an exception. Nothing is written, and no existing file is touched, before the first record.
 
-    def free(self, name: str) -> str:
-        number = self.taken.get(name, 0) + 1
-        candidate = name if number == 1 else f"{name}-{number}"
-        while candidate in self.taken:
-            number += 1
-            candidate = f"{name}-{number}"
-        self.taken[name] = number
-        self.taken.setdefault(candidate, 1)
-        return candidate
+    Args:
+        name: a key of :data:`FORMATS`.
+        target: an existing folder, or an open binary stream for formats that can be written to one.
+        model, layout: of the records to come. Needed by nothing; with ``resume``, jsonl and csv refuse to go on from a
+            file of another model or layout.
+        resume: go on from the files of an earlier run that are in the folder; :meth:`Writer.is_done` tells which
+            pictures to leave out. jsonl: an unfinished last line is cut off. csv: the rows of the last picture are cut
+            off and the picture is not done, since its rows may be incomplete. pts: a picture is done if there is a
+            ``STEM.pts``; pictures without a face are never done. json and coco cannot be resumed.
+
+    Raises:
+        OutputError: an unknown name, a stream for pts, ``resume`` with json, coco or a stream, or with an existing file
+            that octamark predict did not write.
+
+    Example:
+        >>> list(FORMATS)
+        ['json', 'jsonl', 'csv', 'pts', 'coco']
+    """
+    if name not in FORMATS:
+        raise OutputError(f"unknown format {name!r}; formats: {listed(FORMATS)}")
+    chosen = FORMATS[name]
+    if not isinstance(target, Path) and not chosen.streams:
+        raise OutputError(f"format {name} writes several files: name a folder with -o")
+    if resume and not chosen.incremental:
+        able = listed(key for key, form in FORMATS.items() if form.incremental)
+        raise OutputError(f"format {name} is written at the end and cannot be resumed; formats that can: {able}")
+    if resume and not isinstance(target, Path):
+        raise OutputError("standard output cannot be resumed: name a folder with -o")
+    return chosen.writer(target, resume, model, layout)
 
 
-def unique_stems(files: Iterable[str]) -> list[str]:
-    """A distinct file stem for each picture: its name without suffix; repeated ones get -2, -3, ..."""
-    names = _Names()
-    stems = []
-    for file in files:
-        stem = file.replace("\\", "/").rsplit("/", 1)[-1]
-        stem = (stem.rsplit(".", 1)[0] or stem) if "." in stem else stem
-        stems.append(names.free("stdin" if stem == "-" else stem))
-    return stems
+def read_entries(path: Path, layout: Layout | None = None) -> list[PictureEntry]:
+    """The pictures and faces that a file or a folder describes, with all that it says of them and no more.
+
+    Args:
+        path: a .json, .jsonl or .csv file, or a folder of .pts files; or a folder with one of the files that
+            ``octamark predict`` writes.
+        layout: of the landmarks; None takes the built-in layout that the file names.
+
+    Raises:
+        DataError: a file that cannot be read or is of another form (the message names the line or entry), or of another
+            layout.
+        LayoutError: no layout given, and none or an unknown one named by the file.
+    """
+    if path.is_dir():
+        written = [path / form.file for form in FORMATS.values() if form.file is not None]
+        whole = next((file for file in written if file.is_file()), None)
+        if whole is None or find_files(path, (".pts",)):
+            return pts.read(path, layout)
+        return read_entries(whole, layout)
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        return jsonl.read(path, layout)
+    if suffix == ".csv":
+        return csv.read(path, layout)
+    if suffix != ".json":
+        raise DataError(f"{path}: not a file of landmarks; allowed: .json, .jsonl, .csv, or a folder of .pts files")
+    content = json.load(path)
+    return coco.parse(content, path, layout) if isinstance(content, dict) else json.parse(content, path, layout)
+
+
+def read_records(path: Path, layout: Layout | None = None) -> list[Record]:
+    """The predictions in a file or folder, in its order; arguments and errors as for :func:`read_entries`.
+
+    Numbers are as written. What the file does not say is NaN in ``faces``, (0, 0) as its size, "" as ``model``.
+    """
+    entries = read_entries(path, layout)
+    stems = unique_stems(entry.file for entry in entries)
+    return [entry.record(stem) for entry, stem in zip(entries, stems, strict=True)]

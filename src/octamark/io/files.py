@@ -1,0 +1,82 @@
+"""Finding files under the names that people and other systems give them."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+_SYSTEM_FOLDERS = {"__MACOSX"}
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is one that systems and editors leave behind: ``._a.pts``, ``.DS_Store``,
+    ``.ipynb_checkpoints``, ``__MACOSX``."""
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
+
+
+def find_files(folder: Path, suffixes: Iterable[str], *, deep: bool = True) -> list[Path]:
+    """Files with one of these suffixes (lower case; the file's may be any case) in a folder, sorted; hidden ones are
+    left out. Links to folders are followed, each folder once.
+
+    Args:
+        deep: search the folders in it, too, to the bottom.
+    """
+    endings = tuple(suffixes)
+    found: list[Path] = []
+    visited: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in visited or not deep else sorted(name for name in folders if not is_hidden(name))
+        if real not in visited:
+            kept = (name for name in names if name.lower().endswith(endings) and not is_hidden(name))
+            found += [path for name in kept if (path := Path(place, name)).is_file()]
+        visited.add(real)
+    return sorted(found)
+
+
+def plain_name(name: str) -> str:
+    """A file name as other systems may spell the same one: ``\\`` as ``/``, Unicode in its composed form (NFC)."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/"))
+
+
+class FileFinder:
+    """Finds files by names from elsewhere: as written, with ``\\`` for ``/``, in another Unicode form.
+
+    Listings of folders are kept, so that thousands of names cost one listing of each folder.
+    """
+
+    def __init__(self) -> None:
+        self._listings: dict[Path, dict[str, str]] = {}
+
+    def find(self, folder: Path, name: str) -> Path | None:
+        """The file of that name (a relative path) from a folder; None if there is none."""
+        for spelling in dict.fromkeys((name, name.strip(), name.replace("\\", "/").strip())):
+            if spelling and (folder / spelling).is_file():
+                return folder / spelling
+        place = folder
+        for part in plain_name(name.strip()).split("/"):
+            place = place / self._listing(place).get(part, part)
+        return place if place.is_file() else None
+
+    def with_suffix(self, stem: Path, suffixes: Iterable[str]) -> list[Path]:
+        """Files with the path ``stem`` but for a suffix, of any case; in the order of ``suffixes``."""
+        listing = self._listing(stem.parent)
+        names = (listing.get(plain_name(stem.name) + suffix) for suffix in suffixes)
+        paths = [stem.parent / name for name in dict.fromkeys(names) if name is not None]
+        return [path for path in paths if path.is_file()]
+
+    def _listing(self, folder: Path) -> dict[str, str]:
+        """Plain name, also with the suffix in lower case -> name in the folder."""
+        if folder not in self._listings:
+            try:
+                names = sorted(os.listdir(folder), reverse=True)
+            except OSError:
+                names = []
+            spellings = {}
+            for name in names:
+                stem, suffix = os.path.splitext(plain_name(name))
+                spellings[stem + suffix.lower()] = name
+            self._listings[folder] = spellings | {plain_name(name): name for name in names}
+        return self._listings[folder]
