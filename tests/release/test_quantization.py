@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from octamark import models
 from octamark.errors import WeightsError
 from octamark.nets.network import NetworkConfig, OctaveNetwork
-from octamark.release.quantization import STORAGES, Storage, shrink
+from octamark.release.quantization import STORAGES, Storage, quantize_weights
 
 
 def model(kernels: dict[str, NDArray[np.float32]]) -> onnx.ModelProto:
@@ -34,15 +34,15 @@ def model(kernels: dict[str, NDArray[np.float32]]) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def shrunk(kernels: dict[str, NDArray[np.float32]], storage: Storage, coarsest: str = "") -> onnx.ModelProto:
+def quantized(kernels: dict[str, NDArray[np.float32]], storage: Storage, coarsest: str = "") -> onnx.ModelProto:
     one = model(kernels)
-    shrink(one, storage, coarsest)
+    quantize_weights(one, storage, coarsest)
     return one
 
 
 def kept(kernels: dict[str, NDArray[np.float32]], storage: Storage) -> dict[str, NDArray[np.float32]]:
-    """What the shrunk graph computes with."""
-    one = shrunk(kernels, storage)
+    """What the quantized graph computes with."""
+    one = quantized(kernels, storage)
     onnx.checker.check_model(one)
     session = onnxruntime.InferenceSession(one.SerializeToString(), providers=["CPUExecutionProvider"])
     found = {}
@@ -85,11 +85,11 @@ def test_int4_is_for_the_coarsest_level_alone() -> None:
         "high.large": drawn(64, 32, 3, 3),
     }  # fmt: skip
     wanted = {"low.large": np.uint8, "low.small": np.int8, "low.odd": np.int8, "high.large": np.int8}
-    assert stored(shrunk(kernels, "int4", "low.")) == wanted
+    assert stored(quantized(kernels, "int4", "low.")) == wanted
     kinds: dict[Storage, type] = {"int8": np.int8, "float16": np.float16, "float32": np.float32}
     for storage, kind in kinds.items():
-        assert stored(shrunk(kernels, storage, "low.")) == dict.fromkeys(kernels, kind)
-    sizes = [len(shrunk(kernels, storage, "low.").SerializeToString()) for storage in STORAGES]
+        assert stored(quantized(kernels, storage, "low.")) == dict.fromkeys(kernels, kind)
+    sizes = [len(quantized(kernels, storage, "low.").SerializeToString()) for storage in STORAGES]
     assert sizes == sorted(sizes)
 
 
@@ -100,7 +100,7 @@ def test_which_kernels_are_int4_hangs_on_no_layout(width: int, landmarks: int, c
     """Those of the coarsest level; never the last layer, which draws the heatmaps."""
     network = OctaveNetwork(NetworkConfig(width=width, landmarks=landmarks, **change))
     weights_ = {name: value.numpy() for name, value in network.state_dict().items() if value.ndim == 4}
-    kinds = stored(shrunk({name: value for name, value in weights_.items() if value.size}, "int4", "encoder.3."))
+    kinds = stored(quantized({name: value for name, value in weights_.items() if value.size}, "int4", "encoder.3."))
     chosen = {name.removesuffix(".weight") for name, kind in kinds.items() if kind == np.uint8}
     paths = {"high_to_high"} if "alpha" in change else {"high_to_high", "low_to_high", "high_to_low"}
     second = {f"encoder.3.second.conv.{path}" for path in paths}
@@ -132,7 +132,7 @@ def test_what_cannot_be_stored_is_refused(storage: Storage, value: float) -> Non
     kernel = drawn(4, 32, 3, 3)
     kernel[1, 2, 0, 0] = value
     with pytest.raises(WeightsError, match=r"^a: weights that are not finite or above 65504"):
-        shrunk({"a": kernel}, storage)
+        quantized({"a": kernel}, storage)
 
 
 def test_a_lone_large_weight_is_clipped_not_all_others() -> None:

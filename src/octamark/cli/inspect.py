@@ -57,7 +57,7 @@ def _card(name: str) -> ModelCard | RegionCard:
 def _crops(card: ModelCard | RegionCard) -> Iterator[tuple[str, str]]:
     """How a card's network is shown faces."""
     if isinstance(card, RegionCard):
-        yield "reads", f"regions of faces, after a look by {card.look}"
+        yield "reads", f"regions of faces, placed by the points of {card.global_model}"
         yield (
             "crops",
             f"upright squares, {card.rule.margin:g} times the region's extent and {card.rule.spread:g} spreads",

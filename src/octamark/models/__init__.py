@@ -3,12 +3,15 @@
 from octamark.models.calibration import CONFIDENCE_SHARE, Calibration
 from octamark.models.cards import (
     FACE_UNITS,
+    LAYOUT_KEY,
     METADATA_KEY,
     Card,
     CropRule,
     ModelCard,
     RegionCard,
     RegionRule,
+    check_graph,
+    layout_of,
     parse_card,
     parse_region_card,
 )
@@ -17,6 +20,7 @@ from octamark.models.registry import REGIONS, REGIONS_MODEL, available, blobs, r
 __all__ = [
     "CONFIDENCE_SHARE",
     "FACE_UNITS",
+    "LAYOUT_KEY",
     "METADATA_KEY",
     "REGIONS",
     "REGIONS_MODEL",
@@ -28,6 +32,8 @@ __all__ = [
     "RegionRule",
     "available",
     "blobs",
+    "check_graph",
+    "layout_of",
     "parse_card",
     "parse_region_card",
     "read",

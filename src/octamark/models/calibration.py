@@ -13,6 +13,7 @@ applied inside the exported graph:
 from __future__ import annotations
 
 from functools import cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,9 @@ class Calibration(BaseModel):
     """The fitted maps.
 
     Attributes:
+        kind: ``"per_point"``: a gain for every pair of mirrored points and every axis, and measured ``ratios``;
+            ``"global"``: one gain for all of them and the ``ratios`` of Laplace densities, because there were too few
+            labelled faces to fit more.
         gain: (M, 2) factor of each point and axis.
         own, face: exponents of the point's own raw spread and of the face's mean; both at least 0.
         knots: :data:`KNOTS` pairs (u, spread), both rising, from (0, 0); beyond the last, the last slope goes on.
@@ -40,6 +44,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    kind: Literal["per_point", "global"] = "per_point"
     gain: tuple[tuple[float, float], ...]
     own: float
     face: float

@@ -1,20 +1,30 @@
 """Cards: what every weight file says about itself.
 
 A card is JSON in the ONNX metadata under ``octamark``: a :class:`ModelCard`, or the :class:`RegionCard` of a regional
-network.
+network. The layout of the landmarks lies beside it, under ``octamark.layout``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from octamark.errors import WeightsError
+from octamark import layouts
+from octamark.errors import WeightsError, listed
+from octamark.layouts import BUILTIN, Layout
 from octamark.models.calibration import Calibration
 
 METADATA_KEY = "octamark"
+"""Metadata key of the card."""
+
+LAYOUT_KEY = "octamark.layout"
+"""Metadata key of the layout, as :func:`octamark.layouts.dumps` writes it."""
+
+_Shift = Annotated[float, Field(ge=-5.0, le=5.0)]
+_NotNegative = Annotated[float, Field(ge=0.0)]
+_Offset = Annotated[float, Field(ge=-0.5, le=0.5)]
 
 
 class CropRule(BaseModel):
@@ -22,31 +32,32 @@ class CropRule(BaseModel):
 
     Attributes:
         size: side of the input in pixels.
-        margin: side of the crop over the longer side of the tight box around the landmarks.
-        detector_scale, detector_shift: the same for a box of a face detector: side over the root of the box's area,
-            and shift of the centre (x, y) in shares of that root; fitted on training faces with YuNet's boxes.
-        detector_residual: standard deviation of that fit: centre x, centre y (shares of the crop's side) and
-            logarithm of the side.
+        margin: side of the crop divided by the longer side of the tight box around the landmarks.
+        detector_scale: side of the crop divided by the square root of the area of a face detector's box.
+        detector_shift: shift (x, y) from the centre of the detector's box to the centre of the crop, divided by that
+            root. Scale and shift are fitted on training faces with YuNet's boxes.
+        detector_residual: standard deviation of that fit: centre x, centre y (divided by the crop's side) and logarithm
+            of the side.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    size: int
-    margin: float
-    detector_scale: float
-    detector_shift: tuple[float, float]
-    detector_residual: tuple[float, float, float]
+    size: int = Field(ge=32, multiple_of=32)
+    margin: float = Field(gt=0.5, le=10.0)
+    detector_scale: float = Field(gt=0.1, le=20.0)
+    detector_shift: tuple[_Shift, _Shift]
+    detector_residual: tuple[_NotNegative, _NotNegative, _NotNegative]
 
 
 class RegionRule(BaseModel):
-    """How regions are cut around landmarks.
+    """How the crops of a face's regions are cut around its landmarks.
 
     Attributes:
         size: side of a crop in pixels of the regional network's input.
-        margin: side of the crop over the longer side of the upright box around the region's landmarks.
-        spread: how many mean spreads of the region's landmarks are added to the side, at most its extent.
-        least: least side over ``margin`` times the region's extent in the layout's diagram, at the face's scale: a side
-            that is hidden, or a mouth seen from the side, is not cut to nothing.
+        margin: side of the crop divided by the longer side of the upright box around the region's landmarks.
+        spread: how many mean spreads of the region's landmarks are added to the side; never more than the extent.
+        least: smallest side, divided by ``margin`` times the region's extent in the layout's diagram at the face's
+            scale. A region that is hidden or seen from the side, such as a mouth in profile, keeps a usable crop.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -58,24 +69,25 @@ class RegionRule(BaseModel):
 
 
 class Card(BaseModel):
-    """What the cards of all weight files say: what a file is, where it comes from and how good it is.
+    """What the card of every weight file says: what the file is, where it comes from and how good it is.
 
     Attributes:
-        name, layout: of the network; ``parameters``: count; ``width``: C.
+        name: of the model; layout: name of the layout of its landmarks.
+        parameters: number of weights; width: channels C of the network.
         calibration: from raw spreads to expected errors and probabilities.
-        normaliser: of the scores.
+        normaliser: what the errors in ``scores`` are divided by.
         scores: figures on the validation split, each named with its set, boxes and normaliser.
-        training_data, terms: what it learned from and what that allows.
+        training_data, terms: what the network was trained on, and what the licence of those pictures allows.
         recipe: the whole training configuration.
-        version: of octamark that exported it.
+        version: of the octamark that exported the file.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     name: str
     layout: str
-    parameters: int
-    width: int
+    parameters: int = Field(ge=0)
+    width: int = Field(ge=1)
     calibration: Calibration
     normaliser: str
     scores: Mapping[str, float]
@@ -86,54 +98,54 @@ class Card(BaseModel):
 
 
 class ModelCard(Card):
-    """The card of a model; its calibration is applied inside the graph.
+    """The card of a model for whole faces; its calibration is applied inside the graph.
 
     Attributes:
         crop: how faces are cut.
-        offset: (x, y) in shares of the inter-ocular distance, added to all points by the predictor: how far the labels
-            of the set lie to one side of where faces and their mirror images agree, which no network that learns from
-            mirrored pictures can know. 300W's lie about 1 % to the right.
+        offset: (x, y) in shares of the inter-ocular distance that the predictor adds to all points. A network that
+            learns from mirrored pictures cannot learn that a data set's labels lie to one side; the offset is that
+            shift, measured on validation faces. 300W's labels lie about 1 % to the right.
     """
 
     crop: CropRule
-    offset: tuple[float, float] = (0.0, 0.0)
+    offset: tuple[_Offset, _Offset] = (0.0, 0.0)
 
 
 class RegionCard(Card):
     """The card of a regional network (octamark.inference.refiner).
 
     Attributes:
-        calibration: of the fused spreads, in units of a face's crop (its side over :data:`FACE_UNITS`).
-        look: the model whose points it was trained to follow.
+        calibration: of the fused spreads, in units of a face's crop (its side divided by :data:`FACE_UNITS`).
+        global_model: name of the model for whole faces whose points place the crops.
         rule: how crops are cut.
-        bias: of each kind of region, in the order of its channels, and ``sharpness``: of the fusion; see
-            octamark.inference.regions.fuse.
+        bias: of each kind of region, in the order of its channels; see octamark.inference.regions.fuse.
+        sharpness: of the fusion, see there.
     """
 
-    look: str
+    global_model: str = Field(validation_alias=AliasChoices("global_model", "look"))  # octamark 0.1 wrote "look"
     rule: RegionRule
     bias: tuple[float, ...]
-    sharpness: float
+    sharpness: float = Field(gt=0.0)
 
 
 FACE_UNITS = 224
-"""A face's crop has this many units of length, whatever the input of the network that looks at it."""
+"""The side of a face's crop in the unit of a regional calibration, whatever the network's input size."""
 
 
 _Card = TypeVar("_Card", bound=Card)
 
 
 def parse_card(text: str | None, source: str) -> ModelCard:
-    """The card from a weight file's metadata.
+    """The card from a weight file's metadata; ``source`` names the file in errors.
 
     Raises:
-        WeightsError: no card, or one that this version cannot read.
+        WeightsError: no card, a card that this version cannot read, or one with impossible values.
     """
     return _parse(text, source, ModelCard)
 
 
 def parse_region_card(text: str | None, source: str) -> RegionCard:
-    """The same of a regional network's file."""
+    """The card from the metadata of a regional network's file; see :func:`parse_card`."""
     return _parse(text, source, RegionCard)
 
 
@@ -143,12 +155,19 @@ def _parse(text: str | None, source: str, kind: type[_Card]) -> _Card:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        said = f"a model card that this version cannot read ({error.error_count()} errors)"
+        problem = "a model card that this version cannot use: " + "; ".join(_explain(each) for each in error.errors())
         if kind is ModelCard and _fits(text, RegionCard):
-            said = "a regional network, which goes beside a model: --regions, or regions= in Python"
+            problem = "a regional network, which is used beside a model: --regions, or regions= in Python"
         if kind is RegionCard and _fits(text, ModelCard):
-            said = "a model for whole faces, no regional network"
-        raise WeightsError(f"{source}: {said}") from error
+            problem = "a model for whole faces, not a regional network"
+        raise WeightsError(f"{source}: {problem}") from error
+
+
+def _explain(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"]) or "the card"
+    given = problem["input"]
+    value = f", got {given!r}" if isinstance(given, int | float | str) and len(str(given)) < 40 else ""
+    return f"{place}: {problem['msg'].removeprefix('Value error, ')}{value}"
 
 
 def _fits(text: str, kind: type[Card]) -> bool:
@@ -157,3 +176,92 @@ def _fits(text: str, kind: type[Card]) -> bool:
     except ValidationError:
         return False
     return True
+
+
+def layout_of(metadata: Mapping[str, str], card: Card, source: str) -> Layout:
+    """The layout of a weight file: the one that its metadata holds, else the built-in one that the card names.
+
+    Args:
+        metadata: of the ONNX file, key -> text.
+        source: names the file in errors.
+
+    Raises:
+        WeightsError: neither is there.
+        LayoutError: the metadata hold a layout with mistakes.
+    """
+    if (text := metadata.get(LAYOUT_KEY)) is not None:
+        return layouts.loads(text, source)
+    if card.layout in BUILTIN:
+        return layouts.layout(card.layout)
+    raise WeightsError(
+        f"{source}: made for the layout {card.layout!r}, which is neither in the file nor built in "
+        f"({listed(BUILTIN)}); export the model again with this version"
+    )
+
+
+class GraphValue(Protocol):
+    """An input or output of an ONNX Runtime session."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> Sequence[int | str | None]: ...
+
+
+def check_graph(
+    card: Card, layout: Layout, inputs: Iterable[GraphValue], outputs: Iterable[GraphValue], source: str
+) -> None:
+    """Check that a card describes the graph that it lies beside, before the first picture is read.
+
+    Args:
+        layout: of the file, see :func:`layout_of`.
+        inputs, outputs: of the session: ``session.get_inputs()`` and ``session.get_outputs()``.
+        source: names the file in errors.
+
+    Raises:
+        WeightsError: missing inputs or outputs, another input size than the card's, or graph, calibration and layout
+            that disagree about the number of landmarks. One message names all differences.
+    """
+    found = {value.name: tuple(value.shape) for value in (*inputs, *outputs)}
+    count, any_size = layout.count, None
+    if isinstance(card, ModelCard):
+        size, place = card.crop.size, "crop.size"
+        wanted: dict[str, tuple[int | None, ...]] = {
+            "crops": (any_size, size, size, 3),
+            "landmarks": (any_size, count, 2),
+            "spread": (any_size, count, 2),
+            "confidence": (any_size, count),
+            "heatmaps": (any_size, count, size // 4, size // 4),
+        }
+    else:
+        assert isinstance(card, RegionCard)
+        size, place = card.rule.size, "rule.size"
+        wanted = {
+            "crops": (any_size, any_size, size, size, 3),
+            "readings": (any_size, any_size, 2),
+            "spread": (any_size, any_size, 2),
+        }
+    if missing := wanted.keys() - found.keys():
+        raise WeightsError(f"{source}: a graph without {listed(sorted(missing))}; export it with this version")
+    problems = [
+        f"{name} is {_shape(found[name])} in the graph, {_shape(shape)} by the card"
+        for name, shape in wanted.items()
+        if not _agree(found[name], shape)
+    ]
+    if (calibrated := len(card.calibration.gain)) != count:
+        problems.append(f"the calibration is for {calibrated} points")
+    if problems:
+        raise WeightsError(
+            f"{source}: its model card does not describe its graph ({place} {size}, layout {layout.name} of {count} "
+            f"points): {'; '.join(problems)}"
+        )
+
+
+def _agree(found: tuple[int | str | None, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(found) == len(wanted) and all(
+        other is None or not isinstance(side, int) or side == other for side, other in zip(found, wanted, strict=True)
+    )
+
+
+def _shape(shape: tuple[int | str | None, ...]) -> str:
+    return f"({', '.join('n' if side is None else str(side) for side in shape)})"

@@ -1,4 +1,4 @@
-"""From a trained network to one ONNX file: small, without what only a debugger reads, its card in the metadata."""
+"""From a trained network to one ONNX file: small, without what only a debugger reads, with its card and its layout."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from octamark import layouts
 from octamark.errors import WeightsError
-from octamark.models import METADATA_KEY, Card, ModelCard, RegionCard
+from octamark.layouts import Layout
+from octamark.models import LAYOUT_KEY, METADATA_KEY, Card, ModelCard, RegionCard
 from octamark.nets.network import EncoderLayer
 from octamark.release.predictor import Predictor, RegionalPredictor, calibration_constants
-from octamark.release.quantization import Storage, shrink
+from octamark.release.quantization import Storage, quantize_weights
 
 OPSET = 18
 
@@ -46,15 +48,15 @@ def to_onnx(predictor: Predictor, card: ModelCard, *, storage: Storage = "int4")
         The file's bytes. Inputs and outputs are those of :class:`Predictor`, with any number of crops.
     """
     example = torch.zeros(2, card.crop.size, card.crop.size, 3, dtype=torch.uint8)
-    return _finish(_graph(predictor, example, ["landmarks", "spread", "confidence", "heatmaps"], storage), card)
+    model = _graph(predictor, example, ["landmarks", "spread", "confidence", "heatmaps"], storage)
+    return _finish(model, card, predictor.layout)
 
 
 def regions_to_onnx(predictor: RegionalPredictor, card: RegionCard, *, storage: Storage = "int4") -> bytes:
-    """The same for a regional network: inputs and outputs are those of :class:`RegionalPredictor`, for any number of
-    faces."""
-    regions, size = len(predictor.regional.table.regions), card.rule.size
-    example = torch.zeros(2, regions, size, size, 3, dtype=torch.uint8)
-    return _finish(_graph(predictor, example, ["readings", "spread"], storage), card)
+    """The regional predictor as an ONNX file, for any number of faces; see :func:`to_onnx`."""
+    table, size = predictor.regional.table, card.rule.size
+    example = torch.zeros(2, len(table.regions), size, size, 3, dtype=torch.uint8)
+    return _finish(_graph(predictor, example, ["readings", "spread"], storage), card, table.layout)
 
 
 def _graph(module: nn.Module, crops: Tensor, outputs: list[str], storage: Storage) -> onnx.ModelProto:
@@ -83,19 +85,23 @@ def _graph(module: nn.Module, crops: Tensor, outputs: list[str], storage: Storag
     model = program.model_proto
     _strip(model)
     *_, coarsest = (name for name, part in module.named_modules() if isinstance(part, EncoderLayer))
-    shrink(model, storage, f"{coarsest}.")
+    quantize_weights(model, storage, f"{coarsest}.")
     _shorten(model)
     return model
 
 
 def with_card(data: bytes, card: Card) -> bytes:
-    """The ONNX file with another card in its metadata; the graph stays as it is."""
+    """The ONNX file with another card in its metadata; graph and layout stay as they are."""
     return _finish(onnx.load_from_string(data), card)
 
 
-def _finish(model: onnx.ModelProto, card: Card) -> bytes:
+def _finish(model: onnx.ModelProto, card: Card, layout: Layout | None = None) -> bytes:
+    """The model's bytes with that card, and that layout; None keeps the layout that the metadata hold."""
     model.producer_name, model.producer_version = "octamark", card.version
-    helper.set_model_props(model, {METADATA_KEY: card.model_dump_json()})
+    held = {entry.key: entry.value for entry in model.metadata_props if entry.key == LAYOUT_KEY}
+    if layout is not None:
+        held = {LAYOUT_KEY: layouts.dumps(layout)}
+    helper.set_model_props(model, {METADATA_KEY: card.model_dump_json(), **held})
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString()
     return data
@@ -113,17 +119,18 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 def _shorten(model: onnx.ModelProto) -> None:
-    """Number the graph's inner values in place of their long names, and leave out attributes that are the default.
+    """Number the graph's nodes and inner values in place of their long names, and leave out default attributes.
 
-    Inputs, outputs and the calibration keep their names.
+    Inputs, outputs and the calibration keep their names. Every node has a name: ONNX Runtime before 1.21.2 gives the
+    nodes that it fuses names made of the first ones', and refuses two that are equal.
     """
     graph = model.graph
     names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
     names |= {tensor.name: tensor.name for tensor in graph.initializer if tensor.name.startswith("calibration")}
     for tensor in graph.initializer:
         tensor.name = names.setdefault(tensor.name, format(len(names), "x"))
-    for node in graph.node:
-        node.ClearField("name")
+    for index, node in enumerate(graph.node):
+        node.name = format(index, "x")
         for values in (node.input, node.output):
             values[:] = [names.setdefault(value, format(len(names), "x")) for value in values]
         kept = [attribute for attribute in node.attribute if not _is_default(node.op_type, attribute)]

@@ -102,7 +102,7 @@ class Predictor(nn.Module):
     ) -> None:
         super().__init__()
         self.network = fold_norms(network)
-        self.beta, self.shape = beta, shape
+        self.beta, self.layout, self.shape = beta, layout, shape
         self.eyes = [list(group) for group in layout.normalisers.get("inter-ocular", ())]
         for name, values in calibration_constants(calibration).items():
             self.register_buffer(name, torch.from_numpy(values))

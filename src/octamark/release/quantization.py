@@ -29,7 +29,7 @@ _INPUT_AXES = {4: (1, 2, 3), 2: (0,)}
 convolution: all but the input's)."""
 
 
-def shrink(model: onnx.ModelProto, storage: Storage, coarsest: str) -> None:
+def quantize_weights(model: onnx.ModelProto, storage: Storage, coarsest: str) -> None:
     """Replace float32 initializers by smaller ones behind nodes that widen them.
 
     From 64 values on: float16. Kernels and square matrices from 256 values on as int8, and large kernels with an even

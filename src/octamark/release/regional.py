@@ -144,7 +144,7 @@ def release_regions(
     draft = RegionCard(
         name=config.name,
         layout=config.layout,
-        look=seeing.card.name,
+        global_model=seeing.card.name,
         parameters=sum(parameter.numel() for parameter in regional.network.parameters()),
         width=regional.network.config.width,
         rule=region_rule(config),

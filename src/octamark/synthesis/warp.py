@@ -15,9 +15,12 @@ from torch import Tensor
 LEAST_AREA = 0.12
 """A warp is a fold where a small square of the new picture covers less than this share of its area in the old one."""
 
+CONVERGED = 1e-4
+"""Pixels of the old picture. A warp counts as inverted if every label comes from nearer than this to its old place."""
+
 _GRID = 40  # squares along each side of a picture in which folds are looked for
-_STEPS = (1.0, 0.75, 0.55, 0.4, 0.25, 0.12)  # shares of the asked movement that are tried, until nothing folds
-_NEAR = 1e-6  # pixels: no nearer are points looked for
+_STEPS = (1.0, 0.75, 0.55, 0.4, 0.25, 0.12)  # shares of the movement that are tried in turn
+_NEAR = 1e-6  # pixels: the inverse is not computed more exactly than this
 _BORDER = 6  # fixed anchors along each side of the picture
 
 
@@ -41,18 +44,29 @@ class Spline(NamedTuple):
         terms = torch.cat([radial, torch.ones_like(x[..., :1]), x], dim=2)
         return ((terms @ self.weights) * self.side - 0.5).to(places.dtype)
 
-    def invert(self, places: Tensor, start: Tensor, rounds: int = 12) -> Tensor:
-        """The places (n, p, 2) of the new pictures that come from such places of the old ones, by Newton's method."""
+    def invert(self, places: Tensor, start: Tensor, rounds: int = 12) -> tuple[Tensor, Tensor]:
+        """The places of the new pictures that come from given places (n, p, 2) of the old ones, by Newton's method.
+
+        Args:
+            start: (n, p, 2) first guess.
+
+        Returns:
+            Places (n, p, 2), and how far (n,) the farthest of each picture still is from where it should come from,
+            pixels of the old picture; NaN or large where the method did not converge.
+        """
         x, step = start.clone(), 0.25
         for _ in range(rounds):
             beside = [x, x + x.new_tensor([step, 0.0]), x + x.new_tensor([0.0, step])]
             here, right, below = self(torch.cat(beside, dim=1)).chunk(3, dim=1)
-            if (places - here).abs().max() < _NEAR:
+            error = (places - here).abs()
+            if error.max() < _NEAR:
                 break
             jacobian = torch.stack([(right - here) / step, (below - here) / step], dim=-1)  # n, p, 2, 2
-            move = torch.linalg.solve(jacobian, (places - here)[..., None])[..., 0]
+            move = torch.linalg.solve_ex(jacobian, (places - here)[..., None])[0][..., 0]
             x = x + move.clamp(-0.02 * self.side, 0.02 * self.side)
-        return x
+        else:
+            error = (places - self(x)).abs()
+        return x, error.amax(dim=(1, 2))
 
 
 def _radial(a: Tensor, b: Tensor) -> Tensor:
@@ -105,29 +119,39 @@ def folds(warp: Spline) -> Tensor:
 
 
 def unfolded(old: Tensor, wanted: Tensor, side: int, least: Tensor) -> tuple[Spline, Tensor, Tensor]:
-    """A warp towards wanted places that does not fold: the movement is reduced until that is so.
+    """A warp that moves points to given places, or as far towards them as it can without a fold.
 
     Args:
-        old, wanted: points (n, M, 2) of the pictures and where they should go, pixels.
+        old: (n, M, 2) points of the pictures, pixels; wanted: (n, M, 2) where they should go.
         least: see :func:`spline`.
 
     Returns:
-        The spline; where the points went (n, M, 2), exactly; and the share (n,) of the movement that was made, 0 for
-        a picture that stays as it is.
+        The spline; where the points went (n, M, 2), to within :data:`CONVERGED`; and the share (n,) of the movement
+        that was made, 0 for a picture that stays as it is.
     """
+    share = old.new_full((len(old),), torch.inf)
+    pending = torch.ones(len(old), dtype=torch.bool, device=old.device)
+    while True:
+        share[pending] = _share_without_fold(old[pending], wanted[pending], side, least[pending], share[pending])
+        new = old + share[:, None, None] * (wanted - old)
+        warp = spline(new, old, side, least)
+        places, error = warp.invert(old, new)
+        pending = ~(error <= CONVERGED) & (share > 0)
+        if not pending.any():
+            return warp, places, share
+
+
+def _share_without_fold(old: Tensor, wanted: Tensor, side: int, least: Tensor, below: Tensor) -> Tensor:
+    """For each picture the largest step of :data:`_STEPS` under ``below`` (n,) whose warp has no fold; 0 if none."""
     share = old.new_zeros(len(old))
-    new = old.clone()
-    open_ = torch.ones(len(old), dtype=torch.bool, device=old.device)
     for step in _STEPS:
-        if not open_.any():
-            break
-        tried = old[open_] + step * (wanted[open_] - old[open_])
-        good = ~folds(spline(tried, old[open_], side, least[open_]))
-        chosen = torch.nonzero(open_)[:, 0][good]
-        new[chosen], share[chosen] = tried[good], step
-        open_[chosen] = False
-    warp = spline(new, old, side, least)
-    return warp, warp.invert(old, new), share
+        open_ = torch.nonzero((share == 0) & (step < below))[:, 0]
+        if not len(open_):
+            continue
+        moved = old[open_] + step * (wanted[open_] - old[open_])
+        good = ~folds(spline(moved, old[open_], side, least[open_]))
+        share[open_[good]] = step
+    return share
 
 
 def sample_at(pictures: Tensor, places: Tensor) -> Tensor:
