@@ -210,7 +210,7 @@ def test_moved_boxes(root: Path, tmp_path: Path) -> None:
         "--only",
         tmp_path / "some.txt",
         "--box-jitter",
-        "--upright",
+        "--rotation",
         "never",
         "-o",
         tmp_path / "out",
@@ -307,7 +307,7 @@ def test_wrong_names_list_the_right_ones(root: Path, tmp_path: Path) -> None:
         WeightsError, "unknown model 'huge'; models: nano, tiny.*, small, small-art, or the path", root, "-m", "huge"
     )
     refused(ConfigError, "boxes 'label'; allowed: labels, detector, own", *nano, "--boxes", "label")
-    refused(ConfigError, "upright 'yes'; allowed: auto, always, never", *nano, "--upright", "yes")
+    refused(ConfigError, "rotation 'yes'; allowed: auto, always, never", *nano, "--rotation", "yes")
     refused(LayoutError, "no normaliser 'pupil'; allowed: inter-ocular, inter-pupil, box", *nano, "--norm", "pupil")
     refused(LayoutError, "unknown layout 'ibug67'", "--truth", root / "x.json", "--layout", "ibug67")
     refused(LayoutError, "--truth needs --layout", "--truth", root / "x.json")

@@ -89,7 +89,7 @@ def test_inputs_are_read_ahead_within_bounds(nano: Landmarker, monkeypatch: pyte
             with lock:
                 alive -= 1
 
-    def read(source: Picture) -> Picture:
+    def read(source: Picture, limits: object) -> Picture:
         nonlocal alive, most
         with lock:
             alive += 1

@@ -15,9 +15,9 @@ from octamark.images import write_atomically
 MODEL = typer.Option(
     "-m", "--model", help="nano, tiny-128, tiny, small, small-art (for drawings), or the path of an .onnx file"
 )
-UPRIGHT = typer.Option("--upright", help="Second look at leaning faces: auto, always, never")
-REFINE = typer.Option("--refine", help="Close look at eyes, nose, mouth, outline: auto (large faces), always, never")
-REGIONS = typer.Option("--regions", help="The network for that: regions, or the path of an .onnx file")
+ROTATION = typer.Option("--rotation", help="Read faces again in an upright crop: auto (those that lean), always, never")
+REFINE = typer.Option("--refine", help="Read eyes, nose, mouth, outline at full resolution: auto (large faces), always, never")
+REGIONS = typer.Option("--regions", help="The network that --refine uses: regions, or the path of an .onnx file")
 THREADS = typer.Option("--threads", help="Processor threads of the landmark network")
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)

@@ -15,7 +15,7 @@ from octamark.cli.console import (
     REFINE,
     REGIONS,
     THREADS,
-    UPRIGHT,
+    ROTATION,
     counted,
     fail,
     make_folder,
@@ -70,7 +70,7 @@ def evaluate(
     box_jitter: Annotated[
         bool, typer.Option("--box-jitter", help="Also measure moved and scaled boxes and rotated faces")
     ] = False,
-    upright: Annotated[str, UPRIGHT] = "auto",
+    rotation: Annotated[str, ROTATION] = "auto",
     refine: Annotated[str, REFINE] = "auto",
     regions: Annotated[str, REGIONS] = models.REGIONS,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for results, plots and the worst faces")] = Path(
@@ -94,7 +94,7 @@ def evaluate(
         return
     faces = _read_truth(data, form, split, only, truth, named_layout)
     failed: set[str] = set()
-    run = _Run(faces, boxes, norm, upright, refine, regions, threads, box_jitter, failed)
+    run = _Run(faces, boxes, norm, rotation, refine, regions, threads, box_jitter, failed)
     if predictions is not None:
         if compare is not None or box_jitter:
             raise ConfigError("--predictions is a file of results: --compare and --box-jitter need a model to run")
@@ -152,7 +152,7 @@ class _Run:
     faces: Truth
     boxes: str
     normaliser: str | None
-    upright: str
+    rotation: str
     refine: str
     regions: str
     threads: int | None
@@ -165,7 +165,7 @@ class _Run:
         from octamark.evaluation.scoring import score_model
         from octamark.inference.landmarker import load
 
-        looks = {"upright": self.upright, "refine": self.refine, "regions": self.regions}
+        looks = {"rotation": self.rotation, "refine": self.refine, "regions": self.regions}
         landmarker = load(name, **looks, threads=self.threads)  # type: ignore[arg-type]
 
         def broken(sample: Sample, problem: str) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -14,24 +14,24 @@ from typing import Annotated
 import typer
 
 from octamark import drawing, models
-from octamark.cli.console import MODEL, REFINE, REGIONS, THREADS, UPRIGHT, counted, fail, make_folder, note, progress
-from octamark.errors import BoxError, OutputError, PictureError, listed
-from octamark.faces import Faces
-from octamark.geometry import Picture
-from octamark.images import SUFFIXES, read_picture, write_picture
+from octamark.cli.console import MODEL, REFINE, REGIONS, ROTATION, THREADS, counted, fail, make_folder, note, progress
+from octamark.errors import OctamarkError, OutputError, listed
+from octamark.images import DEFAULT_LIMITS, SUFFIXES, Limits, find_pictures, write_picture
 from octamark.inference.detector import FaceDetector
-from octamark.inference.full_frame import PICTURE
-from octamark.inference.landmarker import Landmarker
-from octamark.io import FORMATS, Record, open_writer, unique_stems
+from octamark.inference.landmarker import load
+from octamark.inference.stream import Result, stream
+from octamark.io import FORMATS, Record, Writer, open_writer, unique_stems
 
-_CHUNK = 8  # pictures whose crops share the network's runs, and that are in memory at once,
-_CHUNK_PIXELS = 30_000_000  # unless so many pixels come together earlier
 _STDIN = "-"
 DRAWINGS_FOLDER = Path("octamark-out")
 
+_VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+
 
 def predict(
-    inputs: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures (searched to the bottom), or -")],
+    inputs: Annotated[
+        list[str], typer.Argument(help="Pictures, folders of pictures (searched to the bottom), or - for standard input")
+    ],
     model: Annotated[str, MODEL] = "small",
     out: Annotated[
         Path | None,
@@ -40,174 +40,198 @@ def predict(
         ),
     ] = None,
     form: Annotated[str, typer.Option("-f", "--format", help="json, jsonl, csv, pts or coco")] = "jsonl",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after an interrupted call: leave out what the folder already holds")
+    ] = False,
+    min_confidence: Annotated[
+        float, typer.Option("--min-confidence", min=0.0, max=1.0, help="Leave out faces of a lower mean confidence")
+    ] = 0.0,
     overlay: Annotated[bool, typer.Option("--overlay", help="Also draw the landmarks: NAME.overlay.png")] = False,
     heatmap: Annotated[bool, typer.Option("--heatmap", help="Also draw the heatmaps: NAME.heatmap.png")] = False,
+    parts: Annotated[
+        list[str] | None, typer.Option("--part", help="Draw only this part, such as left_eye; may be repeated")
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Open the overlay with the system's viewer")] = False,
-    upright: Annotated[str, UPRIGHT] = "auto",
+    rotation: Annotated[str, ROTATION] = "auto",
     refine: Annotated[str, REFINE] = "auto",
     regions: Annotated[str, REGIONS] = models.REGIONS,
-    box: Annotated[
-        str, typer.Option("--box", help="detector; or picture: one face fills it, as in drawings that no detector sees")
-    ] = "detector",
+    full_frame: Annotated[
+        bool, typer.Option("--full-frame", help="One face fills each picture, as in drawings: no detector is needed")
+    ] = False,
     tiles: Annotated[
-        bool, typer.Option("--tiles", help="Look for small faces in large pictures, tile by tile: slower")
+        bool, typer.Option("--tiles", help="Also search large pictures tile by tile for small faces: slower")
     ] = False,
     threads: Annotated[int | None, THREADS] = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda")] = "cpu",
+    max_megapixels: Annotated[
+        float, typer.Option("--max-megapixels", min=0.001, help="Refuse larger pictures")
+    ] = DEFAULT_LIMITS.pixels / 1e6,
 ) -> None:
     """Find the faces of pictures and their landmarks.
 
-    A picture that cannot be read is reported and skipped, and the exit code is then 1.
+    A picture that fails is reported and skipped, and the exit code is then 1.
     """
     if form not in FORMATS:
         raise OutputError(f"unknown format {form!r}; formats: {listed(FORMATS)}")
     if out is None and (overlay or heatmap or show):
         out = DRAWINGS_FOLDER
-    if out is None and not FORMATS[form].streams:
-        raise OutputError(f"format {form} writes several files: name a folder with -o")
-    if box not in ("detector", PICTURE):
-        raise BoxError(f"--box {box!r}; allowed: detector, {PICTURE}")
-    landmarker = Landmarker(
+    if out is None and sys.stdout is None:
+        raise OutputError("standard output is closed; name a folder with -o")
+    limits = dataclasses.replace(DEFAULT_LIMITS, pixels=max(1, round(max_megapixels * 1e6)))
+    landmarker = load(
         model,
-        rotation=upright,  # type: ignore[arg-type]
+        rotation=rotation,  # type: ignore[arg-type]
         refine=refine,  # type: ignore[arg-type]
         regions=regions,
+        min_confidence=min_confidence,
         threads=threads,
         device=device,
         detector=FaceDetector(tiles=tiles),
     )
-    job = _Job(landmarker, out, overlay or show, heatmap, box)
+    for part in parts or ():
+        landmarker.layout.part(part)
     if out is not None:
         make_folder(out)
-    interrupted = False
-    try:
-        job.run(_expand(inputs, job))
-    except KeyboardInterrupt:
-        fail(f"interrupted after {counted(len(job.records), 'picture')}")
-        interrupted = True
-    if job.records:  # a batch that found nothing readable leaves older results alone
-        _write(job.records, form, out)
-    faces = sum(len(record.faces) for record in job.records)
-    if out is not None or faces == 0:
-        said = f"{counted(faces, 'face')} in {counted(len(job.records), 'picture')}"
-        note(said + (f", results in {out}" if out is not None and job.records else ""))
+    target = sys.stdout.buffer if out is None else out
+    with open_writer(form, target, model=landmarker.card.name, layout=landmarker.layout, resume=resume) as writer:
+        batch = _Batch(landmarker.card.name, writer, out, overlay or show, heatmap, tuple(parts or ()))
+        names, failed = _pictures(inputs, out, limits)
+        batch.failed += failed
+        jobs = [
+            (name, stem) for name, stem in zip(names, unique_stems(names), strict=True) if not writer.is_done(name, stem)
+        ]
+        if len(jobs) < len(names):
+            note(f"{counted(len(names) - len(jobs), 'picture')} already in {out}")
+        interrupted = False
+        try:
+            sources = (sys.stdin.buffer if name == _STDIN else name for name, _ in jobs)
+            results = stream(
+                landmarker,
+                sources,
+                limits=limits,
+                full_frame=full_frame,
+                heatmaps=heatmap,
+                keep_pictures=batch.draws,
+            )
+            with progress(visible=len(jobs) > 1) as bar:
+                for result in bar.track(results, total=len(jobs)):
+                    batch.take(*jobs[result.index], result)
+        except KeyboardInterrupt:
+            fail(f"interrupted after {counted(batch.pictures, 'picture')}")
+            interrupted = True
+    if out is not None or batch.faces == 0:
+        summary = f"{counted(batch.faces, 'face')} in {counted(batch.pictures, 'picture')}"
+        note(summary + (f", results in {out}" if out is not None and batch.pictures else ""))
     if interrupted:
         raise typer.Exit(130)
     if show:
-        _open(job.drawn, out)
-    if job.failed:
-        fail(f"{counted(job.failed, 'input')} failed" + ("; the rest are done" if job.records else ""))
+        _open(batch.drawn, out)
+    if batch.failed:
+        fail(f"{counted(batch.failed, 'input')} failed" + ("; the rest are done" if batch.pictures else ""))
         raise typer.Exit(1)
 
 
 @dataclass
-class _Job:
-    """One call of the command: what was found, drawn and failed so far."""
+class _Batch:
+    """One call of the command: where results go, and how many there are so far."""
 
-    landmarker: Landmarker
+    model: str
+    writer: Writer
     out: Path | None
     overlay: bool
     heatmap: bool
-    box: str
-    records: list[Record] = field(default_factory=list)
-    drawn: list[Path] = field(default_factory=list)
+    parts: tuple[str, ...]
+    pictures: int = 0
+    faces: int = 0
     failed: int = 0
+    drawn: list[Path] = field(default_factory=list)
 
-    def run(self, names: list[str]) -> None:
-        """Predict pictures in chunks that share the network's runs, bounded in number and in pixels."""
-        chunk: list[tuple[str, str, Picture]] = []
-        pixels = 0
-        with progress(visible=len(names) > 1) as bar:
-            for name, stem in bar.track(zip(names, unique_stems(names), strict=True), total=len(names)):
-                try:
-                    picture = _read_stdin() if name == _STDIN else read_picture(name)
-                except PictureError as error:
-                    self.report(str(error))
-                    continue
-                except MemoryError:
-                    self.report(f"{name}: too large for the memory at hand")
-                    continue
-                chunk.append((name, stem, picture))
-                pixels += picture.shape[0] * picture.shape[1]
-                if len(chunk) == _CHUNK or pixels > _CHUNK_PIXELS:
-                    self._predict(chunk)
-                    chunk, pixels = [], 0
-            self._predict(chunk)
+    @property
+    def draws(self) -> bool:
+        return self.overlay or self.heatmap
 
-    def _predict(self, chunk: list[tuple[str, str, Picture]]) -> None:
-        boxes = [PICTURE] * len(chunk) if self.box == PICTURE else None
-        found = self.landmarker([picture for _, _, picture in chunk], boxes, heatmaps=self.heatmap)  # type: ignore[arg-type]
-        for (name, stem, picture), faces in zip(chunk, found, strict=True):
-            if not len(faces):
-                note(f"{name}: no face found")
-            try:
-                self._draw(stem, picture, faces)
-            except OutputError as error:
-                self.report(str(error))
-            kept = dataclasses.replace(faces, heatmaps=None)
-            self.records.append(Record(name, stem, self.landmarker.card.name, kept))
+    def take(self, name: str, stem: str, result: Result) -> None:
+        """Write and draw what was found in one picture, or report why nothing was."""
+        if result.faces is None:
+            self.report(str(result.error).replace("binary stream", "standard input"))
+            return
+        if not len(result.faces):
+            note(f"{name}: no face found")
+        self.writer.write(Record(name, stem, self.model, dataclasses.replace(result.faces, heatmaps=None)))
+        self.pictures += 1
+        self.faces += len(result.faces)
+        try:
+            self._draw(stem, result)
+        except OctamarkError as error:
+            self.report(str(error))
+        except Exception as error:  # too little memory for a drawing, or an error of OpenCV's: the points are written
+            reason = "too large for the memory at hand" if isinstance(error, MemoryError) else f"{error}"
+            self.report(f"{name}: cannot be drawn ({reason})")
 
-    def _draw(self, stem: str, picture: Picture, faces: Faces) -> None:
-        if self.out is None:
+    def _draw(self, stem: str, result: Result) -> None:
+        if self.out is None or result.picture is None or result.faces is None:
             return
         if self.overlay:
             path = self.out / f"{stem}.overlay.png"
-            write_picture(path, drawing.overlay(picture, faces))
+            write_picture(path, drawing.overlay(result.picture, result.faces, parts=self.parts or None))
             self.drawn.append(path)
         if self.heatmap:
-            write_picture(self.out / f"{stem}.heatmap.png", drawing.heatmap_picture(picture, faces))
-
-    def is_output(self, folder: str) -> bool:
-        """Whether a folder is where results go: drawings are no input."""
-        return self.out is not None and os.path.realpath(folder) == os.path.realpath(self.out)
+            write_picture(self.out / f"{stem}.heatmap.png", drawing.heatmap_picture(result.picture, result.faces))
 
     def report(self, message: str) -> None:
         self.failed += 1
         fail(message)
 
 
-def _read_stdin() -> Picture:
-    try:
-        return read_picture(sys.stdin.buffer.read())
-    except PictureError as error:
-        raise PictureError(f"standard input: {str(error).removeprefix('bytes: ')}") from error
-    except AttributeError as error:  # a closed standard input is None
-        raise PictureError("standard input: closed") from error
+def _pictures(inputs: list[str], out: Path | None, limits: Limits) -> tuple[list[str], int]:
+    """The names of all pictures, folders replaced by what is in them, each file once; and how many inputs failed."""
+    names: dict[str, str] = {}  # by the file that they lead to
+    failed = repeated = 0
 
+    def report(message: str) -> None:
+        nonlocal failed
+        failed += 1
+        fail(message)
 
-def _expand(inputs: list[str], job: _Job) -> list[str]:
-    """Inputs with folders replaced by their pictures, sorted; folders without any are reported."""
-    names: list[str] = []
     for name in inputs:
         if name != _STDIN and os.path.isdir(name):
-            inside = list(_pictures_below(name, job))
-            if not inside:
-                job.report(f"{name}: no pictures in this folder ({listed(SUFFIXES)})")
-            names.extend(inside)
-        elif name != _STDIN or _STDIN not in names:
-            names.append(name)
-    return names
+            found = find_pictures(name, skip=() if out is None else (out,))
+            for message in found.unreadable:
+                report(message)
+            if found.left_out:
+                note(f"{name}: left out: {found.left_out_text}")
+            if not found.paths:
+                report(f"{name}: no pictures in this folder ({listed(SUFFIXES)})")
+            some = [str(path) for path in found.paths]
+        elif problem := _not_a_picture(name):
+            report(problem)
+            continue
+        else:
+            some = [name]
+        for one in some:
+            file = one if one == _STDIN else os.path.realpath(one)
+            repeated += file in names
+            names.setdefault(file, one)
+    if repeated:
+        note(f"{counted(repeated, 'picture')} named more than once; each is read once")
+    return list(names.values()), failed
 
 
-def _pictures_below(folder: str, job: _Job) -> Iterator[str]:
-    def unreadable(error: OSError) -> None:
-        job.report(f"{error.filename}: cannot be read ({error.strerror})")
-
-    for place, folders, files in os.walk(folder, onerror=unreadable):
-        inside = (name for name in folders if not name.startswith("."))
-        folders[:] = sorted(name for name in inside if not job.is_output(os.path.join(place, name)))
-        for file in sorted(files):
-            path = os.path.join(place, file)
-            if file.lower().endswith(SUFFIXES) and not file.startswith(".") and os.path.isfile(path):
-                yield path
-
-
-def _write(records: list[Record], form: str, out: Path | None) -> None:
-    if out is None and sys.stdout is None:
-        raise OutputError("standard output is closed; name a folder with -o")
-    with open_writer(form, sys.stdout.buffer if out is None else out) as writer:
-        for record in records:
-            writer.write(record)
+def _not_a_picture(name: str) -> str | None:
+    """One sentence about an input that is something else than a picture, a folder or standard input."""
+    if name == _STDIN or os.path.exists(name):
+        kind = "a video" if name.lower().endswith(_VIDEO_SUFFIXES) else None
+    elif re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE):
+        kind = "a URL"
+    elif re.fullmatch(r"(camera:)?\d+", name):
+        kind = "a camera"
+    elif re.search(r"[*?\[]", name):
+        kind = "a pattern that no file matches"
+    else:
+        kind = None
+    if kind is None:
+        return None
+    return f"{name}: {kind}; predict reads picture files, folders of pictures, and - for standard input"
 
 
 def _open(drawn: list[Path], folder: Path | None) -> None:

@@ -28,11 +28,11 @@ from octamark.geometry import (
 from octamark.images import PictureLike, read_picture
 from octamark.inference.detector import Detector, FaceDetector
 from octamark.inference.full_frame import search_full_frame
-from octamark.inference.refiner import REFINE, Refine, Refiner
+from octamark.inference.refiner import MIN_CROP_RATIO, REFINE, Refine, Refiner
 from octamark.inference.rotation import ROTATION, Rotation, RotationSearch
 from octamark.inference.session import session
-from octamark.layouts import Layout, layout
-from octamark.models import ModelCard
+from octamark.layouts import Layout
+from octamark.models import Calibration, ModelCard
 
 BoxKind = Literal["detector", "landmarks"]
 BOX_KINDS: tuple[BoxKind, ...] = ("detector", "landmarks")
@@ -128,14 +128,8 @@ class Landmarker:
         network = session(models.read(model), name, options.threads, options.device)
         metadata = network.get_modelmeta().custom_metadata_map
         card = models.parse_card(metadata.get(models.METADATA_KEY), name)
-        points = layout(card.layout)
-        outputs = {output.name: output.shape for output in network.get_outputs()}
-        if missing := {"landmarks", "spread", "confidence", "heatmaps"} - outputs.keys():
-            raise WeightsError(f"{name}: a graph without {listed(sorted(missing))}; export it with this version")
-        if outputs["landmarks"][1] != points.count:
-            raise WeightsError(
-                f"{name}: gives {outputs['landmarks'][1]} landmarks, but its layout {points!r} has another count"
-            )
+        points = models.layout_of(metadata, card, name)
+        models.check_graph(card, points, network.get_inputs(), network.get_outputs(), name)
         for attribute, value in (
             ("_model", model),
             ("_session", network),
@@ -369,9 +363,19 @@ class Landmarker:
             scores=mean if scores is None else scores,
             crops=np.stack([crop.transform for crop in crops]),
             heatmaps=np.stack([seen.heatmaps for seen in landmarks]) if heatmaps else None,  # type: ignore[misc]
+            radius_ratios=self._calibration(crops).ratios,
         )
         kept = mean >= self.options.min_confidence
         return found if kept.all() else found[kept]
+
+
+    def _calibration(self, crops: Sequence[Crop]) -> Calibration:
+        """What the spreads of these faces mean: the regional network's calibration where all of them were refined."""
+        if self.refiner is None:
+            return self.card.calibration
+        size = self.card.crop.size
+        refined = self.options.refine == "always" or all(crop.side(size) >= MIN_CROP_RATIO * size for crop in crops)
+        return self.refiner.card.calibration if refined else self.card.calibration
 
 
 def _rebuild(model: str | Path | bytes, options: InferenceOptions, detector: Detector) -> Landmarker:

@@ -22,7 +22,7 @@ from octamark.geometry import Crop, Picture, crops, transform_with_spread
 from octamark.inference.regions import RegionTable, fuse, place
 from octamark.inference.rotation import blend, ramp
 from octamark.inference.session import session
-from octamark.layouts import Layout, layout
+from octamark.layouts import Layout
 from octamark.models import CONFIDENCE_SHARE, FACE_UNITS, RegionCard
 
 F64 = NDArray[np.float64]
@@ -62,10 +62,10 @@ class Refiner:
         self._session: onnxruntime.InferenceSession = session(
             models.read(model, [models.REGIONS]), name, threads, device
         )
-        self.card: RegionCard = models.parse_region_card(
-            self._session.get_modelmeta().custom_metadata_map.get(models.METADATA_KEY), name
-        )
-        self.layout: Layout = layout(self.card.layout)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.card: RegionCard = models.parse_region_card(metadata.get(models.METADATA_KEY), name)
+        self.layout: Layout = models.layout_of(metadata, self.card, name)
+        models.check_graph(self.card, self.layout, self._session.get_inputs(), self._session.get_outputs(), name)
         self.table = RegionTable(self.layout)
         counts = (len(self.card.bias), self._session.get_inputs()[0].shape[1], self._session.get_outputs()[0].shape[1])
         expected = (len(self.table.kinds), len(self.table.regions), len(self.table.landmarks))

@@ -13,7 +13,7 @@ from typing import Any
 from octamark.errors import OctamarkError, PictureError, PredictionError
 from octamark.faces import Faces
 from octamark.geometry import Picture
-from octamark.images import PictureLike, picture_size, read_picture
+from octamark.images import DEFAULT_LIMITS, Limits, PictureLike, picture_size, read_picture
 from octamark.inference.landmarker import Landmarker
 
 MAX_PIXELS = 30_000_000
@@ -45,6 +45,7 @@ def stream(
     *,
     batch: int = 8,
     decoders: int = 2,
+    limits: Limits = DEFAULT_LIMITS,
     full_frame: bool = False,
     heatmaps: bool = False,
     keep_pictures: bool = False,
@@ -58,6 +59,7 @@ def stream(
         inputs: paths, bytes, PIL images or arrays; a generator is read as far ahead as pictures are decoded.
         batch: pictures that share the network's runs.
         decoders: threads that decode.
+        limits: how large a picture may be.
         full_frame, heatmaps: as in calling the :class:`Landmarker`.
         keep_pictures: keep each decoded picture in its result, for drawing on it.
 
@@ -91,7 +93,7 @@ def stream(
 
     chunk: list[tuple[int, PictureLike, Picture]] = []
     pixels = 0
-    for index, source, picture in _decoded(inputs, max(1, batch), max(1, decoders)):
+    for index, source, picture in _decoded(inputs, max(1, batch), max(1, decoders), limits):
         if isinstance(picture, OctamarkError):
             yield from predicted(chunk) if chunk else ()
             chunk, pixels = [], 0
@@ -108,7 +110,7 @@ def stream(
 
 
 def _decoded(
-    inputs: Iterable[PictureLike], ahead: int, threads: int
+    inputs: Iterable[PictureLike], ahead: int, threads: int, limits: Limits
 ) -> Iterator[tuple[int, PictureLike, Picture | OctamarkError]]:
     """Inputs with their pictures, or with why they cannot be read, in order."""
     waiting: deque[tuple[int, PictureLike, int, Future[Picture | OctamarkError]]] = deque()
@@ -123,7 +125,7 @@ def _decoded(
                     pixels -= its_area
                     yield first, name, future.result()
                     del future
-                waiting.append((index, source, area, pool.submit(_read, source)))
+                waiting.append((index, source, area, pool.submit(_read, source, limits)))
                 pixels += area
             while waiting:
                 first, name, _, future = waiting.popleft()
@@ -133,9 +135,9 @@ def _decoded(
             pool.shutdown(cancel_futures=True)
 
 
-def _read(source: PictureLike) -> Picture | OctamarkError:
+def _read(source: PictureLike, limits: Limits) -> Picture | OctamarkError:
     try:
-        return read_picture(source)
+        return read_picture(source, limits=limits)
     except Exception as error:
         return _explained(error, source)
 
