@@ -1,180 +1,331 @@
-"""Read and write pictures: RGB, uint8, (H, W, 3), EXIF orientation applied."""
+"""Decode pictures: which formats, within which limits, and how each kind of pixel becomes RGB uint8."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
 import os
-import tempfile
-from collections.abc import Callable
+import stat
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
-from octamark.errors import OutputError, PictureError
+from octamark.errors import ConfigError, PictureError, listed
 from octamark.geometry import Picture
+from octamark.images import metadata
+from octamark.images.conversion import array_to_rgb, image_to_rgb
 
-PictureLike = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.generic]
+PictureLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.generic]
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
-"""What a folder is searched for."""
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".pfm",
+)  # fmt: skip
+"""Suffixes of the files that are read, in lower case."""
 
-MAX_PIXELS = 178_000_000
-"""Larger pictures are refused before they are decoded; this is where PIL refuses too."""
-
-MAX_BYTES = 1_000_000_000
-"""Larger files are refused before they are read."""
-
-_UMASK = os.umask(0)
-os.umask(_UMASK)
+_FORMATS = {
+    "JPEG": "Jpeg", "PNG": "Png", "WEBP": "WebP", "AVIF": "Avif", "TIFF": "Tiff", "BMP": "Bmp", "GIF": "Gif",
+    "PPM": "Ppm",
+}  # fmt: skip
+"""PIL's formats that are decoded, and the modules that do it. MPO comes with JPEG, PGM, PBM and PFM with PPM."""
 
 
-def read_picture(source: PictureLike) -> Picture:
-    """A picture as RGB uint8 (H, W, 3).
+@dataclass(frozen=True)
+class Limits:
+    """How large a picture may be. Larger ones are refused before they are decoded.
 
-    Args:
-        source: path, encoded bytes, PIL image, or array: (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, of
-            uint8, uint16 (scaled by 1/257), bool, or float in 0..1. Transparency is laid on white; 16-bit and palette
-            pictures and CMYK are converted; of animations the first frame is taken.
+    Attributes:
+        bytes: of the encoded file or stream; no more than this is read.
+        pixels: width times height.
+        memory: bytes that decoding and conversion to RGB take at their peak, estimated from the picture's header: its
+            pixels as PIL holds them (1 to 4 bytes each), what the format's decoder needs beside them, and the result (3
+            bytes per pixel). The encoded bytes are not counted. Arrays are held to ``pixels`` only.
 
     Raises:
-        PictureError: missing, unreadable, truncated or empty file, more than 178 megapixels, an array of another
-            shape, type or range. The message names the file.
+        ConfigError: a limit that is no whole number above 0.
+
+    Example:
+        >>> Limits(pixels=25_000_000).pixels
+        25000000
+    """
+
+    bytes: int = 1_000_000_000
+    pixels: int = 178_000_000
+    memory: int = 2_000_000_000
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"Limits({field.name}={value!r}): a whole number above 0 is needed")
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def read_picture(source: PictureLike, *, limits: Limits = DEFAULT_LIMITS) -> Picture:
+    """A picture as RGB uint8 (H, W, 3), EXIF orientation applied.
+
+    Formats: JPEG (and MPO), PNG, WebP, AVIF (with Pillow 11.3 or later), TIFF, BMP, GIF, and PPM, PGM, PBM, PFM. Of
+    animations and files with several pictures the first is taken. Metadata that cannot be read is passed over.
+
+    Transparent pixels are laid on white. Palettes, CMYK and other colours become RGB. Deeper pixels are scaled to
+    0..255: 16-bit integers from 0..65535; 32-bit integers (PIL's mode ``I``) from 0..255 if no pixel is above 255, else
+    from 0..65535, except in PNG and PGM files, where they stand for 16 bits; real numbers (``F``) from 0..1, 0..255 or
+    0..65535, the first of these that holds them all.
+
+    Args:
+        source: path, encoded bytes, binary stream (such as ``sys.stdin.buffer``), PIL image, or array: (H, W),
+            (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, of uint8, uint16 (0..65535), bool, or float in 0..1. RGB uint8
+            is returned as it is, without a copy.
+        limits: how large the picture may be.
+
+    Raises:
+        PictureError: a missing, unreadable, damaged or empty file, another format, a picture beyond the limits or the
+            memory at hand, or an array of another shape, type or range. The message names the file.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        if source.ndim in (2, 3):
+            _check_pixels(source.shape[1], source.shape[0], "array", limits)
+        with _errors("array"):
+            return array_to_rgb(source)
     if isinstance(source, Image.Image):
-        return _guarded(lambda: _from_pil(source, "PIL image"), "PIL image")
-    if isinstance(source, bytes | bytearray | memoryview):
-        if not source:
-            raise PictureError("bytes: empty, no picture")
-        return _decode(bytes(source), "bytes")
-    if not isinstance(source, str | os.PathLike):
-        kinds = "a path, bytes, PIL image or array, or a list or tuple of them"
-        raise PictureError(f"a {type(source).__name__} is no picture; give {kinds}")
-    try:
-        path = Path(source)
-        if path.is_file() and path.stat().st_size > MAX_BYTES:
-            raise PictureError(f"{path}: the file has more than {MAX_BYTES // 1_000_000} MB")
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise PictureError(f"{str(source) or 'an empty path'}: cannot be read ({said})") from error
+        with _errors("PIL image"):
+            return _pixels(source, "PIL image", limits, None)
+    data, name = _encoded(source, limits)
     if not data:
-        raise PictureError(f"{path}: the file is empty")
-    return _decode(data, str(path))
+        raise PictureError(f"{name}: empty, no picture")
+    return _decode(data, name, limits)
 
 
-def _decode(data: bytes, name: str) -> Picture:
-    def decoded() -> Picture:
-        with Image.open(io.BytesIO(data)) as image:
-            return _from_pil(image, name)
+def picture_size(source: PictureLike) -> tuple[int, int] | None:
+    """Width and height in pixels that :func:`read_picture` would return, from the header alone; None if unknown.
 
-    return _guarded(decoded, name)
-
-
-def _guarded(decoded: Callable[[], Picture], name: str) -> Picture:
-    """What ``decoded`` returns; whatever PIL raises on damaged pictures becomes a PictureError."""
+    Nothing is decoded and no error is raised. Streams and special files (pipes, devices) give None, as reading them
+    would use them up.
+    """
     try:
-        return decoded()
-    except (PictureError, MemoryError):
+        if isinstance(source, np.ndarray):
+            return (source.shape[1], source.shape[0]) if source.ndim in (2, 3) else None
+        if isinstance(source, Image.Image):
+            return _turned(source.size, _orientation(source, None))
+        if isinstance(source, bytes | bytearray | memoryview):
+            with io.BytesIO(source) as stream:
+                return _header_size(stream)
+        if isinstance(source, str | os.PathLike) and stat.S_ISREG(os.stat(source).st_mode):
+            with open(source, "rb") as file:
+                return _header_size(file)
+    except Exception:
+        return None
+    return None
+
+
+def read_text_entries(path: Path) -> dict[str, str]:
+    """The text entries before the pixels of a picture file, such as ``Software``; empty if there are none to read."""
+    try:
+        with path.open("rb") as file:
+            image = _open(file, str(path))
+            return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+    except Exception:
+        return {}
+
+
+def _header_size(stream: IO[bytes]) -> tuple[int, int]:
+    try:
+        image = _open(stream, "")
+        return _turned(image.size, _orientation(image, {}))
+    except Exception:
+        stream.seek(0)
+        plain = metadata.without_metadata(stream.read(DEFAULT_LIMITS.bytes))
+        if plain is None:
+            raise
+        image = _open(io.BytesIO(plain[0]), "")
+        return _turned(image.size, _orientation(image, plain[1]))
+
+
+def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    return size if orientation < 5 else (size[1], size[0])
+
+
+def _encoded(source: Any, limits: Limits) -> tuple[bytes | bytearray | memoryview, str]:
+    """The encoded bytes of a source that is neither array nor PIL image, and its name for messages."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        size = source.nbytes if isinstance(source, memoryview) else len(source)
+        if size > limits.bytes:
+            raise _too_many_bytes("bytes", limits)
+        return source, "bytes"
+    stream = callable(getattr(source, "read", None))
+    if not stream and not isinstance(source, str | os.PathLike):
+        kinds = "a path, bytes, binary stream, PIL image or array, or a list or tuple of them"
+        raise PictureError(f"a {type(source).__name__} is no picture; give {kinds}")
+    name = str(getattr(source, "name", "stream") if stream else source) or "an empty path"
+    name = "standard input" if name == "<stdin>" else name
+    try:
+        if stream:
+            return _read(source, name, limits), name
+        with open(source, "rb") as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode) and status.st_size > limits.bytes:
+                raise _too_many_bytes(name, limits)
+            return _read(file, name, limits, status.st_size), name
+    except (OSError, ValueError) as error:
+        raise PictureError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _read(stream: IO[bytes], name: str, limits: Limits, expected: int = 0) -> bytes:
+    """All bytes of a stream, which may have no end: at most one byte more than the limit is read."""
+    parts, count = list[bytes](), 0
+    while count <= limits.bytes:
+        part = stream.read(min(max(expected - count, 1 << 20), limits.bytes - count) + 1)
+        if not part:
+            return b"".join(parts) if len(parts) != 1 else parts[0]
+        if not isinstance(part, bytes):
+            raise PictureError(f"{name}: gives {type(part).__name__}, not bytes; give a binary stream")
+        parts.append(part)
+        count += len(part)
+    raise _too_many_bytes(name, limits)
+
+
+def _too_many_bytes(name: str, limits: Limits) -> PictureError:
+    return PictureError(f"{name}: more than {limits.bytes:,} bytes; {_how_to_raise('bytes')}")
+
+
+def _how_to_raise(limit: str) -> str:
+    return f"to allow more, call read_picture with limits=octamark.images.Limits({limit}=...)"
+
+
+@cache
+def decoders() -> Mapping[str, tuple[Callable[[IO[bytes], str], Image.Image], Callable[[bytes], bool | str]]]:
+    """PIL's decoders for the formats that are read, by name: a reader of headers, and a test of the first bytes.
+
+    They are called directly because ``Image.open`` warns of every picture above PIL's own limit (89 megapixels), which
+    is an error under ``python -W error``, and refuses those above twice that limit. :class:`Limits` replaces both. No
+    other decoder is tried: the one for EPS would start Ghostscript.
+    """
+    found: dict[str, Any] = {}
+    for name, module in _FORMATS.items():
+        with contextlib.suppress(ImportError):  # AVIF before Pillow 11.3
+            importlib.import_module(f"PIL.{module}ImagePlugin")
+            found[name] = Image.OPEN[name]
+    return found
+
+
+def _open(stream: IO[bytes], name: str) -> Image.Image:
+    """A picture whose header was read, its pixels not yet.
+
+    Raises:
+        PictureError: a format that is not read. Many other exceptions: a damaged header.
+    """
+    start = stream.read(16)
+    for reader, accepts in decoders().values():
+        if accepts(start) is True:  # a text says which library is missing
+            stream.seek(0)
+            return reader(stream, "")
+    raise PictureError(f"{name}: not a picture in a known format ({listed(decoders())})")
+
+
+def _decode(data: bytes | bytearray | memoryview, name: str, limits: Limits) -> Picture:
+    """The picture; if decoding fails with its metadata, it is decoded again without them."""
+    try:
+        with _errors(name):
+            return _pixels(_open(io.BytesIO(data), name), name, limits, {})
+    except PictureError as error:
+        cause = error.__cause__
+        if cause is None or isinstance(cause, MemoryError):  # refused, not damaged
+            raise
+        plain = metadata.without_metadata(bytes(data))
+        silence = isinstance(cause, Warning)  # which is an error under python -W error
+        if plain is None and not silence:
+            raise
+        encoded, removed = plain or (data, {})
+        try:
+            with _errors(name), _without_warnings() if silence else contextlib.nullcontext():
+                return _pixels(_open(io.BytesIO(encoded), name), name, limits, removed)
+        except PictureError as second:
+            raise error if isinstance(second.__cause__, Exception) else second from cause
+
+
+@contextlib.contextmanager
+def _errors(name: str) -> Iterator[None]:
+    """Every exception becomes a PictureError with the original as its cause; PIL raises many kinds on damaged bytes."""
+    try:
+        yield
+    except PictureError:
         raise
-    except UnidentifiedImageError as error:
-        raise PictureError(f"{name}: not a picture in a known format (JPEG, PNG, WebP, TIFF, BMP, GIF, ...)") from error
-    except Image.DecompressionBombError as error:
-        raise PictureError(f"{name}: more than {MAX_PIXELS // 1_000_000} megapixels") from error
-    except Exception as error:  # on damaged bytes PIL's many decoders raise nearly anything
+    except MemoryError as error:
+        raise PictureError(f"{name}: too large for the memory at hand") from error
+    except Exception as error:
         raise PictureError(f"{name}: damaged or truncated picture ({error})") from error
 
 
-def _from_pil(image: Image.Image, name: str) -> Picture:
-    if image.width * image.height > MAX_PIXELS:
-        raise PictureError(f"{name}: {image.width}x{image.height} is more than {MAX_PIXELS // 1_000_000} megapixels")
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith(("I", "F")):
-        return _from_array(np.asarray(upright), name)
-    if upright.has_transparency_data:
-        rgba = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(upright.convert("RGB"), dtype=np.uint8)
+_WARNINGS = threading.Lock()
 
 
-def _from_array(array: NDArray[np.generic], name: str = "array") -> Picture:
-    shape = array.shape
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
-        raise PictureError(f"{name}: shape {shape}; allowed: (H, W), (H, W, 1), (H, W, 3) RGB, (H, W, 4) RGBA")
-    if 0 in shape:
-        raise PictureError(f"{name}: shape {shape} holds no pixels")
-    if shape[0] * shape[1] > MAX_PIXELS:
-        raise PictureError(f"{name}: {shape[1]}x{shape[0]} is more than {MAX_PIXELS // 1_000_000} megapixels")
-    pixels: NDArray[np.uint8]
-    if array.dtype == np.bool_:
-        pixels = array.astype(np.uint8) * 255
-    elif array.dtype == np.uint8:
-        pixels = array.astype(np.uint8, copy=False)
-    elif (array.dtype.kind == "u" and array.dtype.itemsize == 2) or (array.dtype.kind in "iu" and name != "array"):
-        if array.min() < 0 or array.max() > 65535:
-            raise PictureError(f"{name}: values {array.min()}..{array.max()}; 16-bit pictures hold 0..65535")
-        pixels = np.round(array.astype(np.float32) / 257).astype(np.uint8)
-    elif array.dtype.kind == "f":
-        low, high = float(array.min()), float(array.max())
-        if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
-            raise PictureError(f"{name}: values {low:g}..{high:g}; pictures of real numbers hold 0..1, none missing")
-        top = 1.0 if high <= 1 else 255.0 if high <= 255 else 65535.0
-        if name == "array" and top != 1.0:
-            raise PictureError(f"{name}: values {low:g}..{high:g}; float arrays hold 0..1")
-        pixels = np.round(array.astype(np.float32) * (255 / top)).astype(np.uint8)
-    else:
-        raise PictureError(f"{name}: type {array.dtype}; allowed: uint8, uint16, bool, float in 0..1")
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, None]
-    if pixels.shape[2] == 4:
-        opacity = pixels[:, :, 3:].astype(np.uint16)
-        pixels = ((pixels[:, :, :3] * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
-    elif pixels.shape[2] == 1:
-        pixels = np.repeat(pixels, 3, axis=2)
-    return np.ascontiguousarray(pixels)
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Warnings are ignored in here. One thread at a time, because warning filters are global."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: to a neighbour first, then renamed over ``path``.
+def _pixels(image: Image.Image, name: str, limits: Limits, removed: Mapping[str, bytes] | None) -> Picture:
+    """The upright picture of an image whose header was read.
 
-    Raises:
-        OutputError: a folder that does not exist or is read-only, a full disk.
+    Args:
+        removed: blocks of metadata that were taken out of the file; None for an image of the caller's.
     """
-    try:
-        path = Path(os.path.realpath(path))  # a link keeps pointing where it did
-        handle, name = tempfile.mkstemp(prefix=".octamark-", dir=path.parent)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_UMASK)
-        os.replace(name, path)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    width, height = image.size
+    _check_pixels(width, height, name, limits)
+    needed = decoded_bytes(image)
+    if needed > limits.memory:
+        raise PictureError(
+            f"{name}: {width}x{height} pixels ({image.mode}) take {needed / 1e6:,.0f} MB to decode, the limit is "
+            f"{limits.memory / 1e6:,.0f} MB; {_how_to_raise('memory')}"
+        )
+    image.load()
+    return image_to_rgb(image, _orientation(image, removed), name)
 
 
-def write_picture(path: Path, picture: Picture) -> None:
-    """Write RGB uint8 (H, W, 3) as PNG or JPEG, by the suffix, atomically.
+def _orientation(image: Image.Image, removed: Mapping[str, bytes] | None) -> int:
+    """The EXIF orientation (1 to 8) that is still to be applied; ``removed`` as in :func:`_pixels`."""
+    if isinstance(image, TiffImageFile):
+        return 1  # PIL applies it to the size when it opens the file and to the pixels when it loads them
+    if removed is None:
+        with contextlib.suppress(Exception):  # broken EXIF
+            value = image.getexif().get(0x0112, 1)  # the caller may have set it
+            return value if value in range(1, 9) else 1
+    return metadata.orientation({**image.info, **(removed or {})})
 
-    Raises:
-        OutputError: another suffix, or a file that cannot be written.
-    """
-    formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-    if path.suffix.lower() not in formats:
-        raise OutputError(f"{path}: pictures are written as .png, .jpg or .jpeg")
-    buffer = io.BytesIO()
-    try:
-        Image.fromarray(picture).save(buffer, formats[path.suffix.lower()], quality=92)
-    except (OSError, ValueError) as error:  # a side too long for JPEG, say
-        raise OutputError(f"{path}: cannot be encoded ({error})") from error
-    write_atomically(path, buffer.getvalue())
+
+def _check_pixels(width: int, height: int, name: str, limits: Limits) -> None:
+    if width * height > limits.pixels:
+        raise PictureError(
+            f"{name}: {width}x{height} is more than {limits.pixels / 1e6:,.4g} megapixels; {_how_to_raise('pixels')}"
+        )
+
+
+def decoded_bytes(image: Image.Image) -> int:
+    """Bytes that decoding an opened picture and converting it to RGB take at their peak; see :class:`Limits`."""
+    mode, per_pixel = image.mode, 3.0  # the result, which replaces what the decoder held
+    held = 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
+    if image.format in ("JPEG", "MPO") and "progressive" in image.info:
+        per_pixel = max(3, 2 * len(image.getbands()))  # all coefficients
+    elif image.format == "WEBP":
+        per_pixel = 12  # two canvases and a copy
+    elif image.format == "AVIF":
+        per_pixel = 10  # planes of up to 16 bits, their RGB, and a copy
+    elif isinstance(image, TiffImageFile):
+        bits = image.tag_v2.get(258, (8,))
+        per_pixel = max(held, sum(bits) / 8)  # a strip may be the whole picture; turning it takes a copy
+    return round(image.width * image.height * (held + max(3, per_pixel)))
