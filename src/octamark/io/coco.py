@@ -27,7 +27,6 @@ from octamark.io.records import (
     number_array,
     resolve_layout,
     rounded,
-    rounded_number,
     size_from_values,
 )
 from octamark.io.writers import Target, WholeFileWriter
@@ -83,8 +82,8 @@ def _annotation(face: Face) -> dict[str, Any]:
         width, height = round(box[2] - box[0], 2), round(box[3] - box[1], 2)
         values |= {"bbox": [box[0], box[1], width, height], "area": round(width * height, 2)}
     optional = {
-        "score": rounded_number(face.score, 4),
-        "mean_confidence": rounded_number(float(face.confidence.mean()), 4),
+        "score": rounded(np.float64(face.score), 4),
+        "mean_confidence": rounded(np.float64(face.mean_confidence), 4),
         "confidence": rounded(face.confidence, 4),
         "spread": rounded(face.spread, 3),
     }

@@ -18,7 +18,7 @@ import numpy as np
 from octamark.errors import DataError, OutputError, listed
 from octamark.io.jsonl import check_same_run
 from octamark.io.pts import numbers, read_text
-from octamark.io.records import F64, FaceEntry, PictureEntry, Record, resolve_layout, rounded, rounded_number
+from octamark.io.records import F64, FaceEntry, PictureEntry, Record, resolve_layout, rounded
 from octamark.io.writers import LineWriter, Target
 from octamark.layouts import Layout
 
@@ -48,7 +48,7 @@ def picture_rows(record: Record) -> bytes:
         rows.append(picture + [""] * (len(COLUMNS) - len(picture)))
     count = faces.layout.count
     for number, face in enumerate(faces):
-        scores = [rounded_number(face.score, 4), rounded_number(float(face.confidence.mean()), 4)]
+        scores = [rounded(np.float64(value), 4) for value in (face.score, face.mean_confidence)]
         cells = [*picture, number, *scores, *(rounded(face.box, 2) or [None] * 4)]
         points = rounded(face.landmarks, 2) or [[None, None]] * count
         spreads = rounded(face.spread, 3) or [[None, None]] * count

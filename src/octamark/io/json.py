@@ -19,8 +19,6 @@ from octamark.io.records import (
     Record,
     face_from_values,
     resolve_layout,
-    rounded,
-    rounded_number,
     size_from_values,
 )
 from octamark.io.writers import Target, WholeFileWriter
@@ -31,25 +29,9 @@ NAME = "predictions.json"
 
 def picture_object(record: Record) -> dict[str, Any]:
     """A record as plain values: points to 0.01 pixels, spread to 0.001, confidence to 0.0001."""
-    faces = record.faces
-    return {
-        "file": record.file,
-        "width": faces.size[0],
-        "height": faces.size[1],
-        "layout": faces.layout.name,
-        "model": record.model,
-        "faces": [
-            {
-                "box": rounded(face.box, 2),
-                "score": rounded_number(face.score, 4),
-                "mean_confidence": rounded_number(float(face.confidence.mean()), 4),
-                "landmarks": rounded(face.landmarks, 2),
-                "spread": rounded(face.spread, 3),
-                "confidence": rounded(face.confidence, 4),
-            }
-            for face in faces
-        ],
-    }
+    values = record.faces.to_dict()
+    faces = values.pop("faces")
+    return {"file": record.file, **values, "model": record.model, "faces": faces}
 
 
 def picture_line(record: Record) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -50,6 +49,7 @@ class FaceEntry:
         visibility: (M,) third value of COCO keypoints, as written.
         box: (4,) xyxy pixels.
         score: the detector's score.
+        id: number of the face's track in a video.
         where: place in the file, for messages.
         index: position of the face among all faces of the file, from 0.
     """
@@ -62,6 +62,7 @@ class FaceEntry:
     visibility: F64 | None = None
     box: F64 | None = None
     score: float | None = None
+    id: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ class PictureEntry:
 
     def record(self, stem: str) -> Record:
         """The entry as a :class:`Record`: NaN, a size of (0, 0) and an empty model name stand for what the file does
-        not give; the crops of the faces are NaN always."""
+        not give."""
         count, points = len(self.faces), self.layout.count
 
         def stacked(values: Iterable[F64 | float | None], *shape: int) -> NDArray[np.float32]:
@@ -101,7 +102,7 @@ class PictureEntry:
             confidence=stacked((face.confidence for face in self.faces), points),
             boxes=stacked((face.box for face in self.faces), 4),
             scores=stacked(face.score for face in self.faces),
-            crops=np.full((count, 2, 3), np.nan),
+            ids=None if None in (ids := [face.id for face in self.faces]) or not ids else np.array(ids, np.int64),
         )
         return Record(self.file, stem, self.model or "", faces)
 
@@ -139,7 +140,7 @@ def _is_further_face(stem: str) -> bool:
     return bool(mark) and number.isdecimal()
 
 
-def rounded(values: NDArray[np.floating], digits: int) -> Any:
+def rounded(values: NDArray[np.floating] | np.floating, digits: int) -> Any:
     """Values as nested lists of rounded floats, None where not finite; None if no value is finite."""
     array = np.round(np.asarray(values, dtype=np.float64), digits)
     if np.isfinite(array).all():
@@ -149,11 +150,6 @@ def rounded(values: NDArray[np.floating], digits: int) -> Any:
     cells = array.astype(object)
     cells[~np.isfinite(array)] = None
     return cells.tolist()
-
-
-def rounded_number(value: float, digits: int) -> float | None:
-    """A rounded float; None where not finite."""
-    return round(float(value), digits) if math.isfinite(value) else None
 
 
 def resolve_layout(name: str | None, expected: Layout | None, where: str) -> Layout:
@@ -211,7 +207,8 @@ def face_from_values(values: dict[str, Any], points: int, where: str, index: int
     arrays: dict[str, F64 | None] = {}
     for key, shape in (("spread", (points, 2)), ("confidence", (points,)), ("box", (4,)), ("score", ())):
         value = values.get(key)
-        arrays[key] = None if value is None else number_array(value, shape, f"{where}: {key}")
+        array = None if value is None else number_array(value, shape, f"{where}: {key}")
+        arrays[key] = None if array is None or np.isnan(array).all() else array
     spread, confidence, box, score = arrays.values()
     if spread is not None and (spread < 0).any():
         raise DataError(f"{where}: spread: holds a value below 0")
@@ -219,7 +216,12 @@ def face_from_values(values: dict[str, Any], points: int, where: str, index: int
         raise DataError(f"{where}: confidence: holds a value that is not in 0..1")
     if box is not None and np.isnan(box).any():
         raise DataError(f"{where}: box: holds a value that is not finite")
-    return FaceEntry(landmarks, where, index, spread, confidence, None, box, None if score is None else float(score))
+    track = values.get("id")
+    if track is not None and type(track) is not int:
+        raise DataError(f"{where}: id {track!r}; allowed: a whole number")
+    return FaceEntry(
+        landmarks, where, index, spread, confidence, box=box, score=None if score is None else float(score), id=track
+    )
 
 
 def size_from_values(values: dict[str, Any], where: str) -> tuple[int, int] | None:
