@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from octamark.images import read_picture
+from octamark.io import read_records
 
 Ran = subprocess.CompletedProcess[str]
 
@@ -131,11 +133,26 @@ def hear_signals() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_batch_keeps_what_it_found(folder: Path, tmp_path: Path, number: signal.Signals) -> None:
-    inputs = [str(folder / "good.png")] * 400
-    command = [sys.executable, "-m", "octamark", "predict", *inputs, "-m", "nano", "-o", str(tmp_path), "--overlay"]
+    (tmp_path / "in").mkdir()
+    inputs = [tmp_path / "in" / f"{index:03}.png" for index in range(400)]
+    for path in inputs:
+        os.link(folder / "good.png", path)
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "octamark",
+        "predict",
+        str(tmp_path / "in"),
+        "-m",
+        "nano",
+        "-o",
+        str(out),
+        "--overlay",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_signals)
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("*.overlay.png"))) < 8:
+    while len(list(out.glob("*.overlay.png"))) < 8:
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
@@ -144,7 +161,7 @@ def test_an_interrupted_batch_keeps_what_it_found(folder: Path, tmp_path: Path, 
     assert process.returncode == 130
     assert "interrupted after" in said
     assert "Traceback" not in said
-    assert 8 <= len((tmp_path / "predictions.jsonl").read_text().splitlines()) < 400
+    assert 8 <= len((out / "predictions.jsonl").read_text().splitlines()) < 400
 
 
 def test_mistakes_of_the_caller(folder: Path, tmp_path: Path) -> None:
@@ -168,9 +185,8 @@ def test_a_close_look_and_tiles_on_demand(folder: Path) -> None:
     never, always = (np.array(points("--refine", mode)) for mode in ("never", "always"))
     assert 0.1 < np.abs(never - always).max() < 10
     np.testing.assert_array_equal(points("--refine", "always", "--tiles"), always)  # too small a picture for tiles
-    filled = octamark("predict", folder / "empty.png", "--box", "picture")
+    filled = octamark("predict", folder / "empty.png", "--full-frame")
     assert len(json.loads(filled.stdout)["faces"]) == 1
-    refused("--box 'image'; allowed: detector, picture", "predict", folder / "good.png", "--box", "image")
     refused("refine 'yes'; allowed: auto, always, never", "predict", folder / "good.png", "--refine", "yes")
     refused("unknown model 'region'", "predict", folder / "good.png", "--refine", "always", "--regions", "region")
 
@@ -223,3 +239,97 @@ def test_other_verbs(tmp_path: Path) -> None:
     assert "unknown layout 'mine'; known: ibug68" in ran.stderr
     assert octamark("--version").stdout.startswith("octamark 0.")
     assert octamark("train", tmp_path / "no.toml", "--data", tmp_path).returncode == 2
+
+
+def test_a_killed_batch_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle, twice, for each format that is written line by line: nothing is lost, nothing is twice."""
+    pictures, count = tmp_path / "in", 120
+    pictures.mkdir()
+    for index in range(count):
+        os.link(folder / "good.png", pictures / f"{index:03}.png")
+    for form, rows in (("jsonl", 1), ("csv", 68)):
+        out = tmp_path / form
+        arguments = ["predict", str(pictures), "-m", "nano", "-o", str(out), "-f", form, "--resume"]
+        for target in (20, 60):
+            process = subprocess.Popen([sys.executable, "-m", "octamark", *arguments], stderr=subprocess.DEVNULL)
+            file, deadline = out / f"predictions.{form}", time.monotonic() + 60
+            while not file.exists() or file.read_bytes().count(b"\n") < target * rows:
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                time.sleep(0.005)
+            process.kill()
+            process.wait(timeout=60)
+        ran = octamark(*arguments)
+        assert ran.returncode == 0, ran.stderr
+        assert "already in" in ran.stderr
+        entries = read_records(file)
+        assert sorted(Path(entry.file).name for entry in entries) == [f"{index:03}.png" for index in range(count)]
+        assert all(len(entry.faces) == 1 for entry in entries)
+        again = octamark(*arguments)
+        assert f"{120 if form == 'jsonl' else 119} pictures already in" in again.stderr  # the last of a csv is redone
+    refused("cannot be resumed", pictures, "-m", "nano", "-o", tmp_path / "json", "-f", "json", "--resume")
+
+
+def limited() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (4_000_000 * 1024, 4_000_000 * 1024))
+
+
+@pytest.mark.slow
+def test_a_picture_too_large_for_the_memory_costs_only_itself(folder: Path, tmp_path: Path) -> None:
+    """Ten pictures, one of 100 megapixels, 4 GB of address space, heatmaps: the others are written."""
+    pictures = tmp_path / "in"
+    pictures.mkdir()
+    for index in range(9):
+        os.link(folder / "good.png", pictures / f"{index}.png")
+    Image.new("RGB", (10_000, 10_000), (90, 120, 80)).save(pictures / "large.png", compress_level=1)
+    out = tmp_path / "out"
+    ran = octamark(
+        "predict", pictures, "-o", out, "-f", "json", "--heatmap", "--overlay", "--full-frame", preexec_fn=limited
+    )
+    entries = {Path(entry["file"]).name: entry for entry in json.loads((out / "predictions.json").read_text())}
+    assert {f"{index}.png" for index in range(9)} <= entries.keys()
+    assert ran.returncode == (0 if "large.png" in entries and "large.png" not in ran.stderr else 1)
+    assert len(list(out.glob("*.heatmap.png"))) >= 9
+    tight = octamark("predict", pictures, "-m", "nano", "-o", tmp_path / "tight", "--max-megapixels", "90")
+    assert tight.returncode == 1
+    assert "large.png" in tight.stderr
+    assert "1 input failed; the rest are done" in tight.stderr
+    assert len((tmp_path / "tight" / "predictions.jsonl").read_text().splitlines()) == 9
+
+
+def test_inputs_that_are_no_pictures_are_told_what_is_accepted(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"\0" * 64)
+    for name, kind in (
+        (str(tmp_path / "clip.mp4"), "a video"),
+        ("https://example.org/a.jpg", "a URL"),
+        ("camera:0", "a camera"),
+        ("0", "a camera"),
+        (str(tmp_path / "*.jpg"), "a pattern that no file matches"),
+    ):
+        ran = octamark("predict", name, "-m", "nano")
+        assert ran.returncode == 1
+        assert (
+            f"{name}: {kind}; predict reads picture files, folders of pictures, and - for standard input" in ran.stderr
+        )
+
+
+def test_each_picture_comes_once_and_what_is_left_out_is_said(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("a.Jpeg", "b.jfif", "deep/c.avif", "._a.Jpeg", "d.heic", "e.heic"):
+        (tmp_path / name).write_bytes((folder / "good.png").read_bytes())
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.Jpeg")
+    ran = octamark("predict", tmp_path, tmp_path / "a.Jpeg", "-m", "nano")
+    assert ran.returncode == 0, ran.stderr
+    files = [Path(json.loads(line)["file"]).name for line in ran.stdout.splitlines()]
+    assert sorted(files) == ["a.Jpeg", "b.jfif", "c.avif"]
+    assert "left out: 2 .heic" in ran.stderr
+    assert "1 picture named more than once; each is read once" in ran.stderr
+
+
+def test_faces_of_little_confidence_can_be_left_out(folder: Path) -> None:
+    ran = octamark("predict", folder / "good.png", "-m", "nano", "--min-confidence", "0.99")
+    assert ran.returncode == 0
+    assert json.loads(ran.stdout)["faces"] == []
+    ran = octamark("predict", folder / "good.png", "-m", "nano")
+    (face,) = json.loads(ran.stdout)["faces"]
+    assert 0.3 < face["mean_confidence"] < 0.99

@@ -206,7 +206,7 @@ def test_threads_and_devices_are_honest() -> None:
     with pytest.raises(DeviceError, match="devices: cpu, cuda"):
         octamark.load("nano", device="tpu")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        with pytest.raises(DeviceError, match="CUDAExecutionProvider"):
+        with pytest.raises(DeviceError, match="device 'cuda' needs the package onnxruntime-gpu"):
             octamark.load("nano", device="cuda")
 
 
@@ -247,11 +247,11 @@ def test_a_card_of_an_older_version_is_refused() -> None:
     whole = json.loads(entry.value)
     del whole["calibration"]
     entry.value = json.dumps(whole)
-    with pytest.raises(WeightsError, match="a model card that this version cannot read"):
+    with pytest.raises(WeightsError, match="a model card that this version cannot use: calibration"):
         octamark.load(model.SerializeToString())
     whole["layout"] = "cofw29"
     entry.value = json.dumps(whole | {"calibration": octamark.load("nano").card.calibration.model_dump(mode="json")})
-    with pytest.raises(WeightsError, match="gives 68 landmarks, but its layout"):
+    with pytest.raises(WeightsError, match=r"landmarks is \(n, 68, 2\) in the graph, \(n, 29, 2\) by the card"):
         octamark.load(model.SerializeToString())
 
 

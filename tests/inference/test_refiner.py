@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from octamark import ConfigError, Landmarker, WeightsError, models
 from octamark.faces import Landmarks
 from octamark.geometry import apply, invert, landmark_boxes
 from octamark.inference.refiner import FULL_CROP_RATIO, MAX_SPREAD_RATIO, MIN_CROP_RATIO, Refiner
-from octamark.models.calibration import CONFIDENCE_SHARE
+from octamark.layouts import Layout
+from octamark.models import CONFIDENCE_SHARE, Card, ModelCard
 
 Picture = NDArray[np.uint8]
 
@@ -44,7 +46,7 @@ def large(photograph: Picture) -> Picture:
 
 
 def test_the_released_regions_belong_to_the_released_model(refiner: Refiner) -> None:
-    assert refiner.card.look == models.REGIONS_MODEL
+    assert refiner.card.global_model == models.REGIONS_MODEL
     assert refiner.card.name == models.REGIONS
     assert len(models.read(models.REGIONS)) < 4e6
     assert refiner.card.terms
@@ -212,20 +214,21 @@ def test_no_face_and_wrong_arguments(always: Landmarker) -> None:
         octamark.load("small", refine="yes")  # type: ignore[arg-type]
     with pytest.raises(WeightsError, match="unknown model 'region'; models: regions, or the path"):
         octamark.load("small", refine="always", regions="region")
-    with pytest.raises(WeightsError, match="nano: a model for whole faces, no regional network"):
+    with pytest.raises(WeightsError, match="nano: a model for whole faces, not a regional network"):
         Refiner("nano")
-    with pytest.raises(WeightsError, match="regions: a regional network, which goes beside a model"):
+    with pytest.raises(WeightsError, match="regions: a regional network, which is used beside a model"):
         octamark.load("regions")
 
 
-def test_another_layout_is_refused_or_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = models.parse_card
-    other = lambda text, source: real(text, source).model_copy(update={"layout": "other.toml"})  # noqa: E731
-    five = (octamark.layouts.__file__ or "").replace("__init__.py", "ibug68.toml")
-    table = Path(five).read_text().replace('name = "ibug68"', 'name = "other"')
-    (tmp_path / "other.toml").write_text(table)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "parse_card", other)
+def test_another_layout_is_refused_or_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = models.layout_of
+
+    def layout_of(metadata: Mapping[str, str], card: Card, source: str) -> Layout:
+        """The models' own layout under another name; that of the regional network as it is."""
+        found = real(metadata, card, source)
+        return replace(found, name="other") if isinstance(card, ModelCard) else found
+
+    monkeypatch.setattr(models, "layout_of", layout_of)
     assert octamark.load("small", threads=1).refiner is None
     with pytest.raises(WeightsError, match="reads regions of layout ibug68, but small finds points of other"):
         octamark.load("small", refine="always")

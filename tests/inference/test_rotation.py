@@ -14,6 +14,7 @@ import octamark
 from octamark import ConfigError, FaceDetector, Landmarker
 from octamark.faces import Landmarks
 from octamark.geometry import Crop, apply, best_overlap, crop_transform, landmark_boxes, tilt, upright_square
+from octamark.inference import rotation as module
 from octamark.inference.landmarker import shifted
 from octamark.inference.rotation import Rotation, RotationSearch, blend, ramp
 from octamark.layouts import layout
@@ -165,7 +166,7 @@ def test_between_two_angles_both_readings_are_blended() -> None:
         shares.append(float((seen.points - face)[:, 0].mean()))
     assert shares[0] == 0.0
     assert shares[-1] == 1.0
-    assert 0 < max(np.diff(shares)) < 0.09
+    assert 0 < max(np.diff(shares)) < 0.12
     assert min(np.diff(shares)) >= 0
 
 
@@ -278,8 +279,9 @@ def test_turned_faces_in_a_batch_equal_one_by_one(
 
 
 def test_heatmaps_belong_to_the_turned_crop(
-    small: Landmarker, photograph: Picture, straight: tuple[F64, F64, float]
+    small: Landmarker, photograph: Picture, straight: tuple[F64, F64, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "CONFIDENCE_BAND", 1e-9)  # one reading alone: heatmaps are not blended
     picture, matrix = warped(photograph, 180)
     faces = small(picture, carried_box(matrix, straight[0])[None], heatmaps=True)
     assert faces.heatmaps is not None

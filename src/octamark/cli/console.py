@@ -16,7 +16,7 @@ MODEL = typer.Option(
     "-m", "--model", help="nano, tiny-128, tiny, small, small-art (for drawings), or the path of an .onnx file"
 )
 ROTATION = typer.Option("--rotation", help="Read faces again in an upright crop: auto (those that lean), always, never")
-REFINE = typer.Option("--refine", help="Read eyes, nose, mouth, outline at full resolution: auto (large faces), always, never")
+REFINE = typer.Option("--refine", help="Read the face's parts at full resolution: auto (large faces), always, never")
 REGIONS = typer.Option("--regions", help="The network that --refine uses: regions, or the path of an .onnx file")
 THREADS = typer.Option("--threads", help="Processor threads of the landmark network")
 

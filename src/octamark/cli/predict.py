@@ -30,7 +30,8 @@ _VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mp
 
 def predict(
     inputs: Annotated[
-        list[str], typer.Argument(help="Pictures, folders of pictures (searched to the bottom), or - for standard input")
+        list[str],
+        typer.Argument(help="Pictures, folders of pictures and all below, or - for standard input"),
     ],
     model: Annotated[str, MODEL] = "small",
     out: Annotated[
@@ -98,7 +99,9 @@ def predict(
         names, failed = _pictures(inputs, out, limits)
         batch.failed += failed
         jobs = [
-            (name, stem) for name, stem in zip(names, unique_stems(names), strict=True) if not writer.is_done(name, stem)
+            (name, stem)
+            for name, stem in zip(names, unique_stems(names), strict=True)
+            if not writer.is_done(name, stem)
         ]
         if len(jobs) < len(names):
             note(f"{counted(len(names) - len(jobs), 'picture')} already in {out}")
@@ -173,7 +176,7 @@ class _Batch:
             return
         if self.overlay:
             path = self.out / f"{stem}.overlay.png"
-            write_picture(path, drawing.overlay(result.picture, result.faces, parts=self.parts or None))
+            write_picture(path, drawing.overlay(result.picture, result.faces))
             self.drawn.append(path)
         if self.heatmap:
             write_picture(self.out / f"{stem}.heatmap.png", drawing.heatmap_picture(result.picture, result.faces))

@@ -368,7 +368,6 @@ class Landmarker:
         kept = mean >= self.options.min_confidence
         return found if kept.all() else found[kept]
 
-
     def _calibration(self, crops: Sequence[Crop]) -> Calibration:
         """What the spreads of these faces mean: the regional network's calibration where all of them were refined."""
         if self.refiner is None:

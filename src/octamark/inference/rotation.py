@@ -40,6 +40,10 @@ Read = Callable[[Sequence[Crop]], list[Landmarks]]
 """Reads crops: one :class:`Landmarks` for each, in pixels of the pictures."""
 
 
+Reading = tuple[Crop, Landmarks]
+"""A crop, and what was seen in it."""
+
+
 class RotationSearch:
     """Reads faces again where a turned crop helps.
 
@@ -60,21 +64,24 @@ class RotationSearch:
         that is still lost, a quarter, half and three quarters of a turn, and an upright crop around the best of them.
         """
         faces = dict(enumerate(zip(crops, landmarks, strict=True)))
-        if self.mode != "never":
-            always = self.mode == "always"
-            weights = {index: self._lean_weight(*face) for index, face in faces.items()}
-            faces |= self._upright({i: faces[i] for i in faces if always or weights[i] > 0}, {} if always else weights)
-            again = {i: self._lean_weight(*faces[i]) for i in faces if weights[i] > 0}
-            faces |= self._upright({i: faces[i] for i in again if again[i] > 0}, again)
-            leaning = {i for i in faces if weights[i] >= 0.5}
-            lost = {
-                i: face
-                for i, face in faces.items()
-                if face[1].mean_confidence < (LOST_LEANING if i in leaning else LOST)
-            }
-            turned = self._quarter_turns(lost, leaning)
-            faces |= turned
-            faces |= self._upright(turned, {})
+        if self.mode == "never":
+            return list(crops), list(landmarks)
+        weights = {index: self._lean_weight(*face) for index, face in faces.items()}
+        chosen = {i: face for i, face in faces.items() if self.mode == "always" or weights[i] > 0}
+        upright = self._upright(chosen)
+        again = {i: self._lean_weight(*upright[i]) for i in upright if weights[i] > 0}
+        for i, face in self._upright({i: upright[i] for i in again if again[i] > 0}).items():
+            upright[i] = _more_confident(upright[i], face, again[i])
+        for i, face in upright.items():
+            faces[i] = _more_confident(faces[i], face, 1.0 if self.mode == "always" else weights[i])
+        leaning = {i for i in faces if weights[i] >= 0.5}
+        lost = {
+            i: face for i, face in faces.items() if face[1].mean_confidence < (LOST_LEANING if i in leaning else LOST)
+        }
+        turned = self._quarter_turns(lost, leaning)
+        faces |= turned
+        for i, face in self._upright(turned).items():
+            faces[i] = _more_confident(faces[i], face)
         return [crop for crop, _ in faces.values()], [seen for _, seen in faces.values()]
 
     def _lean(self, crop: Crop, seen: Landmarks) -> float:
@@ -87,33 +94,24 @@ class RotationSearch:
     def _tilt(self, seen: Landmarks) -> float:
         return float(tilt(seen.points, self.layout.diagram))
 
-    def _upright(
-        self, faces: Mapping[int, tuple[Crop, Landmarks]], weights: Mapping[int, float]
-    ) -> dict[int, tuple[Crop, Landmarks]]:
-        """Faces blended with what an upright crop shows; ``weights`` limits its share, 1 where none is given."""
+    def _upright(self, faces: Mapping[int, Reading]) -> dict[int, Reading]:
+        """What a crop that stands upright around the landmarks of each face shows."""
         crops = {}
         for index, (crop, seen) in faces.items():
             angle = self._tilt(seen)
             square = upright_square(seen.points, angle, self.rule.margin)
             if square[2] > 1:
                 crops[index] = Crop(crop.picture, crop_transform(square, self.rule.size, angle), crop.centre)
-        results = {}
-        for (index, crop), seen in zip(crops.items(), self.read(list(crops.values())), strict=True):
-            before = faces[index][1]
-            gain = seen.mean_confidence - before.mean_confidence
-            share = weights.get(index, 1.0) * ramp(gain, -CONFIDENCE_BAND, CONFIDENCE_BAND)
-            results[index] = (crop if share >= 0.5 else faces[index][0], blend(before, seen, share))
-        return results
+        landmarks = self.read(list(crops.values()))
+        return {index: (crop, seen) for (index, crop), seen in zip(crops.items(), landmarks, strict=True)}
 
-    def _quarter_turns(
-        self, faces: Mapping[int, tuple[Crop, Landmarks]], leaning: Iterable[int]
-    ) -> dict[int, tuple[Crop, Landmarks]]:
+    def _quarter_turns(self, faces: Mapping[int, Reading], leaning: Iterable[int]) -> dict[int, Reading]:
         """Those of the faces that a crop turned by 90, 180 or 270 degrees shows better, each with the best turn.
 
         Here readings replace each other: which way up a face is cannot be blended.
         """
         tried = [(i, crop.rotated(angle)) for i, (crop, _) in faces.items() for angle in (90.0, 180.0, 270.0)]
-        best: dict[int, tuple[Crop, Landmarks]] = {}
+        best: dict[int, Reading] = {}
         for (index, crop), seen in zip(tried, self.read([crop for _, crop in tried]), strict=True):
             needed = faces[index][1].mean_confidence + (0.0 if index in leaning else MIN_GAIN)
             if index in best:
@@ -121,6 +119,13 @@ class RotationSearch:
             if seen.mean_confidence > needed:
                 best[index] = (crop, seen)
         return best
+
+
+def _more_confident(first: Reading, second: Reading, weight: float = 1.0) -> Reading:
+    """Two readings of a face blended by their confidence, the second with no more than ``weight``."""
+    gain = second[1].mean_confidence - first[1].mean_confidence
+    share = weight * ramp(gain, -CONFIDENCE_BAND, CONFIDENCE_BAND)
+    return (second if share >= 0.5 else first)[0], blend(first[1], second[1], share)
 
 
 def ramp(value: float, low: float, high: float) -> float:
