@@ -39,6 +39,9 @@ _FORMATS = {
 }  # fmt: skip
 """PIL's formats that are decoded, and the modules that do it. MPO comes with JPEG, PGM, PBM and PFM with PPM."""
 
+_HEADER = 1 << 24
+"""Bytes in which the size of a picture with broken metadata is looked for."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -142,15 +145,16 @@ def read_text_entries(path: Path) -> dict[str, str]:
 
 def _header_size(stream: IO[bytes]) -> tuple[int, int]:
     try:
-        image = _open(stream, "")
-        return _turned(image.size, _orientation(image, {}))
+        image, removed = _open(stream, ""), dict[str, bytes]()
+        if image.format == "PNG" and "exif" not in image.info:
+            removed = metadata.png_exif(stream)
     except Exception:
         stream.seek(0)
-        plain = metadata.without_metadata(stream.read(DEFAULT_LIMITS.bytes))
+        plain = metadata.without_metadata(stream.read(_HEADER))
         if plain is None:
             raise
-        image = _open(io.BytesIO(plain[0]), "")
-        return _turned(image.size, _orientation(image, plain[1]))
+        image, removed = _open(io.BytesIO(plain[0]), ""), plain[1]
+    return _turned(image.size, _orientation(image, removed))
 
 
 def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:

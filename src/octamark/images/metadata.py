@@ -5,10 +5,11 @@ Nothing here raises on broken metadata: a picture is decoded without it.
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 _ORIENTATION = 274  # the EXIF tag
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # TIFF types that an orientation may have
@@ -105,22 +106,31 @@ def _jpeg(data: bytes) -> tuple[bytes, dict[str, bytes]]:
 def _png(data: bytes) -> tuple[bytes, dict[str, bytes]]:
     """With the chunks that make pixels, and no others."""
     kept, info = [data[:8]], dict[str, bytes]()
-    for kind, body, chunk in _png_chunks(data):
+    for kind, start, end in _png_chunks(io.BytesIO(data)):
         if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            kept.append(chunk)
+            kept.append(data[start - 8 : end + 4])
         elif kind == b"eXIf":
-            info.setdefault("exif", body)
-        elif kind == b"iTXt" and body.startswith(b"XML:com.adobe.xmp"):
-            info.setdefault("xmp", body)
+            info.setdefault("exif", data[start:end])
+        elif kind == b"iTXt" and data.startswith(b"XML:com.adobe.xmp", start):
+            info.setdefault("xmp", data[start:end])
     return b"".join(kept), info
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Kind, content and whole of each chunk."""
+def png_exif(stream: IO[bytes]) -> dict[str, bytes]:
+    """``{"exif": ...}``, the EXIF block of a PNG file, which may stand after the pixels; they are not read."""
+    for kind, start, end in _png_chunks(stream):
+        if kind == b"eXIf":
+            stream.seek(start)
+            return {"exif": stream.read(end - start)}
+    return {}
+
+
+def _png_chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
+    """Kind of each chunk, and where its content begins and ends."""
     place = 8
-    while place + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, place)
-        yield kind, data[place + 8 : place + 8 + length], data[place : place + 12 + length]
+    while len(head := stream.read(8) if stream.seek(place) else b"") == 8:
+        length, kind = struct.unpack(">I4s", head)
+        yield kind, place + 8, place + 8 + length
         place += 12 + length
 
 
