@@ -121,7 +121,7 @@ def picture_size(source: PictureLike) -> tuple[int, int] | None:
         if isinstance(source, np.ndarray):
             return (source.shape[1], source.shape[0]) if source.ndim in (2, 3) else None
         if isinstance(source, Image.Image):
-            return _turned(source.size, _orientation(source, None))
+            return _upright_size(source, None)
         if isinstance(source, bytes | bytearray | memoryview):
             with io.BytesIO(source) as stream:
                 return _header_size(stream)
@@ -154,11 +154,14 @@ def _header_size(stream: IO[bytes]) -> tuple[int, int]:
         if plain is None:
             raise
         image, removed = _open(io.BytesIO(plain[0]), ""), plain[1]
-    return _turned(image.size, _orientation(image, removed))
+    return _upright_size(image, removed)
 
 
-def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    return size if orientation < 5 else (size[1], size[0])
+def _upright_size(image: Image.Image, removed: Mapping[str, bytes] | None) -> tuple[int, int]:
+    (width, height), orientation = image.size, _orientation(image, removed)
+    if isinstance(image, TiffImageFile) and image.tile:  # not loaded; releases of PIL differ in what its size is then
+        width, height, orientation = (image.tag_v2.get(tag, 1) for tag in (256, 257, 274))
+    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
 def _encoded(source: Any, limits: Limits) -> tuple[bytes | bytearray | memoryview, str]:
@@ -304,12 +307,13 @@ def _pixels(image: Image.Image, name: str, limits: Limits, removed: Mapping[str,
 def _orientation(image: Image.Image, removed: Mapping[str, bytes] | None) -> int:
     """The EXIF orientation (1 to 8) that is still to be applied; ``removed`` as in :func:`_pixels`."""
     if isinstance(image, TiffImageFile):
-        return 1  # PIL applies it to the size when it opens the file and to the pixels when it loads them
+        return 1  # PIL applies it when it loads the pixels
     if removed is None:
         with contextlib.suppress(Exception):  # broken EXIF
             value = image.getexif().get(0x0112, 1)  # the caller may have set it
             return value if value in range(1, 9) else 1
-    return metadata.orientation({**image.info, **(removed or {})})
+    segments = (body for _, body in getattr(image, "applist", ()) if body.startswith(b"http://ns.adobe.com/xap/"))
+    return metadata.orientation({"xmp": next(segments, None), **image.info, **(removed or {})})  # not in PIL 10's info
 
 
 def _check_pixels(width: int, height: int, name: str, limits: Limits) -> None:
