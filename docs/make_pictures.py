@@ -11,6 +11,7 @@ from PIL import Image
 
 import octamark
 from octamark import drawing
+from octamark.faces import Landmarks
 from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, squares
 from octamark.images import write_picture
 from octamark.synthesis.caricature import Caricaturist, stylised
@@ -26,12 +27,17 @@ def main() -> None:
     part = whole.crop((110, 10, 340, 240)).resize((690, 690), Image.Resampling.LANCZOS)
     picture = octamark.read_picture(part)
     faces = octamark.load("small")(picture, heatmaps=True)
-    pair = np.hstack([drawing.overlay(picture, faces), drawing.heatmap_picture(picture, faces)])
+    pair = np.hstack([drawing.overlay(picture, faces, enlarge=False), drawing.heatmap_picture(picture, faces)])
     write_picture(HERE / "astronaut.jpg", pair)
     near = octamark.load("small", refine="always", rotation="never")
     coarse = octamark.load("small", refine="never", rotation="never")(picture)
     assert near.refiner is not None
-    write_picture(HERE / "close_look.jpg", drawing.close_look(picture, coarse[0], near(picture)[0], near.refiner))
+    unrefined = Landmarks(coarse.landmarks[0], coarse.spread[0], coarse.confidence[0])
+    names = [region.name for region in near.refiner.table.regions]
+    crops = dict(zip(names, near.refiner.transforms([unrefined])[0], strict=True))
+    size = near.refiner.card.rule.size
+    view = drawing.refinement_picture(picture, coarse[0], near(picture)[0], crops, size)
+    write_picture(HERE / "close_look.jpg", view)
     write_picture(HERE / "caricatures.jpg", caricatures(picture))
     (HERE / "layouts").mkdir(exist_ok=True)
     for name in octamark.layouts.BUILTIN:
@@ -52,7 +58,7 @@ def caricatures(picture: Picture) -> Picture:
             tile = np.ascontiguousarray(drawn[0].permute(1, 2, 0).numpy())
             made.append(tile)
             found = marker(tile, landmark_boxes(truth.numpy()), box_kind="landmarks")
-            read.append(drawing.overlay(tile, found))
+            read.append(drawing.overlay(tile, found, enlarge=False))
     return drawing.sheet([*made[:4], *read[:4], *made[4:], *read[4:]], 4)
 
 

@@ -1,65 +1,138 @@
-"""Overlays, heatmap pictures, numbered layout diagrams, sheets of faces.
+"""Draw landmarks and heatmaps on pictures, numbered diagrams of layouts, and sheets of pictures.
 
-Global landmarks (the face outline) are drawn in one colour, local ones (brows, eyes, nose, mouth) in a second, as
-WO 2022/264089, paragraph 0078 describes; points with little confidence are hollow.
+Global landmarks (the face outline) have one colour, local ones (brows, eyes, nose, mouth) another, as in
+WO 2022/264089, paragraph 0078. Points with low confidence are hollow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import LayoutError, listed
-from octamark.faces import Face, Faces, Landmarks
+from octamark.faces import Face, Faces
 from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, squares
-from octamark.inference.refiner import Refiner
 from octamark.layouts import Layout
 
 GLOBAL_COLOUR = (255, 176, 0)
 LOCAL_COLOUR = (0, 220, 255)
 _RIM = (20, 20, 20)
+_WHITE = (255, 255, 255)
 
-UNSURE = 0.5
+LOW_CONFIDENCE = 0.5
 """Points with a confidence below this are drawn hollow."""
 
+READABLE_FACE = 200
+"""Overlays enlarge pictures until their smallest face is this many pixels high or wide, as far as the limits allow."""
+
+MAX_ENLARGED_SIDE = 2048
+"""No picture is enlarged beyond this width or height."""
+
+MAX_ENLARGEMENT = 8
+
+MAX_HEATMAP_SIDE = 2048
+"""Heatmap pictures of larger ones are drawn at this width or height."""
+
 _SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
+_BAND = 128  # rows of a heatmap picture that are blended at once
 
 
-def overlay(picture: Picture, faces: Faces, *, lines: bool = True) -> Picture:
-    """A copy of the picture (H, W, 3) with the landmarks of all faces drawn on it.
+def overlay(
+    picture: Picture,
+    faces: Faces,
+    *,
+    lines: bool = True,
+    parts: Sequence[str] | None = None,
+    enlarge: bool = True,
+) -> Picture:
+    """A copy of the picture with the landmarks of all faces drawn on it, (H, W, 3), or larger for small faces.
 
-    Point size follows the size of the face; a dark rim keeps points visible on any ground.
+    Point size follows the size of the face, and a dark rim keeps points visible on any ground. If there are several
+    faces, each has its index in ``faces`` beside it.
+
+    Args:
+        lines: also draw the layout's edges, on faces of more than 60 pixels.
+        parts: names of the layout's parts to draw, such as ``("left_eye", "outer_mouth")``; None draws all points.
+        enlarge: enlarge the picture by a whole factor, at most ``MAX_ENLARGEMENT`` and up to a side of
+            ``MAX_ENLARGED_SIDE``, if a face is smaller than ``READABLE_FACE`` pixels. Pixel (x, y) moves to
+            ((x + 0.5) * factor - 0.5, (y + 0.5) * factor - 0.5).
+
+    Raises:
+        LayoutError: a part that the layout does not have; the message lists the parts.
     """
+    drawn = frozenset(range(faces.layout.count))
+    if parts is not None:
+        names = (parts,) if isinstance(parts, str) else parts
+        drawn = frozenset(index for name in names for index in faces.layout.part(name))
+    factor = _enlargement(picture, faces) if enlarge else 1
     canvas = picture.copy()
-    for face in faces:
-        _draw_face(canvas, face, lines)
+    if factor > 1:
+        size = (picture.shape[1] * factor, picture.shape[0] * factor)
+        canvas = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+    for index, face in enumerate(faces):
+        points = (face.landmarks.astype(np.float64) + 0.5) * factor - 0.5
+        _draw_face(canvas, face, points, drawn, lines)
+        if len(faces) > 1:
+            _draw_number(canvas, index, points)
     return canvas
 
 
-def _draw_face(canvas: Picture, face: Face, lines: bool) -> None:
-    outline = set(face.layout.outline)
-    extent = float((face.landmarks.max(axis=0) - face.landmarks.min(axis=0)).max())
+def _enlargement(picture: Picture, faces: Faces) -> int:
+    """The whole factor by which an overlay enlarges a picture."""
+    if not len(faces):
+        return 1
+    smallest = min(_extent(face.landmarks) for face in faces)
+    wanted = int(np.ceil(READABLE_FACE / max(smallest, 1.0)))
+    return max(1, min(wanted, MAX_ENLARGEMENT, MAX_ENLARGED_SIDE // int(max(picture.shape[:2]))))
+
+
+def _extent(points: NDArray[np.floating]) -> float:
+    """Width or height of points (M, 2), whichever is larger."""
+    return float((points.max(axis=0) - points.min(axis=0)).max())
+
+
+def _draw_face(canvas: Picture, face: Face, points: NDArray[np.float64], drawn: frozenset[int], lines: bool) -> None:
+    """Draw the points (M, 2) of a face whose indices are in ``drawn``."""
+    outline, extent = set(face.layout.outline), _extent(points)
     radius = min(max(1.0, extent * 0.011), 60.0)
     if lines and extent > 60:
-        layer = canvas.copy()
+        low = np.clip(points.min(axis=0) - 2 * radius, 0, canvas.shape[1::-1]).astype(int)
+        high = np.clip(points.max(axis=0) + 2 * radius + 1, 0, canvas.shape[1::-1]).astype(int)
+        around = canvas[low[1] : high[1], low[0] : high[0]]
+        layer = around.copy()
         for first, second in face.layout.edges:
-            colour = GLOBAL_COLOUR if first in outline and second in outline else LOCAL_COLOUR
-            _line(layer, face.landmarks[first], face.landmarks[second], colour, radius * 0.5)
-        cv2.addWeighted(layer, 0.5, canvas, 0.5, 0.0, dst=canvas)
-    for index, point in enumerate(face.landmarks):
+            if around.size and first in drawn and second in drawn:
+                colour = GLOBAL_COLOUR if first in outline and second in outline else LOCAL_COLOUR
+                _line(layer, points[first] - low, points[second] - low, colour, radius * 0.5)
+        if around.size:
+            around[:] = cv2.addWeighted(layer, 0.5, around, 0.5, 0.0)
+    for index in sorted(drawn):
         colour = GLOBAL_COLOUR if index in outline else LOCAL_COLOUR
         if radius >= 2:
-            _circle(canvas, point, radius * 1.3, _RIM, -1)
-        if face.confidence[index] >= UNSURE:
-            _circle(canvas, point, radius, colour, -1)
-        else:
-            _circle(canvas, point, radius, colour, max(1, round(radius * 0.4)))
+            _circle(canvas, points[index], radius * 1.3, _RIM, -1)
+        filled = face.confidence[index] >= LOW_CONFIDENCE
+        _circle(canvas, points[index], radius, colour, -1 if filled else max(1, round(radius * 0.4)))
+
+
+def _draw_number(canvas: Picture, number: int, points: NDArray[np.float64]) -> None:
+    """Write a number above the top left corner of points (M, 2), or as near as the canvas allows."""
+    height, width = canvas.shape[:2]
+    font, text = cv2.FONT_HERSHEY_SIMPLEX, str(number)
+    scale = float(np.clip(_extent(points) * 0.1, 12, max(12, 0.1 * height))) / 21  # capitals are 21 pixels at scale 1
+    stroke = max(1, round(2 * scale))
+    (text_width, text_height), _ = cv2.getTextSize(text, font, scale, stroke)
+    x, y = np.nan_to_num(points.min(axis=0) - (0, text_height / 2))
+    x = int(np.clip(x, stroke, max(stroke, width - text_width - stroke)))
+    y = int(np.clip(y, text_height + stroke, max(text_height + stroke, height - stroke)))
+    cv2.putText(canvas, text, (x, y), font, scale, _RIM, 3 * stroke, cv2.LINE_AA)
+    cv2.putText(canvas, text, (x, y), font, scale, _WHITE, stroke, cv2.LINE_AA)
 
 
 def _fixed(point: NDArray[np.floating]) -> tuple[int, int]:
+    """A point in OpenCV's fixed-point numbers."""
     limited = np.clip(point, -1e5, 1e5)
     return round(float(limited[0]) * 2**_SHIFT), round(float(limited[1]) * 2**_SHIFT)
 
@@ -81,84 +154,104 @@ def _line(
 
 
 def heatmap_picture(picture: Picture, faces: Faces) -> Picture:
-    """The picture in grey with the heatmaps of all faces glowing over it, each map scaled to its own peak.
+    """The picture in grey with the heatmaps of all faces in colour over it, each map scaled to its own peak.
+
+    Returns:
+        (H, W, 3); pictures whose width or height is above ``MAX_HEATMAP_SIDE`` are reduced to it.
 
     Raises:
         ValueError: faces that were predicted without ``heatmaps=True``.
     """
     if len(faces) and faces.heatmaps is None:
-        raise ValueError("these faces carry no heatmaps; predict with heatmaps=True")
-    height, width = picture.shape[:2]
-    glow = np.zeros((height, width), np.float32)
+        raise ValueError("these faces have no heatmaps; predict with heatmaps=True")
+    full = picture.shape[:2]
+    reduction = min(1.0, MAX_HEATMAP_SIDE / max(full))
+    height, width = (max(1, round(side * reduction)) for side in full)
+    if reduction < 1:
+        picture = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    strength = np.zeros((height, width), np.float32)
+    to_reduced = np.array([width / full[1], height / full[0]])
     for index in range(len(faces)):
         assert faces.heatmaps is not None
         assert faces.crops is not None
         maps = faces.heatmaps[index]
-        joined = (maps / maps.max(axis=(1, 2), keepdims=True)).max(axis=0)  # h, w
-        stride = _crop_side(faces) / joined.shape[1]
-        to_input = np.array([[stride, 0, stride / 2 - 0.5], [0, stride, stride / 2 - 0.5], [0, 0, 1]])
-        matrix = faces.crops[index] @ to_input
-        corners = apply(matrix, np.array([[-1, -1], [1, -1], [-1, 1], [1, 1]]) * joined.shape[1])
-        x1, y1 = np.clip(np.floor(corners.min(axis=0)), 0, (width, height)).astype(int)
-        x2, y2 = np.clip(np.ceil(corners.max(axis=0)) + 1, 0, (width, height)).astype(int)
-        if x2 > x1 and y2 > y1:
-            matrix[:, 2] -= (x1, y1)
-            seen = cv2.warpAffine(joined.astype(np.float32), matrix, (int(x2 - x1), int(y2 - y1)))
-            glow[y1:y2, x1:x2] = np.maximum(glow[y1:y2, x1:x2], seen)
-    grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    colours = cv2.cvtColor(cv2.applyColorMap((glow * 255).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    share = np.sqrt(np.clip(glow, 0, 1))[:, :, None]
-    return np.asarray(grey * 0.6 * (1 - share) + colours * share, dtype=np.uint8)
+        peaks = maps.max(axis=(1, 2), keepdims=True)
+        strongest = (maps / np.maximum(peaks, np.finfo(np.float32).tiny)).max(axis=0)  # h, w
+        matrix = faces.crops[index] @ _HEATMAP_TO_INPUT
+        matrix = np.column_stack([matrix[:, :2], matrix[:, 2] + 0.5]) * to_reduced[:, None] - [[0, 0, 0.5]] * 2
+        _add_map(strength, strongest.astype(np.float32), matrix)
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    blended = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _BAND):
+        band = slice(top, top + _BAND)
+        colours = cv2.applyColorMap((strength[band] * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
+        share = np.sqrt(np.clip(strength[band], 0, 1))[:, :, None]
+        blended[band] = grey[band, :, None] * np.float32(0.6) * (1 - share) + colours * share
+    return blended
 
 
-def _crop_side(faces: Faces) -> int:
-    """Side of the network's input; heatmaps have a stride of 4."""
-    assert faces.heatmaps is not None
-    return 4 * int(faces.heatmaps.shape[-1])
+_HEATMAP_TO_INPUT = np.array([[4, 0, 1.5], [0, 4, 1.5], [0, 0, 1]])
+"""Pixels of a heatmap -> pixels of the network's input: a stride of 4, pixel centres at integers."""
 
 
-def close_look(
-    picture: Picture, coarse: Face, refined: Face, refiner: Refiner, *, region: str = "left_eye", size: int = 640
+def _add_map(strength: NDArray[np.float32], heatmap: NDArray[np.float32], matrix: NDArray[np.float64]) -> None:
+    """Put a heatmap (h, w) into a picture of strengths (H, W), where it is stronger; ``matrix`` (2, 3) says where."""
+    height, width = strength.shape
+    corners = apply(matrix, np.array([[-1, -1], [1, -1], [-1, 1], [1, 1]]) * heatmap.shape[1])
+    x1, y1 = np.clip(np.floor(corners.min(axis=0)), 0, (width, height)).astype(int)
+    x2, y2 = np.clip(np.ceil(corners.max(axis=0)) + 1, 0, (width, height)).astype(int)
+    if x2 > x1 and y2 > y1:
+        placed = matrix - [[0, 0, x1], [0, 0, y1]]
+        seen = cv2.warpAffine(heatmap, placed, (int(x2 - x1), int(y2 - y1)))
+        strength[y1:y2, x1:x2] = np.maximum(strength[y1:y2, x1:x2], seen)
+
+
+def refinement_picture(
+    picture: Picture,
+    before: Face,
+    after: Face,
+    transforms: Mapping[str, NDArray[np.floating]],
+    input_size: int,
+    *,
+    region: str = "left_eye",
+    size: int = 640,
 ) -> Picture:
-    """What attention-driven cropping did to one face, (size, 2 * size, 3).
+    """What refinement did to one face, (size, 2 * size, 3).
 
-    On the left the face with the crops that were read, the region's own in white; on the right that crop, with the
-    points of the global network as rings and the refined ones as dots.
+    On the left the face with the crops that the regional network read, the chosen one in white. On the right that crop,
+    with the points before refinement as rings and the refined ones as dots.
 
     Args:
-        coarse, refined: the face without and with refinement.
-        region: a name in the layout's table of regions.
+        before, after: the face without and with refinement.
+        transforms: region of the layout -> (2, 3) similarity from pixels of its crop to pixels of the picture.
+        input_size: side of these crops in pixels.
+        region: the region on the right.
+        size: side of both halves in pixels.
 
     Raises:
         LayoutError: no region of that name. ValueError: a size below 32.
     """
     if size < 32:
         raise ValueError(f"size {size}: at least 32 pixels")
-    names = [one.name for one in refiner.table.regions]
-    if region not in names:
-        raise LayoutError(f"layout {refiner.layout.name} has no region {region!r}; regions: {listed(names)}")
-    placed, side = (
-        refiner.transforms([Landmarks(coarse.landmarks, coarse.spread, coarse.confidence)])[0],
-        refiner.card.rule.size,
-    )
-    corners = np.array([[0, 0], [side, 0], [side, side], [0, side]]) - 0.5
-    quads = np.stack([apply(one, corners) for one in placed])  # R, 4, 2
-    whole = crop_transform(squares(landmark_boxes(quads.reshape(-1, 2)), 1.05)[0], size)
-    left, own = crop(picture, whole, size), names.index(region)
-    for index in sorted(range(len(names)), key=lambda one: one == own):
-        quad = apply(invert(whole), quads[index])
+    if region not in transforms:
+        raise LayoutError(f"layout {before.layout.name} has no region {region!r}; regions: {listed(transforms)}")
+    corners = np.array([[0, 0], [input_size, 0], [input_size, input_size], [0, input_size]]) - 0.5
+    quads = {name: apply(transform, corners) for name, transform in transforms.items()}
+    whole = crop_transform(squares(landmark_boxes(np.concatenate(list(quads.values()))), 1.05)[0], size)
+    left = crop(picture, whole, size)
+    for name in sorted(quads, key=lambda name: name == region):
+        quad = apply(invert(whole), quads[name])
         for first, second in zip(quad, np.roll(quad, -1, axis=0), strict=True):
-            _line(left, first, second, (255, 255, 255) if index == own else LOCAL_COLOUR, size / 240)
-    zoom = placed[own] @ np.array(
-        [[side / size, 0, side / size / 2 - 0.5], [0, side / size, side / size / 2 - 0.5], [0, 0, 1]]
-    )
-    if refiner.table.regions[own].mirrored:
+            _line(left, first, second, _WHITE if name == region else LOCAL_COLOUR, size / 240)
+    scale = input_size / size
+    zoom = transforms[region] @ np.array([[scale, 0, scale / 2 - 0.5], [0, scale, scale / 2 - 0.5], [0, 0, 1]])
+    if np.linalg.det(zoom[:, :2]) < 0:  # a region that the network reads mirrored
         zoom = zoom @ np.array([[-1.0, 0, size - 1], [0, 1, 0], [0, 0, 1]])
     right = crop(picture, zoom, size)
-    points = list(refiner.table.regions[own].landmarks)
-    before, after = (apply(invert(zoom), face.landmarks[points].astype(np.float64)) for face in (coarse, refined))
-    for first, second in zip(before, after, strict=True):
-        _line(right, first, second, (255, 255, 255), size / 400)
+    points = list(before.layout.regions[region])
+    old, new = (apply(invert(zoom), face.landmarks[points].astype(np.float64)) for face in (before, after))
+    for first, second in zip(old, new, strict=True):
+        _line(right, first, second, _WHITE, size / 400)
         _circle(right, first, size / 90, GLOBAL_COLOUR, max(1, size // 300))
         _circle(right, second, size / 110, _RIM, -1)
         _circle(right, second, size / 140, LOCAL_COLOUR, -1)
@@ -166,7 +259,7 @@ def close_look(
 
 
 def diagram(layout: Layout, size: int = 1000) -> Picture:
-    """A numbered diagram of a layout, (size, size, 3), drawn from its table."""
+    """A numbered diagram of a layout, (size, size, 3), with the points where its table has them."""
     canvas: Picture = np.full((size, size, 3), 255, dtype=np.uint8)
     points = layout.diagram.astype(np.float64) * size * 0.92 + size * 0.04
     for first, second in layout.edges:
@@ -190,10 +283,13 @@ def _number(
     size: int,
     taken: list[tuple[float, float, float, float]],
 ) -> None:
-    """Write a number beside its point, on the first of sixteen places that is free."""
+    """Write a number beside its point, at the one of sixteen places where it covers least of what is there.
+
+    ``taken`` holds the boxes (x1, y1, x2, y2) of points and numbers; the number's own is added.
+    """
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, size / 2600
     (width, height), _ = cv2.getTextSize(text, font, scale, 1)
-    best, least = None, np.inf
+    best, least_hidden = None, np.inf
     for distance in (0.014, 0.022):
         for angle in np.linspace(-np.pi / 2, 1.5 * np.pi, 8, endpoint=False):
             x = point[0] + np.cos(angle) * (distance * size + width / 2) - width / 2
@@ -204,8 +300,8 @@ def _number(
                 * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
                 for other in taken
             )
-            if hidden < least - 1e-6:
-                best, least = box, hidden
+            if hidden < least_hidden - 1e-6:
+                best, least_hidden = box, hidden
     assert best is not None
     taken.append(best)
     place = (round(best[0] + 1), round(best[3] - 1))
@@ -213,19 +309,23 @@ def _number(
 
 
 def sheet(tiles: Sequence[Picture], columns: int = 8) -> Picture:
-    """Pictures of one size, (h, w, 3) each, laid out in rows."""
+    """Pictures of one size, (h, w, 3) each, side by side in rows; the last row is filled up with black.
+
+    Raises:
+        ValueError: no pictures.
+    """
     if not tiles:
         raise ValueError("no pictures for a sheet")
-    blank = [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-    laid = [*tiles, *blank]
-    return np.vstack([np.hstack(laid[start : start + columns]) for start in range(0, len(laid), columns)])
+    filled = [*tiles, *[np.zeros_like(tiles[0])] * (-len(tiles) % columns)]
+    rows = (filled[start : start + columns] for start in range(0, len(filled), columns))
+    return np.vstack([np.hstack(row) for row in rows])
 
 
 def dotted(picture: Picture, landmarks: NDArray[np.floating], layout: Layout) -> Picture:
-    """A copy of a crop with its landmarks (M, 2) as small dots: the two sides and the midline differ in colour."""
+    """A copy of a crop with its landmarks (M, 2) as small dots, in one colour for each side and one for the midline."""
     canvas = picture.copy()
     for index, point in enumerate(landmarks):
         partner = layout.mirror[index]
-        side = (255, 255, 255) if partner == index else (255, 60, 60) if index < partner else (60, 160, 255)
-        _circle(canvas, point, max(1.0, picture.shape[0] / 150), side, -1)
+        colour = _WHITE if partner == index else (255, 60, 60) if index < partner else (60, 160, 255)
+        _circle(canvas, point, max(1.0, picture.shape[0] / 150), colour, -1)
     return canvas
