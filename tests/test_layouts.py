@@ -246,6 +246,9 @@ def test_points_without_counterpart_are_nan() -> None:
     assert both.known.tolist() == [True] * 4 + [False]
     assert not both.exact.any()
     assert conversion(ibug, ibug).exact.all()
+    whole = convert(np.arange(120).reshape(60, 2), manga, ibug)[0]  # whole numbers cannot hold NaN
+    assert np.isnan(whole[27]).all()
+    assert whole[36].tolist() == [63, 64]
 
 
 def test_spread_of_a_mean() -> None:

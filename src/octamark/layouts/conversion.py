@@ -35,11 +35,11 @@ class Conversion:
         return np.asarray(self.weights.any(axis=1))
 
     def points(self, values: Floats) -> Floats:
-        """Weighted means of points, or other values, (..., M, d) -> (..., N, d) in the type of ``values``.
+        """Weighted means of points, or of other values per point: (..., M, d) -> (..., N, d).
 
         NaN for points without counterpart and for means in which a value is NaN.
         """
-        given = np.asarray(values)
+        given = _floats(values)
         finite = np.isfinite(given)
         means = self.weights @ np.where(finite, given, 0).astype(np.float64)
         missing = (self.weights > 0).astype(np.float64) @ (~finite).astype(np.float64) > 0
@@ -51,7 +51,7 @@ class Conversion:
         A mean is more certain than its points, as far as their errors are independent of each other: they are taken
         to be correlated by :data:`octamark.layouts.definition.POINT_CORRELATION`.
         """
-        given = np.asarray(spread)
+        given = _floats(spread)
         together = np.asarray(self.points(given), np.float64)
         apart = self.weights**2 @ np.where(np.isfinite(given), given, 0).astype(np.float64) ** 2
         variance = POINT_CORRELATION * together**2 + (1 - POINT_CORRELATION) * apart
@@ -64,6 +64,12 @@ class Conversion:
         missing = np.asarray((needed & ~self.known).any(axis=1))
         weights = np.where(missing[:, None], 0.0, other.weights @ self.weights)
         return Conversion(weights, other.exact & ~(needed & ~self.exact).any(axis=1))
+
+
+def _floats(values: Any) -> Floats:
+    """An array that can hold NaN: floats keep their type, whole numbers become float64."""
+    array = np.asarray(values)
+    return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
 
 
 @cache
