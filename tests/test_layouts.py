@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import re
 import tomllib
 from dataclasses import replace
 from importlib import resources
@@ -12,6 +14,7 @@ import pytest
 
 from octamark.errors import LayoutError
 from octamark.layouts import BUILTIN, Layout, Opening, conversion, convert, dumps, layout, loads
+from octamark.layouts.table import KEYS
 
 # name -> count, global points, inter-ocular and inter-pupil groups
 KNOWN = {
@@ -224,10 +227,14 @@ def test_a_face_stays_the_same_face(first: str, second: str, apart: float) -> No
             assert (points[row] == from_layout.diagram[weights.argmax()]).all()
 
 
-def test_every_entry_of_the_table_is_tested() -> None:
+def in_the_table() -> set[tuple[str, str]]:
+    """The conversions of conversions.toml."""
     text = (resources.files("octamark.layouts") / "conversions.toml").read_text(encoding="utf-8")
-    pairs = {(entry["from"], entry["to"]) for entry in tomllib.loads(text)["conversion"]}
-    assert pairs <= {(first, second) for first, second, _ in CONVERSIONS} | {("wflw98", "ibug68")}
+    return {(entry["from"], entry["to"]) for entry in tomllib.loads(text)["conversion"]}
+
+
+def test_every_entry_of_the_table_is_tested() -> None:
+    assert in_the_table() <= {(first, second) for first, second, _ in CONVERSIONS} | {("wflw98", "ibug68")}
 
 
 def test_points_without_counterpart_are_nan() -> None:
@@ -457,6 +464,24 @@ def test_the_name_of_a_builtin_means_the_builtin() -> None:
             loads(dumps(changed), "model.onnx")
     with pytest.raises(LayoutError, match="other values of count, mirror"):
         loads('name = "ibug68"\ncount = 5\nmirror = []')
+
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "layouts.md"
+
+
+def test_the_document_runs() -> None:
+    """Layout files in docs/layouts.md can be read, its Python prints what it says, its tables are complete."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    nose, eyes = (loads(block) for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL))
+    assert nose.mirror.tolist() == [0, 1, 3, 2]
+    assert (eyes.count, eyes.parts["nose"], set(eyes.eyes), eyes.has_diagram) == (9, (8,), {"right", "left"}, True)
+    failed, tried = doctest.testfile(str(DOCUMENT), module_relative=False)
+    assert failed == 0
+    assert tried > 3
+    assert set(re.findall(r"^\| `(\w+)` \| .*layouts/\1\.png", text, re.MULTILINE)) == set(BUILTIN)
+    assert set(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", text, re.MULTILINE)) == in_the_table()
+    keys = re.findall(r"^\| `(\w+)` \|", text[text.index("| key |") :], re.MULTILINE)
+    assert sorted(keys) == sorted(KEYS)
 
 
 def text_of_pairs(one: Layout) -> str:

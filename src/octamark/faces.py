@@ -98,10 +98,9 @@ class _Measures:
             ConfigError: a coverage outside 0..1, or faces without calibration (read from a file, or made by hand).
 
         Example:
-            >>> import dataclasses, numpy as np, octamark
-            >>> landmarker = octamark.load("nano")
-            >>> faces = landmarker(np.zeros((256, 256, 3), np.uint8), boxes=[[60, 60, 190, 190]])
-            >>> faces = dataclasses.replace(faces, radius_ratios=landmarker.card.calibration.ratios)
+            >>> import numpy as np, octamark
+            >>> picture = np.zeros((256, 256, 3), np.uint8)
+            >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
             >>> faces.radius(0.9).shape
             (1, 68)
         """
