@@ -94,5 +94,5 @@ def test_public_names() -> None:
 def test_rooms_stay_small() -> None:
     for _, path in files():
         lines = path.read_text(encoding="utf-8").count("\n")
-        assert lines <= 350, f"{path}: {lines} lines"
+        assert lines <= 450, f"{path}: {lines} lines"
         assert lines > 0 or path.name == "__init__.py", f"{path}: empty"

@@ -1,15 +1,27 @@
 from __future__ import annotations
 
+import json
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from octamark.errors import LayoutError
+from octamark import load
+from octamark.datasets import read
+from octamark.errors import ConfigError, LayoutError, PictureError
 from octamark.faces import Face, Faces
-from octamark.io import FORMATS, Record, unique_stems
-from octamark.layouts import layout
+from octamark.geometry import apply, crop_transform, invert, landmark_boxes
+from octamark.io import Record
+from octamark.io.json import picture_object
+from octamark.layouts import chip_template, layout
+from octamark.models.calibration import Calibration
+from octamark.uncertainty import spearman
 
 IBUG = layout("ibug68")
+EYES = [list(range(36, 42)), list(range(42, 48))]
+RATIOS = ((0.0, 0.0), (1.0, 0.5), (4.0, 1.0))
 
 
 def made(count: int = 3) -> Faces:
@@ -46,6 +58,242 @@ def test_parts_by_name() -> None:
         faces[0]["ear"]
 
 
+def test_groups_of_parts_and_single_points() -> None:
+    faces = made()
+    np.testing.assert_array_equal(faces["mouth"], faces.landmarks[:, 48:68])
+    np.testing.assert_array_equal(faces[1]["eyes"], faces.landmarks[1, 36:48])
+    np.testing.assert_array_equal(faces[1][30], faces.landmarks[1, 30])
+    np.testing.assert_array_equal(faces[1][-1], faces.landmarks[1, 67])
+    with pytest.raises(IndexError):
+        faces[1][68]
+    eye = faces[2].part("left_eye")
+    assert len(eye) == 6
+    np.testing.assert_array_equal(eye.points, faces.landmarks[2, 42:48])
+    np.testing.assert_array_equal(eye.spread, faces.spread[2, 42:48])
+    np.testing.assert_array_equal(eye.confidence, faces.confidence[2, 42:48])
+    assert eye.mean_confidence == pytest.approx(float(faces.confidence[2, 42:48].mean()))
+    assert len(faces[2].part("mouth")) == 20
+    with pytest.raises(LayoutError, match=r"no part 'ear'.*groups: brows, eyes, mouth"):
+        faces[2].part("ear")
+
+
+def test_a_selection_keeps_everything() -> None:
+    faces = replace(made(), heatmaps=np.zeros((3, 68, 4, 4), np.float32), ids=np.array([7, 8, 9]), radius_ratios=RATIOS)
+    chosen = faces[faces.mean_confidence > np.sort(faces.mean_confidence)[0]]
+    assert len(chosen) == 2
+    for field in fields(Faces):
+        values, before = getattr(chosen, field.name), getattr(faces, field.name)
+        if isinstance(before, np.ndarray):
+            kept = faces.mean_confidence > np.sort(faces.mean_confidence)[0]
+            np.testing.assert_array_equal(values, before[kept], err_msg=field.name)
+        else:
+            assert values is before, field.name
+    assert [face.id for face in faces] == [7, 8, 9]
+    assert faces[0].radius_ratios == RATIOS
+    assert made()[0].id is None
+    assert replace(faces, crops=None)[1:].crops is None
+    with pytest.raises(FrozenInstanceError):
+        faces.size = (1, 1)  # type: ignore[misc]
+
+
+def test_mean_confidence() -> None:
+    faces = made()
+    np.testing.assert_allclose(faces.mean_confidence, faces.confidence.mean(axis=1), rtol=1e-6)
+    assert faces[1].mean_confidence == pytest.approx(float(faces.mean_confidence[1]))
+    assert Faces.empty(IBUG, (9, 9)).mean_confidence.shape == (0,)
+
+
+def test_radius() -> None:
+    faces = replace(made(), radius_ratios=RATIOS)
+    scale = np.sqrt((faces.spread**2).mean(axis=-1))
+    for coverage, ratio in ((0.0, 0.0), (0.25, 0.5), (0.5, 1.0), (0.75, 2.5), (1.0, 4.0)):
+        np.testing.assert_allclose(faces.radius(coverage), scale * ratio, rtol=1e-5)
+    np.testing.assert_array_equal(faces[1].radius(0.9), faces.radius(0.9)[1])
+    assert faces.convert("five").radius(0.9).shape == (3, 5)
+    for wrong in (1.1, -0.1, np.nan):
+        with pytest.raises(ConfigError, match="allowed: 0 to 1"):
+            faces.radius(wrong)
+    with pytest.raises(ConfigError, match="carry no calibration"):
+        made().radius(0.9)
+
+
+def test_radius_is_what_the_calibration_of_the_model_says() -> None:
+    calibration = Calibration.identity(68)
+    faces = replace(made(), radius_ratios=calibration.ratios)
+    np.testing.assert_allclose(faces.radius(0.8), calibration.radius(faces.spread, 0.8), rtol=1e-5)
+
+
+def test_openings_of_a_face_and_of_faces() -> None:
+    faces = made()
+    np.testing.assert_allclose(faces.eye_opening, IBUG.eye_opening(faces.landmarks))
+    assert faces.eye_opening.shape == faces.eye_opening_spread.shape == (3, 2)
+    assert faces.mouth_opening.shape == faces.mouth_opening_spread.shape == (3,)
+    np.testing.assert_allclose(faces[1].eye_opening, faces.eye_opening[1])
+    np.testing.assert_allclose(faces[1].mouth_opening_spread, faces.mouth_opening_spread[1])
+    tight = replace(faces, spread=faces.spread / 10)
+    np.testing.assert_allclose(tight.eye_opening_spread, faces.eye_opening_spread / 10, rtol=1e-5)
+
+
+def test_convert() -> None:
+    faces = replace(made(), heatmaps=np.zeros((3, 68, 4, 4), np.float32), ids=np.arange(3), radius_ratios=RATIOS)
+    five = faces.convert("five")
+    assert five.layout is layout("five")
+    np.testing.assert_allclose(five.landmarks[:, 1], faces["left_eye"].mean(axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(five.landmarks[:, 2:], faces.landmarks[:, [30, 48, 54]])
+    np.testing.assert_array_equal(five.spread[:, 2:], faces.spread[:, [30, 48, 54]])
+    assert (five.spread[:, :2] < np.stack([faces.spread[:, g].mean(axis=1) for g in EYES], axis=1)).all()
+    np.testing.assert_allclose(five.confidence[:, 0], faces.confidence[:, 36:42].mean(axis=1), rtol=1e-6)
+    np.testing.assert_array_equal(five.confidence[:, 2:], faces.confidence[:, [30, 48, 54]])
+    assert five.heatmaps is None
+    assert five.ids is faces.ids
+    assert five.boxes is faces.boxes
+    assert five.crops is faces.crops
+    one = faces[1].convert("five")
+    np.testing.assert_array_equal(one.landmarks, five.landmarks[1])
+    np.testing.assert_array_equal(one.spread, five.spread[1])
+    assert (one.id, one.score) == (1, faces[1].score)
+    assert faces.convert("ibug68") is faces
+    assert faces.convert(layout("ibug51")).landmarks.shape == (3, 51, 2)
+    assert Faces.empty(IBUG, (5, 5)).convert("five").landmarks.shape == (0, 5, 2)
+    with pytest.raises(LayoutError, match="no conversion from ibug68 to wflw98"):
+        faces.convert("wflw98")
+
+
+def test_unknown_points_of_a_conversion() -> None:
+    """No bridge of the nose, no inner lips in 60 drawn points: NaN, and out of the mean confidence."""
+    manga = layout("manga60")
+    points = (manga.diagram[None] * 200).astype(np.float32)
+    ones = np.ones((1, 60), np.float32)
+    drawn = Faces(manga, (200, 200), points, np.ones_like(points), ones * 0.25, np.array([[0, 0, 9, 9]]), ones[:, 0])
+    faces = drawn.convert("ibug68")
+    assert np.isnan(faces.landmarks[0, 27]).all()
+    assert np.isnan(faces.spread[0, 27]).all()
+    assert np.isnan(faces.confidence[0, 27])
+    assert faces.mean_confidence.tolist() == [0.25]
+    values = faces.to_dict()["faces"][0]
+    assert values["landmarks"][27] == [None, None]
+    assert values["confidence"][27] is None
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+
+
+def test_to_dict() -> None:
+    faces = made(2)
+    values = json.loads(json.dumps(faces.to_dict(), allow_nan=False))
+    assert values == faces.to_dict()
+    assert picture_object(Record("a.jpg", "a", "nano", faces)) == {"file": "a.jpg", "model": "nano", **values}
+    np.testing.assert_allclose(values["faces"][1]["landmarks"], faces.landmarks[1], atol=0.0051)
+    np.testing.assert_allclose(values["faces"][1]["spread"], faces.spread[1], atol=0.00051)
+    np.testing.assert_allclose(values["faces"][1]["confidence"], faces.confidence[1], atol=0.000051)
+    np.testing.assert_allclose(values["faces"][1]["box"], faces.boxes[1], atol=0.0051)
+    assert values["faces"][1]["mean_confidence"] == pytest.approx(float(faces.mean_confidence[1]), abs=5e-5)
+    assert values["faces"][0] == faces[0].to_dict()
+    assert replace(faces, ids=np.array([4, 5])).to_dict()["faces"][1]["id"] == 5
+    assert Faces.empty(IBUG, (64, 48)).to_dict() == {"width": 64, "height": 48, "layout": "ibug68", "faces": []}
+
+
+ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+"""Eyes, nose tip and mouth corners in a chip of 112 pixels (InsightFace)."""
+
+
+def placed(name: str, points: NDArray[np.float64], angle: float, scale: float) -> Faces:
+    """A face whose points are a template turned, scaled and moved: the chip can meet the template exactly."""
+    turn = crop_transform(np.array([300.0, 260.0, scale]), 1, angle)
+    target = layout(name)
+    landmarks = apply(turn, points)[None].astype(np.float32)
+    ones = np.ones((1, len(points)), np.float32)
+    return Faces(target, (640, 480), landmarks, np.ones_like(landmarks), ones, np.array([[0, 0, 9, 9]]), ones[:, 0])
+
+
+@pytest.mark.parametrize("angle", [0.0, 25.0, -140.0])
+@pytest.mark.parametrize("scale", [0.7, 3.0])
+def test_insightface_chips_put_five_points_where_arcface_wants_them(angle: float, scale: float) -> None:
+    faces = placed("five", (ARCFACE - 56) * scale, angle, 1.0)
+    for size, factor in ((112, 1.0), (224, 2.0)):
+        found = apply(invert(faces.chip_transforms(size)[0]), faces.landmarks[0])
+        np.testing.assert_allclose(found, ARCFACE * factor, atol=1e-3)
+    wide = apply(invert(faces.chip_transforms(112, 0.25)[0]), faces.landmarks[0])
+    np.testing.assert_allclose(wide, (ARCFACE / 112 + 0.25) / 1.5 * 112, atol=1e-3)
+
+
+@pytest.mark.parametrize("angle", [0.0, 25.0, -140.0])
+def test_dlib_chips_put_eye_corners_where_dlib_does(angle: float) -> None:
+    """dlib: p -> (p + padding) / (1 + 2 padding) * size, 150 pixels and a padding of 0.25 for its face recognition."""
+    unit = np.array([[0.8596, 0.2135], [0.6461, 0.2290], [0.1206, 0.2137], [0.3341, 0.2291], [0.4901, 0.6278]])
+    faces = placed("dlib5", (unit - 0.5) * 90, angle, 1.0)
+    found = apply(invert(faces.chip_transforms(template="dlib")[0]), faces.landmarks[0])
+    np.testing.assert_allclose(found, (unit + 0.25) / 1.5 * 150, atol=0.02)
+    np.testing.assert_allclose(found[[0, 2], 1], [46.35, 46.37], atol=0.02)  # outer corners: 31 % of the chip's height
+    close = apply(invert(faces.chip_transforms(200, 0.0, template="dlib")[0]), faces.landmarks[0])
+    np.testing.assert_allclose(close, unit * 200, atol=0.03)
+
+
+def test_chips_of_a_face_that_is_no_template() -> None:
+    """The least squared error: in the chip for InsightFace (Umeyama), in the picture for dlib."""
+    faces = made()
+    five, corners = faces.convert("five").landmarks[1], faces.convert("dlib5").landmarks[1]
+    inward = invert(faces.chip_transforms(112)[1])
+    outward = faces.chip_transforms(150, template="dlib")[1]
+    target = chip_template("dlib").pixels(150, 0.25)
+
+    def chip_error(transform: NDArray[np.float64]) -> float:
+        return float(((apply(transform, five) - ARCFACE) ** 2).sum())
+
+    def picture_error(transform: NDArray[np.float64]) -> float:
+        return float(((apply(transform, target) - corners) ** 2).sum())
+
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        turn, grow, move = 1 + rng.normal(0, 0.01), rng.normal(0, 0.01), rng.normal(0, 0.2, 2)
+        change = np.array([[turn, -grow], [grow, turn]])
+        for error, transform in ((chip_error, inward), (picture_error, outward)):
+            changed = np.concatenate([transform[:, :2] @ change, transform[:, 2:] + move[:, None]], axis=1)
+            assert error(changed) > error(transform)
+
+
+def test_chips_show_the_picture(photograph: NDArray[np.uint8], photograph_path: Path) -> None:
+    """Points painted on the picture lie in the chip where its transform says; a path is a picture too."""
+    height, width = photograph.shape[:2]
+    points = (IBUG.diagram * 120 + (165, 60)).astype(np.float32)[None]
+    ones = np.ones((1, 68), np.float32)
+    faces = Faces(IBUG, (width, height), points, np.ones_like(points), ones, np.array([[0, 0, 9, 9]]), ones[:, 0])
+    np.testing.assert_array_equal(faces.chips(photograph_path), faces.chips(photograph))
+    dark = np.zeros_like(photograph)
+    x, y = faces.convert("five").landmarks[0, 2].round().astype(int)
+    dark[y - 2 : y + 3, x - 2 : x + 3] = 255
+    for template, size in (("insightface", 112), ("dlib", 150)):
+        (chip,) = faces.chips(dark, template=template)
+        assert chip.shape == (size, size, 3)
+        weight = chip[..., 0].astype(float)
+        rows, columns = np.mgrid[:size, :size]
+        seen = np.array([(columns * weight).sum(), (rows * weight).sum()]) / weight.sum()
+        (transform,) = faces.chip_transforms(template=template)
+        np.testing.assert_allclose(apply(transform, seen), [x, y], atol=0.3)
+    assert faces.chips(photograph, 64, 0.5).shape == (1, 64, 64, 3)
+    assert faces[:0].chips(photograph, template="dlib").shape == (0, 150, 150, 3)
+    with pytest.raises(PictureError, match="a picture of 100x50 pixels; these faces were found in one of 512x512"):
+        faces.chips(np.zeros((50, 100, 3), np.uint8))
+    with pytest.raises(ConfigError, match="template 'facenet'; allowed: insightface, dlib"):
+        faces.chips(photograph, template="facenet")
+    for size, margin in ((0, None), (112, -0.1)):
+        with pytest.raises(ConfigError, match="a size of at least 1, a margin of at least 0"):
+            faces.chips(photograph, size, margin)
+
+
+def test_eye_opening_spread_tells_errors_on_labelled_faces(w300_root: Path) -> None:
+    """On validation faces the expected error of the eye opening rises with the real one, and has its size."""
+    landmarker = load("nano", threads=1, refine="never")
+    openings, errors = [], []
+    for sample in read("300w", w300_root, "val")[::4]:
+        faces = landmarker(sample.picture, landmark_boxes(sample.landmarks[None]), box_kind="landmarks")
+        errors.append(np.abs(faces.eye_opening[0] - IBUG.eye_opening(sample.landmarks)))
+        openings.append(faces.eye_opening_spread[0])
+    expected, real = np.ravel(openings), np.ravel(errors)
+    assert spearman(expected, real) > 0.1
+    assert 0.5 < real.mean() / expected.mean() < 2
+    half = expected > np.median(expected)
+    assert real[half].mean() > 1.2 * real[~half].mean()
+
+
 def test_empty_is_an_empty_faces() -> None:
     empty = Faces.empty(IBUG, (640, 480))
     assert len(empty) == 0
@@ -54,62 +302,3 @@ def test_empty_is_an_empty_faces() -> None:
     assert (empty.boxes.shape, empty.scores.shape, empty.crops.shape) == ((0, 4), (0,), (0, 2, 3))
     assert empty["nose"].shape == (0, 9, 2)
     assert len(empty[1:]) == 0
-
-
-def test_no_face_overwrites_another() -> None:
-    """A second face is called NAME_2, and so may another picture be."""
-    files = ["x/two.jpg", "x/two_2.jpg", "y/two.jpg", "two-2.jpg", "-", "stdin.png", ".jpg", "y/two.png"]
-    stems = unique_stems(files)
-    assert stems == ["two", "two_2", "two-2", "two-2-2", "stdin", "stdin-2", ".jpg", "two-3"]
-    records = [Record(file, stem, "nano", made(2)) for file, stem in zip(files, stems, strict=True)]
-    assert len(FORMATS["pts"].write(records)) == 2 * len(files)
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_formats_hold_what_was_found(name: str) -> None:
-    import csv
-    import io
-    import json
-
-    faces = made(2)
-    records = [
-        Record("a/one.jpg", "one", "nano", faces),
-        Record("b/one.png", "one-2", "nano", Faces.empty(IBUG, (64, 48))),
-        Record("c/one.png", "one-3", "nano", faces[1:]),
-    ]
-    files = FORMATS[name].write(records)
-    if name == "pts":
-        assert sorted(files) == ["one-3.pts", "one.pts", "one_2.pts"]
-        lines = files["one.pts"].split("\n")
-        assert lines[:3] == ["version: 1", "n_points: 68", "{"]
-        points = np.array([line.split() for line in lines[3:71]], dtype=float)
-        np.testing.assert_allclose(points - 1, faces.landmarks[0], atol=1e-3)
-        return
-    (text,) = files.values()
-    if name in ("json", "jsonl"):
-        entries = json.loads(text) if name == "json" else [json.loads(line) for line in text.splitlines()]
-        assert [(e["file"], e["width"], e["layout"], len(e["faces"])) for e in entries] == [
-            ("a/one.jpg", 1200, "ibug68", 2),
-            ("b/one.png", 64, "ibug68", 0),
-            ("c/one.png", 1200, "ibug68", 1),
-        ]
-        np.testing.assert_allclose(entries[0]["faces"][1]["landmarks"], faces.landmarks[1], atol=0.006)
-        np.testing.assert_allclose(entries[0]["faces"][1]["spread"], faces.spread[1], atol=6e-4)
-        np.testing.assert_allclose(entries[0]["faces"][1]["confidence"], faces.confidence[1], atol=6e-5)
-    elif name == "csv":
-        rows = list(csv.DictReader(io.StringIO(text)))
-        assert len(rows) == 2 * 68 + 1 + 68
-        assert (rows[136]["file"], rows[136]["face"], rows[136]["x"]) == ("b/one.png", "", "")
-        assert (rows[45]["name"], rows[45]["point"], rows[45]["face"]) == ("left_eye_3", "45", "0")
-        assert float(rows[45]["x"]) == pytest.approx(faces.landmarks[0, 45, 0], abs=0.006)
-    else:
-        whole = json.loads(text)
-        assert [image["id"] for image in whole["images"]] == [1, 2, 3]
-        assert [note["image_id"] for note in whole["annotations"]] == [1, 1, 3]
-        keypoints = np.reshape(whole["annotations"][1]["keypoints"], (68, 3))
-        np.testing.assert_allclose(keypoints[:, :2], faces.landmarks[1], atol=0.006)
-        assert (keypoints[:, 2] == 2).all()
-        (category,) = whole["categories"]
-        assert len(category["keypoints"]) == 68
-        assert np.min(category["skeleton"]) == 1
-        assert np.max(category["skeleton"]) == 68

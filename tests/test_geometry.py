@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from octamark.errors import BoxError
 from octamark.geometry import (
     apply,
+    check_boxes,
     crop,
     crop_transform,
     crops,
@@ -114,3 +116,14 @@ def test_crops_that_share_a_reduction_look_as_each_alone(scale: float) -> None:
         assert np.quantile(np.abs(one - alone), 0.98) < 30
     transforms[:, :, 2] += 9000
     assert not crops(picture, transforms, 64).any()
+
+
+def test_boxes_below_two_pixels_are_refused_with_a_hint() -> None:
+    picture = np.zeros((480, 640, 3), np.uint8)
+    hint = "shares of the picture\\? Multiply x by 640 and y by 480"
+    with pytest.raises(BoxError, match=rf"box 0 \(0.25, 0.5, 0.5, 0.75\): a side below 2 pixels.*pixels; {hint}"):
+        check_boxes([[0.25, 0.5, 0.5, 0.75]], picture)
+    for small in ([10, 10, 11.9, 50], [10, 10, 50, 11.9]):
+        with pytest.raises(BoxError, match=r"a side below 2 pixels; boxes are in pixels$"):
+            check_boxes([small], picture)
+    np.testing.assert_array_equal(check_boxes([[10, 10, 12, 12]], picture), [[10, 10, 12, 12]])

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import doctest
+import re
+import tomllib
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from octamark.errors import LayoutError
-from octamark.layouts import BUILTIN, Layout, Opening, convert, dumps, layout, loads
+from octamark.layouts import BUILTIN, Layout, Opening, conversion, convert, dumps, layout, loads
+from octamark.layouts.table import KEYS
 
 # name -> count, global points, inter-ocular and inter-pupil groups
 KNOWN = {
     "ibug68": (68, range(17), ((36,), (45,)), (tuple(range(36, 42)), tuple(range(42, 48)))),
+    "ibug51": (51, [], ((19,), (28,)), (tuple(range(19, 25)), tuple(range(25, 31)))),
     "wflw98": (98, range(33), ((60,), (72,)), ((96,), (97,))),
     "cofw29": (29, [28], ((8,), (9,)), ((16,), (17,))),
     "aflw19": (19, [18], ((6,), (11,)), ((7,), (10,))),
     "webcaricature17": (17, range(4), ((8,), (11,)), ((8, 9), (10, 11))),
+    "manga60": (60, range(17), ((27, 36), (41, 42)), ((47,), (48,))),
+    "five": (5, [], None, ((0,), (1,))),
+    "dlib5": (5, [], ((2,), (0,)), ((2, 3), (0, 1))),
 }
 # name -> pairs that change places in a mirrored picture; not all of those of the two large layouts
 MIRRORED = {
     "ibug68": "0-16 7-9 8-8 17-26 21-22 30-30 31-35 36-45 41-46 48-54 59-55 57-57 60-64 67-65",
+    "ibug51": "0-9 4-5 13-13 14-18 19-28 24-29 31-37 42-38 40-40 43-47 50-48",
     "wflw98": "0-32 16-16 33-46 37-42 38-50 41-47 54-54 55-59 60-72 64-68 65-75 67-73 76-82 83-87 88-92 95-93 96-97",
     "cofw29": "0-1 2-3 4-6 5-7 8-9 10-11 12-14 13-15 16-17 18-19 20-20 21-21 22-23 24-24 25-25 26-26 27-27 28-28",
     "aflw19": "0-5 1-4 2-3 6-11 7-10 8-9 12-14 13-13 15-17 16-16 18-18",
     "webcaricature17": "0-0 1-3 2-2 4-7 5-6 8-11 9-10 12-12 13-13 14-16 15-15",
+    "manga60": "0-16 8-8 17-26 27-41 29-39 31-37 32-46 36-42 47-48 49-49 50-54 52-52 55-59 57-57",
+    "five": "0-1 2-2 3-4",
+    "dlib5": "0-2 1-3 4-4",
 }
 TABLE = """
 name = "tiny"
@@ -46,6 +59,10 @@ EYES = "{ right = { corners = [0, 1], lids = [[0, 1]] }, left = { corners = [1, 
 # name -> corners and lids of the right eye
 RIGHT_EYE = {
     "ibug68": ((36, 39), ((37, 41), (38, 40))),
+    "ibug51": ((19, 22), ((20, 24), (21, 23))),
+    "manga60": ((27, 31), ((28, 35), (29, 34), (30, 33))),
+    "five": None,
+    "dlib5": None,
     "wflw98": ((60, 64), ((61, 67), (62, 66), (63, 65))),
     "cofw29": ((8, 10), ((12, 13),)),
     "aflw19": None,
@@ -67,7 +84,9 @@ def test_known_facts(built: Layout) -> None:
     count, outline, ocular, pupil = KNOWN[built.name]
     assert built.count == count == len(built.point_names) == len(set(built.point_names))
     assert built.outline == tuple(outline)
-    assert dict(built.normalisers) == {"inter-ocular": ocular, "inter-pupil": pupil}
+    known = {"inter-ocular": ocular, "inter-pupil": pupil}
+    assert dict(built.normalisers) == {name: groups for name, groups in known.items() if groups is not None}
+    assert built.has_diagram
 
 
 def test_mirror(built: Layout) -> None:
@@ -85,7 +104,7 @@ def test_edges_and_regions(built: Layout) -> None:
     lines = {frozenset(edge) for edge in built.edges.tolist()}
     assert all(len(line) == 2 for line in lines)
     assert lines == {frozenset(edge) for edge in built.mirror[built.edges].tolist()}
-    assert {index for region in built.regions.values() for index in region} == set(range(built.count))
+    assert {index for region in built.regions.values() for index in region} in (set(range(built.count)), set())
 
 
 def test_diagram(built: Layout) -> None:
@@ -99,8 +118,9 @@ def test_diagram(built: Layout) -> None:
         if name.startswith("right_"):
             right, left = (built.diagram[list(built.part(side))].mean(axis=0) for side in (name, other_side(name)))
             assert right[0] < left[0], name
-    brows, eyes, mouth = ([i for n in built.parts if w in n for i in built.part(n)] for w in ("brow", "eye", "mouth"))
-    heights = [built.diagram[indices, 1].mean() for indices in (brows, eyes, list(built.part("nose")), mouth)]
+    parts = [[i for n in built.parts if w in n for i in built.part(n)] for w in ("brow", "eye", "nose", "mouth")]
+    heights = [built.diagram[indices, 1].mean() for indices in parts if indices]
+    assert len(heights) >= 2
     assert heights == sorted(heights)
 
 
@@ -139,13 +159,18 @@ def test_groups(built: Layout) -> None:
     assert sorted(index for indices in built.groups.values() for index in indices) == list(range(built.count))
     known = {
         "ibug68": "outline brows nose eyes mouth",
+        "ibug51": "brows nose eyes mouth",
+        "manga60": "outline brows eyes pupils nose mouth",
+        "five": "eyes nose mouth",
+        "dlib5": "eyes nose",
         "wflw98": "outline brows nose eyes mouth pupils",
         "cofw29": "brows eyes pupils nose mouth chin",
         "aflw19": "brows eyes pupils nose mouth chin",
         "webcaricature17": "outline brows eyes nose mouth",
     }
     assert list(built.groups) == known[built.name].split()
-    assert built.groups["eyes"] == built.part("right_eye") + built.part("left_eye")
+    assert set(built.groups["eyes"]) == {*built.part("right_eye"), *built.part("left_eye")}
+    assert all(built.part(group) == indices for group, indices in built.groups.items())
 
 
 def test_conversion() -> None:
@@ -163,10 +188,137 @@ def test_conversion() -> None:
     same, approximate = convert(ibug.diagram, ibug, ibug)
     assert not approximate
     assert np.array_equal(same, ibug.diagram)
-    with pytest.raises(LayoutError, match="no conversion from ibug68 to wflw98; known: wflw98 to ibug68"):
+    with pytest.raises(
+        LayoutError, match="no conversion from ibug68 to wflw98; ibug68 converts to: dlib5, five, ibug51"
+    ):
         convert(ibug.diagram, ibug, wflw)
     with pytest.raises(LayoutError, match="layout wflw98 has 98 points"):
         convert(ibug.diagram, wflw, ibug)
+
+
+CONVERSIONS = [
+    ("ibug68", "five", 0.001), ("ibug68", "ibug51", 1e-6), ("ibug68", "dlib5", 1e-6), ("ibug51", "five", 0.001),
+    ("ibug51", "dlib5", 1e-6), ("wflw98", "five", 0.02), ("wflw98", "ibug51", 0.03), ("wflw98", "dlib5", 0.02),
+    ("cofw29", "five", 0.02), ("aflw19", "five", 0.02), ("webcaricature17", "five", 0.25), ("manga60", "five", 0.15),
+    ("manga60", "ibug68", 0.16), ("manga60", "dlib5", 0.13),
+]  # fmt: skip
+"""From, to, and how far the diagrams of the two layouts (different mean faces) may lie apart."""
+
+
+@pytest.mark.parametrize(("first", "second", "apart"), CONVERSIONS)
+def test_a_face_stays_the_same_face(first: str, second: str, apart: float) -> None:
+    from_layout, to_layout = layout(first), layout(second)
+    found = conversion(from_layout, to_layout)
+    assert found.weights.shape == (to_layout.count, from_layout.count)
+    assert found.weights[found.known].sum(axis=1) == pytest.approx(1)
+    assert not found.exact[~found.known].any()
+    points, approximate = convert(from_layout.diagram, from_layout, to_layout)
+    assert points.dtype == np.float32
+    assert approximate == (not found.exact[found.known].all())
+    assert np.array_equal(np.isfinite(points).all(axis=1), found.known)
+    assert np.nanmax(np.abs(points - to_layout.diagram)) < apart
+    # a mirrored face converts to the mirrored face
+    mirrored = (from_layout.diagram * [-1, 1] + [1, 0])[from_layout.mirror]
+    again = convert(mirrored, from_layout, to_layout)[0][to_layout.mirror]
+    np.testing.assert_allclose(again * [-1, 1] + [1, 0], points, atol=2e-3)
+    # what is one point of the other layout is not moved by a bit
+    for row, weights in enumerate(found.weights):
+        if (weights > 0).sum() == 1:
+            assert (points[row] == from_layout.diagram[weights.argmax()]).all()
+
+
+def in_the_table() -> set[tuple[str, str]]:
+    """The conversions of conversions.toml."""
+    text = (resources.files("octamark.layouts") / "conversions.toml").read_text(encoding="utf-8")
+    return {(entry["from"], entry["to"]) for entry in tomllib.loads(text)["conversion"]}
+
+
+def test_every_entry_of_the_table_is_tested() -> None:
+    assert in_the_table() <= {(first, second) for first, second, _ in CONVERSIONS} | {("wflw98", "ibug68")}
+
+
+def test_points_without_counterpart_are_nan() -> None:
+    manga, ibug = layout("manga60"), layout("ibug68")
+    found = conversion(manga, ibug)
+    assert np.flatnonzero(~found.known).tolist() == [27, 28, 29, *range(31, 36), *range(60, 68)]
+    assert np.flatnonzero(found.exact).tolist() == [*range(27), 30, 51, 57]
+    # NaN in, NaN out, and only there: the outer corner of the right eye is the mean of 27 and 36
+    points = np.tile(manga.diagram, (2, 1, 1)).astype(np.float64)
+    points[1, 36] = np.nan
+    moved = convert(points, manga, ibug)[0]
+    assert np.flatnonzero(np.isnan(moved[1, :, 0]) & ~np.isnan(moved[0, :, 0])).tolist() == [36]
+    np.testing.assert_allclose(moved[0, 36], points[0, [27, 36]].mean(axis=0))
+    # in two steps: the base of the nose stays unknown, the corners are means
+    both = conversion(manga, layout("dlib5"))
+    assert both.known.tolist() == [True] * 4 + [False]
+    assert not both.exact.any()
+    assert conversion(ibug, ibug).exact.all()
+    whole = convert(np.arange(120).reshape(60, 2), manga, ibug)[0]  # whole numbers cannot hold NaN
+    assert np.isnan(whole[27]).all()
+    assert whole[36].tolist() == [63, 64]
+
+
+def test_spread_of_a_mean() -> None:
+    ibug, five = layout("ibug68"), layout("five")
+    found = conversion(ibug, five)
+    spread = np.full((3, 68, 2), 2.0, np.float32)
+    spread[:, 30] = 5
+    moved = found.spread(spread)
+    assert moved.dtype == np.float32
+    # six points of equal spread with errors correlated by one half: sqrt(1/2 + 1/2 / 6)
+    np.testing.assert_allclose(moved[:, :2], 2 * np.sqrt(7 / 12), rtol=1e-6)
+    np.testing.assert_array_equal(moved[:, 2], 5)
+    np.testing.assert_array_equal(moved[:, 3:], 2)
+    rng = np.random.default_rng(0)
+    shared, single = rng.normal(size=(20000, 1)), rng.normal(size=(20000, 6))
+    errors = np.sqrt(0.5) * (shared + single)
+    assert np.abs(errors.mean(axis=1)).mean() / np.abs(errors).mean() == pytest.approx(np.sqrt(7 / 12), rel=0.02)
+    assert np.isnan(conversion(layout("manga60"), ibug).spread(np.ones((60, 2)))[27:30]).all()
+
+
+def test_openings() -> None:
+    ibug = layout("ibug68")
+    face = ibug.diagram.astype(np.float64) * 300
+    width = np.linalg.norm(face[48] - face[54])
+    gaps = [np.linalg.norm(face[upper] - face[lower]) for upper, lower in ((61, 67), (62, 66), (63, 65))]
+    assert ibug.mouth_opening(face) == pytest.approx(np.mean(gaps) / width)
+    assert layout("wflw98").mouth_opening(layout("wflw98").diagram) > 0
+    assert layout("cofw29").mouth_opening(layout("cofw29").diagram) > 0
+    five = layout("five")
+    assert np.isnan(five.mouth_opening(np.zeros((4, 5, 2)))).all()
+    assert np.isnan(five.mouth_opening_spread(np.zeros((4, 5, 2)), np.ones((4, 5, 2)))).all()
+    assert five.eye_opening_spread(np.zeros((4, 5, 2)), np.ones((4, 5, 2))).shape == (4, 0)
+
+
+def test_spread_of_an_opening() -> None:
+    """First order: what small errors of the points do to the opening, in numbers drawn at random."""
+    ibug = layout("ibug68")
+    rng = np.random.default_rng(0)
+    face = ibug.diagram.astype(np.float64) * 1000
+    spread = rng.uniform(0.2, 0.8, (68, 2))
+    shared = 0.5**0.5
+    for right, eye in ((True, ibug.eyes["right"]), (False, ibug.mouth)):
+        assert eye is not None
+        errors = rng.normal(size=(20000, 68, 2)) * spread
+        # facing pairs move alike by half of their variance: the points above by one error, those below by another
+        for side in range(2):
+            common = rng.normal(size=(20000, 1, 2))
+            points = [pair[side] for pair in eye.pairs]
+            errors[:, points] = shared * (errors[:, points] + common * spread[points])
+        change = eye.ratio(face + errors) - eye.ratio(face)
+        expected = eye.ratio_spread(face, spread)
+        assert np.sqrt((change**2).mean()) == pytest.approx(float(expected), rel=0.05)
+        doubled = eye.ratio_spread(face, 2 * spread)
+        assert doubled == pytest.approx(2 * float(expected))
+        if right:
+            assert ibug.eye_opening_spread(face, spread)[0] == expected
+        else:
+            assert ibug.mouth_opening_spread(face, spread) == expected
+    shut = face.copy()
+    shut[[37, 38]] = shut[[41, 40]]  # lids on each other have no direction, but an error
+    assert np.isfinite(ibug.eye_opening_spread(shut, spread)).all()
+    shut[36] = shut[39]
+    assert np.isnan(ibug.eye_opening_spread(shut, spread)[0])
 
 
 def test_own_table(tmp_path: Path) -> None:
@@ -312,6 +464,24 @@ def test_the_name_of_a_builtin_means_the_builtin() -> None:
             loads(dumps(changed), "model.onnx")
     with pytest.raises(LayoutError, match="other values of count, mirror"):
         loads('name = "ibug68"\ncount = 5\nmirror = []')
+
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "layouts.md"
+
+
+def test_the_document_runs() -> None:
+    """Layout files in docs/layouts.md can be read, its Python prints what it says, its tables are complete."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    nose, eyes = (loads(block) for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL))
+    assert nose.mirror.tolist() == [0, 1, 3, 2]
+    assert (eyes.count, eyes.parts["nose"], set(eyes.eyes), eyes.has_diagram) == (9, (8,), {"right", "left"}, True)
+    failed, tried = doctest.testfile(str(DOCUMENT), module_relative=False)
+    assert failed == 0
+    assert tried > 3
+    assert set(re.findall(r"^\| `(\w+)` \| .*layouts/\1\.png", text, re.MULTILINE)) == set(BUILTIN)
+    assert set(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", text, re.MULTILINE)) == in_the_table()
+    keys = re.findall(r"^\| `(\w+)` \|", text[text.index("| key |") :], re.MULTILINE)
+    assert sorted(keys) == sorted(KEYS)
 
 
 def text_of_pairs(one: Layout) -> str:

@@ -3,9 +3,12 @@
 Example:
     >>> import numpy as np, octamark
     >>> landmarker = octamark.load("nano")
-    >>> faces = landmarker(np.zeros((64, 64, 3), np.uint8))  # a path, bytes, PIL image or RGB array
-    >>> len(faces)
+    >>> picture = np.zeros((256, 256, 3), np.uint8)  # or a path, encoded bytes, a PIL image
+    >>> len(landmarker(picture))  # no face in a black picture
     0
+    >>> faces = landmarker(picture, boxes=[[60, 60, 190, 190]])
+    >>> faces.landmarks.shape, faces.spread.shape, faces["left_eye"].shape
+    ((1, 68, 2), (1, 68, 2), (1, 6, 2))
 """
 
 from octamark._version import __version__

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from octamark.errors import ConfigError
-from octamark.layouts import Layout
+from octamark.errors import ConfigError, PictureError
+from octamark.geometry import Picture, crop
+from octamark.images import PictureLike, read_picture
+from octamark.layouts import Layout, chip_template, conversion, layout
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -95,10 +98,9 @@ class _Measures:
             ConfigError: a coverage outside 0..1, or faces without calibration (read from a file, or made by hand).
 
         Example:
-            >>> import dataclasses, numpy as np, octamark
-            >>> landmarker = octamark.load("nano")
-            >>> faces = landmarker(np.zeros((256, 256, 3), np.uint8), boxes=[[60, 60, 190, 190]])
-            >>> faces = dataclasses.replace(faces, radius_ratios=landmarker.card.calibration.ratios)
+            >>> import numpy as np, octamark
+            >>> picture = np.zeros((256, 256, 3), np.uint8)
+            >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
             >>> faces.radius(0.9).shape
             (1, 68)
         """
@@ -109,6 +111,18 @@ class _Measures:
         ratios, shares = np.array(self.radius_ratios, np.float64).T
         scale = np.sqrt((self.spread.astype(np.float64) ** 2).mean(axis=-1))
         return np.asarray(scale * np.interp(coverage, shares, ratios), np.float32)
+
+    def _converted(self, to: str | Path | Layout) -> dict[str, Any]:
+        """The fields that change when the points become those of another layout."""
+        target = layout(to)
+        found = conversion(self.layout, target)
+        confidence = found.points(self.confidence[..., None])[..., 0]
+        return {
+            "layout": target,
+            "landmarks": found.points(self.landmarks),
+            "spread": found.spread(self.spread),
+            "confidence": confidence,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +178,10 @@ class Face(_Measures):
         """
         indices = list(self.layout.part(name))
         return Landmarks(self.landmarks[indices], self.spread[indices], self.confidence[indices])
+
+    def convert(self, to: str | Path | Layout) -> Face:
+        """The same face with the points of another layout; see :meth:`Faces.convert`."""
+        return replace(self, **self._converted(to))
 
     def to_dict(self) -> dict[str, Any]:
         """The face as plain values, as an entry of ``faces`` in :meth:`Faces.to_dict`."""
@@ -254,6 +272,82 @@ class Faces(_Measures):
         for a blurred face in the background. Points without counterpart after :meth:`convert` are left out.
         """
         return _mean_known(self.confidence).astype(np.float32)
+
+    def convert(self, to: str | Path | Layout) -> Faces:
+        """The same faces with the points of another layout, such as ``"five"`` or ``"ibug51"``.
+
+        A point is the mean of one or more points (:func:`octamark.layouts.conversion` says which, and which are exactly
+        the same places on the face), or NaN where this layout has no counterpart. The spread of a mean takes the errors
+        of its points as correlated by 0.5; its confidence is the mean of theirs, and still refers to 5 % of the
+        inter-ocular distance of this layout. Boxes, scores, crops and ids stay; heatmaps are dropped.
+
+        Raises:
+            LayoutError: an unknown layout, or one to which there is no conversion; the message lists what there is.
+
+        Example:
+            >>> import numpy as np, octamark
+            >>> picture = np.zeros((256, 256, 3), np.uint8)
+            >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
+            >>> faces.convert("five").landmarks.shape
+            (1, 5, 2)
+        """
+        if layout(to).name == self.layout.name:
+            return self
+        return replace(self, **self._converted(to), heatmaps=None)
+
+    def chips(
+        self,
+        picture: PictureLike,
+        size: int | None = None,
+        margin: float | None = None,
+        *,
+        template: str = "insightface",
+    ) -> Picture:
+        """Aligned pictures of the faces, as face recognition takes them: (n, size, size, 3) uint8 RGB.
+
+        Args:
+            picture: the picture that the faces were found in (path, bytes, PIL image or array).
+            size: side of a chip in pixels; by default the template's, 112 or 150.
+            margin: what a chip shows around the template's square, as a share of its side; by default the template's, 0
+                or 0.25. dlib calls it padding.
+            template: ``"insightface"`` aligns eyes, nose tip and mouth corners as InsightFace's ``norm_crop`` (ArcFace)
+                does; ``"dlib"`` eye corners and the base of the nose as dlib's ``get_face_chip`` does with five points.
+
+        Pixels outside the picture are black. :meth:`chip_transforms` gives the geometry.
+
+        Raises:
+            PictureError: a picture that cannot be read, or of another size than the one the faces were found in.
+            ConfigError: an unknown template, a size below 1 pixel, a margin below 0.
+            LayoutError: a layout without conversion to the template's points.
+
+        Example:
+            >>> import numpy as np, octamark
+            >>> picture = np.zeros((256, 256, 3), np.uint8)
+            >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
+            >>> faces.chips(picture).shape, faces.chips(picture, 160, margin=0.4, template="dlib").shape
+            ((1, 112, 112, 3), (1, 160, 160, 3))
+        """
+        pixels = read_picture(picture)
+        if (pixels.shape[1], pixels.shape[0]) != tuple(self.size):
+            raise PictureError(
+                f"a picture of {pixels.shape[1]}x{pixels.shape[0]} pixels; these faces were found in one of "
+                f"{self.size[0]}x{self.size[1]}"
+            )
+        side = chip_template(template).size if size is None else size
+        chips = [crop(pixels, transform, side) for transform in self.chip_transforms(side, margin, template=template)]
+        return np.stack(chips) if chips else np.zeros((0, side, side, 3), np.uint8)
+
+    def chip_transforms(
+        self, size: int | None = None, margin: float | None = None, *, template: str = "insightface"
+    ) -> F64:
+        """Similarities (n, 2, 3) from pixels of :meth:`chips` to pixels of the picture; arguments as there."""
+        form = chip_template(template)
+        side, border = form.size if size is None else size, form.margin if margin is None else margin
+        if not side >= 1 or not border >= 0:
+            raise ConfigError(
+                f"size {side!r}, margin {border!r}; allowed: a size of at least 1, a margin of at least 0"
+            )
+        return form.transforms(self.convert(form.layout).landmarks, side, border)
 
     def to_dict(self) -> dict[str, Any]:
         """The faces as plain values, ready for ``json.dumps``, with the field names of the json format.

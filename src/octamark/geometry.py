@@ -19,8 +19,11 @@ Floats = NDArray[np.floating]
 F64 = NDArray[np.float64]
 Picture = NDArray[np.uint8]
 
+MIN_BOX_SIDE = 2
+"""The smallest side of a face box in pixels."""
+
 _STRIP = 1 << 20
-"""Bytes of a picture that are reduced at once."""
+"""How many bytes of a picture are reduced at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +76,15 @@ def mirror_points(points: Floats, width: float, mirror: NDArray[np.int64]) -> F6
 
 
 def check_boxes(boxes: Any, picture: Picture, where: str = "") -> NDArray[np.float32]:
-    """Boxes as (n, 4) float32; ``where`` begins the messages of errors.
+    """Boxes as (n, 4) float32 pixels xyxy; ``where`` begins the messages of errors.
 
     Raises:
-        BoxError: another shape, values that are not finite, x2 <= x1 or y2 <= y1, or a box wholly outside the picture.
+        BoxError: another shape, values that are not finite, x2 <= x1 or y2 <= y1, a box with a side below
+            :data:`MIN_BOX_SIDE` pixels (such as one given in shares of the picture), one wholly outside the picture, or
+            one more than 20 times its size.
     """
     try:
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, which is refused below
+        with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, which is refused below
             checked = np.asarray(boxes, dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise BoxError(f"{where}boxes must be (n, 4) numbers x1 y1 x2 y2 ({error})") from error
@@ -89,15 +94,19 @@ def check_boxes(boxes: Any, picture: Picture, where: str = "") -> NDArray[np.flo
         raise BoxError(f"{where}boxes must be (n, 4), x1 y1 x2 y2 of each face; got shape {checked.shape}")
     height, width = picture.shape[:2]
     for index, (x1, y1, x2, y2) in enumerate(checked):
-        said = f"{where}box {index} ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
+        given = f"{where}box {index} ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
         if not np.isfinite(checked[index]).all():
-            raise BoxError(f"{said}: not finite")
+            raise BoxError(f"{given}: not finite")
         if x2 <= x1 or y2 <= y1:
-            raise BoxError(f"{said}: boxes are x1 y1 x2 y2 with x1 < x2 and y1 < y2")
+            raise BoxError(f"{given}: boxes are x1 y1 x2 y2 with x1 < x2 and y1 < y2")
+        if min(float(x2) - float(x1), float(y2) - float(y1)) < MIN_BOX_SIDE:
+            shares = min(x1, y1) >= 0 and max(x2, y2) <= 1
+            hint = f"; shares of the picture? Multiply x by {width} and y by {height}" if shares else ""
+            raise BoxError(f"{given}: a side below {MIN_BOX_SIDE} pixels; boxes are in pixels{hint}")
         if x2 <= -0.5 or y2 <= -0.5 or x1 >= width - 0.5 or y1 >= height - 0.5:
-            raise BoxError(f"{said}: outside the picture of {width}x{height} pixels")
+            raise BoxError(f"{given}: outside the picture of {width}x{height} pixels")
         if max(float(x2) - float(x1), float(y2) - float(y1)) > 20 * max(width, height):
-            raise BoxError(f"{said}: more than 20 times the picture of {width}x{height} pixels")
+            raise BoxError(f"{given}: more than 20 times the picture of {width}x{height} pixels")
     return checked
 
 
@@ -108,7 +117,7 @@ def landmark_boxes(landmarks: Floats) -> F64:
 
 
 def best_overlap(boxes: Floats, box: Floats) -> int | None:
-    """The one of (n, 4) boxes that overlaps ``box`` (4,) most; None if none overlaps by an IoU of 0.2."""
+    """Index of the box among (n, 4) that overlaps ``box`` (4,) most; None if no IoU reaches 0.2."""
     if not len(boxes):
         return None
     low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
@@ -129,8 +138,8 @@ def squares(boxes: Floats, scale: float) -> F64:
 def detector_squares(boxes: Floats, scale: float, shift: tuple[float, float]) -> F64:
     """Squares for boxes of a face detector, as (n, 3): centre x, centre y, side in pixels.
 
-    The side is ``scale`` times the root of the box's area, which follows the face better than either side does;
-    ``shift`` moves the centre by shares of that root.
+    The side is ``scale`` times the root of the box's area, which follows the size of the face better than the width or
+    the height does; ``shift`` moves the centre by shares of that root.
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     roots = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))[:, None]
@@ -143,7 +152,7 @@ def crop_transform(square: Floats, size: int, angle: float = 0.0) -> F64:
     Args:
         square: (3,) centre x, centre y, side in picture pixels.
         size: side of the crop in pixels.
-        angle: rotation of the square in the picture, degrees, clockwise as seen.
+        angle: rotation of the square, degrees clockwise in the picture.
 
     For ``angle`` 0: x = centre + ((u + 0.5) / size - 0.5) * side.
     """
@@ -156,9 +165,9 @@ def crop_transform(square: Floats, size: int, angle: float = 0.0) -> F64:
 
 
 def tilt(landmarks: Floats, reference: Floats) -> F64:
-    """How far faces are rotated against an upright one, degrees in -180..180, clockwise as seen.
+    """Rotation of faces against an upright one: (...) degrees in -180..180, clockwise in the picture.
 
-    The rotation of the best similarity (least squares) from ``reference`` (M, 2) to landmarks (..., M, 2).
+    The rotation of the similarity from ``reference`` (M, 2) to landmarks (..., M, 2) with the least squared error.
     """
     fitted = fit_similarity(np.asarray(reference, np.float64), np.asarray(landmarks, np.float64))
     return np.asarray(np.rad2deg(np.arctan2(fitted[..., 1, 0], fitted[..., 0, 0])))
@@ -172,7 +181,7 @@ def upright_square(landmarks: Floats, angle: float, margin: float) -> F64:
 
 
 def invert(transform: Floats) -> F64:
-    """The inverse of an affine transform (2, 3)."""
+    """The inverse (2, 3) of an affine transform (2, 3)."""
     linear = np.linalg.inv(np.asarray(transform, dtype=np.float64)[:, :2])
     return np.concatenate([linear, -linear @ np.asarray(transform, dtype=np.float64)[:, 2:]], axis=1)
 
@@ -234,7 +243,7 @@ def procrustes_align(points: Any, reference: Any, xp: Any = np) -> Any:
 def _reduced(picture: Picture, shrink: int) -> Picture:
     """Means of squares of ``shrink`` by ``shrink`` pixels; at the right and lower border the last pixel is repeated.
 
-    Strip by strip, so that nothing as large as the picture is copied.
+    It works strip by strip, so that no copy of the whole picture is made.
     """
     rows, columns = (-(-side // shrink) for side in picture.shape[:2])
     reduced = np.empty((rows, columns, 3), np.uint8)
@@ -252,8 +261,8 @@ def _reduced(picture: Picture, shrink: int) -> Picture:
 def crop(picture: Picture, transform: Floats, size: int) -> Picture:
     """The (size, size, 3) crop whose points :func:`crop_transform` takes to the picture; black outside the picture.
 
-    Bilinear; where the picture is shrunk by more than 2, the part at hand is first reduced by area averages, so that
-    a large face does not alias and cost follows the face, not the picture.
+    Bilinear. Where the picture is shrunk by 2 or more, the part that the crop shows is first reduced by area averages:
+    large faces do not alias, and the cost depends on the size of the face, not of the picture.
     """
     matrix = np.asarray(transform, dtype=np.float64)
     near = _near(picture, matrix[None], size, int(np.hypot(matrix[0, 0], matrix[1, 0])))
@@ -265,7 +274,7 @@ def crop(picture: Picture, transform: Floats, size: int) -> Picture:
 
 
 def crops(picture: Picture, transforms: Floats, size: int) -> Picture:
-    """Crops (n, size, size, 3) that lie near each other, as :func:`crop` cuts them; what they share is reduced once."""
+    """Crops (n, size, size, 3) that lie near each other, as by :func:`crop`; their common part is reduced once."""
     matrices = np.asarray(transforms, dtype=np.float64)
     near = _near(picture, matrices, size, int(np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]).min()))
     if near is None:

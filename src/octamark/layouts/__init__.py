@@ -12,13 +12,29 @@ from importlib import resources
 from pathlib import Path
 
 from octamark.errors import LayoutError, listed
-from octamark.layouts.conversion import convert
+from octamark.layouts.chips import ChipTemplate, chip_template
+from octamark.layouts.conversion import Conversion, conversion, convert
 from octamark.layouts.definition import Layout, Opening
 from octamark.layouts.table import DRAWING_KEYS, dumps, parse, to_table
 
-__all__ = ["BUILTIN", "Layout", "Opening", "convert", "dumps", "layout", "loads", "parse"]
+__all__ = [
+    "BUILTIN",
+    "ChipTemplate",
+    "Conversion",
+    "Layout",
+    "Opening",
+    "chip_template",
+    "conversion",
+    "convert",
+    "dumps",
+    "layout",
+    "loads",
+    "parse",
+]
 
-BUILTIN = ("ibug68", "wflw98", "cofw29", "aflw19", "webcaricature17")
+BUILTIN = (
+    "ibug68", "ibug51", "wflw98", "cofw29", "aflw19", "webcaricature17", "manga60", "five", "dlib5",
+)  # fmt: skip
 """Names of the layouts that come with the package."""
 
 

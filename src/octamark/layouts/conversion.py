@@ -1,35 +1,127 @@
-"""Conversions: the points of one layout as points of another."""
+"""Conversions: the points of one layout as points of another; the table is conversions.toml."""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import LayoutError, listed
-from octamark.layouts.definition import Layout
-from octamark.layouts.table import _expand
+from octamark.layouts.definition import POINT_CORRELATION, Floats, Layout
+from octamark.layouts.table import expand
+
+
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """How the N points of one layout are made from the M points of another.
+
+    Attributes:
+        weights: (N, M): each point is this weighted mean; a row of zeros is a point without counterpart.
+        exact: (N,) whether a point is the same place on the face in both layouts.
+    """
+
+    weights: NDArray[np.float64]
+    exact: NDArray[np.bool_]
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(N,) whether a point has a counterpart."""
+        return np.asarray(self.weights.any(axis=1))
+
+    def points(self, values: Floats) -> Floats:
+        """Weighted means of points, or of other values per point: (..., M, d) -> (..., N, d).
+
+        NaN for points without counterpart and for means in which a value is NaN.
+        """
+        given = _floats(values)
+        finite = np.isfinite(given)
+        means = self.weights @ np.where(finite, given, 0).astype(np.float64)
+        missing = (self.weights > 0).astype(np.float64) @ (~finite).astype(np.float64) > 0
+        return np.asarray(np.where(missing | ~self.known[:, None], np.nan, means), given.dtype)
+
+    def spread(self, spread: Floats) -> Floats:
+        """Expected errors of the converted points: (..., M, 2) -> (..., N, 2), NaN as in :meth:`points`.
+
+        A mean is more certain than its points, as far as their errors are independent of each other: they are taken
+        to be correlated by :data:`octamark.layouts.definition.POINT_CORRELATION`.
+        """
+        given = _floats(spread)
+        together = np.asarray(self.points(given), np.float64)
+        apart = self.weights**2 @ np.where(np.isfinite(given), given, 0).astype(np.float64) ** 2
+        variance = POINT_CORRELATION * together**2 + (1 - POINT_CORRELATION) * apart
+        single = (self.weights > 0).sum(axis=1)[:, None] == 1
+        return np.asarray(np.where(single, together, np.sqrt(variance)), given.dtype)
+
+    def then(self, other: Conversion) -> Conversion:
+        """This conversion followed by another."""
+        needed = other.weights > 0
+        missing = np.asarray((needed & ~self.known).any(axis=1))
+        weights = np.where(missing[:, None], 0.0, other.weights @ self.weights)
+        return Conversion(weights, other.exact & ~(needed & ~self.exact).any(axis=1))
+
+
+def _floats(values: Any) -> Floats:
+    """An array that can hold NaN: floats keep their type, whole numbers become float64."""
+    array = np.asarray(values)
+    return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
 
 
 @cache
-def _conversions() -> dict[tuple[str, str], tuple[int, ...]]:
-    table = tomllib.loads((resources.files(__package__) / "conversions.toml").read_text(encoding="utf-8"))
-    return {(one["from"], one["to"]): _expand(one["points"], ()) for one in table["conversion"]}
+def _table() -> dict[tuple[str, str], dict[str, Any]]:
+    text = (resources.files(__package__) / "conversions.toml").read_text(encoding="utf-8")
+    return {(entry["from"], entry["to"]): entry for entry in tomllib.loads(text)["conversion"]}
 
 
-def convert(
-    landmarks: NDArray[np.floating], from_layout: Layout, to_layout: Layout
-) -> tuple[NDArray[np.floating], bool]:
-    """The points of one layout as points of another, to compare what follows different conventions.
+def _read(entry: dict[str, Any], count: int) -> Conversion:
+    """An entry of the table, from a layout of ``count`` points."""
+    groups: list[Sequence[int]] = []
+    for item in entry["points"]:
+        groups += [expand(item)] if isinstance(item, list) else [[index] for index in expand(item)]
+    weights = np.zeros((len(groups), count))
+    for row, group in zip(weights, groups, strict=True):
+        np.add.at(row, list(group), 1 / max(1, len(group)))
+    exact = np.zeros(len(groups), bool)
+    exact[list(expand(entry["exact"]))] = True
+    return Conversion(weights, exact)
+
+
+def conversion(from_layout: Layout, to_layout: Layout) -> Conversion:
+    """The conversion between two layouts: an entry of the table, or two of them in a row.
+
+    Raises:
+        LayoutError: layouts between which there is no conversion; the message lists what ``from_layout`` converts to.
+    """
+    first, last = from_layout.name, to_layout.name
+    if first == last:
+        return Conversion(np.eye(from_layout.count), np.ones(from_layout.count, bool))
+    table = _table()
+    if (first, last) in table:
+        return _read(table[first, last], from_layout.count)
+    for source, middle in table:
+        if source == first and (middle, last) in table:
+            step = _read(table[first, middle], from_layout.count)
+            return step.then(_read(table[middle, last], len(step.weights)))
+    reached = sorted({to for source, to in table if source == first})
+    raise LayoutError(
+        f"no conversion from {first} to {last}; {first} converts to: {listed(reached) or 'no other layout'}"
+    )
+
+
+def convert(landmarks: Floats, from_layout: Layout, to_layout: Layout) -> tuple[Floats, bool]:
+    """The points of one layout as points of another.
 
     Args:
-        landmarks: (..., M, 2) points of ``from_layout``.
+        landmarks: (..., M, 2) points of ``from_layout``; NaN for points that are unknown.
 
     Returns:
-        (..., N, 2) points of ``to_layout``, and whether they are approximate: not the same places on the face.
+        (..., N, 2) points of ``to_layout``, NaN for those without counterpart; and whether some of them are
+        approximate, that is not the same places on the face (:func:`octamark.layouts.conversion` says which).
 
     Raises:
         LayoutError: another number of points, or layouts between which there is no conversion.
@@ -46,9 +138,5 @@ def convert(
         )
     if from_layout.name == to_layout.name:
         return landmarks, False
-    try:
-        points = _conversions()[from_layout.name, to_layout.name]
-    except KeyError:
-        known = listed(f"{first} to {second}" for first, second in _conversions())
-        raise LayoutError(f"no conversion from {from_layout.name} to {to_layout.name}; known: {known}") from None
-    return landmarks[..., list(points), :], True
+    found = conversion(from_layout, to_layout)
+    return found.points(landmarks), not bool(found.exact[found.known].all())

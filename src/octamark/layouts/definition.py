@@ -14,6 +14,12 @@ from octamark.errors import LayoutError, listed
 Floats = NDArray[np.floating]
 F64 = NDArray[np.float64]
 
+POINT_CORRELATION = 0.5
+"""Correlation of the errors of points that are averaged, as it is assumed for the spread of their mean.
+
+Measured between the points of one eye on the 201 validation faces of 300W: 0.46 to 0.73 (nano and small, x and y).
+"""
+
 
 @dataclass(frozen=True)
 class Opening:
@@ -42,12 +48,14 @@ class Opening:
     def ratio_spread(self, landmarks: Floats, spread: Floats) -> F64:
         """Expected absolute error of :meth:`ratio`: points and their spread (..., M, 2) -> (...).
 
-        First-order propagation. The two ends of a distance are taken as independent of each other; facing pairs of one
-        opening are taken to move together, as the points of one lid do, so that their errors do not average out.
+        First-order propagation. The two ends of a distance are taken as independent of each other, the distances of
+        several pairs as correlated by :data:`POINT_CORRELATION`.
         """
         points, errors = np.asarray(landmarks, np.float64), np.asarray(spread, np.float64)
         width = _distance(points, self.corners)
-        gap = np.mean([_distance_spread(points, errors, pair) for pair in self.pairs], axis=0)
+        gaps = np.stack([_distance_spread(points, errors, pair) for pair in self.pairs])
+        together, apart = gaps.mean(axis=0), np.sqrt((gaps**2).sum(axis=0)) / len(gaps)
+        gap = np.sqrt(POINT_CORRELATION * together**2 + (1 - POINT_CORRELATION) * apart**2)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = self.ratio(points)
             return np.where(

@@ -54,27 +54,27 @@ def parse(table: Mapping[str, Any], source: str) -> Layout:
         if names and count != len(names):
             raise fail(f"count is {count}, but points lists {len(names)} names; leave count out")
 
-        def expand(value: Any) -> tuple[int, ...]:
-            return _expand(value, names)
+        def indices(value: Any) -> tuple[int, ...]:
+            return expand(value, names)
 
-        parts = {part: expand(value) for part, value in table.get("parts", _default_parts(names, count)).items()}
+        parts = {part: indices(value) for part, value in table.get("parts", _default_parts(names, count)).items()}
         edges = np.array(_edges(table.get("edges", []), names), dtype=np.int64).reshape(-1, 2)
-        pairs = [expand(pair) for pair in table["mirror"]] if "mirror" in table else _default_mirror(names)
+        pairs = [indices(pair) for pair in table["mirror"]] if "mirror" in table else _default_mirror(names)
         normalisers = {}
         for title, (first, second) in table.get("normalisers", _default_normalisers(parts)).items():
-            normalisers[title] = (expand(first), expand(second))
+            normalisers[title] = (indices(first), indices(second))
             if not all(normalisers[title]):
                 raise fail(f"normaliser {title}: two groups of points, neither empty")
-        outline = expand(table.get("global", list(parts.get("outline", ()))))
+        outline = indices(table.get("global", list(parts.get("outline", ()))))
         eyes = {side: _opening(eye, "an eye", "lids", names) for side, eye in table.get("eyes", {}).items()}
         if set(eyes) not in (set(), {"right", "left"}):
             raise fail(f"eyes {listed(eyes)}: right and left, or none")
         mouth = _opening(table["mouth"], "a mouth", "lips", names) if "mouth" in table else None
-        regions = {region: expand(value) for region, value in table.get("regions", {}).items()}
+        regions = {region: indices(value) for region, value in table.get("regions", {}).items()}
         diagram = np.array(table.get("diagram", _grid(count)), dtype=np.float32).reshape(-1, 2)
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         raise fail(f"a value of the wrong form ({error})") from error
-    members = [index for indices in parts.values() for index in indices]
+    members = [index for part in parts.values() for index in part]
     if sorted(members) != list(range(count)):
         raise fail(f"parts must hold each of the {count} points exactly once")
     used = [*edges.ravel(), *outline, *(i for pair in pairs for i in pair), *(i for r in regions.values() for i in r)]
@@ -190,7 +190,7 @@ def _grid(count: int) -> list[list[float]]:
     return [[(i % columns + 0.5) / columns, (i // columns + 0.5) / rows] for i in range(count)]
 
 
-def _expand(value: Any, names: Sequence[str]) -> tuple[int, ...]:
+def expand(value: Any, names: Sequence[str] = ()) -> tuple[int, ...]:
     """Indices written as integers, inclusive ranges and point names: [3, "5-7", "tip"] -> (3, 5, 6, 7, 0)."""
     indices: list[int] = []
     for item in value if isinstance(value, list | tuple) else [value]:
@@ -208,7 +208,7 @@ def _expand(value: Any, names: Sequence[str]) -> tuple[int, ...]:
 
 def _edges(value: Any, names: Sequence[str]) -> list[tuple[int, int]]:
     """Lines written as chains of indices: [["0-16"], [36, "37-41", 36]] -> pairs of neighbours."""
-    return [pair for chain in value for pair in itertools.pairwise(_expand(chain, names))]
+    return [pair for chain in value for pair in itertools.pairwise(expand(chain, names))]
 
 
 def _opening(value: Any, what: str, edges: str, names: Sequence[str]) -> Opening:
@@ -216,10 +216,10 @@ def _opening(value: Any, what: str, edges: str, names: Sequence[str]) -> Opening
     if set(value) != {"corners", edges} or not value[edges]:
         number = f" ({len(value[edges])} pairs)" if edges in value else ""
         raise ValueError(f"{what} has corners and {edges}, found {listed(value) or 'nothing'}{number}")
-    first, second = _expand(value["corners"], names)
+    first, second = expand(value["corners"], names)
     facing = []
     for pair in value[edges]:
-        upper, lower = _expand(pair, names)
+        upper, lower = expand(pair, names)
         facing.append((upper, lower))
     return Opening((first, second), tuple(facing))
 
