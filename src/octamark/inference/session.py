@@ -8,6 +8,7 @@ import operator
 import os
 from typing import SupportsIndex
 
+import numpy as np
 import onnxruntime
 
 from octamark import models
@@ -34,10 +35,10 @@ def session(data: bytes, name: str, threads: SupportsIndex | None, device: str) 
         raise DeviceError(f"unknown device {device!r}; devices: {listed(PROVIDERS)}")
     provider, available = PROVIDERS[device], onnxruntime.get_available_providers()
     if provider not in available:
-        package = (
-            "; device 'cuda' needs the package onnxruntime-gpu in place of onnxruntime" if device == "cuda" else ""
+        package = " (it comes with the package onnxruntime-gpu)" if device == "cuda" else ""
+        raise DeviceError(
+            f"device {device!r} needs {provider}{package}; the installed ONNX Runtime has only {listed(available)}"
         )
-        raise DeviceError(f"device {device!r}: the installed ONNX Runtime has only {listed(available)}{package}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
@@ -64,7 +65,7 @@ def check_threads(threads: SupportsIndex) -> int:
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        number = 0 if isinstance(threads, bool) else operator.index(threads)
+        number = 0 if isinstance(threads, bool | np.bool_) else operator.index(threads)
     except TypeError:
         number = 0
     if not 1 <= number <= processors:
