@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from octamark.datasets import aflw19, caricatures, coco, cofw, folder, w300, wflw
-from octamark.datasets.samples import Sample, read_pts
+from octamark.datasets.samples import Sample
 from octamark.errors import DataError, LayoutError, listed
+from octamark.io import read_pts
+from octamark.io.files import FileFinder, plain_name
+from octamark.io.records import MAX_COORDINATE
 from octamark.layouts import Layout
 from octamark.layouts import layout as named_layout
 

@@ -29,8 +29,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from octamark.datasets.samples import Sample, face_names, picture_named, read_points, read_text
+from octamark.datasets.samples import Sample, face_names, picture_named
 from octamark.errors import DataError
+from octamark.io.files import FileFinder, find_files
+from octamark.io.pts import read_points, read_text
 from octamark.layouts import Layout
 
 WEBCARICATURE_SPLITS = ("all", "caricatures", "photographs")

@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from octamark.datasets.samples import Sample, picture_named, read_pts, read_text
+from octamark.datasets.samples import Sample, picture_named
 from octamark.errors import DataError, listed
+from octamark.io.files import FileFinder, find_files, plain_name
+from octamark.io.pts import read_pts, read_text
 
 SPLITS = {
     "train": ("afw", "helen/trainset", "lfpw/trainset"),

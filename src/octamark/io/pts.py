@@ -76,6 +76,15 @@ def read(folder: Path, layout: Layout | None) -> list[PictureEntry]:
     return entries
 
 
+def first_face(name: str) -> str | None:
+    """The name of the first face's file, for the name of what may be a further face's: ``a`` for ``a#2``.
+
+    octamark 0.1 wrote ``a_2`` and, where that name was taken, ``a_2-2``.
+    """
+    numbered = re.fullmatch(r"(.+?)(?:#[2-9]|#[1-9]\d+|_[2-9](?:-\d+)?|_[1-9]\d+(?:-\d+)?)", name)
+    return numbered[1] if numbered else None
+
+
 def read_pts(path: Path, count: int) -> F32:
     """Landmarks of a .pts file as (count, 2) float32, 0-based (the file is 1-based), with or without its header.
 
