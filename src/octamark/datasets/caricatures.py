@@ -50,13 +50,16 @@ def read_webcaricature(root: Path, split: str, layout: Layout) -> list[Sample]:
         if not folder.is_dir():
             raise DataError(f"{root}: holds no folder {folder.name}; expected FacialPoints and OriginalImages")
     samples = []
-    for points in sorted((root / "FacialPoints").glob("*/*.txt")):
+    finder = FileFinder()
+    for points in find_files(root / "FacialPoints", (".txt",)):
+        if points.parent.parent != root / "FacialPoints":
+            continue
         kind = _KINDS.get(points.name[0])
         if kind is None:
             raise DataError(f"{points}: names begin with C (caricatures) or P (photographs)")
         if split in ("all", kind):
             person = points.parent.name
-            picture = picture_named(root / "OriginalImages" / person / points.stem, points)
+            picture = picture_named(root / "OriginalImages" / person / points.stem, points, finder)
             landmarks = read_points(points, layout.count)
             samples.append(Sample(f"{person}/{points.stem}", picture, landmarks, subsets=frozenset([kind])))
     return samples

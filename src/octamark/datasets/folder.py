@@ -24,8 +24,8 @@ def read(root: Path, split: str, layout: Layout) -> list[Sample]:
     """The faces of the folder: by name with .pts files, in the order of the file with one.
 
     Raises:
-        DataError: no labels, .pts files beside a .csv, or several files of labels; a .pts without its picture; a file of
-            another form, layout or number of points; a value that is not a finite number (named by its line).
+        DataError: no labels, .pts files beside a .csv, or several files of labels; a .pts without its picture; a file
+            of another form, layout or number of points; a value that is not a finite number (named by its line).
     """
     if root.is_file():
         return samples_of(read_entries(root, layout), [root.parent])

@@ -87,16 +87,18 @@ def samples_of(entries: Sequence[PictureEntry], folders: Sequence[Path]) -> list
         check_size(entry, picture)
         faces += [(face, name, picture) for face in entry.faces]
     faces.sort(key=lambda face: face[0].index)
-    labelled = [(*_labels(face), face, name, picture) for face, name, picture in faces]
+    labelled = [(*labels_of(face), face, name, picture) for face, name, picture in faces]
     labelled = [values for values in labelled if np.isfinite(values[0]).any()]
     names = face_names(values[3] for values in labelled)
     return [
-        Sample(name, picture, landmarks, occluded, None if face.box is None else face.box.astype(np.float32), index=index)
+        Sample(
+            name, picture, landmarks, occluded, None if face.box is None else face.box.astype(np.float32), index=index
+        )
         for index, (name, (landmarks, occluded, face, _, picture)) in enumerate(zip(names, labelled, strict=True))
     ]
 
 
-def _labels(face: FaceEntry) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+def labels_of(face: FaceEntry) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
     """Landmarks (M, 2), NaN where there is no label, and whether each is hidden (M,)."""
     landmarks = face.landmarks.astype(np.float32)
     if face.visibility is None:
@@ -137,13 +139,26 @@ def face_names(pictures: Iterable[str]) -> list[str]:
     return names
 
 
+def known_names(names: Iterable[str], known: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Names of faces in the spelling of ``known`` (Unicode form, slashes), and those that are not known."""
+    spellings = {plain_name(name): name for name in known} | {name: name for name in known}
+    found, missing = [], []
+    for name in names:
+        spelling = spellings.get(name, spellings.get(plain_name(name)))
+        if spelling is None:
+            missing.append(name)
+        else:
+            found.append(spelling)
+    return found, missing
+
+
 def package_for(path: Path, package: str, module: str = "") -> ModuleType:
     """A package that only some sets need, imported.
 
     Raises:
-        DataError: not installed; the message says how to install it.
+        DataError: it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(module or package)
     except ImportError as error:
-        raise DataError(f"{path}: reading it needs {package}: pip install 'octamark[evaluate]'") from error
+        raise DataError(f"{path}: reading it needs {package}: pip install {package}") from error

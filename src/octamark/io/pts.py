@@ -48,9 +48,12 @@ class PtsWriter(Writer):
         return self._resume and (self._folder / f"{stem}.pts").is_file()
 
 
-def read(folder: Path, layout: Layout | None) -> list[PictureEntry]:
+def read(folder: Path, layout: Layout | None, *, further_faces: bool = True) -> list[PictureEntry]:
     """The pictures of a folder of .pts files, searched to the bottom, by name. ``file`` is the path of the .pts file
     from the folder without its suffix.
+
+    Args:
+        further_faces: read ``NAME#2.pts`` as a face of ``NAME``; False gives each file as a picture of its own.
 
     Raises:
         DataError: a malformed file.
@@ -60,7 +63,7 @@ def read(folder: Path, layout: Layout | None) -> list[PictureEntry]:
     entries = []
     files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in find_files(folder, (".pts",))}
     further: dict[str, list[str]] = {}
-    for name in files:
+    for name in files if further_faces else ():
         numbered = re.fullmatch(r"(.+)#(\d+)", name)
         if numbered and numbered[1] in files:
             further.setdefault(numbered[1], []).append(name)
