@@ -45,14 +45,15 @@ def read(root: Path, split: str, layout: Layout) -> list[Sample]:
 def _from_pts(root: Path, labels: list[Path], layout: Layout) -> list[Sample]:
     finder = FileFinder()
     pictures: dict[Path, list[Path]] = {}  # labels without suffix -> pictures that they may belong to
+    named: dict[Path, Path] = {}  # those that give the whole name of their picture
     for path in labels:
         stem = path.with_suffix("")
-        whole_name = stem.suffix.lower() in SUFFIXES and finder.find(stem.parent, stem.name)
-        pictures[stem] = [whole_name] if whole_name else finder.with_suffix(stem, SUFFIXES)
-    named = {found[0] for stem, found in pictures.items() if stem.suffix.lower() in SUFFIXES and found}
+        pictures[stem] = finder.with_suffix(stem, SUFFIXES)
+        if not pictures[stem] and stem.suffix.lower() in SUFFIXES and (picture := finder.find(stem.parent, stem.name)):
+            named[stem] = picture
     for stem, found in pictures.items():
-        if stem.suffix.lower() not in SUFFIXES:
-            pictures[stem] = [picture for picture in found if picture not in named]
+        others = set(named.values())
+        pictures[stem] = [named[stem]] if stem in named else [picture for picture in found if picture not in others]
     samples = []
     for path in labels:
         stem = path.with_suffix("")

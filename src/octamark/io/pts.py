@@ -64,9 +64,9 @@ def read(folder: Path, layout: Layout | None, *, further_faces: bool = True) -> 
     files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in find_files(folder, (".pts",))}
     further: dict[str, list[str]] = {}
     for name in files if further_faces else ():
-        numbered = re.fullmatch(r"(.+)#(\d+)", name)
-        if numbered and numbered[1] in files:
-            further.setdefault(numbered[1], []).append(name)
+        base = first_face(name)
+        if base in files and f"{base}#" in name:
+            further.setdefault(base, []).append(name)
     hidden = {name for names in further.values() for name in names}
     for name in files:
         if name not in hidden:
@@ -84,7 +84,7 @@ def first_face(name: str) -> str | None:
 
     octamark 0.1 wrote ``a_2`` and, where that name was taken, ``a_2-2``.
     """
-    numbered = re.fullmatch(r"(.+?)(?:#[2-9]|#[1-9]\d+|_[2-9](?:-\d+)?|_[1-9]\d+(?:-\d+)?)", name)
+    numbered = re.fullmatch(r"(.+?)(?:#[2-9]|#[1-9]\d+|_[2-9](?:-\d+)?|_[1-9]\d+(?:-\d+)?)", name, re.DOTALL)
     return numbered[1] if numbered else None
 
 
