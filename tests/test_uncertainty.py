@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -10,24 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from octamark.errors import ConfigError
 from octamark.uncertainty import (
     auroc,
     ause,
     calibration_error,
     coverage,
     log_likelihood,
-    ranks,
     reliability_curve,
     sparsification,
     spearman,
 )
-
-small_numbers = st.lists(st.integers(0, 6), min_size=2, max_size=25)  # with ties
-
-
-@given(small_numbers)
-def test_ranks_are_scipys(values: list[int]) -> None:
-    np.testing.assert_allclose(ranks(np.array(values)), stats.rankdata(values) - 1)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=25))
@@ -56,6 +50,17 @@ def test_auroc_is_the_share_of_pairs_in_order(cases: list[tuple[int, bool]]) -> 
     else:
         pairs = [(a > b) + 0.5 * (a == b) for a in yes for b in no]
         assert found == pytest.approx(np.mean(pairs))
+
+
+def test_rank_statistics_say_that_they_need_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "scipy"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    values, event = np.array([1.0, 2, 3]), np.array([True, False, True])
+    for call in (lambda: spearman(values, values), lambda: auroc(values, event)):
+        with pytest.raises(ConfigError, match="need scipy: pip install scipy"):
+            call()
+    assert calibration_error(np.array([0.5]), np.array([True])) == 0.5  # the others do not
 
 
 def test_log_likelihood_is_that_of_scipys_laplace() -> None:

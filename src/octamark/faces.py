@@ -189,7 +189,7 @@ class Face(_Measures):
         return {
             **values,
             "box": _plain(self.box, 2),
-            "score": round(float(self.score), 4),
+            "score": _plain(np.float64(self.score), 4),
             "mean_confidence": _plain(np.float64(self.mean_confidence), 4),
             "landmarks": _plain(self.landmarks, 2),
             "spread": _plain(self.spread, 3),

@@ -1,45 +1,71 @@
-"""Is the spread true? Likelihood, coverage, rank correlation, sparsification, and ranking of failures.
+"""Checks of the spread and the confidence: likelihood, coverage, rank correlation, sparsification, failure detection.
 
-Source of the checks: shared/notes, recipes (uncertainty checks in use). All take flat arrays of points or of pictures
-without NaN; errors and spreads share one unit.
+All functions take flat arrays over points or pictures without NaN; errors and spreads share one unit. The rank
+statistics need scipy, which comes with the extra ``evaluate``.
 """
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 import numpy as np
 from numpy.typing import NDArray
+
+from octamark.errors import ConfigError
 
 Floats = NDArray[np.floating]
 F64 = NDArray[np.float64]
 
 
-def ranks(values: Floats) -> F64:
-    """Ranks from 0 of (n,) values; equal values share their mean rank."""
-    _, place, counts = np.unique(np.asarray(values, np.float64), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts + 1) / 2)[place])
+def scipy_stats() -> ModuleType:
+    """The module ``scipy.stats``.
+
+    Raises:
+        ConfigError: scipy is not installed.
+    """
+    try:
+        return importlib.import_module("scipy.stats")
+    except ImportError as error:
+        raise ConfigError("rank statistics of the spread need scipy: pip install scipy") from error
 
 
-def spearman(predicted: Floats, real: Floats) -> float:
-    """Rank correlation of two (n,); NaN where either is constant."""
-    first, second = (r - r.mean() for r in (ranks(predicted), ranks(real)))
-    norm = float(np.sqrt((first**2).sum() * (second**2).sum()))
-    return float((first * second).sum()) / norm if norm else float("nan")
+def spearman(predicted: Floats, observed: Floats) -> float:
+    """Spearman's rank correlation of two (n,) arrays; NaN where either is constant.
+
+    Raises:
+        ConfigError: scipy is not installed.
+    """
+    if np.ptp(predicted) == 0 or np.ptp(observed) == 0:
+        return float("nan")
+    return float(scipy_stats().spearmanr(predicted, observed).statistic)
 
 
 def auroc(score: Floats, event: NDArray[np.bool_]) -> float:
-    """Probability that a picture with the event has a higher score than one without; NaN if either kind is missing."""
-    event = np.asarray(event, bool)
-    yes, no = int(event.sum()), int((~event).sum())
-    if not yes or not no:
+    """Area under the ROC curve: the probability that a picture with the event has a higher score than one without.
+
+    Source: the Mann-Whitney U statistic over the number of pairs; equal scores count one half.
+
+    Args:
+        score, event: (n,).
+
+    Returns:
+        0 to 1; NaN if no picture or every picture has the event.
+
+    Raises:
+        ConfigError: scipy is not installed.
+    """
+    with_event, without = np.asarray(score)[np.asarray(event, bool)], np.asarray(score)[~np.asarray(event, bool)]
+    pairs = len(with_event) * len(without)
+    if not pairs:
         return float("nan")
-    return float((ranks(score)[event].sum() - yes * (yes - 1) / 2) / (yes * no))
+    return float(scipy_stats().mannwhitneyu(with_event, without, method="asymptotic").statistic / pairs)
 
 
 def log_likelihood(errors: Floats, spread: Floats) -> float:
     """Mean log density of signed errors (...) under a Laplace density whose mean absolute deviation is the spread.
 
-    -ln(2 b) - |d| / b, natural logarithm, per axis; compare only figures of the same unit.
+    The density is -ln(2 b) - |d| / b per axis, natural logarithm. Only values of one unit can be compared.
     """
     scale = np.asarray(spread, np.float64)
     return float((-np.log(2 * scale) - np.abs(np.asarray(errors, np.float64)) / scale).mean())
@@ -51,10 +77,10 @@ def coverage(errors: Floats, radii: Floats) -> float:
 
 
 def sparsification(errors: Floats, score: Floats, steps: int = 50) -> tuple[F64, F64, F64]:
-    """Mean error of what is left when the worst by score, and the truly worst, are removed step by step.
+    """Mean error of the remaining points as those with the highest score are removed, and as the worst are.
 
-    Source: E. Ilg et al., Uncertainty Estimates and Multi-Hypotheses Networks for Optical Flow, section 5. Both
-    curves are over the mean error of all, so they start at 1; if that is 0, they are 0.
+    Source: E. Ilg et al., Uncertainty Estimates and Multi-Hypotheses Networks for Optical Flow, section 5. Both curves
+    are divided by the mean error of all points, so they start at 1; if that mean is 0, they are 0.
 
     Returns:
         Shares removed, the curve by score, the oracle's curve: three (steps,), shares from 0 to below 1.
@@ -70,31 +96,31 @@ def sparsification(errors: Floats, score: Floats, steps: int = 50) -> tuple[F64,
 
 
 def ause(errors: Floats, score: Floats) -> float:
-    """Area between the sparsification curve by score and the oracle's; 0 is a perfect ranking."""
+    """Area between the sparsification curve by score and the oracle's (AUSE); 0 is a perfect ranking."""
     _, by_score, oracle = sparsification(errors, score)
     return float((by_score - oracle).mean())
 
 
 def reliability_curve(confidence: Floats, hit: NDArray[np.bool_], bins: int = 10) -> tuple[F64, F64, NDArray[np.int64]]:
-    """Stated against true probability, in bins of equal width.
+    """Predicted against observed probability, in bins of equal width.
 
     Args:
-        confidence: (n,) stated probabilities; hit: (n,) whether it came true.
+        confidence: (n,) predicted probabilities; hit: (n,) whether the event happened.
 
     Returns:
-        Mean stated probability, share of hits, and count of each bin that holds any.
+        Mean predicted probability, share of hits, and count of each bin that is not empty.
     """
-    stated = np.asarray(confidence, np.float64)
-    place = np.minimum((stated * bins).astype(int), bins - 1)
+    predicted = np.asarray(confidence, np.float64)
+    place = np.minimum((predicted * bins).astype(int), bins - 1)
     counts = np.bincount(place, minlength=bins)
     used = counts > 0
     sums = [
-        np.bincount(place, weights=values, minlength=bins)[used] for values in (stated, np.asarray(hit, np.float64))
+        np.bincount(place, weights=values, minlength=bins)[used] for values in (predicted, np.asarray(hit, np.float64))
     ]
     return sums[0] / counts[used], sums[1] / counts[used], counts[used]
 
 
 def calibration_error(confidence: Floats, hit: NDArray[np.bool_]) -> float:
-    """Expected calibration error: mean over points of |stated - true| probability by bins of a tenth."""
-    stated, true, counts = reliability_curve(confidence, hit)
-    return float((np.abs(stated - true) * counts).sum() / counts.sum())
+    """Expected calibration error: mean over points of |predicted - observed| probability, in ten bins."""
+    predicted, observed, counts = reliability_curve(confidence, hit)
+    return float((np.abs(predicted - observed) * counts).sum() / counts.sum())

@@ -123,8 +123,7 @@ def _read_truth(
 ) -> Truth:
     from octamark.datasets import FORMATS, read
     from octamark.datasets.w300 import read_split_file
-    from octamark.evaluation.predictions import read_truth
-    from octamark.evaluation.scoring import Truth
+    from octamark.evaluation.scoring import Truth, read_truth
 
     asked = None if named is None else layout(named)
     if truth is not None:
@@ -134,7 +133,7 @@ def _read_truth(
             raise ConfigError("--split and --only choose from a set; a file of truth is taken whole")
         if asked is None:
             raise LayoutError("--truth needs --layout, such as ibug68: the file does not say which points these are")
-        return Truth(truth.name, "", read_truth(truth, asked.count), asked)
+        return Truth(truth.name, "", read_truth(truth, asked), asked)
     if data is None:
         raise ConfigError("give the folder of a set, or --truth FILE")
     samples = read(form, data, split, layout=asked, only=() if only is None else read_split_file(only))

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from octamark.datasets import aflw19, caricatures, coco, cofw, folder, w300, wflw
-from octamark.datasets.samples import Sample, read_pts
+from octamark.datasets.samples import Sample, known_names
 from octamark.errors import DataError, LayoutError, listed
+from octamark.io import read_pts
+from octamark.io.files import FileFinder
+from octamark.io.records import MAX_COORDINATE
 from octamark.layouts import Layout
 from octamark.layouts import layout as named_layout
 
-__all__ = ["FORMATS", "LARGEST", "Format", "Sample", "read", "read_pts"]
-
-LARGEST = 1e6
-"""No coordinate of a picture is larger, in pixels."""
+__all__ = ["FORMATS", "Format", "Sample", "read", "read_pts"]
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,15 @@ def read(
         raise DataError(f"{root}: split {split} of {format} holds no faces")
     if repeated := [name for name, times in Counter(sample.name for sample in samples).items() if times > 1]:
         raise DataError(f"{root}: {listed(repeated[:3])}: more than one face of that name ({len(repeated)} names)")
-    if keep := set(only):
-        if missing := sorted(keep - {sample.name for sample in samples}):
+    if names := set(only):
+        keep, missing = known_names(sorted(names), [sample.name for sample in samples])
+        if missing:
             raise DataError(f"{root}: split {split} has no face {listed(missing[:3])} ({len(missing)} not found)")
-        samples = [sample for sample in samples if sample.name in keep]
+        samples = [sample for sample in samples if sample.name in set(keep)]
+    finder = FileFinder()
+    samples = [_with_picture(sample, root, finder) for sample in samples]
     for sample in samples:
-        if (np.abs(sample.landmarks) > LARGEST).any():
+        if (np.abs(sample.landmarks) > MAX_COORDINATE).any():
             raise DataError(f"{sample.name} ({sample.picture}): a landmark lies beyond a million pixels")
         if np.isnan(sample.landmarks).all():
             raise DataError(f"{sample.name} ({sample.picture}): no point has a label")
@@ -127,3 +130,11 @@ def read(
     if absent := [path for path in pictures if not path.is_file()]:
         raise DataError(f"{absent[0]}: no such picture ({len(absent)} of {len(pictures)} pictures are not there)")
     return samples
+
+
+def _with_picture(sample: Sample, root: Path, finder: FileFinder) -> Sample:
+    """The sample with its picture's path as the file system spells it, where the set's files spell it otherwise."""
+    if sample.picture.is_file() or not sample.picture.is_relative_to(root):
+        return sample
+    picture = finder.find(root, str(sample.picture.relative_to(root)))
+    return sample if picture is None else replace(sample, picture=picture)

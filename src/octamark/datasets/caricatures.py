@@ -29,8 +29,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from octamark.datasets.samples import Sample, face_names, picture_named, read_points, read_text
+from octamark.datasets.samples import Sample, face_names, picture_named
 from octamark.errors import DataError
+from octamark.io.files import FileFinder, find_files
+from octamark.io.pts import read_points, read_text
 from octamark.layouts import Layout
 
 WEBCARICATURE_SPLITS = ("all", "caricatures", "photographs")
@@ -48,13 +50,16 @@ def read_webcaricature(root: Path, split: str, layout: Layout) -> list[Sample]:
         if not folder.is_dir():
             raise DataError(f"{root}: holds no folder {folder.name}; expected FacialPoints and OriginalImages")
     samples = []
-    for points in sorted((root / "FacialPoints").glob("*/*.txt")):
+    finder = FileFinder()
+    for points in find_files(root / "FacialPoints", (".txt",)):
+        if points.parent.parent != root / "FacialPoints":
+            continue
         kind = _KINDS.get(points.name[0])
         if kind is None:
             raise DataError(f"{points}: names begin with C (caricatures) or P (photographs)")
         if split in ("all", kind):
             person = points.parent.name
-            picture = picture_named(root / "OriginalImages" / person / points.stem, points)
+            picture = picture_named(root / "OriginalImages" / person / points.stem, points, finder)
             landmarks = read_points(points, layout.count)
             samples.append(Sample(f"{person}/{points.stem}", picture, landmarks, subsets=frozenset([kind])))
     return samples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from octamark.errors import DataError, listed
 from octamark.geometry import Picture
-from octamark.images import SUFFIXES, read_picture
+from octamark.images import SUFFIXES, picture_size, read_picture
+from octamark.io import FaceEntry, PictureEntry
+from octamark.io.files import FileFinder, plain_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,78 +54,78 @@ class Sample:
         return read_picture(self.picture)
 
 
-def read_text(path: Path, kind: str) -> str:
-    """A file's text, with or without a byte order mark; ``kind`` says what it should be.
+def picture_named(stem: Path, labels: Path, finder: FileFinder | None = None) -> Path:
+    """The picture with the path ``stem`` but for its suffix; ``labels`` is the file that belongs to it, for messages.
 
     Raises:
-        DataError: unreadable, or no text.
+        DataError: there is none.
     """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as {kind} ({error})") from error
-
-
-def numbers(words: Iterable[str], where: str) -> list[float]:
-    """Words as finite numbers; ``where`` (file:line) names them in errors.
-
-    Raises:
-        DataError: a word that is no finite number.
-    """
-    values = []
-    for word in words:
-        try:
-            value = float(word)
-        except ValueError:
-            value = np.nan
-        if not np.isfinite(value):
-            raise DataError(f"{where}: {word[:40]!r} is no finite number")
-        values.append(value)
-    return values
-
-
-def read_points(path: Path, count: int) -> NDArray[np.float32]:
-    """Landmarks of a text file that holds x and y of one point a line, as (count, 2) float32, as written.
-
-    Raises:
-        DataError: unreadable file, a value that is no finite number (named by its line), another number of points.
-    """
-    return _points(path, read_text(path, "lines of x y"), 1, count)
-
-
-def read_pts(path: Path, count: int) -> NDArray[np.float32]:
-    """Landmarks of a .pts file as (count, 2) float32, 0-based (the file is 1-based), with or without its header.
-
-    Raises:
-        DataError: unreadable file, a value that is no finite number (named by its line), another number of points.
-    """
-    head, brace, body = read_text(path, "a .pts file").partition("{")
-    if not brace:
-        return _points(path, head, 1, count) - 1
-    return _points(path, body.split("}")[0], 1 + head.count("\n"), count) - 1
-
-
-def _points(path: Path, text: str, first_line: int, count: int) -> NDArray[np.float32]:
-    values: list[float] = []
-    for line, row in enumerate(text.split("\n"), first_line):
-        values += numbers(row.split(), f"{path}:{line}")
-    if len(values) != 2 * count:
-        raise DataError(f"{path}: expected {count} points (x y), found {len(values) / 2:g}")
-    return np.array(values, dtype=np.float32).reshape(count, 2)
-
-
-def picture_named(stem: Path, labels: Path) -> Path:
-    """The picture with this path, but for its suffix; ``labels`` is the file that belongs to it.
-
-    Raises:
-        DataError: none there.
-    """
-    for suffix in SUFFIXES:
-        for ending in (suffix, suffix.upper()):
-            if (path := stem.with_name(stem.name + ending)).is_file():
-                return path
+    found = (finder or FileFinder()).with_suffix(stem, SUFFIXES)
+    if found:
+        return found[0]
     beside = "no picture beside it" if stem.parent == labels.parent else f"no picture {stem}"
     raise DataError(f"{labels}: {beside} ({listed(stem.name + suffix for suffix in SUFFIXES)})")
+
+
+def samples_of(entries: Sequence[PictureEntry], folders: Sequence[Path]) -> list[Sample]:
+    """The labelled faces of a file, in its order. Faces without any labelled point are left out.
+
+    Args:
+        entries: what the file says.
+        folders: where the pictures are looked for, by the names in the file.
+
+    Raises:
+        DataError: a picture whose size is not the one in the file; visibility other than 0, 1, 2.
+    """
+    finder = FileFinder()
+    faces: list[tuple[FaceEntry, str, Path]] = []
+    for entry in entries:
+        paths = (finder.find(folder, entry.file) for folder in folders)
+        picture = next((path for path in paths if path is not None), folders[0] / entry.file)
+        exact = picture in [folder / entry.file for folder in folders]
+        name = entry.file if exact else plain_name(entry.file.strip())
+        check_size(entry, picture)
+        faces += [(face, name, picture) for face in entry.faces]
+    faces.sort(key=lambda face: face[0].index)
+    labelled = [(*labels_of(face), face, name, picture) for face, name, picture in faces]
+    labelled = [values for values in labelled if np.isfinite(values[0]).any()]
+    names = face_names(values[3] for values in labelled)
+    return [
+        Sample(
+            name, picture, landmarks, occluded, None if face.box is None else face.box.astype(np.float32), index=index
+        )
+        for index, (name, (landmarks, occluded, face, _, picture)) in enumerate(zip(names, labelled, strict=True))
+    ]
+
+
+def labels_of(face: FaceEntry) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    """Landmarks (M, 2), NaN where there is no label, and whether each is hidden (M,)."""
+    landmarks = face.landmarks.astype(np.float32)
+    if face.visibility is None:
+        return landmarks, None
+    if not np.isin(face.visibility, (0, 1, 2)).all():
+        raise DataError(f"{face.where}: visibility must be 0, 1 or 2")
+    if np.isnan(landmarks[face.visibility > 0]).any():
+        raise DataError(f"{face.where}: a labelled keypoint is not finite")
+    landmarks[face.visibility == 0] = np.nan
+    return landmarks, face.visibility == 1
+
+
+def check_size(entry: PictureEntry, picture: Path) -> None:
+    """Compare the size that a file gives of a picture with the picture's own; a picture that cannot be read passes.
+
+    Raises:
+        DataError: they differ.
+    """
+    size = None if entry.size is None else picture_size(picture)
+    if entry.size is None or size is None or size == entry.size:
+        return
+    reason = "its points are not in the pixels of this picture"
+    if size == entry.size[::-1]:
+        reason = "its points were made without the picture's EXIF orientation, which octamark applies"
+    raise DataError(
+        f"{entry.where}: says {entry.size[0]}x{entry.size[1]} pixels, but {picture} has {size[0]}x{size[1]}: {reason}"
+    )
 
 
 def face_names(pictures: Iterable[str]) -> list[str]:
@@ -137,13 +139,26 @@ def face_names(pictures: Iterable[str]) -> list[str]:
     return names
 
 
+def known_names(names: Iterable[str], known: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Names of faces in the spelling of ``known`` (Unicode form, slashes), and those that are not known."""
+    spellings = {plain_name(name): name for name in known} | {name: name for name in known}
+    found, missing = [], []
+    for name in names:
+        spelling = spellings.get(name, spellings.get(plain_name(name)))
+        if spelling is None:
+            missing.append(name)
+        else:
+            found.append(spelling)
+    return found, missing
+
+
 def package_for(path: Path, package: str, module: str = "") -> ModuleType:
     """A package that only some sets need, imported.
 
     Raises:
-        DataError: not installed; the message says how to install it.
+        DataError: it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(module or package)
     except ImportError as error:
-        raise DataError(f"{path}: reading it needs {package}: pip install 'octamark[evaluate]'") from error
+        raise DataError(f"{path}: reading it needs {package}: pip install {package}") from error

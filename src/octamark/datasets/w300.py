@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from octamark.datasets.samples import Sample, picture_named, read_pts, read_text
+from octamark.datasets.samples import Sample, known_names, picture_named
 from octamark.errors import DataError, listed
+from octamark.io.files import FileFinder, find_files
+from octamark.io.pts import read_pts, read_text
 
 SPLITS = {
     "train": ("afw", "helen/trainset", "lfpw/trainset"),
@@ -61,22 +63,24 @@ def read(root: Path, split: str = "train", *, only: Iterable[str] = (), but: Ite
     for folder in SPLITS[split]:
         if not (root / folder).is_dir():
             raise DataError(f"{root}: holds no folder {folder}; split {split} needs {listed(SPLITS[split])}")
-        found |= {f"{folder}/{path.stem}": path for path in (root / folder).glob("*.pts")}
+        files = find_files(root / folder, (".pts",), deep=False)
+        found |= {f"{folder}/{path.stem}": path for path in files}
     if not found:
         raise DataError(f"{root}: no .pts files in {listed(SPLITS[split])}")
     if split == "val":
-        held_out = read_split_file(root / VALIDATION)
-        if missing := [name for name in held_out if name not in found]:
+        held_out, missing = known_names(read_split_file(root / VALIDATION), found)
+        if missing:
             raise DataError(f"{root / VALIDATION}: lists {listed(missing[:3])} ({len(missing)} names), not there")
         found = {name: found[name] for name in held_out}
-    keep, leave = set(only), set(but)
-    if missing := sorted((keep | leave) - found.keys()):
+    (keep, not_kept), (leave, not_left) = known_names(only, found), known_names(but, found)
+    if missing := sorted(set(not_kept + not_left)):
         raise DataError(f"{root}: split {split} has no face {listed(missing[:3])} ({len(missing)} not found)")
-    names = sorted((keep or found.keys()) - leave)
+    names = sorted((set(keep) or found.keys()) - set(leave))
+    finder = FileFinder()
     return [
         Sample(
             name,
-            picture_named(found[name].with_suffix(""), found[name]),
+            picture_named(found[name].with_suffix(""), found[name], finder),
             read_pts(found[name], POINTS),
             subsets=_subsets(name),
         )

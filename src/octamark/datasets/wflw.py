@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from octamark.datasets.samples import Sample, face_names, numbers, read_text
+from octamark.datasets.samples import Sample, face_names
 from octamark.errors import DataError
+from octamark.io.pts import numbers, read_text
 from octamark.layouts import Layout
 
 # The order of columns follows the set's README and agrees in three public readers of it, which use the coordinates as

@@ -4,52 +4,46 @@ from __future__ import annotations
 
 import os
 import posixpath
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from octamark.datasets import Sample
+from octamark.datasets.samples import check_size
 from octamark.errors import DataError, listed
 from octamark.evaluation.run import Predictions
 from octamark.geometry import best_overlap, landmark_boxes
-
-F64 = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """The faces that a file gives for one picture.
-
-    Attributes:
-        landmarks: (k, M, 2); spread: (k, M, 2) and confidence: (k, M), or None.
-    """
-
-    landmarks: F64
-    spread: F64 | None = None
-    confidence: F64 | None = None
+from octamark.io import PictureEntry
+from octamark.io.files import plain_name
+from octamark.io.pts import first_face
 
 
 def matched(
-    samples: Sequence[Sample], found: dict[str, Found], points: int, source: Path
+    samples: Sequence[Sample], entries: Sequence[PictureEntry], points: int, source: Path
 ) -> tuple[Predictions, list[str]]:
-    """Each sample's prediction.
+    """The prediction for each sample.
 
-    A prediction belongs to the sample of exactly its name; failing that to the faces of the picture whose path it is,
-    with or without its suffix; and, where none fits so, to the picture of its stem if only one has it. Of several faces
-    in a picture the one whose landmark box overlaps the truth's most is taken; a sample without one is a face not
-    found. Spread and confidence are kept if every face has them.
+    A prediction belongs to the sample of exactly its name. Otherwise it belongs to the faces of the picture whose path
+    it is, with or without its suffix; and, if no name fits in this way, to the picture of its stem if only one has it.
+    Names are compared regardless of Unicode form, and ``\\`` is read as ``/``. Of several faces in a picture, the one
+    whose landmark box overlaps the label's most is taken; a sample without one is a face not found. Spread and
+    confidence are kept if every face has them.
+
+    Args:
+        entries: what the file of predictions says; each file of a folder of .pts files by itself.
+        points: number of landmarks.
+        source: the file or folder, for messages.
 
     Returns:
         The predictions in the samples' order, and the names in the file that fit no sample.
 
     Raises:
-        DataError: no name fits a sample, or two fit the same one equally well.
+        DataError: no name fits a sample, or two fit the same one equally well; a predicted point that is not finite; a
+            picture size that is not the picture's.
     """
+    found = {entry.file: entry for entry in entries}
     names = _assign(samples, found, source)
     used = set(names.values())
     further = _further_faces(found, used) if source.is_dir() else {}
@@ -59,19 +53,26 @@ def matched(
     spread, confidence = landmarks.copy(), landmarks[..., 0].copy()
     shared = {name for name, times in Counter(names.values()).items() if times > 1}
     for index, name in names.items():
-        faces = [found[key] for key in (name, *further.get(name, ()))]
-        clouds = np.concatenate([one.landmarks for one in faces])
-        if len(clouds) == 1 and name not in shared:
+        check_size(found[name], samples[index].picture)
+        faces = [face for key in (name, *further.get(name, ())) for face in found[key].faces]
+        if not faces:
+            continue
+        for face in faces:
+            if not np.isfinite(face.landmarks).all():
+                raise DataError(f"{face.where}: landmarks: holds a value that is not finite")
+        if len(faces) == 1 and name not in shared:
             chosen: int | None = 0  # a lone face is scored, however far off
         else:
-            chosen = best_overlap(landmark_boxes(clouds), landmark_boxes(samples[index].landmarks))
+            boxes = landmark_boxes(np.stack([face.landmarks for face in faces]))
+            chosen = best_overlap(boxes, landmark_boxes(samples[index].landmarks))
         if chosen is None:
             continue
-        landmarks[index] = clouds[chosen]
-        if (spreads := [one.spread for one in faces if one.spread is not None]) and len(spreads) == len(faces):
-            spread[index] = np.concatenate(spreads)[chosen]
-        if (sure := [one.confidence for one in faces if one.confidence is not None]) and len(sure) == len(faces):
-            confidence[index] = np.concatenate(sure)[chosen]
+        face = faces[chosen]
+        landmarks[index] = face.landmarks
+        if face.spread is not None:
+            spread[index] = face.spread
+        if face.confidence is not None:
+            confidence[index] = face.confidence
     seen = np.isfinite(landmarks).all(axis=(1, 2))
     full = [seen.any() and bool(np.isfinite(values[seen]).all()) for values in (spread, confidence)]
     return Predictions(landmarks, spread if full[0] else None, confidence if full[1] else None), stray
@@ -81,22 +82,24 @@ def _assign(samples: Sequence[Sample], found: Iterable[str], source: Path) -> di
     """Sample -> the name of its prediction, by ever looser readings of the names."""
     given = list(found)
     pictures = _picture_names(samples)
+    paths = [_plain(os.path.abspath(sample.picture)) for sample in samples]
     exact = {sample.name: [index] for index, sample in enumerate(samples)}
-    paths = _grouped((os.path.abspath(sample.picture) for sample in samples), pictures)
-    named = _grouped(pictures, pictures)
+    by_name = _grouped((_plain(sample.name) for sample in samples), [sample.name for sample in samples])
+    by_path = _grouped(paths, pictures)
+    by_picture = _grouped(map(_plain, pictures), pictures) | by_path
     bare = {
-        **_grouped(map(_without_suffix, pictures), pictures),
-        **_grouped((_without_suffix(os.path.abspath(sample.picture)) for sample in samples), pictures),
+        **_grouped((_without_suffix(_plain(picture)) for picture in pictures), pictures),
+        **_grouped(map(_without_suffix, paths), pictures),
     }
-    by_stem = _grouped((sample.picture.stem for sample in samples), pictures)
+    by_stem = _grouped((plain_name(sample.picture.stem) for sample in samples), pictures)
     readings: list[tuple[dict[str, list[int]], Callable[[str], str]]] = [
         (exact, str),
-        (exact, _plain),
-        (named | paths, _plain),
-        (paths, os.path.abspath),
+        (by_name, _plain),
+        (by_picture, _plain),
+        (by_path, _absolute),
         (bare, _plain),
         (bare, lambda name: _without_suffix(_plain(name))),
-        (bare, lambda name: _without_suffix(os.path.abspath(name))),
+        (bare, lambda name: _without_suffix(_absolute(name))),
     ]
     assigned: dict[int, str] = {}
     for keys, form in readings:
@@ -151,18 +154,22 @@ def _grouped(keys: Iterable[str], pictures: Sequence[str]) -> dict[str, list[int
     return {key: places for key, places in groups.items() if len({pictures[index] for index in places}) == 1}
 
 
-def _further_faces(found: dict[str, Found], used: set[str]) -> dict[str, list[str]]:
-    """Files NAME_2, NAME_3, ... of a folder that belong to NAME: the further faces that ``predict -f pts`` writes."""
+def _further_faces(found: Iterable[str], used: set[str]) -> dict[str, list[str]]:
+    """Files NAME#2, NAME#3, ... of a folder that belong to NAME: the further faces that ``predict -f pts`` writes."""
     further: dict[str, list[str]] = {}
     for name in found:
-        numbered = re.fullmatch(r"(.+)_(\d+)(-\d+)?", name)
-        if numbered and name not in used and numbered[1] in used:
-            further.setdefault(numbered[1], []).append(name)
+        base = first_face(name)
+        if base is not None and name not in used and base in used:
+            further.setdefault(base, []).append(name)
     return further
 
 
 def _plain(name: str) -> str:
-    return posixpath.normpath(name.replace("\\", "/"))
+    return posixpath.normpath(plain_name(name))
+
+
+def _absolute(name: str) -> str:
+    return _plain(os.path.abspath(name))
 
 
 def _without_suffix(name: str) -> str:

@@ -39,7 +39,7 @@ def write(result: Result, folder: Path, robustness: Curves | None = None) -> lis
         (folder / plot).unlink(missing_ok=True)
     missing = []
     if importlib.util.find_spec("matplotlib") is None:
-        missing.append("plots need matplotlib: pip install 'octamark[evaluate]'")
+        missing.append("plots need matplotlib: pip install matplotlib")
     else:
         write_atomically(folder / "ced.png", plots.ced([result]))
         if result.trust is not None:

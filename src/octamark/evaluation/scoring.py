@@ -10,13 +10,14 @@ import numpy as np
 
 from octamark import metrics
 from octamark.datasets import Sample
+from octamark.datasets.samples import labels_of
 from octamark.errors import ConfigError, DataError, LayoutError, listed
 from octamark.evaluation.matching import matched
-from octamark.evaluation.predictions import read_predictions
 from octamark.evaluation.results import About, Result
 from octamark.evaluation.robustness import Curves, measure
 from octamark.evaluation.run import BOXES, Boxes, Predictions, View, predict, square_for
 from octamark.inference.landmarker import Landmarker
+from octamark.io import further_face, read_entries
 from octamark.layouts import Layout, convert
 
 
@@ -96,6 +97,30 @@ def score_model(
     return result, measure(landmarker, kept, square, error, advance=lambda: advance("disturbed"))
 
 
+def read_truth(path: Path, layout: Layout) -> list[Sample]:
+    """Labelled faces from a file in any format of :mod:`octamark.io`; the pictures need not be there.
+
+    A face is called what the file calls its picture, further faces of a picture ``NAME#2``, ``NAME#3``, ...
+
+    Raises:
+        DataError: a file that cannot be read or is of another form, or holds no faces; a picture without a labelled
+            face.
+    """
+    samples: list[Sample] = []
+    for entry in read_entries(path, layout):
+        if not entry.faces:
+            raise DataError(f"{entry.where}: no face has labels")
+        for number, face in enumerate(entry.faces, 1):
+            if not np.isfinite(face.landmarks).any():
+                raise DataError(f"{face.where}: no point has a label")
+            landmarks, occluded = labels_of(face)
+            name = further_face(entry.file, number)
+            samples.append(Sample(name, path.parent / entry.file, landmarks, occluded, index=len(samples)))
+    if not samples:
+        raise DataError(f"{path}: holds no faces")
+    return samples
+
+
 def score_file(truth: Truth, path: Path, normaliser: str | None = None) -> tuple[Result, list[str]]:
     """Score a file of predictions; also returns the names in it that are of no picture of the truth.
 
@@ -103,8 +128,10 @@ def score_file(truth: Truth, path: Path, normaliser: str | None = None) -> tuple
         DataError, LayoutError: a file that cannot be read or fits no picture; an unknown normaliser.
     """
     chosen = _normaliser(normaliser, truth.layout)
-    points = truth.layout.count
-    predictions, stray = matched(truth.samples, read_predictions(path, points), points, path)
+    entries = read_entries(path, truth.layout, further_faces=False)
+    if not entries:
+        raise DataError(f"{path}: holds no predictions")
+    predictions, stray = matched(truth.samples, entries, truth.layout.count, path)
     about = About(truth.set, truth.split, path.name, "boxes unknown", chosen, truth.layout)
     return Result(about, truth.samples, predictions), stray
 

@@ -14,7 +14,7 @@ from octamark.errors import DataError, OutputError, listed
 from octamark.io import coco, csv, json, jsonl, pts
 from octamark.io.files import find_files
 from octamark.io.pts import pts_text, read_pts
-from octamark.io.records import FaceEntry, PictureEntry, Record, unique_stems
+from octamark.io.records import FaceEntry, PictureEntry, Record, further_face, unique_stems
 from octamark.io.writers import Target, Writer
 from octamark.layouts import Layout
 
@@ -25,6 +25,7 @@ __all__ = [
     "PictureEntry",
     "Record",
     "Writer",
+    "further_face",
     "open_writer",
     "pts_text",
     "read_entries",
@@ -121,13 +122,14 @@ def open_writer(
     return chosen.writer(target, resume, model, layout)
 
 
-def read_entries(path: Path, layout: Layout | None = None) -> list[PictureEntry]:
+def read_entries(path: Path, layout: Layout | None = None, *, further_faces: bool = True) -> list[PictureEntry]:
     """The pictures and faces that a file or a folder describes, with all that it says of them and no more.
 
     Args:
         path: a .json, .jsonl or .csv file, or a folder of .pts files; or a folder with one of the files that
             ``octamark predict`` writes.
         layout: of the landmarks; None takes the built-in layout that the file names.
+        further_faces: read ``NAME#2.pts`` in a folder as a face of ``NAME``; False gives each file as a picture.
 
     Raises:
         DataError: a file that cannot be read or is of another form (the message names the line or entry), or of another
@@ -138,7 +140,7 @@ def read_entries(path: Path, layout: Layout | None = None) -> list[PictureEntry]
         written = [path / form.file for form in FORMATS.values() if form.file is not None]
         whole = next((file for file in written if file.is_file()), None)
         if whole is None or find_files(path, (".pts",)):
-            return pts.read(path, layout)
+            return pts.read(path, layout, further_faces=further_faces)
         return read_entries(whole, layout)
     suffix = path.suffix.lower()
     if suffix == ".jsonl":

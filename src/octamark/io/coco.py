@@ -238,7 +238,8 @@ def _face(
     landmarks[(values == 0).all(axis=1)] = np.nan  # COCO's way to say that a point has no label
     if np.isnan(landmarks).all():
         return None
-    face = face_from_values({**annotation, "landmarks": landmarks.tolist()}, points, where, index)
+    given = {key: annotation.get(key) for key in ("score", "spread", "confidence")}
+    face = face_from_values({**given, "landmarks": landmarks.tolist()}, points, where, index)
     assert face is not None
     face = replace(face, visibility=visibility, box=_box(annotation.get("bbox"), where))
     if order is None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+
+from octamark.images import name_key
 
 _SYSTEM_FOLDERS = {"__MACOSX"}
 
@@ -38,7 +39,7 @@ def find_files(folder: Path, suffixes: Iterable[str], *, deep: bool = True) -> l
 
 def plain_name(name: str) -> str:
     """A file name as other systems may spell the same one: ``\\`` as ``/``, Unicode in its composed form (NFC)."""
-    return unicodedata.normalize("NFC", name.replace("\\", "/"))
+    return name_key(name.replace("\\", "/"))
 
 
 class FileFinder:

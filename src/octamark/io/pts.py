@@ -48,9 +48,12 @@ class PtsWriter(Writer):
         return self._resume and (self._folder / f"{stem}.pts").is_file()
 
 
-def read(folder: Path, layout: Layout | None) -> list[PictureEntry]:
+def read(folder: Path, layout: Layout | None, *, further_faces: bool = True) -> list[PictureEntry]:
     """The pictures of a folder of .pts files, searched to the bottom, by name. ``file`` is the path of the .pts file
     from the folder without its suffix.
+
+    Args:
+        further_faces: read ``NAME#2.pts`` as a face of ``NAME``; False gives each file as a picture of its own.
 
     Raises:
         DataError: a malformed file.
@@ -60,10 +63,10 @@ def read(folder: Path, layout: Layout | None) -> list[PictureEntry]:
     entries = []
     files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in find_files(folder, (".pts",))}
     further: dict[str, list[str]] = {}
-    for name in files:
-        numbered = re.fullmatch(r"(.+)#(\d+)", name)
-        if numbered and numbered[1] in files:
-            further.setdefault(numbered[1], []).append(name)
+    for name in files if further_faces else ():
+        base = first_face(name)
+        if base in files and f"{base}#" in name:
+            further.setdefault(base, []).append(name)
     hidden = {name for names in further.values() for name in names}
     for name in files:
         if name not in hidden:
@@ -74,6 +77,15 @@ def read(folder: Path, layout: Layout | None) -> list[PictureEntry]:
             ]
             entries.append(PictureEntry(name, faces, chosen, str(files[name])))
     return entries
+
+
+def first_face(name: str) -> str | None:
+    """The name of the first face's file, for the name of what may be a further face's: ``a`` for ``a#2``.
+
+    octamark 0.1 wrote ``a_2`` and, where that name was taken, ``a_2-2``.
+    """
+    numbered = re.fullmatch(r"(.+?)(?:#[2-9]|#[1-9]\d+|_[2-9](?:-\d+)?|_[1-9]\d+(?:-\d+)?)", name, re.DOTALL)
+    return numbered[1] if numbered else None
 
 
 def read_pts(path: Path, count: int) -> F32:
