@@ -176,7 +176,7 @@ class _Batch:
             return
         if self.overlay:
             path = self.out / f"{stem}.overlay.png"
-            write_picture(path, drawing.overlay(result.picture, result.faces))
+            write_picture(path, drawing.overlay(result.picture, result.faces, parts=self.parts or None))
             self.drawn.append(path)
         if self.heatmap:
             write_picture(self.out / f"{stem}.heatmap.png", drawing.heatmap_picture(result.picture, result.faces))
