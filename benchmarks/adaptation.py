@@ -4,11 +4,10 @@
 
 The unlabelled pictures are those of a simulated night camera: the pictures of the folder, and 300W's validation faces,
 are reduced until a face measures 48 pixels, turned grey, blurred by motion, covered with the noise of a sensor, and
-stored as JPEG of low quality. Then octamark's own commands do the rest: crops, train --init --unlabelled, export, evaluate
---compare, on the night's validation faces and on the plain ones. The last epoch counts, so that none is chosen, and
-faces are read without refinement, which only `small` has. A finished step is skipped when the script is called again; a
-stopped training run is resumed.
-"""
+stored as JPEG of low quality. Then octamark's own commands do the rest: crops, train --init --unlabelled, export,
+evaluate --compare, on the night's validation faces and on the plain ones. The last epoch counts, so that none is
+chosen, and faces are read without refinement, which only `small` has. A finished step is skipped when the script is
+called again; a stopped training run is resumed."""
 
 from __future__ import annotations
 

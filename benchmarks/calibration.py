@@ -1,11 +1,10 @@
 """How true the spreads of the models that ship are: before the calibration, and after it on faces it was not fitted on.
 
-    python -m benchmarks.calibration PATH/TO/300w [--models nano small] [--update]     (needs the package's extra, train)
+    python -m benchmarks.calibration PATH/TO/300w [--models nano small] [--update]    (needs the package's extra, train)
 
-*Before* is the network's raw spread times the one factor that makes its mean the mean error, with the confidence and the
-regions of a Laplace density of that scale. *After* is cross-fitted: the calibration fitted on four fifths of the
-validation faces, checked on the rest. Label boxes, inter-ocular.
-"""
+*Before* is the network's raw spread times the one factor that makes its mean the mean error, with the confidence and
+the regions of a Laplace density of that scale. *After* is cross-fitted: the calibration fitted on four fifths of the
+validation faces, checked on the rest. Label boxes, inter-ocular."""
 
 from __future__ import annotations
 
@@ -71,7 +70,7 @@ def main() -> None:
 
 
 def one_factor(spread: np.ndarray, errors: np.ndarray, eyes: np.ndarray) -> dict[str, float]:
-    """The figures of :func:`octamark.release.calibration.cross_fitted` for raw spreads that are scaled by one factor."""
+    """The figures of :func:`octamark.release.calibration.cross_fitted` for raw spreads scaled by one factor."""
     plain, unit = Calibration.identity(spread.shape[1]), eyes[:, None]
     scaled = spread * (np.abs(errors).mean() / spread.mean())
     radii = {share: plain.radius(scaled, share) for share in SHARES}

@@ -2,11 +2,10 @@
 
     python -m benchmarks.caricatures PATH/TO/300w [--models small MINE.onnx ...] [--worst worst.png] [--update]
 
-Faces: 300W's validation split, cropped with room around them. The caricatures are made here, with a fixed seed, and not
-kept. NME is inter-ocular (of the caricature's own eyes), in %, with 95 % bootstrap intervals over faces. Boxes are those
-of the labels, of YuNet (over the faces that it finds), or none (``picture``: a square 1.6 times the face is cut out, and
-the face fills it). Styles: each on all faces, with shapes of the strength ``medium``.
-"""
+Faces: 300W's validation split, cropped with room around them. The caricatures are made here, with a fixed seed, and
+not kept. NME is inter-ocular (of the caricature's own eyes), in %, with 95 % bootstrap intervals over faces. Boxes are
+those of the labels, of YuNet (over the faces that it finds), or none (``picture``: a square 1.6 times the face is cut
+out, and the face fills it). Styles: each on all faces, with shapes of the strength ``medium``."""
 
 from __future__ import annotations
 
@@ -64,7 +63,8 @@ def by_strength(rows: Sequence[Sequence[Value]], faces: int) -> Measurement:
         title="By strength",
         text=TEXT,
         columns=(
-            ("model", ""), *((name, ".2f") for name in SETS), ("strong: over 8 %, %", ".0f"), ("strong: over 15 %, %", ".0f")
+            ("model", ""), *((name, ".2f") for name in SETS), ("strong: over 8 %, %", ".0f"),
+            ("strong: over 15 %, %", ".0f"),
         ),
         rows=rows,
         data=f"300W, validation split, {faces} faces",

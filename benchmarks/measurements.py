@@ -1,8 +1,7 @@
 """The one file of measured figures, docs/measurements/results.json, and the type of its entries.
 
-A benchmark makes a :class:`Measurement`, prints it, and with ``--update`` puts it in the place of the entry of its name;
-``python -m benchmarks.report`` writes the pages of docs/measurements from the file.
-"""
+A benchmark makes a :class:`Measurement`, prints it, and with ``--update`` puts it in the place of the entry of its
+name; ``python -m benchmarks.report`` writes the pages of docs/measurements from the file."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ VERTICES = 468
 def load_mesh() -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], int]:
     """The mesh network as a function, and the side of the crop that it reads.
 
-    The function takes a picture (H, W, 3) and a crop transform (2, 3), and returns the vertices (468, 2) in pixels of the
-    crop, whose origin is the corner of the first pixel. It runs on one thread.
+    The function takes a picture (H, W, 3) and a crop transform (2, 3), and returns the vertices (468, 2) in pixels of
+    the crop, whose origin is the corner of the first pixel. It runs on one thread.
 
     Raises:
         ImportError: no installed mediapipe has the network's file, or there is no interpreter.

@@ -5,12 +5,11 @@
 Ways: (a) the global network on the face shrunk to its input, (b) the same network run whole on the face at full
 resolution (fully convolutional, in torch, until memory ends), (c) octamark with attention-driven cropping. Faces: the
 HELEN part of the validation split, from their labels' boxes. A face's size is the longer side of the box around its
-landmarks. Smaller sizes are reduced by area averages; larger ones are enlarged (bicubic) and hold no detail that was not
-there, so the table tells how many faces are native. Steadiness needs no labels: the picture is warped by a known small
-similarity at its full size (sub-pixel shift, 2 % scale, 2 degrees), both are read, and the distance between the second
-reading and the moved first one is counted in pixels. Time: one thread, one face, box given. Memory: peak of a fresh
-process above the decoded picture.
-"""
+landmarks. Smaller sizes are reduced by area averages; larger ones are enlarged (bicubic) and hold no detail that was
+not there, so the table tells how many faces are native. Steadiness needs no labels: the picture is warped by a known
+small similarity at its full size (sub-pixel shift, 2 % scale, 2 degrees), both are read, and the distance between the
+second reading and the moved first one is counted in pixels. Time: one thread, one face, box given. Memory: peak of a
+fresh process above the decoded picture."""
 
 from __future__ import annotations
 
@@ -81,13 +80,14 @@ def main() -> None:
     options = "" if arguments.sizes == SIZES else f" --sizes {' '.join(map(str, arguments.sizes))}"
     options += "" if arguments.ways == list(WAYS) else f" --ways {' '.join(arguments.ways)}"
     finish([measurement(rows, min(arguments.faces, len(faces)), arguments.whole, options)], arguments.update)
-    if arguments.update:
+    if arguments.update and not options:
         plot(rows, DOCS / "resolution.png")
 
 
 COLUMNS = (
-    ("NME, %", ".2f", "nme"), ("eyes, %", ".2f", "nme eyes"), ("mouth, %", ".2f", "nme mouth"), ("outline, %", ".2f", "nme outline"),
-    ("steadiness, px", ".2f", "px"), ("eyes, px", ".2f", "px eyes"), ("mouth, px", ".2f", "px mouth"), ("outline, px", ".2f", "px outline"),
+    ("NME, %", ".2f", "nme"), ("eyes, %", ".2f", "nme eyes"), ("mouth, %", ".2f", "nme mouth"),
+    ("outline, %", ".2f", "nme outline"), ("steadiness, px", ".2f", "px"), ("eyes, px", ".2f", "px eyes"),
+    ("mouth, px", ".2f", "px mouth"), ("outline, px", ".2f", "px outline"),
     ("ms per face", ".1f", "ms"), ("peak above the picture, MB", ".0f", "above"),
 )  # fmt: skip
 
@@ -104,32 +104,36 @@ def measurement(rows: Sequence[dict[str, Any]], faces: int, whole: int, options:
             values = {**row, "above": row["peak MB"] - row["picture MB"]}
             table.append([*start, *(values[key] for _, _, key in COLUMNS)])
     return Measurement(
-        name="resolution",
+        name="large-faces" if options else "resolution",
         page="resolution",
-        title="By size of the face",
+        title="Selected sizes" if options else "By size of the face",
         text=TEXT.format(faces=faces, whole=whole, memory=MEMORY >> 30),
-        columns=(("size, px", ""), ("way", ""), ("faces", "d"), ("native", "d"), *((name, form) for name, form, _ in COLUMNS)),
+        columns=(
+            ("size, px", ""), ("way", ""), ("faces", "d"), ("native", "d"),
+            *((name, form) for name, form, _ in COLUMNS),
+        ),
         rows=table,
         command=f"python -m benchmarks.resolution PATH/TO/300w{options}",
         data=f"300W, validation split, the {faces} faces of HELEN",
         boxes="labels",
         normaliser="inter-ocular",
-        plot="resolution.png",
+        plot="" if options else "resolution.png",
     )  # fmt: skip
 
 
-TEXT = """Way (b) reads {whole} of the largest faces, two at 2,048 and one at 4,096 pixels; the others read all, and 20 from 2,048 pixels on. No search over rotations. A face's size is the longer
-side of the box around its landmarks. Sizes below a face's own are made by area averages, sizes beyond it by bicubic enlargement: those
-show time, memory and steadiness, but no detail that was not there. *Native*: how many of the faces are at least that large.
+TEXT = """Way (b) reads {whole} of the largest faces, two at 2,048 and one at 4,096 pixels; the others read all, and 20
+from 2,048 pixels on. No search over rotations. A face's size is the longer side of the box around its landmarks. Sizes
+below a face's own are made by area averages, sizes beyond it by bicubic enlargement: those show time, memory and
+steadiness, but no detail that was not there. *Native*: how many of the faces are at least that large.
 
 - **(a)** `small` on the face shrunk to its input of 224x224: `octamark.load("small", refine="never")`;
 - **(b)** the same network run whole on the face at full resolution, in torch, with {memory} GiB at most;
 - **(c)** octamark with attention-driven cropping: `octamark.load("small", refine="always")`.
 
-The labels themselves are uncertain by 1 to 2 %. *Steadiness* needs no labels and shows what they cannot: the picture is moved by a known
-small similarity (up to 3 pixels, 2 degrees, 2 %), both are read, and the distance between the second reading and the moved first one is
-counted in pixels of the picture. Milliseconds are medians on one thread, box given, crops included. The peak is that of a fresh process,
-without the decoded picture."""
+The labels themselves are uncertain by 1 to 2 %. *Steadiness* needs no labels and shows what they cannot: the picture
+is moved by a known small similarity (up to 3 pixels, 2 degrees, 2 %), both are read, and the distance between the
+second reading and the moved first one is counted in pixels of the picture. Milliseconds are medians on one thread, box
+given, crops included. The peak is that of a fresh process, without the decoded picture."""
 
 
 def face_size(sample: Sample) -> float:

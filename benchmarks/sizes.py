@@ -2,9 +2,8 @@
 
     python -m benchmarks.sizes [--update]          (needs the package's extra, train)
 
-The widths are exported untrained, which costs the same; the figures of the models that ship come from their cards, which
-``octamark export`` wrote.
-"""
+The widths are exported untrained, which costs the same; the figures of the models that ship come from their cards,
+which ``octamark export`` wrote."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ SIDE = 256
 
 
 def untrained_onnx(name: str, network: OctaveNetwork, size: int = SIDE) -> bytes:
-    """The model file of a network that was not trained, for an input of (size, size): it costs what a trained one does."""
+    """The model file of an untrained network, which costs what a trained one does, for an input of (size, size)."""
     rule = CropRule(size=size, margin=1.25, detector_scale=1.0, detector_shift=(0, 0), detector_residual=(0, 0, 0))
     card = ModelCard(
         name=name, layout="ibug68", parameters=parameter_count(network), width=network.config.width, crop=rule,

@@ -1,13 +1,12 @@
 """Milliseconds per face on one thread: octamark's models beside dlib and MediaPipe, in one run.
 
-    pip install dlib-bin face_recognition_models "setuptools<81" ai-edge-litert     (a missing peer is named and left out)
+    pip install dlib-bin face_recognition_models "setuptools<81" ai-edge-litert     (missing peers are left out)
     pip install --no-deps mediapipe==0.10.21 scikit-image     (only for the mesh network's file and the photograph)
     python -m benchmarks.speed [--runs 200] [--update]
 
-Only the landmark step is timed, from the picture's pixels to points: the face is already found. octamark's time includes
-the crop, dlib reads the picture itself, MediaPipe's mesh gets a crop. The tasks take turns of ten timed calls on ten
-different views of a face, after two untimed ones; the figure is the median. Detection is timed apart.
-"""
+Only the landmark step is timed, from the picture's pixels to points: the face is already found. octamark's time
+includes the crop, dlib reads the picture itself, MediaPipe's mesh gets a crop. The tasks take turns of ten timed calls
+on ten different views of a face, after two untimed ones; the figure is the median. Detection is timed apart."""
 
 from __future__ import annotations
 
@@ -47,7 +46,9 @@ def measurement(rows: Sequence[Sequence[Value]], runs: int) -> Measurement:
         "68-point model of `face_recognition_models`, MediaPipe its face mesh; neither tells how far off a "
         "point is. dlib's time depends on its 100 MB of trees being in the processor's cache: where all "
         "detectors alternate face by face ([peers](peers.md)), it takes more than twice as long.",
-        columns=(("", ""), ("ms", ".2f"), ("10th percentile", ".2f"), ("90th percentile", ".2f"), ("times dlib", ".2f")),
+        columns=(
+            ("", ""), ("ms", ".2f"), ("10th percentile", ".2f"), ("90th percentile", ".2f"), ("times dlib", ".2f"),
+        ),
         rows=rows,
         command=f"python -m benchmarks.speed --runs {runs}",
         data="one portrait, twelve views",
@@ -63,7 +64,7 @@ def photograph() -> np.ndarray:
 
 
 def views(picture: np.ndarray) -> list[np.ndarray]:
-    """The portrait turned, scaled, shifted and lit differently each time, because detectors rarely see one picture twice."""
+    """The portrait turned, scaled, shifted and lit differently each time: detectors rarely see one picture twice."""
     rng = np.random.default_rng(0)
     pictures = []
     for _ in range(UNTIMED + TIMED):

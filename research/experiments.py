@@ -5,10 +5,9 @@
     python -m research.experiments costs                                       # parameters, bytes, ms of each network
     python -m research.report                                                  # the page from research/results.csv
 
-Rows and columns of a table each change the recipe research/configs/base.toml; equal recipes of different tables are one
-run. Runs go by ``turn``, then by seed. A finished run is a row of research/results.csv and is skipped; an unfinished one
-lives in a folder below runs/experiments. Several processes may run at once.
-"""
+Rows and columns of a table each change the recipe research/configs/base.toml; equal recipes of different tables are
+one run. Runs go by ``turn``, then by seed. A finished run is a row of research/results.csv and is skipped; an
+unfinished one lives in a folder below runs/experiments. Several processes may run at once."""
 
 from __future__ import annotations
 
@@ -147,8 +146,8 @@ def make(run: Run, arguments: argparse.Namespace) -> None:
 
 
 def measure_costs(path: Path) -> None:
-    """Measure parameters, bytes and milliseconds (one thread, one face, median of alternating calls) of each network of the
-    experiments, and write them into the results."""
+    """Measure parameters, bytes and milliseconds (one thread, one face, median of alternating calls) of each network
+    of the experiments, and write them into the results."""
     import onnxruntime
     from benchmarks.sizes import untrained_onnx
     from benchmarks.timing import take_turns

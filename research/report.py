@@ -6,9 +6,8 @@
 Each table's configuration holds a paragraph, ``reading``, on what the runs say. Its figures are filled in here:
 ``{nme[ROW; COLUMN]}`` is a cell's mean (the column may be left out where there is one), with a format as in
 ``{entropy[ROW]:.1f}``; ``{lower[A > B]:.1f}`` tells by how many percent the NME of cell B is below that of A,
-``{higher[A > B]:.1f}`` by how many it is above, ``{minus[A > B]:.2f}`` the difference in percentage points, all over the
-seeds that both have; ``{higher.strong[A > B]:.0f}`` does so for another measure.
-"""
+``{higher[A > B]:.1f}`` by how many it is above, ``{minus[A > B]:.2f}`` the difference in percentage points, all over
+the seeds that both have; ``{higher.strong[A > B]:.0f}`` does so for another measure."""
 
 from __future__ import annotations
 
@@ -47,22 +46,23 @@ MEASURES: dict[str, tuple[str, float, int]] = {
 
 HEAD = """# Controlled comparisons
 
-Written by `python -m research.report` from `research/results.csv`: {done} of {total} runs; a dash: not run yet. The experiments are
-defined in `research/configs`, run by `python -m research.experiments`.
+Written by `python -m research.report` from `research/results.csv`: {done} of {total} runs; a dash: not run yet. The
+experiments are defined in `research/configs`, run by `python -m research.experiments`.
 
-Unless a table says otherwise: `tiny` at 128x128, LaplaceKL with supervised maps (weight 2), beta 1, target scale 0.5, Muon, 1,500
-steps of 16 labelled faces however many there are (`research/configs/base.toml`), and one learning rate for all.
+Unless a table says otherwise: `tiny` at 128x128, LaplaceKL with supervised maps (weight 2), beta 1, target scale 0.5,
+Muon, 1,500 steps of 16 labelled faces however many there are (`research/configs/base.toml`), and one learning rate for
+all.
 
 - **NME**: inter-ocular, %, on the {faces} faces of 300W's validation split, crops from label boxes, of the averaged
-  weights after the last epoch, so that no epoch was chosen. *Best epoch* is the lowest of all epochs, chosen on those same faces.
-  All figures are without the [offset of 300W's labels](training.md) and without the shape correction.
-- *a ± b (n)*: mean and standard deviation of n seeds. A seed draws weights, order, augmentation and the share of the labels. A
-  figure without ± is one seed: a difference smaller than the ± of similar runs means nothing.
+  weights after the last epoch, so that no epoch was chosen. *Best epoch* is the lowest of all epochs, chosen on those
+  same faces. All figures are without the [offset of 300W's labels](training.md) and without the shape correction.
+- *a ± b (n)*: mean and standard deviation of n seeds. A seed draws weights, order, augmentation and the share of the
+  labels. A figure without ± is one seed: a difference smaller than the ± of similar runs means nothing.
 - **Entropy** of the heatmaps, mean over points and faces: how scattered they are (1,024 places, at most 6.93 nats).
 - **ms**: one face, one thread, median of alternating calls. **MB**: the exported file.
-- Faces without labels: {unlabelled}.
-  They are CACD, YouTube Faces, and the training pictures of 300W without their labels, cropped by YuNet's boxes;
-  no validation picture is among them. 1,500 pictures of LFW were left out, because a box and 68 points are drawn into each of them.
+- Faces without labels: {unlabelled}. They are CACD, YouTube Faces, and the training pictures of 300W without their
+  labels, cropped by YuNet's boxes; no validation picture is among them. 1,500 pictures of LFW were left out, because a
+  box and 68 points are drawn into each of them.
 
 """
 
@@ -201,8 +201,8 @@ def _aims(table: Table, results: Results) -> str:
             if old:
                 gain, wanted = 100 * (1 - sum(new) / sum(old)), _mean(old, "nme") * (1 - aim / 100)
                 rows.append([
-                    f"{row} of the labels, {column}", f"{aim:g} % lower: {wanted:.2f} %", f"{gain:.1f} % lower ({len(old)})",
-                    "met" if gain >= aim else "missed",
+                    f"{row} of the labels, {column}", f"{aim:g} % lower: {wanted:.2f} %",
+                    f"{gain:.1f} % lower ({len(old)})", "met" if gain >= aim else "missed",
                 ])  # fmt: skip
     return markdown(["NME against supervised", "aim", "measured (seeds)", ""], rows) if rows else ""
 
@@ -218,8 +218,8 @@ def _teacher(table: Table, results: Results) -> str:
     if not rows:
         return ""
     text = (
-        "Error of the teacher's points on the training faces whose labels it did not get, % (spread, heatmap pixels), by quarter "
-        "of its spread:\n\n"
+        "Error of the teacher's points on the training faces whose labels it did not get, % (spread, heatmap pixels), "
+        "by quarter of its spread:\n\n"
     )
     return text + markdown(["labels (seed 0)", "smallest spread", "second", "third", "largest spread"], rows)
 
