@@ -1,13 +1,13 @@
-"""What adapting a released model to pictures without labels brings, where they differ from what it was trained on.
+"""What adapting a released model to unlabelled pictures brings, where they differ from its training pictures.
 
-    python benchmarks/adaptation.py PATH/TO/300w FOLDER_OF_PICTURES -o runs/adaptation
+    python -m benchmarks.adaptation PATH/TO/300w FOLDER_OF_PICTURES -o runs/adaptation [--update]
 
-A night camera that nobody labelled: the pictures of the folder, and 300W's validation faces, are reduced until a face
-measures 48 pixels, turned grey, blurred by motion, drowned in the noise of a sensor, and stored as poor JPEG. Then the
-README's commands do the rest: crops, train --init --unlabelled, export, evaluate --compare, on the night's validation
-faces and on the plain ones: the last epoch, so that none is chosen, without the closer look, which only `small` has. A
-step that is done is skipped when called again; a stopped training run is resumed.
-"""
+The unlabelled pictures are those of a simulated night camera: the pictures of the folder, and 300W's validation faces,
+are reduced until a face measures 48 pixels, turned grey, blurred by motion, covered with the noise of a sensor, and
+stored as JPEG of low quality. Then octamark's own commands do the rest: crops, train --init --unlabelled, export,
+evaluate --compare, on the night's validation faces and on the plain ones. The last epoch counts, so that none is
+chosen, and faces are read without refinement, which only `small` has. A finished step is skipped when the script is
+called again; a stopped training run is resumed."""
 
 from __future__ import annotations
 
@@ -15,42 +15,45 @@ import argparse
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from benchmarks.measurements import Measurement, Value, add_update_option, finish
 
 from octamark import FaceDetector, OctamarkError, datasets, read_picture
 from octamark.datasets import Sample
-from octamark.geometry import Picture, crop, crop_transform, invert, landmark_boxes, squares
-from octamark.geometry import apply as moved
+from octamark.evaluation.report import read_scores
+from octamark.evaluation.results import difference
+from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, squares
 from octamark.images import write_picture
 from octamark.io import pts_text
+from octamark.metrics import failure_rate
 from octamark.models import available
 
 FACE = 48  # pixels, the longer side of the box around its points or of the detector's
-ROOM = 2.0  # side of the picture that is kept around a face, over the face's size
-PHOTONS = 160.0  # that make white: the noise of a pixel is that of their number
+ROOM = 2.0  # side of the part of the picture that is kept, over the face's size
+PHOTONS = 160.0  # of a white pixel; their number is Poisson distributed
 READ_NOISE = 0.01  # standard deviation of the sensor's own noise, as a share of white
-STREAK = 2.0  # pixels that the face moves while the shutter is open
+STREAK = 2.0  # pixels by which the face moves while the shutter is open
 QUALITY = 50  # of JPEG
 
 
 def night(picture: Picture, rng: np.random.Generator) -> Picture:
-    """A small picture as a cheap camera takes and keeps it at night: grey, (h, w, 3) uint8."""
+    """A small picture as a cheap camera would take it at night: grey, (h, w, 3) uint8."""
     light = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255) ** 2.2
     angle, steps = rng.uniform(0, np.pi), np.linspace(-0.5, 0.5, 7) * STREAK
     shifts = [np.float32([[1, 0, s * np.cos(angle)], [0, 1, s * np.sin(angle)]]) for s in steps]
     side = light.shape[::-1]
     light = np.mean([cv2.warpAffine(light, s, side, borderMode=cv2.BORDER_REFLECT) for s in shifts], axis=0)
-    seen = rng.poisson(light * PHOTONS) / PHOTONS + rng.normal(0, READ_NOISE, light.shape)
-    grey = (255 * np.clip(seen, 0, 1) ** (1 / 2.2)).astype(np.uint8)  # the camera turns up its gain
-    kept = cv2.imdecode(cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1], cv2.IMREAD_GRAYSCALE)
-    return np.repeat(kept[..., None], 3, axis=2)
+    noisy = rng.poisson(light * PHOTONS) / PHOTONS + rng.normal(0, READ_NOISE, light.shape)
+    grey = (255 * np.clip(noisy, 0, 1) ** (1 / 2.2)).astype(np.uint8)
+    stored = cv2.imdecode(cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1], cv2.IMREAD_GRAYSCALE)
+    return np.repeat(stored[..., None], 3, axis=2)
 
 
-def around(picture: Picture, box: np.ndarray) -> tuple[Picture, np.ndarray]:
+def face_part(picture: Picture, box: np.ndarray) -> tuple[Picture, np.ndarray]:
     """The surroundings of a face, reduced to ``FACE`` pixels, and the matrix from them to the picture."""
     size = round(FACE * ROOM)
     matrix = crop_transform(squares(box[None], ROOM)[0], size)
@@ -59,12 +62,12 @@ def around(picture: Picture, box: np.ndarray) -> tuple[Picture, np.ndarray]:
 
 def at_night(sample: Sample, number: int) -> tuple[Picture, np.ndarray]:
     """A labelled face as :func:`night` takes it (``number`` is the seed), and its landmarks there."""
-    small, matrix = around(read_picture(sample.picture), landmark_boxes(sample.landmarks))
-    return night(small, np.random.default_rng(number)), moved(invert(matrix), sample.landmarks)
+    small, matrix = face_part(read_picture(sample.picture), landmark_boxes(sample.landmarks))
+    return night(small, np.random.default_rng(number)), apply(invert(matrix), sample.landmarks)
 
 
 def write_validation(data: Path, out: Path) -> None:
-    """Night's validation faces with their labels, a folder of .png and .pts."""
+    """Write the validation faces at night with their labels, as a folder of .png and .pts files."""
     for number, sample in enumerate(datasets.read("300w", data, "val")):
         picture, points = at_night(sample, number)
         name = sample.name.replace("/", "_")
@@ -73,7 +76,7 @@ def write_validation(data: Path, out: Path) -> None:
 
 
 def write_unlabelled(folder: Path, out: Path) -> None:
-    """Night's other faces: the surest of each picture, if it is large enough to be reduced."""
+    """Write the unlabelled faces at night: the one of the highest score of each picture, if it is large enough."""
     detector = FaceDetector()
     for number, file in enumerate(sorted(file for file in folder.rglob("*") if file.is_file())):
         try:
@@ -82,12 +85,12 @@ def write_unlabelled(folder: Path, out: Path) -> None:
             continue
         boxes, scores = detector(picture)
         if len(boxes) and min(boxes[scores.argmax(), 2:] - boxes[scores.argmax(), :2]) >= FACE:
-            small, _ = around(picture, boxes[scores.argmax()])
+            small, _ = face_part(picture, boxes[scores.argmax()])
             write_picture(out / f"{number:06d}.png", night(small, np.random.default_rng(10**6 + number)))
 
 
 def once(write: Callable[[Path, Path], None], source: Path, out: Path) -> None:
-    """Fill a folder, unless it is there; one that was left half full is filled anew."""
+    """Fill a folder, unless it exists; one that was left unfinished is filled again."""
     if not out.is_dir():
         part = out.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
@@ -97,33 +100,69 @@ def once(write: Callable[[Path, Path], None], source: Path, out: Path) -> None:
 
 
 def call(*arguments: str | Path) -> None:
+    """Run a command of octamark."""
     print("octamark", *arguments, flush=True)
     subprocess.run([sys.executable, "-m", "octamark", *map(str, arguments)], check=True)
 
 
+def measurement(rows: Sequence[Sequence[Value]], model: str) -> Measurement:
+    """The entry for results.json."""
+    return Measurement(
+        name="adaptation",
+        page="adaptation",
+        title=f"Adapting `{model}` to a night camera",
+        text="The faces of a folder as a simulated camera takes them at night (48 pixels, grey, blurred by motion, "
+        "noisy, JPEG of low quality), without labels, taught to a released model by the moving average of its "
+        "own weights. Scored on 300W's validation faces, taken by that camera and by day. Differences are "
+        "paired (the same faces), with 95 % intervals.",
+        columns=(
+            ("faces", ""), ("NME before, %", ".2f"), ("NME adapted, %", ".2f"), ("difference", "+.2f"),
+            ("failures at 8 % before, %", ".1f"), ("failures adapted, %", ".1f"), ("difference", "+.1f"),
+        ),
+        rows=rows,
+        command="python -m benchmarks.adaptation PATH/TO/300w FOLDER_OF_PICTURES -o runs/adaptation",
+        data="300W, validation split, 201 faces",
+        boxes="labels",
+        normaliser="inter-ocular",
+    )  # fmt: skip
+
+
+def compared(folder: Path, faces: str) -> list[Value]:
+    """The row of two models whose scores lie in the subfolders A and B."""
+    before, after = read_scores(folder / "A"), read_scores(folder / "B")
+    nme, failures = ([estimate.value, estimate.low, estimate.high] for estimate in difference(before, after).values())
+    errors = [np.array(list(scores.nme.values())) for scores in (before, after)]
+    means = [100 * float(np.nanmean(values)) for values in errors]
+    failed = [100 * failure_rate(values) for values in errors]
+    return [faces, *means, nme, *failed, failures]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="300W: afw, helen, lfpw, splits")
+    parser.add_argument("data", type=Path, help="300W's folder: afw, helen, lfpw, splits")
     parser.add_argument("pictures", type=Path, help="folder of faces without labels")
-    parser.add_argument("-o", "--out", type=Path, default=Path("runs/adaptation"))
+    parser.add_argument("-o", "--out", type=Path, default=Path("runs/adaptation"), help="folder of all that is made")
     parser.add_argument("--init", default="small", choices=available(), help="the released model to adapt")
-    asked = parser.parse_args()
-    if not asked.pictures.is_dir():
-        parser.error(f"{asked.pictures}: no such folder")
-    out, faces, run = asked.out, asked.out / "faces.safetensors", asked.out / asked.init
-    once(write_validation, asked.data, out / "night")
-    once(write_unlabelled, asked.pictures, out / "unlabelled")
+    add_update_option(parser)
+    arguments = parser.parse_args()
+    if not arguments.pictures.is_dir():
+        parser.error(f"{arguments.pictures}: no such folder")
+    data, out, run = arguments.data, arguments.out, arguments.out / arguments.init
+    faces, adapted = out / "faces.safetensors", run / "adapted.onnx"
+    once(write_validation, data, out / "night")
+    once(write_unlabelled, arguments.pictures, out / "unlabelled")
     if not faces.exists():
         call("crops", out / "unlabelled", "-o", faces)
-    adapted = run / "adapted.onnx"
     if not adapted.exists():
-        again = ["--resume"] if (run / "last.safetensors").exists() else []
-        call("train", "--init", asked.init, "--data", asked.data, "--unlabelled", faces, "-o", run, *again)
-        call("export", run / "last.safetensors", "--data", asked.data, "-o", adapted)
-    compared = ["--boxes", "labels", "--refine", "never", "--compare", asked.init, adapted]
+        resume = ["--resume"] if (run / "last.safetensors").exists() else []
+        call("train", "--init", arguments.init, "--data", data, "--unlabelled", faces, "-o", run, *resume)
+        call("export", run / "last.safetensors", "--data", data, "-o", adapted)
+    options = ["--boxes", "labels", "--refine", "never", "--compare", arguments.init, adapted]
     night_set = [out / "night", "--format", "folder", "--layout", "ibug68"]
-    call("evaluate", *night_set, *compared, "-o", run / "at-night")
-    call("evaluate", asked.data, "--format", "300w", "--split", "val", *compared, "-o", run / "by-day")
+    call("evaluate", *night_set, *options, "-o", run / "at-night")
+    call("evaluate", data, "--format", "300w", "--split", "val", *options, "-o", run / "by-day")
+    rows = [compared(run / "at-night", "at night"), compared(run / "by-day", "by day")]
+    finish([measurement(rows, arguments.init)], arguments.update)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
-"""How true the released models' spreads are: before the calibration, and after it on faces that it was not fitted on.
+"""How true the spreads of the models that ship are: before the calibration, and after it on faces it was not fitted on.
 
-    python benchmarks/calibration.py DATA [--models nano tiny small]     (needs the package's extra, train)
+    python -m benchmarks.calibration PATH/TO/300w [--models nano small] [--update]    (needs the package's extra, train)
 
-*Before* is the network's raw spread times the one factor that makes its mean the mean error, and the confidence and
-regions of a Laplace density of that scale. *After* is cross-fitted: the calibration fitted on four fifths of the
-validation faces, checked on the rest. Label boxes, inter-ocular.
-"""
+*Before* is the network's raw spread times the one factor that makes its mean the mean error, with the confidence and
+the regions of a Laplace density of that scale. *After* is cross-fitted: the calibration fitted on four fifths of the
+validation faces, checked on the rest. Label boxes, inter-ocular."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from benchmarks.measurements import Measurement, Value, add_update_option, finish
 
 import octamark
 from octamark import models
@@ -26,42 +25,56 @@ from octamark.release.calibration import cross_fitted, trust_figures
 from octamark.release.graph import recalibrated
 
 
+def measurement(rows: Sequence[Sequence[Value]], figures: Sequence[str], faces: int) -> Measurement:
+    """The entry for results.json."""
+    digits = [".1f" if figure.startswith("regions") else ".3f" for figure in figures]
+    return Measurement(
+        name="calibration",
+        page="accuracy",
+        title="Spread and confidence before and after the calibration",
+        text="*Before*: the raw spread times one factor, as a Laplace density. *After*: the calibration fitted on "
+        "four fifths of the faces, checked on the rest.",
+        columns=(("model", ""), *zip(figures, digits, strict=True)),
+        rows=rows,
+        command="python -m benchmarks.calibration PATH/TO/300w",
+        data=f"300W, validation split, {faces} faces",
+        boxes="labels",
+        normaliser="inter-ocular",
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="300W's folder, with splits/val.txt")
-    parser.add_argument("--models", nargs="*", default=models.available())
-    asked = parser.parse_args()
-    samples = read("300w", asked.data, "val")
+    parser.add_argument("--models", nargs="*", default=models.available(), help="all that ship by default")
+    add_update_option(parser)
+    arguments = parser.parse_args()
+    samples = read("300w", arguments.data, "val")
     truth = np.stack([sample.landmarks for sample in samples]).astype(np.float64)
-    columns: dict[str, dict[str, float]] = {}
-    for name in asked.models:
+    rows: dict[str, dict[str, float]] = {}
+    for name in arguments.models:
         card = octamark.load(name, refine="never").card
-        plain = card.model_copy(update={"calibration": Calibration.identity(len(card.calibration.gain))})
-        landmarker = octamark.load(recalibrated(models.read(name), plain), rotation="never", refine="never")
-        seen = predict(landmarker, samples, {"": View(label_square(card.crop))})[""]
-        assert seen.spread is not None
-        assert seen.scale is not None
-        unit = seen.scale[:, None, None]
-        raw, errors = seen.spread / unit, (seen.landmarks - truth) / unit
-        distances = landmarker.layout.distance(truth, "inter-ocular") / seen.scale
-        columns[f"{name} before"] = before(raw, errors, distances)
-        columns[f"{name} after"] = cross_fitted(raw, errors, distances, landmarker.layout.mirror)
-    table = Table(title=f"300w val, {len(samples)} faces, label boxes, inter-ocular", title_justify="left")
-    table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for figure in next(iter(columns.values())):
-        digits = 1 if figure.startswith("regions") else 3
-        table.add_row(figure, *(f"{values[figure]:.{digits}f}" for values in columns.values()))
-    Console(width=140).print(table)
+        uncalibrated = card.model_copy(update={"calibration": Calibration.identity(len(card.calibration.gain))})
+        landmarker = octamark.load(recalibrated(models.read(name), uncalibrated), rotation="never", refine="never")
+        predictions = predict(landmarker, samples, {"": View(label_square(card.crop))})[""]
+        assert predictions.spread is not None
+        assert predictions.scale is not None
+        unit = predictions.scale[:, None, None]
+        spread, errors = predictions.spread / unit, (predictions.landmarks - truth) / unit
+        eyes = landmarker.layout.distance(truth, "inter-ocular") / predictions.scale
+        rows[f"`{name}` before"] = one_factor(spread, errors, eyes)
+        rows[f"`{name}` after"] = cross_fitted(spread, errors, eyes, landmarker.layout.mirror)
+    figures = list(next(iter(rows.values())))
+    table = [[name, *(values.get(figure) for figure in figures)] for name, values in rows.items()]
+    finish([measurement(table, figures, len(samples))], arguments.update)
 
 
-def before(raw: np.ndarray, errors: np.ndarray, distances: np.ndarray) -> dict[str, float]:
-    """The same figures as :func:`octamark.release.calibration.cross_fitted`, of raw spreads with one factor."""
-    plain, unit = Calibration.identity(raw.shape[1]), distances[:, None]
-    spread = raw * (np.abs(errors).mean() / raw.mean())
-    radii = {share: plain.radius(spread, share) for share in SHARES}
-    return trust_figures(errors, spread, plain.within(spread, CONFIDENCE_SHARE * unit), radii, unit)
+def one_factor(spread: np.ndarray, errors: np.ndarray, eyes: np.ndarray) -> dict[str, float]:
+    """The figures of :func:`octamark.release.calibration.cross_fitted` for raw spreads scaled by one factor."""
+    plain, unit = Calibration.identity(spread.shape[1]), eyes[:, None]
+    scaled = spread * (np.abs(errors).mean() / spread.mean())
+    radii = {share: plain.radius(scaled, share) for share in SHARES}
+    return trust_figures(errors, scaled, plain.within(scaled, CONFIDENCE_SHARE * unit), radii, unit)
 
 
 if __name__ == "__main__":

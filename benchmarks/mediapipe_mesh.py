@@ -1,4 +1,4 @@
-"""MediaPipe's face mesh network (TFLite), run by the LiteRT interpreter; for the benchmarks beside this file."""
+"""MediaPipe's face mesh network (TFLite), run by the LiteRT interpreter."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ VERTICES = 468
 
 
 def load_mesh() -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], int]:
-    """A function of picture (H, W, 3) and crop transform (2, 3) that gives the vertices (468, 2) in pixels of the crop
-    (the corner of the first is the origin), on one thread; and the crop's side.
+    """The mesh network as a function, and the side of the crop that it reads.
+
+    The function takes a picture (H, W, 3) and a crop transform (2, 3), and returns the vertices (468, 2) in pixels of
+    the crop, whose origin is the corner of the first pixel. It runs on one thread.
 
     Raises:
-        ImportError: no mediapipe that carries the network, or no interpreter.
+        ImportError: no installed mediapipe has the network's file, or there is no interpreter.
     """
     spec = importlib.util.find_spec("mediapipe")
     model = Path(spec.origin or "").parent / "modules/face_landmark/face_landmark.tflite" if spec else Path()
@@ -30,7 +32,8 @@ def load_mesh() -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], int]:
     interpreter.allocate_tensors()
     entry = interpreter.get_input_details()[0]
     size = int(entry["shape"][1])
-    (mesh,) = (one["index"] for one in interpreter.get_output_details() if np.prod(one["shape"]) == VERTICES * 3)
+    outputs = interpreter.get_output_details()
+    (mesh,) = (output["index"] for output in outputs if np.prod(output["shape"]) == VERTICES * 3)
 
     def vertices(picture: np.ndarray, transform: np.ndarray) -> np.ndarray:
         interpreter.set_tensor(entry["index"], crop(picture, transform, size).astype(np.float32)[None] / 255)

@@ -1,14 +1,12 @@
-"""Milliseconds per face, one thread, warm: octamark's sizes beside dlib and MediaPipe, in one run, as ratios.
+"""Milliseconds per face on one thread: octamark's models beside dlib and MediaPipe, in one run.
 
-    pip install dlib-bin face_recognition_models "setuptools<81" ai-edge-litert     (a missing peer is said)
-    pip install --no-deps mediapipe==0.10.21 scikit-image     (for the network's file and the photograph alone)
-    python benchmarks/speed.py [--runs 200]
+    pip install dlib-bin face_recognition_models "setuptools<81" ai-edge-litert     (missing peers are left out)
+    pip install --no-deps mediapipe==0.10.21 scikit-image     (only for the mesh network's file and the photograph)
+    python -m benchmarks.speed [--runs 200] [--update]
 
-The face is already found: only the landmark step is timed, from the picture's pixels to points (crop included for
-octamark; dlib reads the picture itself; MediaPipe's mesh gets a crop). The contestants take turns of ten calls on ten
-different views of a face, two before them untimed, so that a busy machine is unfair to none and no cache holds the
-answer; the figure is the median. Detection is timed apart.
-"""
+Only the landmark step is timed, from the picture's pixels to points: the face is already found. octamark's time
+includes the crop, dlib reads the picture itself, MediaPipe's mesh gets a crop. The tasks take turns of ten timed calls
+on ten different views of a face, after two untimed ones; the figure is the median. Detection is timed apart."""
 
 from __future__ import annotations
 
@@ -16,28 +14,49 @@ import argparse
 import importlib.util
 import os
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import numpy as np
-from mediapipe_mesh import load_mesh
-from rich.console import Console
-from rich.table import Table
+from benchmarks.measurements import Measurement, Value, add_update_option, finish
+from benchmarks.mediapipe_mesh import load_mesh
+from benchmarks.timing import take_turns
 
 import octamark
 from octamark import models
 from octamark.geometry import crop_transform, detector_squares
 
-WARM, ROUND = 2, 10  # calls of a contestant's turn: untimed, timed
+UNTIMED, TIMED = 2, 10  # calls in a task's turn
+DLIB = "dlib 68"
 
-Task = tuple[str, int, Callable[[int], object]]  # name, faces per call, a call on one of the views
+Task = tuple[int, Callable[[int], object]]
+"""How many faces a call reads, and the call, on the view of a number."""
+
+
+def measurement(rows: Sequence[Sequence[Value]], runs: int) -> Measurement:
+    """The entry for results.json."""
+    return Measurement(
+        name="speed",
+        page="speed",
+        title="Milliseconds per face",
+        text="One thread, the face already found, crop included; medians of calls in alternating turns. dlib is the "
+        "68-point model of `face_recognition_models`, MediaPipe its face mesh; neither tells how far off a "
+        "point is. dlib's time depends on its 100 MB of trees being in the processor's cache: where all "
+        "detectors alternate face by face ([peers](peers.md)), it takes more than twice as long.",
+        columns=(
+            ("", ""), ("ms", ".2f"), ("10th percentile", ".2f"), ("90th percentile", ".2f"), ("times dlib", ".2f"),
+        ),
+        rows=rows,
+        command=f"python -m benchmarks.speed --runs {runs}",
+        data="one portrait, twelve views",
+    )  # fmt: skip
 
 
 def photograph() -> np.ndarray:
+    """NASA's portrait of Eileen Collins, public domain, from scikit-image."""
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         raise SystemExit("error: the photograph comes with scikit-image: pip install --no-deps scikit-image")
@@ -45,87 +64,81 @@ def photograph() -> np.ndarray:
 
 
 def views(picture: np.ndarray) -> list[np.ndarray]:
-    """The portrait turned, scaled, shifted and lit differently each time: a detector rarely sees one face twice."""
+    """The portrait turned, scaled, shifted and lit differently each time: detectors rarely see one picture twice."""
     rng = np.random.default_rng(0)
-    seen = []
-    for _ in range(WARM + ROUND):
+    pictures = []
+    for _ in range(UNTIMED + TIMED):
         matrix = cv2.getRotationMatrix2D((224, 115), rng.uniform(-20, 20), rng.uniform(0.8, 1.6))
         matrix[:, 2] += rng.uniform(-20, 20, 2)
         turned = cv2.warpAffine(picture, matrix, (512, 512))
-        seen.append(cv2.convertScaleAbs(turned, alpha=rng.uniform(0.6, 1.2), beta=rng.uniform(-20, 20)))
-    return seen
+        pictures.append(cv2.convertScaleAbs(turned, alpha=rng.uniform(0.6, 1.2), beta=rng.uniform(-20, 20)))
+    return pictures
 
 
-def ours(pictures: list[np.ndarray], boxes: list[np.ndarray]) -> list[Task]:
-    tasks: list[Task] = []
-    looks = [(name, name, "never") for name in models.available()]
-    looks.append((f"{models.REGIONS_MODEL} refined", models.REGIONS_MODEL, "always"))
-    for name, model, refine in looks:
+def octamark_tasks(pictures: list[np.ndarray], boxes: list[np.ndarray]) -> dict[str, Task]:
+    """Every shipped model, and the refined reading, one face and 16 faces at a time."""
+    configurations = [(name, name, "never") for name in models.available()]
+    configurations.append((f"{models.REGIONS_MODEL} refined", models.REGIONS_MODEL, "always"))
+    tasks: dict[str, Task] = {}
+    for title, model, refine in configurations:
         landmarker = octamark.load(model, refine=refine, threads=1)  # type: ignore[arg-type]
         for batch in (1, 16):
 
-            def call(turn: int, landmarker: octamark.Landmarker = landmarker, batch: int = batch) -> object:
-                return landmarker(pictures[turn], np.repeat(boxes[turn][None], batch, axis=0))
+            def call(view: int, landmarker: octamark.Landmarker = landmarker, batch: int = batch) -> object:
+                return landmarker(pictures[view], np.repeat(boxes[view][None], batch, axis=0))
 
-            tasks.append((f"octamark {name}, batch {batch}", batch, call))
+            tasks[f"octamark {title}, batch {batch}"] = (batch, call)
     return tasks
 
 
-def dlib_task(pictures: list[np.ndarray], boxes: list[np.ndarray]) -> Task:
+def dlib_task(pictures: list[np.ndarray], boxes: list[np.ndarray]) -> dict[str, Task]:
+    """dlib's 68-point model."""
     import dlib
     import face_recognition_models
 
     predictor = dlib.shape_predictor(face_recognition_models.pose_predictor_model_location())
     rectangles = [dlib.rectangle(*(int(side) for side in box)) for box in boxes]
-    return "dlib 68", 1, lambda turn: predictor(pictures[turn], rectangles[turn])
+    return {DLIB: (1, lambda view: predictor(pictures[view], rectangles[view]))}
 
 
-def mediapipe_task(pictures: list[np.ndarray], boxes: list[np.ndarray]) -> Task:
+def mediapipe_task(pictures: list[np.ndarray], boxes: list[np.ndarray]) -> dict[str, Task]:
     """MediaPipe's face mesh network on its 192x192 crop, run by the LiteRT interpreter."""
     vertices, side = load_mesh()
 
-    def call(turn: int) -> object:
-        square = detector_squares(boxes[turn], 1.5, (0.0, 0.0))[0]
-        return vertices(pictures[turn], crop_transform(square, side))
+    def call(view: int) -> object:
+        square = detector_squares(boxes[view], 1.5, (0.0, 0.0))[0]
+        return vertices(pictures[view], crop_transform(square, side))
 
-    return "MediaPipe face mesh, 468 points", 1, call
+    return {"MediaPipe face mesh, 468 points": (1, call)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=200, help="calls of each contestant")
-    runs = parser.parse_args().runs
+    parser.add_argument("--runs", type=int, default=200, help="calls of each task")
+    add_update_option(parser)
+    arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    console = Console(width=100)
     pictures = views(photograph())
     detector = octamark.FaceDetector()
     boxes = [detector(picture)[0][0] for picture in pictures]
-    tasks = ours(pictures, boxes)
+    tasks = octamark_tasks(pictures, boxes)
     for peer in (dlib_task, mediapipe_task):
         try:
-            tasks.append(peer(pictures, boxes))
+            tasks |= peer(pictures, boxes)
         except ImportError as error:
-            console.print(f"left out: {peer.__name__.removesuffix('_task')} ({error})", markup=False)
-    tasks.append(("detection (YuNet, 512x512)", 1, lambda turn: detector(pictures[turn])))
+            print(f"left out: {peer.__name__.removesuffix('_task')} ({error})")
+    tasks["detection (YuNet, 512x512)"] = (1, lambda view: detector(pictures[view]))
 
-    times: dict[str, list[float]] = {name: [] for name, _, _ in tasks}
-    for _ in range(max(1, runs // ROUND)):
-        for name, faces, call in tasks:
-            for turn in range(WARM + ROUND):
-                start = time.perf_counter()
-                call(turn)
-                if turn >= WARM:
-                    times[name].append((time.perf_counter() - start) * 1000 / faces)
-
-    base = statistics.median(times.get("dlib 68", times["octamark nano, batch 1"]))
-    table = Table(title=f"ms per face, one thread, median of {runs} calls in alternating turns", title_justify="left")
-    for column in ("", "ms", "10th to 90th percentile", "times dlib" if "dlib 68" in times else "times nano"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, values in times.items():
-        low, high = np.percentile(values, [10, 90])
-        median = statistics.median(values)
-        table.add_row(name, f"{median:.2f}", f"{low:.2f} to {high:.2f}", f"{median / base:.2f}")
-    console.print(table)
+    calls = {name: call for name, (_, call) in tasks.items()}
+    times = take_turns(calls, max(1, arguments.runs // TIMED), TIMED, UNTIMED)
+    per_face = {name: [ms / tasks[name][0] for ms in values] for name, values in times.items()}
+    dlib_time = statistics.median(per_face[DLIB]) if DLIB in per_face else None
+    rows: list[list[Value]] = []
+    for name, values in per_face.items():
+        low, high = np.percentile(values, [10, 90]).tolist()
+        middle = statistics.median(values)
+        rows.append([name, middle, low, high, middle / dlib_time if dlib_time else None])
+    finish([measurement(rows, arguments.runs)], arguments.update)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,142 @@
+"""The scores of a finished training run, as research/results.csv keeps them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks.adaptation import at_night
+from benchmarks.caricatures import caricature_sets
+
+from octamark.datasets import Sample
+from octamark.datasets.load import training_and_validation
+from octamark.geometry import Picture, apply, crop, crop_transform, landmark_boxes, squares
+from octamark.layouts import layout
+from octamark.metrics import distances, failure_rate, nme, point_errors
+from octamark.nets import heatmaps
+from octamark.nets.network import STRIDE, OctaveNetwork
+from octamark.training import checkpoints
+from octamark.training.data import FaceStore, centre_crops
+from octamark.training.recipe import Config
+from octamark.training.starting import trained_network
+from octamark.training.teacher import read_twice
+
+BATCH = 32
+
+Reader = Callable[[Sequence[Picture], np.ndarray], np.ndarray]
+"""Pictures and their true landmarks (n, M, 2), which give the boxes -> landmarks (n, M, 2) that the network finds."""
+
+
+def score(folder: Path, data: Path, slow: frozenset[str]) -> dict[str, Any]:
+    """The scores of the last epoch's averaged weights on the validation faces, by column of results.csv.
+
+    Args:
+        folder: of the run.
+        data: 300W's folder.
+        slow: scores to measure besides: ``strong`` for caricatures of all strengths, ``night`` for the night camera.
+    """
+    if "regional" in json.loads((folder / "recipe.json").read_text()):
+        return regional_scores(folder)
+    network, config, meta = trained_network(folder / "last.safetensors")
+    table, size = layout(config.layout), config.stages[-1].size
+    _, held_out = training_and_validation(config.data, data, table, config.seed)
+    held_out = sorted(held_out, key=lambda sample: sample.name)
+    store = FaceStore.load(held_out, size, config.data.margin)
+    errors, spreads, entropies = [], [], []
+    for pictures, truth in batches(store, size):
+        with torch.no_grad():
+            maps = heatmaps.probabilities(network(pictures), config.loss.beta)
+        points = heatmaps.decode(maps)
+        found = heatmaps.to_input_pixels(points, STRIDE).position
+        errors.append(nme(found.numpy(), truth.numpy(), table))
+        spreads.append(points.spread.mean(dim=(1, 2)))
+        entropies.append(torch.special.entr(maps).sum(dim=(2, 3)).mean(dim=1))
+    every = np.concatenate(errors)
+    scores: dict[str, Any] = {
+        "nme": float(every.mean()),
+        "best_nme": min(line["validation_nme"] for line in meta["rows"]),
+        "failures": failure_rate(every),
+        "entropy": float(torch.cat(entropies).mean()),
+        "spread": float(torch.cat(spreads).mean()),
+        "seconds": sum(line["seconds"] for line in meta["rows"]),
+        "faces": len(every),
+        "unlabelled_faces": meta.get("unlabelled"),
+    }
+    read = reader(network, config)
+    if "strong" in slow:
+        sets = caricature_sets(FaceStore.load(held_out, 224, config.data.margin), table)
+        scores |= {name: float(nme(read(*pair), pair[1], table).mean()) for name, pair in sets.items()}
+    if "night" in slow:
+        pairs = [at_night(sample, number) for number, sample in enumerate(held_out)]
+        truth = np.array([points for _, points in pairs])
+        scores["night"] = float(nme(read([picture for picture, _ in pairs], truth), truth, table).mean())
+    if config.unlabelled is not None and config.unlabelled.teacher is not None and config.data.share < 1:
+        scores |= teacher_scores(network, config, data)
+    return scores
+
+
+def batches(store: FaceStore, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Centre crops of a store and their landmarks, batch by batch."""
+    starts = range(0, len(store), BATCH)
+    return [centre_crops(store, torch.arange(first, min(first + BATCH, len(store))), size) for first in starts]
+
+
+def reader(network: OctaveNetwork, config: Config) -> Reader:
+    """A function that reads faces with a network, in crops around the boxes of their labels."""
+    size = config.stages[-1].size
+
+    def read(pictures: Sequence[Picture], truth: np.ndarray) -> np.ndarray:
+        transforms = [crop_transform(squares(landmark_boxes(points), config.data.margin)[0], size) for points in truth]
+        crops = [crop(picture, transform, size) for picture, transform in zip(pictures, transforms, strict=True)]
+        stacked = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
+        with torch.no_grad():
+            logits = torch.cat([network(part) for part in stacked.split(BATCH)])
+        points = heatmaps.decode(heatmaps.probabilities(logits, config.loss.beta))
+        found = heatmaps.to_input_pixels(points, STRIDE).position.numpy()
+        return np.array([apply(transform, face) for transform, face in zip(transforms, found, strict=True)])
+
+    return read
+
+
+def regional_scores(folder: Path) -> dict[str, float | None]:
+    """The scores of a regional run's last epoch, and those of the global network alone, from its log."""
+    lines = checkpoints.load(folder / "last.safetensors")[1]["rows"]
+    last = lines[-1]
+    return {
+        "nme": last["validation_nme"], "global_nme": last["global_nme"], "eyes_nme": last["eyes_nme"],
+        "mouth_nme": last["mouth_nme"], "best_nme": min(line["validation_nme"] for line in lines),
+        "failures": last["validation_fr8"], "views_apart": last["views_apart"] or None,
+        "seconds": sum(line["seconds"] for line in lines),
+    }  # fmt: skip
+
+
+def teacher_scores(network: OctaveNetwork, config: Config, data: Path) -> dict[str, float]:
+    """How wrong a mean teacher is on the training faces whose labels it did not get.
+
+    Its points are sorted by spread into quarters. For each quarter: the mean spread (heatmap pixels) and the mean error
+    (% of the inter-ocular distance).
+    """
+    table, size = layout(config.layout), config.stages[-1].size
+    all_labels = config.data.model_copy(update={"share": 1.0})
+    labelled, known = (training_and_validation(part, data, table, config.seed)[0] for part in (all_labels, config.data))
+    names = {sample.name for sample in known}
+    others: list[Sample] = [sample for sample in labelled if sample.name not in names]
+    spreads, errors, mirror = [], [], torch.from_numpy(table.mirror.copy())
+    for pictures, truth in batches(FaceStore.load(others, size, config.data.margin), size):
+        with torch.no_grad():
+            points = heatmaps.decode(read_twice(network, pictures, config.loss.beta, mirror))
+        found = heatmaps.to_input_pixels(points, STRIDE).position
+        spreads.append(points.spread.mean(dim=2).numpy())
+        eyes = distances(truth.numpy(), table, "inter-ocular")
+        errors.append(100 * point_errors(found.numpy(), truth.numpy()) / eyes[:, None])
+    spread, error = np.concatenate(spreads).ravel(), np.concatenate(errors).ravel()
+    quarters = np.array_split(np.argsort(spread), 4)
+    return {
+        f"teacher_{kind}_{number}": float(values[quarter].mean())
+        for number, quarter in enumerate(quarters, 1)
+        for kind, values in (("error", error), ("spread", spread))
+    }
