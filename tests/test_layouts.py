@@ -435,6 +435,24 @@ def test_a_layout_of_ones_own_needs_names_only(tmp_path: Path) -> None:
     assert loads('name = "two"\ncount = 2\nmirror = [[0, 1]]').point_names == ("point_0", "point_1")
 
 
+@pytest.mark.parametrize(
+    ("name", "partner"),
+    [
+        ("right_eye_2", "left_eye_2"), ("eye_left", "eye_right"), ("l_brow", "r_brow"), ("brow_l_0", "brow_r_0"),
+        ("eyeLeft", "eyeRight"), ("LeftEye", "RightEye"), ("leftEye", "rightEye"), ("LEFT_EYE", "RIGHT_EYE"),
+        ("eyeL", "eyeR"), ("EYE_R", "EYE_L"), ("bright_spot", "bright_spot"), ("upperLip", "upperLip"),
+        ("HAIR_1", "HAIR_1"), ("NOSE_BRIDGE", "NOSE_BRIDGE"), ("Ring", "Ring"), ("lip", "lip"),
+    ],
+)  # fmt: skip
+def test_the_other_side_of_a_name(name: str, partner: str) -> None:
+    if name == partner:
+        assert loads(f'name = "x"\npoints = ["{name}", "second"]').mirror.tolist() == [0, 1]
+    else:
+        assert loads(f'name = "x"\npoints = ["{name}", "nose", "{partner}"]').mirror.tolist() == [2, 1, 0]
+        with pytest.raises(LayoutError, match=f"point {name} has no partner {partner}"):
+            loads(f'name = "x"\npoints = ["{name}", "nose"]')
+
+
 def test_names_stand_for_indices() -> None:
     text = """
     name = "named"
