@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
+import pickle
 import re
 import tomllib
 from dataclasses import replace
@@ -401,6 +403,16 @@ def test_text_and_back(built: Layout) -> None:
     text = dumps(built)
     assert loads(text, "a model") is built
     same(loads(text.replace(f'"{built.name}"', '"mine"'), "a model"), replace(built, name="mine"))
+
+
+def test_pickles() -> None:
+    """A layout of this package is the same object again; others are equal to the last bit."""
+    ibug = layout("ibug68")
+    assert pickle.loads(pickle.dumps(ibug)) is ibug
+    assert copy.deepcopy(ibug) is ibug
+    assert len(pickle.dumps(ibug)) < 200
+    for other in (replace(ibug, name="mine"), replace(ibug, mirror=np.arange(68)), loads('name = "x"\npoints = ["a"]')):
+        same(pickle.loads(pickle.dumps(other)), other)
 
 
 def test_a_layout_of_ones_own_needs_names_only(tmp_path: Path) -> None:
