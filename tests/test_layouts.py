@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
+import pickle
 import re
 import tomllib
 from dataclasses import replace
@@ -403,6 +405,16 @@ def test_text_and_back(built: Layout) -> None:
     same(loads(text.replace(f'"{built.name}"', '"mine"'), "a model"), replace(built, name="mine"))
 
 
+def test_pickles() -> None:
+    """A layout of this package is the same object again; others are equal to the last bit."""
+    ibug = layout("ibug68")
+    assert pickle.loads(pickle.dumps(ibug)) is ibug
+    assert copy.deepcopy(ibug) is ibug
+    assert len(pickle.dumps(ibug)) < 200
+    for other in (replace(ibug, name="mine"), replace(ibug, mirror=np.arange(68)), loads('name = "x"\npoints = ["a"]')):
+        same(pickle.loads(pickle.dumps(other)), other)
+
+
 def test_a_layout_of_ones_own_needs_names_only(tmp_path: Path) -> None:
     names = ["tip", "left_wing", "right_wing", "left_eye_0", "left_eye_1", "right_eye_0", "right_eye_1"]
     path = tmp_path / "nose.toml"
@@ -433,6 +445,24 @@ def test_a_layout_of_ones_own_needs_names_only(tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match="point left_wing has no partner right_wing; write mirror"):
         loads('name = "one"\npoints = ["tip", "left_wing"]')
     assert loads('name = "two"\ncount = 2\nmirror = [[0, 1]]').point_names == ("point_0", "point_1")
+
+
+@pytest.mark.parametrize(
+    ("name", "partner"),
+    [
+        ("right_eye_2", "left_eye_2"), ("eye_left", "eye_right"), ("l_brow", "r_brow"), ("brow_l_0", "brow_r_0"),
+        ("eyeLeft", "eyeRight"), ("LeftEye", "RightEye"), ("leftEye", "rightEye"), ("LEFT_EYE", "RIGHT_EYE"),
+        ("eyeL", "eyeR"), ("EYE_R", "EYE_L"), ("bright_spot", "bright_spot"), ("upperLip", "upperLip"),
+        ("HAIR_1", "HAIR_1"), ("NOSE_BRIDGE", "NOSE_BRIDGE"), ("Ring", "Ring"), ("lip", "lip"),
+    ],
+)  # fmt: skip
+def test_the_other_side_of_a_name(name: str, partner: str) -> None:
+    if name == partner:
+        assert loads(f'name = "x"\npoints = ["{name}", "second"]').mirror.tolist() == [0, 1]
+    else:
+        assert loads(f'name = "x"\npoints = ["{name}", "nose", "{partner}"]').mirror.tolist() == [2, 1, 0]
+        with pytest.raises(LayoutError, match=f"point {name} has no partner {partner}"):
+            loads(f'name = "x"\npoints = ["{name}", "nose"]')
 
 
 def test_names_stand_for_indices() -> None:

@@ -57,7 +57,7 @@ class _Measures:
     def eye_opening(self) -> F64:
         """(n, 2) how far the right and the left eye are open: distance of the lids over the eye's width.
 
-        About 0.3 for an open eye and below 0.15 for a closed one. A layout without lids gives (n, 0).
+        A layout without lids gives (n, 0).
 
         Example:
             >>> import numpy as np, octamark
@@ -70,7 +70,12 @@ class _Measures:
 
     @property
     def eye_opening_spread(self) -> F64:
-        """(n, 2) expected absolute error of :attr:`eye_opening`, from the spread of the points of each eye."""
+        """(n, 2) expected absolute error of :attr:`eye_opening`, from the spread of the points of each eye.
+
+        Drop openings by this value, not by confidence, which is about errors of half the height of an eye. On the 201
+        validation faces of 300W, eyes with an expected error below 0.05 were off by 0.030 on average (``small`` and
+        ``nano``), the others by 0.06.
+        """
         return self.layout.eye_opening_spread(self.landmarks, self.spread)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +124,15 @@ class Layout:
                 for order, index in enumerate(indices):
                     names[index] = part if len(indices) == 1 else f"{part}_{order}"
             object.__setattr__(self, "point_names", tuple(names))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its name, or by its table; a layout of this package stays the same object in every process."""
+        from octamark.layouts import BUILTIN, layout, parse
+        from octamark.layouts.table import to_table
+
+        if self.name in BUILTIN and layout(self.name) is self:
+            return layout, (self.name,)
+        return parse, (to_table(self), self.name)
 
     def __repr__(self) -> str:
         return f"Layout({self.name!r}, {self.count} landmarks)"

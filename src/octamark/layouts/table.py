@@ -170,10 +170,16 @@ def _default_mirror(names: Sequence[str]) -> list[tuple[int, ...]]:
     return pairs
 
 
+_SIDES = re.compile(
+    r"(?<![A-Za-z])(?:left|right|l|r)(?![a-z])|(?:Left|Right)(?![a-z])|(?<![A-Z])(?:LEFT|RIGHT|L|R)(?![A-Za-z])"
+)
+_OTHER = {"left": "right", "l": "r", "Left": "Right", "LEFT": "RIGHT", "L": "R"}
+_OTHER |= {other: side for side, other in _OTHER.items()}
+
+
 def other_side(name: str) -> str:
-    """The name with right and left exchanged: right_eye_2 -> left_eye_2."""
-    sides = {"right": "left", "left": "right"}
-    return "_".join(sides.get(word, word) for word in name.split("_"))
+    """The name with right and left exchanged: right_eye_2 -> left_eye_2, l_brow -> r_brow, eyeLeft -> eyeRight."""
+    return _SIDES.sub(lambda side: _OTHER[side[0]], name)
 
 
 def _default_normalisers(parts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
