@@ -64,7 +64,7 @@ def fit_crop_rule(
     )
 
 
-def check_enough(faces: int, points: int, data: Path) -> None:
+def check_enough(faces: int, points: int, data: str) -> None:
     """Whether so many held-out faces are enough to calibrate on, with a fold left out to check on.
 
     Raises:
