@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _DATA = typer.Option(
     "--data",
-    help="Folder (or file) of the labelled faces; for 300W the one that holds afw, helen and lfpw. NAME=PATH, repeated, "
-    "for a recipe with several sets",
+    help="Folder (or file) of the labelled faces; for 300W the one that holds afw, helen and lfpw. For a recipe with "
+    "several sets NAME=PATH, repeated",
 )
 
 

@@ -13,7 +13,6 @@ from octamark.nets.network import EncoderLayer, OctaveNetwork
 from octamark.training.muon import Muon
 from octamark.training.recipe import Optimiser, Stage
 
-
 BETAS = (0.9, 0.999)
 """Of AdamW."""
 

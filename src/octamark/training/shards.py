@@ -10,9 +10,9 @@ A *shard* is one .safetensors file:
 - metadata, under the key ``octamark crops``: JSON with ``margin`` (side of the network's crop over the longer side of
   the landmark box) and ``layout`` (the landmarks' layout by name; null without landmarks).
 
-A set is one shard, or a folder of them; they are taken in the order of their names. Each file is written whole or not at
-all, so several processes may write shards of one folder, and a folder that is still written can be read. Pictures are
-not read before they are asked for, and processes on one machine share what the system holds of them in memory.
+A set is one shard, or a folder of them; they are taken in the order of their names. Each file is written whole or not
+at all, so that several processes may write shards of one folder. Pictures are read from disk when a batch needs them,
+and the processes of one machine share what the system holds of them in memory.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def counterparts(source: Layout, target: Layout) -> Tensor:
 
 
 def _head_rows(value: Tensor, fresh: Tensor, rows: Tensor) -> Tensor:
-    """A head's weights or biases (N, ...): mixed from those of another layout (M, ...), or fresh without counterpart."""
+    """Weights or biases of a head (N, ...): mixed from those of another layout (M, ...); fresh without counterpart."""
     mixed = torch.tensordot(rows, value, dims=1)
     known = (rows.sum(dim=1) > 0).reshape(-1, *[1] * (value.ndim - 1))
     return torch.where(known, mixed, fresh)
