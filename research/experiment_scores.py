@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 from adaptation import at_night
+from octamark.training.teacher import read_twice
 
 import octamark
 from octamark.datasets import Sample
@@ -28,7 +29,6 @@ from octamark.training import checkpoints
 from octamark.training.data import FaceStore, centre_crops
 from octamark.training.recipe import Config
 from octamark.training.starting import trained_network
-from octamark.training.teacher import read_twice
 
 
 def score(folder: Path, data: Path, also: set[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from octamark.training.trainer import Trainer
 from torch import Tensor
 
 from command_line import run
@@ -23,7 +24,6 @@ from octamark.synthesis.styles import STYLES, stylise
 from octamark.synthesis.warp import Spline, folds, sample_at, spline, unfolded, warped
 from octamark.training.augmentation import augment
 from octamark.training.recipe import Augment, Caricature, parse
-from octamark.training.trainer import Trainer
 
 IBUG = layout("ibug68")
 SIDE = 160

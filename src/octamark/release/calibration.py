@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +63,7 @@ def fit_crop_rule(
     )
 
 
-def check_enough(faces: int, points: int, data: Path) -> None:
+def check_enough(faces: int, points: int, data: str) -> None:
     """Whether so many held-out faces are enough to calibrate on, with a fold left out to check on.
 
     Raises:

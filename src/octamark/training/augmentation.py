@@ -164,11 +164,11 @@ def augment(
 
     Args:
         pictures: (n, 3, s, s) uint8 stored crops.
-        landmarks: (n, M, 2) pixels of the stored crops.
+        landmarks: (n, M, 2) pixels of the stored crops; NaN where a point has no label.
         mirror: (M,) the layout's mirror permutation.
         size: side of the network's input.
         generator: on the CPU; the batch depends on its state alone.
-        caricatures: turns some of the faces into caricatures.
+        caricatures: turns some of the faces of which all points have labels into caricatures.
 
     Returns:
         Pictures (n, 3, size, size) float32 in 0..1, the same views undamaged, and landmarks (n, M, 2) in their pixels.
@@ -180,6 +180,7 @@ def augment(
     plain = cut(pictures, matrices, size)
     if caricatures is not None:
         chosen = _some(caricatures.settings.share, count, generator).to(device)
+        chosen = chosen[torch.isfinite(landmarks[chosen]).all(dim=2).all(dim=1)]  # all points steer the warp
         if len(chosen):
             drawn = caricatures(pictures[chosen], landmarks[chosen], matrices[chosen], size, generator)
             plain[chosen] = drawn.pictures
