@@ -27,7 +27,6 @@ from octamark.models.calibration import Calibration
 from octamark.nets.network import OctaveNetwork
 from octamark.nets.shape import ShapeCorrection
 from octamark.release.calibration import (
-    check_enough,
     cross_fitted,
     detected_boxes,
     fit_calibration,
@@ -108,7 +107,6 @@ def release(
     one = layout(config.layout)
     training, validation = training_and_validation(config.data, data, one, config.seed)
     checkpoints.check_held_out(meta, validation, run)
-    check_enough(len(validation), one.count, str(data))
     size, margin = config.stages[-1].size, config.margin
     learned, terms = learned_from(config, len(training), len(validation))
     if "unlabelled" in meta:
