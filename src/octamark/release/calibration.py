@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -194,14 +194,34 @@ def cross_fitted(
         confidence[out] = fitted.within(spread[out], CONFIDENCE_SHARE * unit[out, None])
         for share, radius in radii.items():
             radius[out] = fitted.radius(spread[out], share)
+    return calibration_figures(errors, spread, confidence, radii, unit)
+
+
+def calibration_figures(
+    errors: NDArray[np.floating], spread: F64, confidence: F64, radii: Mapping[float, F64], unit: F64
+) -> dict[str, float]:
+    """How well stated spreads and confidences agree with errors, by the names that the figures have in a card.
+
+    Args:
+        errors: (n, M, 2) signed; NaN for a point without a label.
+        spread: (n, M, 2) expected absolute errors, in the errors' unit.
+        confidence: (n, M) stated probabilities.
+        radii: share -> (n, M) radii of the regions that should hold the truth that often.
+        unit: (n,) inter-ocular distances of the truth.
+
+    Returns:
+        Coverage, rank correlations, ranking of failures, error of the confidence; empty if no face has the points that
+        its distance is measured between.
+    """
     trust = Trust.measured(errors, spread, unit, unit, confidence, radii)
-    if not len(trust.errors):  # no face has the points that its distance is measured between
+    if not len(trust.errors):
         return {}
     figures = trust.summary()
-    coverage = {
-        f"regions of {share} hold the truth in, %": value for share, value in figures["coverage_percent"].items()
+    coverage = figures["coverage_percent"]
+    return {
+        **{f"regions of {share} hold the truth in, %": value for share, value in coverage.items()},
+        **{title: figures[key] for key, title in _TITLES.items()},
     }
-    return coverage | {title: figures[key] for key, title in _TITLES.items()}  # the confidence is known where units are
 
 
 _TITLES = {
