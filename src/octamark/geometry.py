@@ -240,6 +240,36 @@ def procrustes_align(points: Any, reference: Any, xp: Any = np) -> Any:
     return (points - offset[..., None, :]) @ linear / square
 
 
+def procrustes_mean(shapes: Any, mirror: Any = None, xp: Any = np, rounds: int = 5) -> Any:
+    """The mean (M, 2) of shapes (n, M, 2) after each was moved, turned and scaled to lie on it.
+
+    Its middle is 0 and its size, the root of the sum of squares, 1; its angle is the mean one of the shapes.
+
+    Args:
+        shapes: (n, M, 2); points that are NaN are left out, but each point must be known in some shape.
+        mirror: (M,) the layout's permutation, which makes the mean upright and its own mirror image; None for neither.
+            The faces must then stand roughly upright.
+        xp: numpy or torch, whose arrays they are.
+
+    Source: generalised Procrustes analysis (J. Gower, 1975), by rounds of aligning and averaging.
+    """
+    known = xp.isfinite(shapes).all(-1)[..., None]
+
+    def average(values: Any) -> Any:
+        """Mean (M, 2) of what is known, centred, of size 1."""
+        mean = xp.where(known, values, xp.zeros_like(values)).sum(0) / known.sum(0)
+        if mirror is not None:
+            mean = mean + xp.stack([-mean[mirror, 0], mean[mirror, 1]], -1)
+        mean = mean - mean.mean(0)
+        return mean / xp.sqrt((mean**2).sum())
+
+    middles = xp.where(known, shapes, xp.zeros_like(shapes)).sum(1) / known.sum(1)
+    mean = average(shapes - middles[:, None])
+    for _ in range(rounds):
+        mean = average(procrustes_align(shapes, mean, xp))
+    return mean
+
+
 def _reduced(picture: Picture, shrink: int) -> Picture:
     """Means of squares of ``shrink`` by ``shrink`` pixels; at the right and lower border the last pixel is repeated.
 

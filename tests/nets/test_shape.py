@@ -14,7 +14,7 @@ from torch import Tensor
 import octamark
 from octamark.layouts import layout
 from octamark.models.calibration import Calibration
-from octamark.nets.shape import ShapeCorrection, laid_on
+from octamark.nets.shape import ShapeCorrection, in_frames, shape_frames
 from octamark.release.graph import to_onnx
 from octamark.release.model import load_network
 from octamark.release.predictor import Predictor
@@ -62,10 +62,9 @@ def test_a_mirrored_face_is_corrected_alike_where_the_weights_are() -> None:
 def test_the_mean_shape_needs_no_correction() -> None:
     one = correction()
     torch.testing.assert_close(one(one.mean[None] * 90 + 12), one.mean[None] * 90 + 12, atol=1e-3, rtol=0)
-    away, turn, size = laid_on(one.mean[None] * 90 + 12, one.mean)
-    assert away.abs().max() < 1e-5
-    torch.testing.assert_close(turn, torch.tensor([[[1.0, 0.0]]]))
-    assert float(size) == pytest.approx(90, rel=1e-4)
+    frames = shape_frames(one.mean[None] * 90 + 12, one.mean)
+    torch.testing.assert_close(frames, 90 * torch.eye(2)[None], atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(in_frames(one.mean[None] * 90, frames), one.mean[None], atol=1e-5, rtol=0)
 
 
 def test_what_is_no_face_stays_finite() -> None:

@@ -1,4 +1,4 @@
-"""Fitting the calibration: what made the errors is found again; what cannot be fitted is refused."""
+"""Fitting the calibration: what made the errors is found again, with fewer numbers from fewer labels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from scipy.optimize import minimize
 from octamark.errors import DataError
 from octamark.inference.landmarker import shifted
 from octamark.layouts import layout
-from octamark.models.calibration import KNOTS, Calibration
-from octamark.release.calibration import cross_fitted, fit_calibration, fit_offset
+from octamark.models.calibration import KNOTS, Calibration, laplace_ratios
+from octamark.release.calibration import calibration_kind, cross_fitted, fit_calibration, fit_offset
 
 F64 = NDArray[np.float64]
 POINTS = 8
@@ -95,15 +95,67 @@ def test_points_without_a_label_are_left_out(many: tuple[F64, F64, F64]) -> None
     assert np.isfinite(fit_calibration(raw, nobody, MIRROR).spread(raw)).all()
 
 
-def test_too_few_points_are_refused() -> None:
+def test_below_500_points_one_gain_is_fitted_for_all() -> None:
     raw, _, errors = drawn(62)  # 496 points
-    with pytest.raises(DataError, match="496 labelled points; at least 500 are needed"):
-        fit_calibration(raw, errors, MIRROR)
+    fitted = fit_calibration(raw, errors, MIRROR)
+    assert fitted.kind == "global"
+    assert len(set(np.ravel(fitted.gain))) == 1
+    assert fitted.ratios == laplace_ratios()
+    assert fitted.spread(raw).mean() == pytest.approx(np.abs(errors).mean(), rel=0.1)
+    assert fit_calibration(raw, errors, MIRROR, "per_point").kind == "per_point"
     raw, _, errors = drawn(200)
     errors[50:] = np.nan
-    with pytest.raises(DataError, match="400 labelled points"):
-        fit_calibration(raw, errors, MIRROR)
-    fit_calibration(raw[:63], drawn(63)[2], MIRROR)  # 504 points are enough
+    assert fit_calibration(raw, errors, MIRROR).kind == "global"  # 400 labelled points of 1,600
+    assert fit_calibration(raw[:63], drawn(63)[2], MIRROR).kind == "per_point"  # 504 points are enough
+
+
+def test_the_global_fit_is_the_likeliest_of_its_kind() -> None:
+    raw, _, errors = drawn(55, seed=4)
+
+    def global_loss(weights: F64) -> float:
+        return loss(np.concatenate([np.full(2 * POINTS, weights[0]), weights[1:]]), raw, errors)
+
+    fitted = fit_calibration(raw, errors, MIRROR)
+    bounds = [(None, None), (0, None), (0, None)]
+    best = minimize(global_loss, np.zeros(3), method="L-BFGS-B", bounds=bounds)
+    found = np.array([np.log(fitted.gain[0][0]), fitted.own, fitted.face])
+    assert global_loss(found) <= best.fun + 1e-4
+
+
+def test_a_handful_of_points_gives_one_factor() -> None:
+    raw, _, errors = drawn(4)  # 32 points
+    fitted = fit_calibration(raw, errors, MIRROR)
+    assert (fitted.kind, fitted.own, fitted.face) == ("global", 1.0, 0.0)
+    assert fitted.gain[0][0] == pytest.approx((np.abs(errors) / raw).mean(), rel=1e-4)  # its likelihood by hand
+    assert set(cross_fitted(raw, errors, np.full(4, 30.0), MIRROR)) >= {"regions of 90% hold the truth in, %"}
+    with pytest.raises(DataError, match="no labelled point"):
+        fit_calibration(raw, np.full_like(errors, np.nan), MIRROR)
+    assert cross_fitted(raw, np.full_like(errors, np.nan), np.full(4, 30.0), MIRROR) == {}
+
+
+def test_the_kind_is_known_before_training() -> None:
+    assert calibration_kind(38, 17) == calibration_kind(10, 68) == "per_point"
+    assert calibration_kind(37, 17) == calibration_kind(24, 9) == "global"
+
+
+def test_a_point_that_nobody_labelled_has_the_gain_of_all(many: tuple[F64, F64, F64]) -> None:
+    raw, _, errors = (part[:600].copy() for part in many)
+    errors[:, 4] = np.nan
+    fitted = fit_calibration(raw, errors, MIRROR)
+    gain = np.array(fitted.gain)
+    assert gain[:, 0].min() <= gain[4, 0] <= gain[:, 0].max()
+    assert gain[4, 0] == gain[4, 1]
+
+
+def test_points_without_a_label_count_for_nothing_in_the_figures() -> None:
+    raw, _, errors = drawn(1500, seed=3)
+    distances = np.full(1500, 30.0)
+    errors[np.random.default_rng(0).random(errors.shape[:2]) < 0.5] = np.nan
+    distances[::7] = np.nan  # faces whose eye points have no label
+    figures = cross_fitted(raw, errors, distances, MIRROR)
+    for share in (50, 90, 95):
+        assert figures[f"regions of {share}% hold the truth in, %"] == pytest.approx(share, abs=2)
+    assert all(np.isfinite(value) for value in figures.values())
 
 
 def test_cross_fitting_checks_faces_that_were_not_fitted() -> None:
@@ -176,6 +228,7 @@ def test_the_offset_of_labels_is_found_whatever_the_faces_size() -> None:
     truth = found + unit * (np.array([0.01, -0.002]) + rng.normal(0, 0.02, found.shape))
     truth[0] += 500  # one lost face does not count
     truth[1, :5] = np.nan
+    truth[2] = np.nan
     offset = fit_offset(found, truth, one)
     assert offset == pytest.approx((0.01, -0.002), abs=1e-3)
     moved = shifted(found, offset, one)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from octamark.training.trainer import Trainer
 
 import octamark
 from drawn_faces import Oracle, write_w300
@@ -25,7 +26,6 @@ from octamark.release.calibration import check_enough, detected_boxes, fit_crop_
 from octamark.release.model import _shaken, calibrate, release
 from octamark.training import checkpoints
 from octamark.training.recipe import parse
-from octamark.training.trainer import Trainer
 
 RECIPE = {
     "name": "drawn",

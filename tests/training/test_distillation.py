@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from octamark.training.distillation import Distiller, heatmap_kl
+from octamark.training.trainer import Trainer
 
 from command_line import run
 from drawn_faces import draw_face, write_w300
@@ -19,9 +21,7 @@ from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.training import checkpoints
 from octamark.training.data import ROOM
-from octamark.training.distillation import Distiller, heatmap_kl
 from octamark.training.recipe import Config, parse
-from octamark.training.trainer import Trainer
 from octamark.training.unlabelled import Counts, UnlabelledFaces
 
 STAGE = {"size": 64, "epochs": 3, "batch": 4, "learning_rate": 5e-3}

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from octamark.training.trainer import Trainer
 
 from drawn_faces import write_w300
 from octamark.datasets.load import training_and_validation
@@ -15,7 +16,6 @@ from octamark.release.model import half_checkpoint, load_network, release
 from octamark.training import checkpoints
 from octamark.training.recipe import Config, parse
 from octamark.training.starting import checkpoint_path
-from octamark.training.trainer import Trainer
 
 
 def config(**changes: object) -> Config:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from octamark.training.regional import RegionalTrainer, jitter, shrunk
+from octamark.training.trainer import Trainer
 
 import octamark
 from command_line import run
@@ -23,8 +25,6 @@ from octamark.layouts import layout
 from octamark.release.model import release
 from octamark.release.regional import Seen, fit_fusion, is_regional, release_regions
 from octamark.training.recipe import Config, parse
-from octamark.training.regional import RegionalTrainer, jitter, shrunk
-from octamark.training.trainer import Trainer
 
 STAGE = {"size": 64, "epochs": 6, "batch": 8, "learning_rate": 5e-3}
 TABLE = RegionTable(layout("ibug68"))

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric import Fabric
+from octamark.training.semi_supervised import MEANS, SemiSupervisedTrainer, ramp
+from octamark.training.trainer import Trainer
 
 from command_line import run
 from drawn_faces import draw_face, write_w300
@@ -26,8 +28,6 @@ from octamark.nets.network import NetworkConfig, OctaveNetwork
 from octamark.training import adversary, checkpoints
 from octamark.training.data import ROOM, endless_batch
 from octamark.training.recipe import Adversary, Config, parse
-from octamark.training.semi_supervised import MEANS, SemiSupervisedTrainer, ramp
-from octamark.training.trainer import Trainer
 from octamark.training.unlabelled import Counts, UnlabelledFaces
 
 BOTH = {"adversary": {"width": 8}, "teacher": {}, "batch": 4}

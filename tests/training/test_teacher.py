@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from lightning_fabric import Fabric
+from octamark.training.teacher import MeanTeacher, consistency
 from torch import Tensor
 
 from octamark.layouts import layout
@@ -18,7 +19,6 @@ from octamark.training.augmentation import similarity
 from octamark.training.losses import laplace_kl, map_kl
 from octamark.training.optimisation import ExponentialAverage
 from octamark.training.recipe import Augment
-from octamark.training.teacher import MeanTeacher, consistency
 
 MIRROR = torch.from_numpy(layout("ibug68").mirror.copy())
 

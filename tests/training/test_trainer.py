@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from octamark.training.trainer import Trainer
 
 from drawn_faces import write_w300
 from octamark.datasets.load import training_and_validation
@@ -30,7 +31,6 @@ from octamark.training.starting import (
     starting_network,
     trained_network,
 )
-from octamark.training.trainer import Trainer
 
 RECIPE = """
 name = "drawn"

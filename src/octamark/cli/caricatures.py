@@ -41,11 +41,11 @@ def caricatures(
     if out.suffix.lower() in SUFFIXES and (not as_sheet or out.is_dir()):
         raise OutputError(f"{out}: a sheet is written as a .png file; other names are folders")
     make_folder(out.parent if as_sheet else out)
-    samples = sorted(read("300w", data, "val"), key=lambda one: one.name)
+    samples = sorted(read("300w", data, "val"), key=lambda sample: sample.name)
     if as_sheet:
         samples = samples[:: max(1, len(samples) // 32)][:32]
-    one, tiles, failed, done = layout("ibug68"), [], 0, 0
-    caricaturist = Caricaturist(one)
+    points_of, tiles, failed, done = layout("ibug68"), [], 0, 0
+    caricaturist = Caricaturist(points_of)
     try:
         with progress(visible=True) as bar:
             for place, sample in enumerate(bar.track(samples, total=len(samples))):
@@ -55,10 +55,10 @@ def caricatures(
                     failed += 1
                     fail(str(error))
                     continue
-                drawn, points = stylised(store.pictures, store.landmarks, caricaturist, strength, seed, place)
+                drawn, points = stylised(store.pictures[:], store.landmarks, caricaturist, strength, seed, place)
                 picture = np.ascontiguousarray(drawn[0].permute(1, 2, 0).numpy())
                 if as_sheet:
-                    tiles.append(dotted(picture, points[0].numpy(), one))
+                    tiles.append(dotted(picture, points[0].numpy(), points_of))
                 else:
                     stem = out / sample.name.replace("/", "_")
                     write_picture(stem.with_name(f"{stem.name}.png"), picture)

@@ -1,4 +1,4 @@
-"""``octamark models`` and ``octamark layouts``: what there is."""
+"""``octamark models`` and ``octamark layouts``: the models and layouts that there are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 
 from octamark.cli.console import make_folder, note, stdout
-from octamark.cli.train import need_packages
 from octamark.errors import WeightsError
 from octamark.inference.landmarker import Landmarker
 from octamark.inference.refiner import Refiner
@@ -19,21 +18,21 @@ from octamark.models import REGIONS, ModelCard, RegionCard, available, read
 
 
 def models(
-    names: Annotated[list[str] | None, typer.Argument(help="Models to print; all that ship by default")] = None,
-    sizes: Annotated[bool, typer.Option("--sizes", help="Parameters, GFLOPs and file size of every width")] = False,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of models, or .onnx files; all that ship by default")
+    ] = None,
 ) -> None:
-    """Print the cards of models: layout, scores, training data and its terms; or the table of sizes."""
-    if sizes:
-        _sizes()
-        return
+    """Print the cards of models: layout, crops, scores, training data and its terms of use."""
     for name in names or [*available(), REGIONS]:
         card = _card(name)
         table = Table(title=f"{card.name}, {len(read(name)) / 1e6:.2f} MB", title_justify="left", show_header=False)
         table.add_row("layout", card.layout)
         size = card.crop.size if isinstance(card, ModelCard) else card.rule.size
         table.add_row("input", f"{size}x{size}, width C = {card.width}, {card.parameters:,} parameters")
-        for title, said in _crops(card):
-            table.add_row(title, said)
+        for title, text in _crops(card):
+            table.add_row(title, text)
+        if card.calibration.kind == "global":
+            table.add_row("calibration", "one factor for all points: too few labelled faces were held out for more")
         for score, value in card.scores.items():
             table.add_row(score, f"{value:.2f}")
         table.add_row("normaliser", card.normaliser)
@@ -44,7 +43,7 @@ def models(
 
 
 def _card(name: str) -> ModelCard | RegionCard:
-    """Of a model, or of a regional network."""
+    """The card of a model or of a regional network."""
     try:
         return Landmarker(name, refine="never").card
     except WeightsError as error:
@@ -55,12 +54,12 @@ def _card(name: str) -> ModelCard | RegionCard:
 
 
 def _crops(card: ModelCard | RegionCard) -> Iterator[tuple[str, str]]:
-    """How a card's network is shown faces."""
+    """How faces are cut for a card's network: titles and texts."""
     if isinstance(card, RegionCard):
-        yield "reads", f"regions of faces, placed by the points of {card.global_model}"
+        yield "reads", f"regions of faces, placed by the landmarks of {card.global_model}"
         yield (
             "crops",
-            f"upright squares, {card.rule.margin:g} times the region's extent and {card.rule.spread:g} spreads",
+            f"upright squares, side {card.rule.margin:g} times the region's extent plus {card.rule.spread:g} spreads",
         )
         return
     rule = card.crop
@@ -73,43 +72,31 @@ def _crops(card: ModelCard | RegionCard) -> Iterator[tuple[str, str]]:
     )
 
 
-def _sizes() -> None:
-    need_packages()
-    from octamark.release.sizes import rows
-
-    table = Table(title="68 landmarks, 256x256 input; weights stored as int4 and int8", title_justify="left")
-    for column in ("size", "C", "parameters", "GFLOPs", "file, MB"):
-        table.add_column(column, justify="left" if column == "size" else "right")
-    for row in rows():
-        table.add_row(row.name, str(row.width), f"{row.parameters:,}", f"{row.gflops:.2f}", f"{row.megabytes:.2f}")
-    stdout.print(table)
-
-
 def layouts(
     names: Annotated[list[str] | None, typer.Argument(help="Layouts, or paths of .toml tables; all by default")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for numbered diagrams, NAME.png")] = None,
 ) -> None:
-    """Print the parts of layouts, and draw numbered diagrams of them."""
+    """Print the parts and normalisers of layouts; with --out, also draw numbered diagrams."""
     from octamark.drawing import diagram
     from octamark.images import write_picture
 
     if out is not None:
         make_folder(out)
     for name in names or BUILTIN:
-        one = layout(name)
-        table = Table(title=f"{one.name}: {one.title}", title_justify="left")
+        described = layout(name)
+        table = Table(title=f"{described.name}: {described.title}", title_justify="left")
         for column in ("part", "points", "kind"):
             table.add_column(column)
-        for part, indices in one.parts.items():
-            kind = "global" if set(indices) <= set(one.outline) else "local"
+        for part, indices in described.parts.items():
+            kind = "global" if set(indices) <= set(described.outline) else "local"
             table.add_row(part, _ranges(indices), kind)
         table.add_section()
-        for normaliser, (first, second) in one.normalisers.items():
+        for normaliser, (first, second) in described.normalisers.items():
             table.add_row(normaliser, f"{_ranges(first)} to {_ranges(second)}", "normaliser")
         stdout.print(table)
         if out is not None:
-            write_picture(out / f"{one.name}.png", diagram(one))
-            note(f"diagram: {out / one.name}.png")
+            write_picture(out / f"{described.name}.png", diagram(described))
+            note(f"diagram: {out / described.name}.png")
 
 
 def _ranges(indices: tuple[int, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +16,12 @@ from octamark.images import write_atomically
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from octamark.training.recipe import Config
+    from octamark.training.recipe import Recipe
 
 _DATA = typer.Option(
-    "--data", help="The set's folder (or file) as evaluate reads it; for 300W that of afw, helen, lfpw"
+    "--data",
+    help="Folder (or file) of the labelled faces; for 300W the one that holds afw, helen and lfpw. For a recipe with "
+    "several sets NAME=PATH, repeated",
 )
 
 
@@ -26,7 +29,7 @@ _PACKAGES = ("kornia", "lightning_fabric", "matplotlib", "onnx", "onnxscript", "
 
 
 def need_packages() -> None:
-    """Say which of the packages for training are missing.
+    """Refuse to go on where packages for training are missing.
 
     Raises:
         OctamarkError: some are.
@@ -36,13 +39,31 @@ def need_packages() -> None:
         raise OctamarkError(f"this needs more packages ({listed(missing)}): pip install 'octamark[train]'")
 
 
+def data_paths(given: list[str]) -> Path | dict[str, Path] | None:
+    """The values of ``--data``: one path, or paths by the names of the recipe's sets; None without any.
+
+    Raises:
+        ConfigError: several paths without names, or a name twice.
+    """
+    if len(given) == 1 and (Path(given[0]).exists() or not re.match(r"[a-zA-Z0-9_-]+=", given[0])):
+        return Path(given[0])
+    named: dict[str, Path] = {}
+    for value in given:
+        name, equals, path = value.partition("=")
+        if not equals or name in named:
+            raise ConfigError(f"--data {value!r}: give NAME=PATH, each name once, for a recipe with several sets")
+        named[name] = Path(path)
+    return named or None
+
+
 def train(
-    data: Annotated[Path, _DATA],
     recipe: Annotated[
         Path | None, typer.Argument(help="The recipe, a .toml file such as configs/small.toml", show_default=False)
     ] = None,
+    data: Annotated[list[str], _DATA] = [],  # noqa: B006, typer copies it
     unlabelled: Annotated[
-        Path | None, typer.Option("--unlabelled", help="Folder of pictures without labels, or what crops wrote of it")
+        Path | None,
+        typer.Option("--unlabelled", help="Folder of pictures without labels, or the folder that crops wrote"),
     ] = None,
     init: Annotated[
         str | None,
@@ -60,23 +81,28 @@ def train(
     Several processes: torchrun --nproc-per-node N -m octamark train ...
     """
     need_packages()
-    from octamark.datasets.load import training_and_validation
+    from octamark.datasets.load import labelled_sets
     from octamark.layouts import layout
     from octamark.metrics import usual_normaliser
-    from octamark.training.regional import RegionalTrainer
-    from octamark.training.semi_supervised import SemiSupervisedTrainer
-    from octamark.training.trainer import Trainer
+    from octamark.training.engine import Trainer
     from octamark.training.watcher import Epoch, Watcher
 
-    config = _recipe(recipe, init, unlabelled is not None)
-    faces, held_out = training_and_validation(config.data, data, layout(config.layout), config.seed)
+    settings = _recipe(recipe, init, unlabelled is not None)
+    points = layout(settings.layout)
+    sets = labelled_sets(settings.data, data_paths(data), points, settings.seed)
+    held_out = sum(len(labelled.validation) for labelled in sets)
     if sheet is not None:
         from octamark.training.sheet import draw
 
         _png(sheet)
         make_folder(sheet.parent)
-        note(f"{draw(faces, config, sheet)} augmented samples: {sheet}")
+        faces = [face for labelled in sets for face in labelled.training]
+        if not faces:
+            raise ConfigError(f"--sheet {sheet}: the recipe's training faces are all in shards; none can be drawn")
+        note(f"{draw(faces, settings, sheet)} augmented samples: {sheet}")
         return
+    if hint := calibration_hint(held_out, points.count):
+        note(hint)
 
     class Bar(Watcher):
         """Draws the progress of a run."""
@@ -103,33 +129,41 @@ def train(
             self.bar.advance(self.step_task)
 
         def finished_epoch(self, epoch: Epoch) -> None:
-            said = f"epoch {epoch.number}/{epoch.total}  NME {epoch.nme:.2%}  best {epoch.best_nme:.2%}"
-            self.bar.update(self.step_task, description=said)
-            note(f"{said}  loss {epoch.loss:.4f}  failures at 8 % {epoch.failures:.1%}")
+            line = f"epoch {epoch.number}/{epoch.total}  NME {epoch.nme:.2%}  best {epoch.best_nme:.2%}"
+            self.bar.update(self.step_task, description=line)
+            note(f"{line}  loss {epoch.loss:.4f}  failures at 8 % {epoch.failures:.1%}")
 
-    folder = out or Path("runs") / config.name
+    folder = out or Path("runs") / settings.name
     with progress() as bar:
-        watcher = Bar(bar)
-        supervised = Trainer if config.regional is None else RegionalTrainer
-        trainer = (
-            supervised(config, faces, held_out, folder, device=device, resume=resume, watcher=watcher)
-            if unlabelled is None
-            else SemiSupervisedTrainer(
-                config, faces, held_out, unlabelled, folder, device=device, resume=resume, watcher=watcher
-            )
-        )
+        trainer = Trainer(settings, sets, folder, unlabelled=unlabelled, device=device, resume=resume, watcher=Bar(bar))
         best = trainer.run()
         if trainer.fabric.is_global_zero:
             from octamark.training.curves import plot
 
-            plot({config.name: trainer.rows}, folder / "curves.png", usual_normaliser(trainer.layout))
+            plot({settings.name: trainer.rows}, folder / "curves.png", usual_normaliser(points))
     if trainer.fabric.is_global_zero:
-        about = f"{usual_normaliser(trainer.layout)}, boxes from labels, {len(held_out)} faces"
-        which = "best" if config.caricature is None else "last epoch's"
+        about = f"{usual_normaliser(points)}, boxes from labels, {held_out} faces"
+        which = "best" if settings.caricature is None else "last epoch's"
         note(f"{which} validation NME {best:.2%} ({about}): {folder}")
 
 
-def _recipe(path: Path | None, init: str | None, unlabelled: bool) -> Config:
+def calibration_hint(held_out: int, points: int) -> str:
+    """What to know, before a run, of its export: empty where the held-out faces are enough to calibrate each point."""
+    from octamark.release.calibration import FOLDS, LEAST_POINTS
+
+    def enough(faces: int) -> bool:
+        return (faces - -(-faces // FOLDS)) * points >= LEAST_POINTS
+
+    if enough(held_out):
+        return ""
+    needed = next(faces for faces in range(held_out, 10**6) if enough(faces))
+    return (
+        f"{counted(held_out, 'face')} of {points} points are held out: octamark export will calibrate the spread with "
+        f"one gain for all points; for one per point hold out {needed} faces (data.validation)"
+    )
+
+
+def _recipe(path: Path | None, init: str | None, unlabelled: bool) -> Recipe:
     """The recipe with what the command line adds to it.
 
     Raises:
@@ -140,26 +174,27 @@ def _recipe(path: Path | None, init: str | None, unlabelled: bool) -> Config:
 
     if path is None and (init is None or not unlabelled):
         raise ConfigError("name a recipe; or adapt a trained model: --init MODEL --unlabelled FOLDER")
-    started: dict[str, Any] = {} if init is None else {"init": init}
-    config = adaptation(str(init)) if path is None else load(path, **started)
-    if config.regional is not None and (unlabelled or init is not None):
+    changes: dict[str, Any] = {} if init is None else {"init": init}
+    recipe = adaptation(str(init)) if path is None else load(path, **changes)
+    if recipe.regional is not None and (unlabelled or init is not None):
         raise ConfigError(
-            f"{path}: a regional recipe takes neither --unlabelled nor --init; it starts from regional.look"
+            f"{path}: a regional recipe takes neither --unlabelled nor --init; it starts from regional.global_model"
         )
     added: dict[str, object] = {}
-    if unlabelled and config.unlabelled is None:
-        added["unlabelled"] = {} if config.distillation is not None else {"teacher": {}}
-    if config.unlabelled is not None and not unlabelled:
+    if unlabelled and recipe.unlabelled is None:
+        added["unlabelled"] = {} if recipe.distillation is not None else {"teacher": {}}
+    if recipe.unlabelled is not None and not unlabelled:
         raise ConfigError(f"{path}: learns from unlabelled faces: name them with --unlabelled")
-    return parse({**config.model_dump(), **added}, str(path or init))
+    return parse({**recipe.model_dump(), **added}, str(path or init))
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="A run's folder, or a released checkpoint (.safetensors)")],
-    data: Annotated[Path, _DATA],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .onnx file to write")],
-    look: Annotated[
-        str | None, typer.Option("--look", help="Of a regional run: the model that looks at whole faces, or its .onnx")
+    data: Annotated[list[str], _DATA] = [],  # noqa: B006, typer copies it
+    global_model: Annotated[
+        str | None,
+        typer.Option("--global-model", help="Of a regional run: the model that reads whole faces, by name or .onnx"),
     ] = None,
     storage: Annotated[str, typer.Option("--storage", help="Of the weights: int4, int8, float16 or float32")] = "int4",
     checkpoint: Annotated[
@@ -169,7 +204,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write a trained network as one ONNX file: decoding inside, crop rule and scores in its card."""
+    """Write a trained network as one ONNX file, with its decoding, and crop rule and scores in its card."""
     need_packages()
     from octamark.models import ModelCard
     from octamark.release.model import release
@@ -181,8 +216,8 @@ def export(
     if storage not in STORAGES:
         raise ConfigError(f"storage {storage!r}; allowed: {listed(STORAGES)}")
     regional = is_regional(run)
-    if look is not None and not regional:
-        raise ConfigError(f"--look goes with a regional network; {run} is none")
+    if global_model is not None and not regional:
+        raise ConfigError(f"--global-model goes with a regional network; {run} is none")
     if checkpoint is not None and checkpoint.suffix != ".safetensors":
         raise ConfigError(f"{checkpoint}: checkpoints end in .safetensors")
     if checkpoint is not None and run.is_dir() and checkpoint.resolve().parent == run.resolve():
@@ -198,19 +233,20 @@ def export(
         def advance(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        made = (
-            release_regions(run, data, look=look, storage=storage, advance=advance)
+        paths = data_paths(data)
+        finished = (
+            release_regions(run, paths, look=global_model, storage=storage, advance=advance)
             if regional
-            else release(run, data, storage=storage, advance=advance)
+            else release(run, paths, storage=storage, advance=advance)
         )
-    write_atomically(out, made.onnx)
+    write_atomically(out, finished.onnx)
     if checkpoint is not None:
-        write_atomically(checkpoint, made.checkpoint)
-    for name, value in made.card.scores.items():
+        write_atomically(checkpoint, finished.checkpoint)
+    for name, value in finished.card.scores.items():
         note(f"{name}: {value:.2f}")
-    if isinstance(made.card, ModelCard) and not any(made.card.crop.detector_residual):
-        note("YuNet knows too few of the training faces to fit its boxes: give boxes of your own, or --box picture")
-    note(f"{out}: {len(made.onnx) / 1e6:.2f} MB")
+    if isinstance(finished.card, ModelCard) and not any(finished.card.crop.detector_residual):
+        note("YuNet finds too few of the training faces to fit its boxes: give your own boxes, or --box picture")
+    note(f"{out}: {len(finished.onnx) / 1e6:.2f} MB")
 
 
 def curves(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -219,30 +219,54 @@ class Trust:
 
     @classmethod
     def of(cls, result: Result) -> Trust:
-        given, truth, layout = result.predictions, result.truth, result.about.layout
-        assert given.spread is not None
-        spread = np.asarray(given.spread, np.float64)
-        unit = result.distances[:, None]
-        signed = given.landmarks - truth
-        away = np.linalg.norm(signed, axis=2)
-        both = root_mean_square(spread)
+        """Those of a result, whose predictions must have spreads."""
+        predictions, calibration = result.predictions, result.calibration
+        assert predictions.spread is not None
+        radii = {} if calibration is None else {s: calibration.radius(predictions.spread, s) for s in _LEVELS}
+        return cls.measured(
+            predictions.landmarks - result.truth,
+            predictions.spread,
+            result.distances,
+            result.about.layout.reference_distance(result.truth),
+            predictions.confidence,
+            radii,
+        )
+
+    @classmethod
+    def measured(
+        cls,
+        errors: NDArray[np.floating],
+        spread: NDArray[np.floating],
+        unit: F64,
+        eyes: F64,
+        confidence: NDArray[np.floating] | None,
+        radii: Mapping[float, NDArray[np.floating]],
+    ) -> Trust:
+        """Those of n faces, all lengths in one unit such as pixels.
+
+        Args:
+            errors: (n, M, 2) signed, NaN for a point without a label or a face that was not found.
+            spread: (n, M, 2) expected absolute error per axis.
+            unit: (n,) normalising distances of the truth.
+            eyes: (n,) distances that the confidence refers to, see :meth:`octamark.layouts.Layout.reference_distance`.
+            confidence: (n, M), or None from a detector that gives none.
+            radii: share -> (n, M) radii of the regions that should hold the truth that often.
+        """
+        errors, spread = np.asarray(errors, np.float64), np.asarray(spread, np.float64)
+        unit = np.asarray(unit, np.float64)[:, None]
+        away, both = np.linalg.norm(errors, axis=2), root_mean_square(spread)
         kept = np.isfinite(away) & np.isfinite(both) & (spread > 0).all(axis=2) & np.isfinite(unit)
-        eyes = layout.reference_distance(truth)
         sure = kept & np.isfinite(eyes)[:, None]  # where the confidence's own distance is known
-        covered = {}
-        if result.calibration is not None:
-            radii = {share: result.calibration.radius(spread, share) for share in _LEVELS}
-            covered = {s: uncertainty.coverage(away[kept], radius[kept]) for s, radius in radii.items() if kept.any()}
         return cls(
             errors=(away / unit)[kept],
             spread=(both / unit)[kept],
-            signed=(signed / unit[..., None])[kept],
+            signed=(errors / unit[..., None])[kept],
             axis_spread=(spread / unit[..., None])[kept],
-            confidence=None if given.confidence is None else given.confidence[sure].astype(np.float64),
-            hit=(away < CONFIDENCE_SHARE * eyes[:, None])[sure],
-            covered=covered,
+            confidence=None if confidence is None else np.asarray(confidence, np.float64)[sure],
+            hit=(away < CONFIDENCE_SHARE * np.asarray(eyes)[:, None])[sure],
+            covered={s: uncertainty.coverage(away[kept], radius[kept]) for s, radius in radii.items() if kept.any()},
             expected=(both / unit).mean(axis=1),
-            nme=result.nme,
+            nme=np.ma.masked_invalid(away / unit).mean(axis=1).filled(np.nan),
         )
 
     def summary(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,8 +13,6 @@ from octamark.nets.octave import (
     Maps,
     OctaveBlock,
     OctaveConv,
-    TransposedOctaveConv,
-    UpsamplingOctaveConv,
     add,
     pool,
     split_channels,
@@ -39,26 +36,20 @@ class NetworkConfig:
         landmarks: M, the number of heatmaps.
         width: C; layers have C, 2C, 4C, 8C channels.
         alpha: share of low-frequency channels, in [0, 1].
-        upsample: ``"transposed"`` convolutions in the decoder, or ``"bilinear"`` interpolation instead.
         attention: multi-frequency attention at the bottleneck (needs 0 < alpha < 1).
-        stem: channels of an octave convolution at full resolution, before the first layer. 0 (the default) has
-            none: the picture and its 2x2 average are the initial maps, and the first layer reads them by a 4x4
-            octave convolution of stride 2, so that the 256x256 stage costs nothing.
     """
 
     landmarks: int = 68
     width: int = 32
     alpha: float = 0.25
-    upsample: Literal["transposed", "bilinear"] = "bilinear"
     attention: bool = True
-    stem: int = 0
 
     def as_dict(self) -> dict[str, int | float | str | bool]:
         return asdict(self)
 
 
 class Split(nn.Module):
-    """The picture as initial maps without a convolution: itself, and its 2x2 average as the low frequency."""
+    """The initial maps, without a convolution: the picture, and its 2x2 average as the low frequency."""
 
     def forward(self, maps: Maps) -> Maps:
         assert maps.high is not None
@@ -80,12 +71,18 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Two transposed octave convolutions, the first one doubling the resolution; the skip is added between them."""
+    """Two octave convolutions, the first one doubling the resolution; the skip is added between them.
 
-    def __init__(self, channels_in: int, channels_out: int, alpha: float, operator: type[UpsamplingOctaveConv]) -> None:
+    The source has transposed octave convolutions here (octamark.nets.octave.TransposedOctaveConv) and allows bilinear
+    interpolation in their place, which is faster.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, alpha: float) -> None:
         super().__init__()
-        self.up = OctaveBlock(operator(channels_in, channels_out, alpha_in=alpha, alpha_out=alpha, stride=2))
-        self.refine = OctaveBlock(operator(channels_out, channels_out, alpha_in=alpha, alpha_out=alpha, stride=1))
+        self.up = OctaveBlock(BilinearOctaveConv(channels_in, channels_out, alpha_in=alpha, alpha_out=alpha, stride=2))
+        self.refine = OctaveBlock(
+            BilinearOctaveConv(channels_out, channels_out, alpha_in=alpha, alpha_out=alpha, stride=1)
+        )
 
     def forward(self, maps: Maps, skip: Maps) -> Maps:
         high, low = self.up(maps)
@@ -96,7 +93,7 @@ class DecoderLayer(nn.Module):
 class OctaveNetwork(nn.Module):
     """Encoder-decoder of octave convolutions with multi-frequency attention (WO 2022/264089, figures 3A to 3C).
 
-    For a 256x256 input the high/low maps measure 256/128 (stem), 128/64, 64/32, 32/16, 16/8 (bottleneck, 8C
+    For a 256x256 input the high/low maps measure 256/128 (the picture), 128/64, 64/32, 32/16, 16/8 (bottleneck, 8C
     channels), then 32/16 and 64/32 in the decoder. Fully convolutional.
 
     Input: (n, 3, h, w), RGB in 0..1, h and w multiples of 32. Output: heatmaps (n, M, h/4, w/4), unnormalised.
@@ -109,16 +106,8 @@ class OctaveNetwork(nn.Module):
         super().__init__()
         self.config = config
         width, alpha = config.width, config.alpha
-        operator: type[UpsamplingOctaveConv] = (
-            TransposedOctaveConv if config.upsample == "transposed" else BilinearOctaveConv
-        )
-        if config.stem:
-            self.stem: Split | OctaveBlock = OctaveBlock(OctaveConv(3, config.stem, alpha_in=0.0, alpha_out=alpha))
-            first = OctaveConv(config.stem, width, alpha_in=alpha, alpha_out=alpha)
-        else:
-            self.stem = Split()
-            first = OctaveConv(3, width, alpha_in=0.0, alpha_out=alpha, kernel=4, stride=2)
-        layers = [EncoderLayer(first, alpha)]
+        self.stem = Split()
+        layers = [EncoderLayer(OctaveConv(3, width, alpha_in=0.0, alpha_out=alpha, kernel=4, stride=2), alpha)]
         layers.extend(
             EncoderLayer(OctaveConv(channels, 2 * channels, alpha_in=alpha, alpha_out=alpha), alpha)
             for channels in (width, 2 * width, 4 * width)
@@ -130,11 +119,11 @@ class OctaveNetwork(nn.Module):
         self.attention = MultiFrequencyAttention(high, low, width) if config.attention else None
         self.decoder = nn.ModuleList(
             [
-                DecoderLayer(8 * width, 4 * width, alpha, operator),
-                DecoderLayer(4 * width, 2 * width, alpha, operator),
+                DecoderLayer(8 * width, 4 * width, alpha),
+                DecoderLayer(4 * width, 2 * width, alpha),
             ]
         )
-        self.head = operator(2 * width, config.landmarks, alpha_in=alpha, alpha_out=0.0, stride=1, bias=True)
+        self.head = BilinearOctaveConv(2 * width, config.landmarks, alpha_in=alpha, alpha_out=0.0, stride=1, bias=True)
 
     def features(self, pictures: Tensor) -> list[Maps]:
         """Every stage's maps in order: stem, four encoder layers, attention, two decoder layers."""
@@ -143,10 +132,8 @@ class OctaveNetwork(nn.Module):
         maps = self.stem(Maps(pictures * 4.0 - 2.0, None))
         stages = [maps]
         for index, layer in enumerate(self.encoder):
-            if index == 0 and not self.config.stem:
-                maps = layer(Maps(maps.high, None))  # strides over the picture; its average is taken on the way
-            else:
-                maps = layer(pool(maps))
+            # the first layer strides over the picture, by a 4x4 octave convolution, and pools it on the way
+            maps = layer(Maps(maps.high, None) if index == 0 else pool(maps))
             stages.append(maps)
         if self.attention is not None:
             maps = self.attention(maps)

@@ -1,8 +1,7 @@
-"""The regional architecture: a look at the whole face decides where to crop, a second network reads the crops.
+"""The regional architecture: a global network reads the whole face, a second one reads crops placed by its points.
 
-Differentiable from end to end: placement (octamark.inference.regions) and sampler pass gradients, so that the fused
-points can teach the global network too. Design: octamark's own, after Attention-Driven Cropping for Very High
-Resolution Facial Landmark Detection, of which only the abstract is public.
+Design: octamark's own, after Attention-Driven Cropping for Very High Resolution Facial Landmark Detection, of which
+only the abstract is public.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octamark.geometry import transform_with_spread
@@ -21,39 +19,18 @@ from octamark.models import RegionRule
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import STRIDE, OctaveNetwork
+from octamark.nets.sampling import cut
 
 LEAST_SPREAD = 1e-3
-"""Of a reading, crop pixels: one of 0 would leave no weight to anything else."""
-
-
-def sample(pictures: Tensor, transforms: Tensor, size: int) -> Tensor:
-    """Crops of pictures, bilinear, black outside; differentiable in pictures and transforms.
-
-    Args:
-        pictures: (n, c, h, w) float.
-        transforms: (n, r, 2, 3) affine maps from pixels of a crop to pixels of its picture.
-
-    Returns:
-        (n, r, c, size, size).
-    """
-    height, width = pictures.shape[-2:]
-    count = transforms.shape[1]
-    steps = torch.arange(size, dtype=transforms.dtype, device=transforms.device)
-    columns = transforms[:, :, None, None, :, 0] * steps[:, None]  # n, r, 1, size, 2
-    rows = transforms[:, :, None, None, :, 1] * steps[:, None, None]  # n, r, size, 1, 2
-    places = columns + rows + transforms[:, :, None, None, :, 2]  # n, r, size, size, 2
-    grid = (2 * places + 1) / places.new_tensor([width, height]) - 1  # of grid_sample, align_corners=False
-    cut = F.grid_sample(pictures, grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False)
-    crops: Tensor = cut.unflatten(2, (count, size)).transpose(1, 2)  # type: ignore[no-untyped-call]
-    return crops
+"""Smallest spread of a reading, crop pixels: at 0 nothing else would have weight."""
 
 
 class RegionalReading(NamedTuple):
-    """What the regional network saw.
+    """What the regional network reads from the crops: K readings a face, in the order of the table.
 
     Attributes:
-        maps: K probability maps (n, K, h, w) of the readings, in the order of the table.
-        points: the same as positions and spreads (n, K, 2), heatmap pixels of each crop.
+        maps: probability maps (n, K, h, w).
+        points: positions and spreads (n, K, 2) of the maps, heatmap pixels of each crop.
     """
 
     maps: Tensor
@@ -61,7 +38,7 @@ class RegionalReading(NamedTuple):
 
 
 class RegionalNetwork(nn.Module):
-    """One octave encoder-decoder that reads every region's crop, and the temperature of the fusion.
+    """One octave encoder-decoder that reads the crops of all regions, and the weights of the fusion.
 
     Args:
         network: with a heatmap for each of the table's channels.
@@ -91,8 +68,8 @@ class RegionalNetwork(nn.Module):
         count = crops.shape[1]
         stacked = crops.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         scores = self.network(stacked).unflatten(0, (-1, count))  # n, R, C, h, w
-        own = [scores[:, at, slice(*region.channels)] for at, region in enumerate(self.table.regions)]
-        maps = heatmaps.probabilities(torch.cat(own, dim=1), self.beta)
+        chosen = [scores[:, at, slice(*region.channels)] for at, region in enumerate(self.table.regions)]
+        maps = heatmaps.probabilities(torch.cat(chosen, dim=1), self.beta)
         return RegionalReading(maps, heatmaps.decode(maps))
 
     def in_frame(self, points: Points, transforms: Tensor) -> Points:
@@ -104,68 +81,69 @@ class RegionalNetwork(nn.Module):
             )
         )
 
-    def fuse(self, seen: Points, readings: Points) -> Points:
-        """Global points (n, M, 2) and readings (n, K, 2) of one frame as one."""
-        with torch.autocast(seen.position.device.type, enabled=False):  # products of half precision would move points
+    def fuse(self, points: Points, readings: Points) -> Points:
+        """Points (n, M, 2): the global network's points (n, M, 2) and readings (n, K, 2) of one frame, combined."""
+        with torch.autocast(points.position.device.type, enabled=False):  # half precision would move points
             bias = self.bias[self.kind_of]
-            return Points(*fuse(*seen, *readings, bias, self.sharpness, self.joining, torch))
+            return Points(*fuse(*points, *readings, bias, self.sharpness, self.joining, torch))
 
 
 class RegionalView(NamedTuple):
-    """One pass over faces, all in pixels of the global network's input.
+    """What both networks read from faces, all in pixels of the global network's input.
 
     Attributes:
-        seen: points (n, M, 2) of the global network.
+        points: (n, M, 2) of the global network.
         placed: (n, R, 2, 3) from pixels of the crops.
         reading: of the regional network, in its crops.
-        own: its points (n, K, 2).
+        readings: the same points (n, K, 2).
         fused: points (n, M, 2).
     """
 
-    seen: Points
+    points: Points
     placed: Tensor
     reading: RegionalReading
-    own: Points
+    readings: Points
     fused: Points
 
 
 class RegionalModel(nn.Module):
-    """Global and regional network as they are trained together.
+    """A frozen global network, its normalisations too, and the regional network that is trained beside it.
 
     Args:
-        look: the global network; its soft-argmax has ``look_beta``.
+        global_network: reads the whole face; its soft-argmax has ``global_beta``.
         regional: reads the crops.
         rule: how they are cut.
-        joint: whether gradients reach the global network; else it is frozen, its normalisations too.
     """
 
     def __init__(
-        self, look: OctaveNetwork, look_beta: float, regional: RegionalNetwork, rule: RegionRule, *, joint: bool
+        self, global_network: OctaveNetwork, global_beta: float, regional: RegionalNetwork, rule: RegionRule
     ) -> None:
         super().__init__()
-        self.look, self.look_beta, self.regional, self.rule, self.joint = look, look_beta, regional, rule, joint
-        look.requires_grad_(joint)
+        self.global_network, self.global_beta = global_network, global_beta
+        self.regional, self.rule = regional, rule
+        global_network.requires_grad_(False)
 
     def train(self, mode: bool = True) -> RegionalModel:
         super().train(mode)
-        self.look.train(mode and self.joint)
+        self.global_network.eval()
         return self
 
     def forward(self, views: Tensor, crop: Callable[[Points], tuple[Tensor, Tensor]]) -> RegionalView:
-        """Look, place, crop, read, fuse.
+        """Read the whole face, place the crops, read them, combine the points.
 
         Args:
-            views: (n, 3, s, s) in 0..1, faces as the global network is shown them.
-            crop: what :meth:`cropper` makes. A function, because Fabric would hand on tensors in half precision.
+            views: (n, 3, s, s) in 0..1, crops of whole faces.
+            crop: what :meth:`cropper` returns. A function, because Fabric would hand on tensors in half precision.
         """
-        with torch.set_grad_enabled(self.joint and torch.is_grad_enabled()):
-            p = heatmaps.probabilities(self.look(views.contiguous(memory_format=torch.channels_last)), self.look_beta)
-            seen = heatmaps.to_input_pixels(heatmaps.decode(p), STRIDE)
+        with torch.no_grad():
+            maps = self.global_network(views.contiguous(memory_format=torch.channels_last))
+            p = heatmaps.probabilities(maps, self.global_beta)
+            points = heatmaps.to_input_pixels(heatmaps.decode(p), STRIDE)
         with torch.autocast(views.device.type, enabled=False):
-            placed, crops = crop(seen)
+            placed, crops = crop(points)
         reading = self.regional.read(crops)
-        own = self.regional.in_frame(reading.points, placed)
-        return RegionalView(seen, placed, reading, own, self.regional.fuse(seen, own))
+        readings = self.regional.in_frame(reading.points, placed)
+        return RegionalView(points, placed, reading, readings, self.regional.fuse(points, readings))
 
     def cropper(
         self,
@@ -175,21 +153,21 @@ class RegionalModel(nn.Module):
         moved: Tensor | None = None,
         damage: Callable[[Tensor], Tensor] = lambda crops: crops,
     ) -> Callable[[Points], tuple[Tensor, Tensor]]:
-        """How the points of the global network become crops: a function to (n, R, 2, 3) and (n, R, 3, size, size).
+        """A function from the global network's points to placed crops (n, R, 2, 3) and (n, R, 3, size, size).
 
         Args:
-            pictures: (n, 3, h, w) in 0..1, the faces at full resolution.
+            pictures: (n, 3, s, s), the faces at full resolution.
             frames: (n, 2, 3) from pixels of the global network's input to pixels of the pictures.
             moved: (n, R, 2, 3) from pixels of crops to pixels of the crops where the global network would have put
                 them: disturbs the placement.
             damage: what is done to crops (n * R, 3, size, size) before they are read.
         """
 
-        def crop(seen: Points) -> tuple[Tensor, Tensor]:
-            placed = place(seen.position, seen.spread, self.regional.table, self.rule, torch)
+        def crop(points: Points) -> tuple[Tensor, Tensor]:
+            placed = place(points.position, points.spread, self.regional.table, self.rule, torch)
             if moved is not None:
                 placed = compose(placed, moved)
-            crops = sample(pictures, compose(frames[:, None], placed), self.rule.size)
+            crops = cut(pictures, compose(frames[:, None], placed), self.rule.size)
             return placed, damage(crops.flatten(0, 1)).view(crops.shape)
 
         return crop
@@ -202,12 +180,15 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     return torch.cat([linear, offset], dim=-1)
 
 
-def regional_start(network: OctaveNetwork, look: OctaveNetwork, table: RegionTable) -> bool:
-    """Give a regional network the global one's weights, each heatmap those of its landmark; False if shapes differ."""
-    shapes = [replace(one.config, landmarks=0) for one in (network, look)]
-    if shapes[0] != shapes[1] or look.config.landmarks != table.layout.count or network.config.upsample != "bilinear":
+def regional_start(network: OctaveNetwork, global_network: OctaveNetwork, table: RegionTable) -> bool:
+    """Whether a regional network could take the global one's weights, each heatmap those of its landmark; it has them
+    then, and is unchanged if the shapes differ."""
+    shapes = [replace(each.config, landmarks=0) for each in (network, global_network)]
+    if shapes[0] != shapes[1] or global_network.config.landmarks != table.layout.count:
         return False
     chosen = list(table.channel_landmarks)
-    state = {name: value[chosen] if name.startswith("head.") else value for name, value in look.state_dict().items()}
-    network.load_state_dict(state)
+    state = global_network.state_dict()
+    network.load_state_dict(
+        {name: value[chosen] if name.startswith("head.") else value for name, value in state.items()}
+    )
     return True

@@ -1,4 +1,4 @@
-"""Crops of stored faces as tensors: cut, and what is known of their points carried along."""
+"""Crops of pictures as tensors, and the landmarks and spreads of the pictures in pixels of the crops."""
 
 from __future__ import annotations
 
@@ -8,24 +8,57 @@ from torch import Tensor
 
 
 def middle(count: int, side: int, size: int, zoom: float = 1.0) -> Tensor:
-    """What :func:`similarity` gives without augmentation: matrices (n, 2, 3) of the stored crops' middle."""
+    """Matrices (n, 2, 3) from pixels of the middle crops to pixels of stored crops: what no augmentation gives.
+
+    Args:
+        side, size: sides of the stored crop and of the network's crop, pixels.
+        zoom: pixels of the stored crop per pixel of the network's.
+    """
     offset = (side / 2 - 0.5) - zoom * (size / 2 - 0.5)
     return torch.tensor([[zoom, 0.0, offset], [0.0, zoom, offset]]).repeat(count, 1, 1)
 
 
 def cut(pictures: Tensor, matrices: Tensor, size: int) -> Tensor:
-    """Crops (n, 3, size, size) float in 0..1 from stored pictures (n, 3, s, s) uint8; black outside them."""
-    side = pictures.shape[-1]
-    # normalised coordinates of grid_sample (align_corners=False): g = (2 x + 1) / side - 1
+    """Crops of pictures, float in 0..1, bilinear, black outside.
+
+    Args:
+        pictures: (n, 3, s, s), uint8 or float in 0..1.
+        matrices: (n, 2, 3) affine maps from pixels of a crop to pixels of its picture; or (n, r, 2, 3), r crops of each
+            picture.
+
+    Returns:
+        (n, 3, size, size), or (n, r, 3, size, size).
+    """
+    if matrices.ndim == 4:
+        many = matrices.shape[1]
+        grid = _grid(matrices.flatten(0, 1), pictures.shape[-1], size).view(len(pictures), many * size, size, 2)
+        crops: Tensor = _read(pictures, grid).unflatten(2, (many, size)).transpose(1, 2)  # type: ignore[no-untyped-call]
+        return crops
+    return _read(pictures, _grid(matrices, pictures.shape[-1], size))
+
+
+def _grid(matrices: Tensor, side: int, size: int) -> Tensor:
+    """Places (n, size, size, 2) of the crops' pixels, in the coordinates of grid_sample: g = (2 x + 1) / side - 1."""
     linear = matrices[:, :, :2] * (size / side)
     centre = matrices[:, :, :2] @ matrices.new_full((2,), (size - 1) / 2) + matrices[:, :, 2]
     theta = torch.cat([linear, ((2 * centre + 1) / side - 1)[:, :, None]], dim=2)
-    grid = F.affine_grid(theta, [len(pictures), 3, size, size], align_corners=False)
-    return F.grid_sample(pictures.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False) / 255
+    return F.affine_grid(theta, [len(matrices), 3, size, size], align_corners=False)
+
+
+def _read(pictures: Tensor, grid: Tensor) -> Tensor:
+    """Pictures at the places of a grid, float in 0..1."""
+    read = F.grid_sample(pictures.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return read if pictures.is_floating_point() else read / 255
 
 
 def move_points(landmarks: Tensor, matrices: Tensor, mirrored: Tensor, mirror: Tensor) -> Tensor:
-    """Landmarks (n, M, 2) of the stored crops, in pixels of the cut ones; mirrored faces swap sides."""
+    """Landmarks (n, M, 2) of stored crops, in pixels of the crops cut out of them; NaN stays NaN.
+
+    Args:
+        matrices: (n, 2, 3) from pixels of the cut crops to pixels of the stored ones.
+        mirrored: (n,) booleans; in mirrored faces the landmarks of the two sides change places.
+        mirror: (M,) the layout's mirror permutation.
+    """
     linear, offset = matrices[:, :, :2], matrices[:, :, 2]
     moved = torch.linalg.solve(linear, (landmarks - offset[:, None]).transpose(1, 2)).transpose(1, 2)
     return torch.where(mirrored[:, None, None], moved[:, mirror], moved)

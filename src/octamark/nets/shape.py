@@ -1,8 +1,9 @@
-"""Landmarks together: what the shape that all of them make says of where each should be.
+"""A correction of all points of a face together, from how its shape differs from the mean shape.
 
-Every landmark is read off a heatmap of its own, so that neighbours err apart; faces do not. Point distribution models
-(T. Cootes et al., Active Shape Models, 1995) tell likely shapes from unlikely ones in a frame that follows the face;
-here one matrix tells, in such a frame, what is probably wrong with a shape that a network found.
+Each landmark is read off a heatmap of its own, so that the errors of neighbours are independent, but the shapes of
+faces vary in few ways. Point distribution models (T. Cootes et al., Active Shape Models, 1995) tell likely shapes from
+unlikely ones in a frame that follows the face; here one matrix predicts, in such a frame, the error of every point from
+the shape that a network found.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from octamark.geometry import fit_similarity
+
 
 class ShapeCorrection(nn.Module):
     """Points (n, M, 2) -> points (n, M, 2), moved by a linear function of their difference from a mean shape.
 
-    The shape is laid on the mean by a similarity (middle, size, rotation), so that where a face is, how large and how
-    turned changes nothing, and the correction is carried back.
+    The difference is taken in the face's own frame (:func:`shape_frames`), so that position, size and rotation of a
+    face do not change its correction.
 
     Args:
         mean: (M, 2) shape, its middle at 0 and of size 1 (root of the sum of squares).
@@ -31,29 +34,30 @@ class ShapeCorrection(nn.Module):
         self.register_buffer("weight", weight)
 
     def forward(self, points: Tensor) -> Tensor:
-        away, turn, size = laid_on(points, self.mean)
-        moved = (away.flatten(1) @ self.weight).view_as(away)  # n, M, 2
-        return points + rotated(moved, turn * turn.new_tensor([1.0, -1.0])) * size
+        frames = shape_frames(points, self.mean)
+        difference = in_frames(points - points.mean(dim=1, keepdim=True), frames) - self.mean
+        moved = (difference.flatten(1) @ self.weight).view_as(difference)  # n, M, 2
+        return points + moved @ frames.transpose(1, 2)
 
 
-def laid_on(points: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Shapes (n, M, 2) minus the mean shape (M, 2), after the rotation that fits best, as large as it.
+def shape_frames(points: Tensor, mean: Tensor) -> Tensor:
+    """Each shape's own frame: the rotation of the best similarity from the mean shape, scaled by the shape's size.
+
+    Args:
+        points: (n, M, 2) shapes; mean: (M, 2), its middle at 0 and of size 1.
 
     Returns:
-        Differences (n, M, 2), cosine and sine of the rotations (n, 1, 2), and the shapes' sizes (n, 1, 1), pixels.
+        (n, 2, 2) from the frame of the mean shape to that of the points; nearly 0 for points that all coincide.
     """
     centred = points - points.mean(dim=1, keepdim=True)
-    size = centred.square().sum(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-3)
-    unit = centred / size
-    along = (unit * mean).sum(dim=(1, 2))
-    across = (unit[..., 0] * mean[:, 1] - unit[..., 1] * mean[:, 0]).sum(dim=1)
-    turn = torch.stack([along, across], dim=-1)
-    turn = turn / turn.square().sum(dim=-1, keepdim=True).sqrt().clamp(min=1e-3)
-    return rotated(unit, turn[:, None]) - mean, turn[:, None], size
-
-
-def rotated(points: Tensor, turn: Tensor) -> Tensor:
-    """Points (n, M, 2) rotated about 0 by angles of these cosines and sines (n, 1, 2)."""
-    x, y = points.unbind(-1)
+    size = centred.square().sum(dim=(1, 2)).sqrt().clamp(min=1e-3)[:, None]
+    turn = fit_similarity(mean, centred, torch)[..., 0] / size  # n, 2: cosine and sine, times how alike the shapes are
+    turn = turn / turn.square().sum(dim=1, keepdim=True).sqrt().clamp(min=1e-3) * size
     cos, sin = turn.unbind(-1)
-    return torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1)
+    return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], 1)
+
+
+def in_frames(vectors: Tensor, frames: Tensor) -> Tensor:
+    """Vectors (n, M, 2) of pixels in the frames (n, 2, 2) of :func:`shape_frames`: rotated back, over the size."""
+    square = frames.square().sum(dim=(1, 2), keepdim=True) / 2
+    return vectors @ frames / square.clamp(min=1e-6)

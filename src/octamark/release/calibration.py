@@ -3,51 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression, minimize
 
-from octamark import uncertainty
 from octamark.datasets import Sample
 from octamark.errors import DataError
-from octamark.evaluation.results import SHARES
-from octamark.evaluation.run import detected_box
+from octamark.evaluation.results import SHARES, Trust
+from octamark.evaluation.run import Detect, detected_box
 from octamark.geometry import detector_squares, landmark_boxes, squares
-from octamark.inference.detector import FaceDetector
 from octamark.layouts import Layout
 from octamark.models import CropRule
 from octamark.models.calibration import CONFIDENCE_SHARE, KNOTS, RATIOS, Calibration, laplace_ratios, root_mean_square
 
 FOLDS = 5
+"""Parts of the held-out faces; figures of a fit are measured on each part after a fit to the others."""
+
 LEAST_POINTS = 500
+"""Labelled points from which on every pair of mirrored points has a gain of its own."""
+
+LEAST_EXPONENT_POINTS = 40
+"""Labelled points from which on a global calibration has fitted exponents; below it is one factor."""
+
+LEAST_BOXES = 10
+"""Detected faces from which on the map from detector boxes to crops is fitted."""
 
 F64 = NDArray[np.float64]
 
 
 def detected_boxes(
-    samples: Sequence[Sample], detector: FaceDetector, tick: Callable[[], None] = lambda: None
+    samples: Sequence[Sample], detector: Detect, tick: Callable[[], None] = lambda: None
 ) -> list[NDArray[np.float32] | None]:
     """For each sample the detector's box of its face, or None where it found none; ``tick`` is called after each."""
-    found: list[NDArray[np.float32] | None] = []
+    boxes: list[NDArray[np.float32] | None] = []
     for sample in samples:
-        found.append(detected_box(detector, sample, sample.read()))
+        boxes.append(detected_box(detector, sample, sample.read()))
         tick()
-    return found
+    return boxes
 
 
 def fit_crop_rule(
     samples: Sequence[Sample], found: Sequence[NDArray[np.float32] | None], *, size: int, margin: float
 ) -> CropRule:
-    """The map from detector boxes to the crops of training, by medians over the faces that were found.
+    """The map from detector boxes to the crops of training, by medians over the faces that the detector found.
 
-    Where the detector knows fewer than 10 of them (drawings, say), nothing is fitted: crops are ``margin`` times the
-    root of a box's area, around its middle, and the residual is 0.
+    Faces of which every point is labelled count alone if there are :data:`LEAST_BOXES` of them. If the detector found
+    fewer faces than that (in drawings, for example), nothing is fitted: crops are ``margin`` times the square root
+    of a box's area, around its centre, and the residual is 0.
     """
     pairs = [(box, sample) for box, sample in zip(found, samples, strict=True) if box is not None]
-    if len(pairs) < 10:
-        still = {"detector_scale": margin, "detector_shift": (0.0, 0.0), "detector_residual": (0.0, 0.0, 0.0)}
-        return CropRule(size=size, margin=margin, **still)
+    complete = [pair for pair in pairs if np.isfinite(pair[1].landmarks).all()]
+    pairs = complete if len(complete) >= LEAST_BOXES else pairs  # the box around a part of the points is smaller
+    if len(pairs) < LEAST_BOXES:
+        unfitted = {"detector_scale": margin, "detector_shift": (0.0, 0.0), "detector_residual": (0.0, 0.0, 0.0)}
+        return CropRule(size=size, margin=margin, **unfitted)
     detected = np.stack([box for box, _ in pairs])
     wanted = squares(landmark_boxes(np.stack([sample.landmarks for _, sample in pairs])), margin)
     plain = detector_squares(detected, 1.0, (0.0, 0.0))
@@ -64,67 +75,85 @@ def fit_crop_rule(
     )
 
 
-def check_enough(faces: int, points: int, data: Path) -> None:
-    """Whether so many held-out faces are enough to calibrate on, with a fold left out to check on.
+def calibration_kind(faces: int, points: int) -> Literal["per_point", "global"]:
+    """What :func:`fit_calibration` and its check on left-out folds will fit to so many held-out faces.
 
-    Raises:
-        DataError: they are not.
+    Training can say it before it begins: below :data:`LEAST_POINTS` labelled points the calibration is global.
     """
-    if (faces - -(-faces // FOLDS)) * points < LEAST_POINTS:
-        least = next(count for count in range(faces, 10**6) if (count - -(-count // FOLDS)) * points >= LEAST_POINTS)
-        raise DataError(
-            f"{data}: {faces} faces of {points} points are held out; to calibrate the spread at least {least} are "
-            "needed (data.validation)"
-        )
+    return "per_point" if (faces - -(-faces // FOLDS)) * points >= LEAST_POINTS else "global"
 
 
 def fit_offset(found: NDArray[np.floating], truth: NDArray[np.floating], layout: Layout) -> tuple[float, float]:
     """How far labels (n, M, 2) lie to one side of found points, (x, y) in shares of the inter-ocular distance.
 
-    The median over faces of the mean over points: what mirrored training pictures keep a network from learning.
+    The median over faces of the mean over labelled points; a network that learns from mirrored pictures cannot learn
+    it. Faces without any label (NaN) are left out.
     """
-    away = np.nanmean(np.asarray(truth, np.float64) - found, axis=1) / layout.reference_distance(found)[:, None]
-    x, y = np.nanmedian(away, axis=0)
+    away = np.asarray(truth, np.float64) - found
+    labelled = np.asarray(np.isfinite(away).all(axis=2))
+    mean = np.where(labelled[..., None], away, 0.0).sum(axis=1) / np.maximum(labelled.sum(axis=1), 1)[:, None]
+    shares = mean / layout.reference_distance(found)[:, None]
+    shares = shares[labelled.any(axis=1) & np.isfinite(shares).all(axis=1)]
+    x, y = np.median(shares, axis=0) if len(shares) else (0.0, 0.0)
     return round(float(x), 5), round(float(y), 5)
 
 
-def fit_calibration(raw: NDArray[np.floating], errors: NDArray[np.floating], mirror: NDArray[np.int64]) -> Calibration:
-    """The calibration under which these errors are most likely, then made exact in quantiles.
+def fit_calibration(
+    raw: NDArray[np.floating],
+    errors: NDArray[np.floating],
+    mirror: NDArray[np.int64],
+    kind: Literal["per_point", "global"] | None = None,
+) -> Calibration:
+    """The calibration under which these errors are most likely, then adjusted so that its quantiles hold.
 
     Args:
         raw: (n, M, 2) raw spreads, pixels of the crop.
-        errors: (n, M, 2) signed errors, pixels of the crop; a point without a label (NaN) is left out.
+        errors: (n, M, 2) signed errors, pixels of the crop; NaN for a point without a label, which is left out.
         mirror: the layout's permutation; mirrored points share their gains.
+        kind: see :class:`octamark.models.Calibration`; None is ``"per_point"`` from :data:`LEAST_POINTS` labelled
+            points on and ``"global"`` below.
 
-    The gains and exponents maximise the Laplace likelihood, mean of -ln(u) - |d| / u, by Newton's method (the problem
-    is convex in ln u); the knots are means of |d| over quantiles of u, made monotone by pooling adjacent violators; the
-    ratios are quantiles of distance / spread.
+    Gains and exponents (at least 0) maximise the Laplace likelihood, the mean of -ln(u) - |d| / u, which is convex in
+    ln u. The knots are means of |d| over quantiles of u, made monotone by isotonic regression; a global calibration has
+    one straight line. The ratios are quantiles of distance / spread; those of a global calibration are those of
+    two independent Laplace densities.
 
     Raises:
-        DataError: fewer than 500 labelled points.
+        DataError: no labelled point.
     """
     away = np.abs(np.asarray(errors, np.float64))
     known = np.asarray(np.isfinite(away).all(axis=2))
-    if known.sum() < LEAST_POINTS:
-        raise DataError(
-            f"{int(known.sum())} labelled points; at least {LEAST_POINTS} are needed to calibrate the spread"
-        )
+    if not (count := int(known.sum())):
+        raise DataError("no labelled point; the spread is calibrated on held-out faces with labels")
+    kind = kind or ("per_point" if count >= LEAST_POINTS else "global")
     log_raw = np.log(np.maximum(np.asarray(raw, np.float64), 1e-6))
     face = log_raw.mean(axis=(1, 2), keepdims=True) + np.zeros_like(log_raw)
-    pair = np.minimum(np.arange(len(mirror)), mirror)
-    _, shared = np.unique(pair, return_inverse=True)
-    gain_of = np.stack([2 * shared, 2 * shared + 1], axis=1) + np.zeros(log_raw.shape, np.int64)  # which gain, n, M, 2
     mask = np.broadcast_to(known[..., None], away.shape)
-    gains, own, mean = _maximise(log_raw[mask], face[mask], gain_of[mask], away[mask])
-    gain = np.exp(gains)[gain_of[0]]
-    u = gain * np.exp(own * log_raw + mean * face)
+    columns = np.stack([log_raw[mask], face[mask]], axis=1)
+    one_gain = np.zeros(len(columns), np.int64)
+    exponents, fixed = np.array([1.0, 0.0]), count < LEAST_EXPONENT_POINTS
+    start, exponents = _most_likely(columns, one_gain, away[mask], np.zeros(1), exponents, fixed)
+    gain_of = np.zeros(log_raw.shape[1:], np.int64)  # which gain each point and axis has
+    gains = start
+    if kind == "per_point":
+        _, shared = np.unique(np.minimum(np.arange(len(mirror)), mirror), return_inverse=True)
+        gain_of = np.stack([2 * shared, 2 * shared + 1], axis=1)
+        each = np.broadcast_to(gain_of, log_raw.shape)[mask]
+        # a point that nobody labelled keeps the gain of all
+        gains, exponents = _most_likely(columns, each, away[mask], np.full(gain_of.max() + 1, start[0]), exponents)
+    gain = np.exp(gains)[gain_of]
+    own_exponent, face_exponent = (float(value) for value in exponents)
+    u = gain * np.exp(own_exponent * log_raw + face_exponent * face)
     draft = Calibration(
+        kind=kind,
         gain=tuple((float(f"{x:.6g}"), float(f"{y:.6g}")) for x, y in gain),
-        own=round(own, 5),
-        face=round(mean, 5),
-        knots=_knots(u[mask], away[mask]),
+        own=round(own_exponent, 5),
+        face=round(face_exponent, 5),
+        knots=_knots(u[mask], away[mask]) if kind == "per_point" else Calibration.identity(1).knots,
         ratios=laplace_ratios(),  # until the real ones can be measured
     )
+    if kind == "global":
+        return draft
     distance = np.linalg.norm(np.asarray(errors, np.float64), axis=2)[known]
     ratio = distance / root_mean_square(draft.spread(raw))[known]
     shares = np.concatenate([np.linspace(0, 0.95, RATIOS - 4), [0.98, 0.99, 0.995]])
@@ -138,125 +167,113 @@ def fit_calibration(raw: NDArray[np.floating], errors: NDArray[np.floating], mir
 def cross_fitted(
     raw: NDArray[np.floating], errors: NDArray[np.floating], distances: NDArray[np.floating], mirror: NDArray[np.int64]
 ) -> dict[str, float]:
-    """How true spreads are on faces that they were not calibrated on: fitted on four fifths, checked on the rest.
+    """How well spreads agree with errors on faces that they were not calibrated on, by cross-validation in five folds.
 
     Args:
-        raw, errors, mirror: as in :func:`fit_calibration`.
+        raw, errors, mirror: as in :func:`fit_calibration`, of which all folds get the same kind.
         distances: (n,) inter-ocular distances of the truth, pixels of the crop.
 
     Returns:
-        The :func:`trust_figures`.
+        Figures by the names that they have in a card's scores.
     """
-    unit = np.asarray(distances, np.float64)[:, None]
-    spread, sure = np.zeros(np.shape(raw)), np.zeros(np.shape(raw)[:2])
-    radii = {share: np.zeros(sure.shape) for share in SHARES}
+    unit = np.asarray(distances, np.float64)
+    spread, confidence = np.zeros(np.shape(raw)), np.zeros(np.shape(raw)[:2])
+    radii = {share: np.zeros(confidence.shape) for share in SHARES}
+    labelled = np.isfinite(np.asarray(errors)).all(axis=2).sum(axis=1)  # of each face
     fold = np.arange(len(raw)) % FOLDS
-    for one in range(FOLDS):
-        out = fold == one
-        fitted = fit_calibration(raw[~out], errors[~out], mirror)
+    left = min(int(labelled[fold != number].sum()) for number in range(FOLDS))
+    if not left:
+        return {}
+    kind: Literal["per_point", "global"] = "per_point" if left >= LEAST_POINTS else "global"
+    for number in range(FOLDS):
+        out = fold == number
+        if not out.any():
+            continue
+        fitted = fit_calibration(raw[~out], errors[~out], mirror, kind)
         spread[out] = fitted.spread(raw[out])
-        sure[out] = fitted.within(spread[out], CONFIDENCE_SHARE * unit[out])
+        confidence[out] = fitted.within(spread[out], CONFIDENCE_SHARE * unit[out, None])
         for share, radius in radii.items():
             radius[out] = fitted.radius(spread[out], share)
-    return trust_figures(errors, spread, sure, radii, unit)
+    return calibration_figures(errors, spread, confidence, radii, unit)
 
 
-def trust_figures(
-    errors: NDArray[np.floating], spread: F64, sure: F64, radii: Mapping[float, F64], unit: F64
+def calibration_figures(
+    errors: NDArray[np.floating], spread: F64, confidence: F64, radii: Mapping[float, F64], unit: F64
 ) -> dict[str, float]:
-    """How true spreads are.
+    """How well stated spreads and confidences agree with errors, by the names that the figures have in a card.
 
     Args:
-        errors: (n, M, 2) signed; spread: (n, M, 2) expected; in one unit; a point without a label (NaN) is left out.
-        sure: (n, M) stated confidence; radii: share -> (n, M) radii of the regions of that share.
-        unit: (n, 1) inter-ocular distances of the truth.
+        errors: (n, M, 2) signed; NaN for a point without a label.
+        spread: (n, M, 2) expected absolute errors, in the errors' unit.
+        confidence: (n, M) stated probabilities.
+        radii: share -> (n, M) radii of the regions that should hold the truth that often.
+        unit: (n,) inter-ocular distances of the truth.
 
     Returns:
-        Figures by name: coverage, rank correlations, ranking of failures, error of the confidence.
+        Coverage, rank correlations, ranking of failures, error of the confidence; empty if no face has the points that
+        its distance is measured between.
     """
-    away = np.linalg.norm(np.asarray(errors, np.float64), axis=2)  # n, M
-    known = np.isfinite(away)
-    expected = root_mean_square(spread) / unit
-    nme = np.nanmean(away / unit, axis=1)
-    hit = (away < CONFIDENCE_SHARE * unit)[known]
+    trust = Trust.measured(errors, spread, unit, unit, confidence, radii)
+    if not len(trust.errors):
+        return {}
+    figures = trust.summary()
+    coverage = figures["coverage_percent"]
     return {
-        **{
-            f"regions of {share:.0%} hold the truth in, %": 100 * uncertainty.coverage(away[known], radius[known])
-            for share, radius in radii.items()
-        },
-        "Spearman of spread and error, per point": uncertainty.spearman(expected[known], (away / unit)[known]),
-        "Spearman of spread and error, per picture": uncertainty.spearman(expected.mean(axis=1), nme),
-        "AUROC of mean spread for NME over 8 %": uncertainty.auroc(expected.mean(axis=1), nme > 0.08),
-        "calibration error of the confidence": uncertainty.calibration_error(sure[known], hit),
+        **{f"regions of {share} hold the truth in, %": value for share, value in coverage.items()},
+        **{title: figures[key] for key, title in _TITLES.items()},
     }
 
 
-def _maximise(own: F64, face: F64, gain_of: NDArray[np.int64], away: F64) -> tuple[F64, float, float]:
-    """Logarithms of the gains and the two exponents, at least 0, that maximise the likelihood; all arrays flat."""
-    found = []
-    for used in ((True, True), (True, False), (False, True), (False, False)):  # an exponent below 0 is left out
-        columns = np.stack([own, face], axis=1)[:, list(used)]
-        weights, loss = _newton(columns, gain_of, away)
-        exponents = np.zeros(2)
-        exponents[list(used)] = weights[len(weights) - columns.shape[1] :]
-        if (exponents >= 0).all():
-            found.append((loss, weights[: len(weights) - columns.shape[1]], exponents))
-        if all(used) and found:
-            break  # the problem is convex: no better one on the edge
-    _, gains, (first, second) = min(found, key=lambda one: one[0])
-    return gains, float(first), float(second)
+_TITLES = {
+    "spearman_per_point": "Spearman of spread and error, per point",
+    "spearman_per_picture": "Spearman of spread and error, per picture",
+    "auroc_nme_over_8_percent": "AUROC of mean spread for NME over 8 %",
+    "confidence_calibration_error": "calibration error of the confidence",
+}
+"""Figures of octamark.evaluation.results.Trust that a card states, and their names there."""
 
 
-def _newton(columns: F64, gain_of: NDArray[np.int64], away: F64) -> tuple[F64, float]:
-    """Weights of gains and columns (n, k) that minimise the negative log likelihood, and that; by damped steps."""
-    count, many = int(gain_of.max()) + 1, columns.shape[1]
-    weights = np.zeros(count + many)
+def _most_likely(
+    columns: F64, gain_of: NDArray[np.int64], away: F64, gains: F64, exponents: F64, fixed: bool = False
+) -> tuple[F64, F64]:
+    """Logarithms of the gains and the two exponents, at least 0, that maximise the Laplace likelihood.
 
-    def shares(weights: F64) -> tuple[F64, float]:
-        """|d| / u of each, and the negative log likelihood."""
-        eta = weights[gain_of] + columns @ weights[count:]
+    Args:
+        columns: (n, 2) logarithms of the raw spread and of its mean over the face.
+        gain_of: (n,) which gain belongs to each; away: (n,) absolute errors.
+        gains, exponents: where the search begins; a gain that no row has stays there.
+        fixed: whether the exponents stay as they are.
+    """
+    centre, scale = columns.mean(axis=0), columns.std(axis=0)
+    scale = np.where(scale > 1e-9, scale, 1.0)
+    scaled = (columns - centre) / scale  # spreads that hardly differ are no ill-conditioned problem
+    count = len(gains)
+
+    def loss(weights: F64) -> tuple[float, F64]:
+        log_u = weights[:count][gain_of] + scaled @ weights[count:]
         with np.errstate(over="ignore"):
-            pull = away * np.exp(-eta)
-        return pull, float((eta + pull).sum())
+            pull = away * np.exp(-log_u)
+        slope = 1 - pull
+        gradient = np.concatenate([np.bincount(gain_of, slope, count), slope @ scaled])
+        return float((log_u + pull).mean()), gradient / len(away)
 
-    pull, loss = shares(weights)
-    for _ in range(200):
-        gradient = np.concatenate([np.bincount(gain_of, 1 - pull, count), (1 - pull) @ columns])
-        hessian = np.diag(np.concatenate([np.bincount(gain_of, pull, count), np.zeros(many)]))
-        for place, column in enumerate(columns.T, count):
-            hessian[place, :count] = hessian[:count, place] = np.bincount(gain_of, pull * column, count)
-        hessian[count:, count:] = (columns * pull[:, None]).T @ columns
-        step = np.linalg.solve(hessian + 1e-6 * len(away) / count * np.eye(count + many), gradient)
-        longest = float(np.abs(step).max())
-        size = min(1.0, 2 / longest) if longest else 1.0
-        while (tried := shares(weights - size * step))[1] > loss and size > 1e-6:
-            size /= 2
-        if tried[1] > loss:
-            break
-        weights, (pull, loss) = weights - size * step, tried
-        if longest < 1e-6:
-            break
-    return weights, loss
+    begin = np.concatenate([gains + exponents @ centre, exponents * scale])
+    middle = np.log(max(away.mean(), 1e-6))
+    bounds = [(middle - 20, middle + 20)] * count + [(w, w) if fixed else (0, None) for w in begin[count:]]
+    found = minimize(
+        loss, begin, jac=True, method="L-BFGS-B", bounds=bounds,
+        options={"maxiter": 5000, "maxfun": 20000, "maxcor": 50, "ftol": 1e-15, "gtol": 1e-9},
+    ).x  # fmt: skip
+    exponents = found[count:] / scale
+    return found[:count] - exponents @ centre, exponents
 
 
 def _knots(u: NDArray[np.float64], away: NDArray[np.float64]) -> tuple[tuple[float, float], ...]:
     """Means of u and |d| over equally full bins of u, monotone, from (0, 0)."""
-    order = np.argsort(u)
-    bins = np.array_split(order, KNOTS - 1)
-    x = np.array([u[one].mean() for one in bins])
-    y = [float(away[one].mean()) for one in bins]
-    blocks = [[value, 1] for value in y]  # value, how many bins: pool neighbours that fall
-    index = 0
-    while index < len(blocks) - 1:
-        if blocks[index][0] <= blocks[index + 1][0]:
-            index += 1
-            continue
-        (first, many), (second, more) = blocks[index], blocks.pop(index + 1)
-        blocks[index] = [(first * many + second * more) / (many + more), many + more]
-        index = max(index - 1, 0)
-    smooth = np.concatenate([[value] * int(many) for value, many in blocks])
-    x = _rising(np.concatenate([[0.0], x]), 1e-4)[1:]
-    return ((0.0, 0.0), *((round(float(a), 5), round(float(b), 5)) for a, b in zip(x, smooth, strict=True)))
+    bins = np.array_split(np.argsort(u), KNOTS - 1)
+    x = _rising(np.array([0.0, *(u[members].mean() for members in bins)]), 1e-4)
+    y = [0.0, *isotonic_regression([away[members].mean() for members in bins]).x]
+    return tuple((round(float(a), 5), round(float(b), 5)) for a, b in zip(x, y, strict=True))
 
 
 def _rising(values: F64, least: float) -> F64:

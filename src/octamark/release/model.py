@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import nn
 
 from octamark._version import __version__
 from octamark.datasets import FORMATS, Sample
-from octamark.datasets.load import training_and_validation
+from octamark.datasets.load import split_of, training_and_validation
 from octamark.errors import listed
 from octamark.evaluation.run import Spot, Square, View, detector_square, label_square, predict
 from octamark.geometry import Picture
@@ -27,7 +27,6 @@ from octamark.models.calibration import Calibration
 from octamark.nets.network import OctaveNetwork
 from octamark.nets.shape import ShapeCorrection
 from octamark.release.calibration import (
-    check_enough,
     cross_fitted,
     detected_boxes,
     fit_calibration,
@@ -41,7 +40,7 @@ from octamark.release.shape_correction import fit_shape, found_shapes
 from octamark.synthesis.caricature import Caricatures
 from octamark.training import checkpoints
 from octamark.training.data import FaceStore
-from octamark.training.recipe import Config
+from octamark.training.recipe import Recipe
 from octamark.training.starting import trained_network
 
 SHAPE_FACES = 2000
@@ -62,7 +61,7 @@ class Release:
     checkpoint: bytes
 
 
-def load_network(path: Path) -> tuple[OctaveNetwork, Config, dict[str, Any]]:
+def load_network(path: Path) -> tuple[OctaveNetwork, Recipe, dict[str, Any]]:
     """The averaged weights of a run's best epoch (a folder) or of a checkpoint, with recipe and metadata.
 
     Raises:
@@ -75,18 +74,26 @@ def load_network(path: Path) -> tuple[OctaveNetwork, Config, dict[str, Any]]:
     return network, config, meta
 
 
-def learned_from(config: Config, faces: int, held_out: int) -> tuple[str, str]:
+def learned_from(config: Recipe, faces: int, held_out: int) -> tuple[str, str]:
     """A card's ``training_data`` and ``terms``."""
-    data, form = config.data, FORMATS[config.data.format]
     before = [name for name in (config.init, config.distillation and config.distillation.teacher) if name]
     terms = "those of the training pictures" + (f", and of {listed(before)}" if before else "")
-    name = f"{form.title.partition(':')[0]} {data.split}" if form.layout else "own pictures"
+    names = []
+    for section in config.data:
+        form = FORMATS.get(section.format)
+        named = form is not None and form.layout is not None
+        names.append(f"{form.title.partition(':')[0]} {split_of(section)}" if form and named else "own pictures")
+    name = listed(names)
     learned = f"{name}, {faces} faces ({held_out} held out)" + (f"; started from {config.init}" if config.init else "")
-    return learned, TERMS_300W if data.format == "300w" else terms
+    return learned, TERMS_300W if any(section.format == "300w" for section in config.data) else terms
 
 
 def release(
-    run: Path, data: Path, *, storage: Storage = "int4", advance: Callable[[int, int], None] = lambda done, total: None
+    run: Path,
+    data: Path | Mapping[str, Path] | None,
+    *,
+    storage: Storage = "int4",
+    advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Release:
     """Finish a run.
 
@@ -100,8 +107,7 @@ def release(
     one = layout(config.layout)
     training, validation = training_and_validation(config.data, data, one, config.seed)
     checkpoints.check_held_out(meta, validation, run)
-    check_enough(len(validation), one.count, data)
-    size, margin = config.stages[-1].size, config.data.margin
+    size, margin = config.stages[-1].size, config.margin
     learned, terms = learned_from(config, len(training), len(validation))
     if "unlabelled" in meta:
         learned, terms = f"{learned}; without labels: {meta['unlabelled']}", f"{terms}; and those of the unlabelled"
@@ -148,11 +154,11 @@ def release(
 
 
 def _shape_correction(
-    network: OctaveNetwork, config: Config, samples: Sequence[Sample], tick: Callable[[], None]
+    network: OctaveNetwork, config: Recipe, samples: Sequence[Sample], tick: Callable[[], None]
 ) -> ShapeCorrection | None:
     """The correction that suits what the network finds in these faces."""
     one, size = layout(config.layout), config.stages[-1].size
-    faces, mirror = FaceStore.load(samples, size, config.data.margin), torch.from_numpy(one.mirror.copy())
+    faces, mirror = FaceStore.load(samples, size, config.margin), torch.from_numpy(one.mirror.copy())
     found, truth = found_shapes(
         network, faces, mirror, size=size, beta=config.loss.beta, seed=config.seed,
         caricatures=Caricatures.of(config.caricature, one, faces.landmarks), advance=tick,

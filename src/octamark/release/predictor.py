@@ -74,7 +74,7 @@ class _PooledStem(nn.Module):
 def _pool_first(network: OctaveNetwork) -> None:
     """Let the first layer read the picture without pooling it before, where it has no stem."""
     first = cast(EncoderLayer, network.encoder[0]).first
-    if not network.config.stem and first.conv.high_to_low is not None and first.conv.high_to_high is not None:
+    if first.conv.high_to_low is not None and first.conv.high_to_high is not None:
         first.conv = cast(OctaveConv, _PooledStem(first.conv))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,8 +35,8 @@ from octamark.release.model import half_checkpoint, learned_from
 from octamark.release.predictor import RegionalPredictor
 from octamark.release.quantization import Storage
 from octamark.training import checkpoints
-from octamark.training.recipe import Config, parse
-from octamark.training.regional import region_rule, regional_network
+from octamark.training.recipe import Recipe, parse
+from octamark.training.regions import region_rule, regional_network
 
 F64 = NDArray[np.float64]
 
@@ -91,7 +91,7 @@ def is_regional(run: Path) -> bool:
     return bool(checkpoints.load(file)[1]["config"].get("regional"))
 
 
-def load_regional(path: Path) -> tuple[RegionalNetwork, Config, dict[str, Any]]:
+def load_regional(path: Path) -> tuple[RegionalNetwork, Recipe, dict[str, Any]]:
     """The averaged weights of a regional run's best epoch (a folder) or of a checkpoint, with recipe and metadata.
 
     Raises:
@@ -103,7 +103,9 @@ def load_regional(path: Path) -> tuple[RegionalNetwork, Config, dict[str, Any]]:
     table = RegionTable(layout(config.layout))
     regional = RegionalNetwork(regional_network(config, table), table, config.loss.beta)
     own = {
-        name.removeprefix("regional."): value for name, value in groups.get("ema", {}).items() if name[:5] != "look."
+        name.removeprefix("regional."): value
+        for name, value in groups.get("ema", {}).items()
+        if not name.startswith(("look.", "global_network."))
     }
     checkpoints.fill(regional, own, file)
     if path.is_dir():
@@ -113,7 +115,7 @@ def load_regional(path: Path) -> tuple[RegionalNetwork, Config, dict[str, Any]]:
 
 def release_regions(
     run: Path,
-    data: Path,
+    data: Path | Mapping[str, Path] | None,
     *,
     look: str | None = None,
     storage: Storage = "int4",
@@ -131,11 +133,7 @@ def release_regions(
     """
     regional, config, meta = load_regional(run)
     assert config.regional is not None
-    if config.regional.joint:
-        raise ConfigError(
-            f"{run}: its global network learned too (regional.joint) and fits no released model; set joint = false"
-        )
-    seeing = _looking(look or config.regional.look)
+    seeing = _looking(look or config.regional.global_model)
     one = layout(config.layout)
     training, validation = training_and_validation(config.data, data, one, config.seed)
     checkpoints.check_held_out(meta, validation, run)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from octamark.geometry import procrustes_mean
 from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, OctaveNetwork
-from octamark.nets.shape import ShapeCorrection, laid_on, rotated
+from octamark.nets.shape import ShapeCorrection, in_frames, shape_frames
 from octamark.release.calibration import FOLDS
 from octamark.synthesis.caricature import Caricatures
 from octamark.training.augmentation import augment
@@ -89,11 +90,12 @@ def fit_shape(found: Tensor, truth: Tensor, mirror: Tensor) -> ShapeCorrection |
         return None
     both = [torch.cat([x, _mirrored(x, mirror)]).double() for x in (found, truth)]  # 2 v, n, M, 2
     points, labels = (x.flatten(0, 1) for x in both)
-    mean = _mean_shape(labels, mirror)
-    away, turn, size = laid_on(points, mean)
-    wrong = rotated(labels - points, turn) / size
+    mean = procrustes_mean(labels, mirror, torch)
+    frames = shape_frames(points, mean)
+    difference = in_frames(points - points.mean(dim=1, keepdim=True), frames) - mean
+    wrong = in_frames(labels - points, frames)
     weight = 1 / wrong.square().mean(dim=(1, 2)).clamp(min=1e-6)
-    x, y, fold = away.flatten(1), wrong.flatten(1), (torch.arange(count) % FOLDS).repeat(2 * views)
+    x, y, fold = difference.flatten(1), wrong.flatten(1), (torch.arange(count) % FOLDS).repeat(2 * views)
     parts = [(x[fold == one], y[fold == one], weight[fold == one, None]) for one in range(FOLDS)]
     squares = torch.stack([a.T @ (w * a) for a, _, w in parts])
     products = torch.stack([a.T @ (w * b) for a, b, w in parts])
@@ -119,17 +121,3 @@ def fit_shape(found: Tensor, truth: Tensor, mirror: Tensor) -> ShapeCorrection |
 
 def _mirrored(points: Tensor, mirror: Tensor) -> Tensor:
     return points[..., mirror, :] * points.new_tensor([-1.0, 1.0])
-
-
-def _mean_shape(shapes: Tensor, mirror: Tensor, rounds: int = 5) -> Tensor:
-    """(n, M, 2) -> (M, 2), of size 1, upright and its own mirror image: shapes laid on their mean again and again
-    (generalised Procrustes analysis)."""
-    mean = shapes.mean(dim=0)
-    for _ in range(rounds):
-        mean = mean + _mirrored(mean, mirror)
-        mean = mean - mean.mean(dim=0)
-        mean = mean / mean.norm()
-        mean = (laid_on(shapes, mean)[0] + mean).mean(dim=0)
-    mean = mean + _mirrored(mean, mirror)
-    shape: Tensor = mean / mean.norm()
-    return shape

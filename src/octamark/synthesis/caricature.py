@@ -1,9 +1,9 @@
-"""From a labelled photograph to a labelled caricature: the face's own shape exaggerated, the picture drawn anew.
+"""From a labelled photograph to a labelled caricature: the face's own shape exaggerated, the picture drawn in a style.
 
-Labelled caricatures in quantity are not to be had, so octamark learns them from photographs (for faces as they should
-not be: WO 2022/264089). A face's difference from the mean shape grows, its parts grow, shrink and move, smooth bends
-run over all of it; a thin-plate spline carries the picture along, so that the labels stay exact
-(octamark.synthesis.warp); then it is drawn in some style (octamark.synthesis.styles).
+There are few labelled caricatures, so octamark makes them from photographs (augmentation towards unlikely faces: WO
+2022/264089). The face's difference from the mean shape grows, its parts grow, shrink and move, and smooth waves bend
+all of it; a thin-plate spline moves the picture with the points, so that the labels stay exact
+(octamark.synthesis.warp). Then the picture is drawn in a style (octamark.synthesis.styles).
 """
 
 from __future__ import annotations
@@ -16,29 +16,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from octamark.geometry import fit_similarity, procrustes_align, procrustes_mean
 from octamark.layouts import Layout
 from octamark.nets.sampling import move_points
 from octamark.synthesis.styles import generators, stylise
 from octamark.synthesis.warp import Spline, unfolded, warped
 
 STRENGTHS = {"weak": (0.4, 0.5), "medium": (0.8, 0.8), "strong": (1.3, 1.0)}
-"""Of stylised faces: how far shapes are exaggerated, and how much of a style is taken."""
+"""Named strengths of stylised faces: the strength of the exaggeration, and how much of the style is blended in."""
 
-_APART = 0.012  # of the face's size: nearer points do not both steer the warp
+_APART = 0.012  # of the face's size: of two points nearer than this, only the first steers the warp
 
 
 @dataclass(frozen=True)
 class Exaggeration:
-    """How far shapes go at strength 1; standard deviations but for ``own``.
+    """How much a shape changes at strength 1; all but ``difference`` are standard deviations.
 
     Attributes:
-        own: largest factor by which the difference from the mean shape grows, beyond 1.
-        size: logarithm of each part's size; ``stretch``: of its width against its height.
-        shift: of each part, in units of the face.
-        taper: width of the chin against the forehead; ``bend``: of smooth waves, in units of the face.
+        difference: largest factor, beyond 1, by which the difference from the mean shape grows.
+        size: logarithm of the size of each part.
+        stretch: logarithm of the width of each part against its height.
+        shift: movement of each part, in units of the face's size.
+        taper: logarithm of the width of the chin against the forehead.
+        bend: height of the smooth waves, in units of the face's size.
     """
 
-    own: float = 1.0
+    difference: float = 1.0
     size: float = 0.22
     stretch: float = 0.15
     shift: float = 0.035
@@ -51,94 +54,94 @@ class Caricaturist:
 
     Args:
         layout: of the landmarks.
-        mean: (M, 2) the mean shape of the training faces, any unit; the layout's diagram by default.
-        settings: how far it goes.
+        mean: (M, 2) mean shape of the training faces in any unit; the layout's diagram by default.
+        settings: how much shapes change.
     """
 
     def __init__(self, layout: Layout, mean: np.ndarray | None = None, settings: Exaggeration | None = None) -> None:
         shape = np.asarray(layout.diagram if mean is None else mean, np.float64)
         shape = shape - shape.mean(axis=0)
-        self.mean = torch.from_numpy(shape / np.ptp(shape, axis=0).max())  # the face is one unit large
+        self.mean = torch.from_numpy(shape / np.ptp(shape, axis=0).max())  # the longer side of the face is 1
         self.settings = settings or Exaggeration()
         self.parts = [(_kind(name), _side(name), list(points)) for name, points in layout.parts.items()]
         self.kinds = sorted({kind for kind, _, _ in self.parts})
 
     def shapes(self, landmarks: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
-        """Exaggerated landmarks (n, M, 2) of faces in pixels: where the points should go, folds not yet regarded.
+        """Exaggerated landmarks (n, M, 2) in pixels: where the points should go, before folds are looked for.
 
         Args:
+            landmarks: (n, M, 2) of faces, pixels.
             strength: (n,), see :meth:`__call__`.
         """
-        one, count = self.settings, len(landmarks)
+        settings, count = self.settings, len(landmarks)
         mean = self.mean.to(landmarks)
-        centre = landmarks.mean(dim=1, keepdim=True)
-        linear = _similarity(landmarks - centre, mean)
-        upright = _laid_upon(landmarks - centre, linear)
-        own_generators = generators(count, generator)
+        frames = fit_similarity(mean, landmarks, torch)  # n, 2, 3: from the mean shape's frame to the pixels
+        face_generators = generators(count, generator)
 
-        def uniform(many: int) -> Tensor:  # n, many
-            return torch.stack([torch.rand(many, generator=own) for own in own_generators]).to(landmarks)
+        def uniform(numbers: int) -> Tensor:  # n, numbers
+            return torch.stack([torch.rand(numbers, generator=each) for each in face_generators]).to(landmarks)
 
-        def free(many: int) -> Tensor:
-            return torch.stack([torch.randn(many, generator=own) for own in own_generators]).clamp(-2, 2).to(landmarks)
+        def free(numbers: int) -> Tensor:
+            drawn = torch.stack([torch.randn(numbers, generator=each) for each in face_generators])
+            return drawn.clamp(-2, 2).to(landmarks)
 
-        def normal(many: int) -> Tensor:
-            return free(many) * strength[:, None]
+        def normal(numbers: int) -> Tensor:
+            return free(numbers) * strength[:, None]
 
-        grown = 1 + (strength[:, None] * one.own * uniform(1))[:, :, None]
-        face = mean + grown * (upright - mean)
+        grown = 1 + (strength[:, None] * settings.difference * uniform(1))[:, :, None]
+        face = mean + grown * (procrustes_align(landmarks, mean, torch) - mean)
         for kind in self.kinds:
-            size, stretch = normal(1) * one.size, normal(1) * one.stretch
-            shift = normal(2) * one.shift
-            for own, side, points in self.parts:
-                if own != kind:
+            size, stretch = normal(1) * settings.size, normal(1) * settings.stretch
+            shift = normal(2) * settings.shift
+            for part_kind, side, points in self.parts:
+                if part_kind != kind:
                     continue
-                more = torch.exp(torch.cat([size + stretch, size - stretch], 1) + 0.25 * one.size * normal(2))
+                factor = torch.exp(torch.cat([size + stretch, size - stretch], 1) + 0.25 * settings.size * normal(2))
                 middle = face[:, points].mean(dim=1, keepdim=True)
                 moved = shift * shift.new_tensor([side or 0.4, 1.0])
-                face[:, points] = middle + more[:, None] * (face[:, points] - middle) + moved[:, None]
-                if kind == "eye":  # brows go with their eyes
-                    brow = [p for other, where, p in self.parts if (other, where) == ("brow", side)]
-                    for points_above in brow:
-                        above = (more[:, None, 1:] - 1) * (face[:, points_above].mean(1, keepdim=True) - middle)
-                        face[:, points_above] = (
-                            face[:, points_above] + moved[:, None] + above * above.new_tensor([0.3, 1])
-                        )
-        taper, wide = normal(1) * one.taper, torch.exp(normal(1) * one.stretch)
+                face[:, points] = middle + factor[:, None] * (face[:, points] - middle) + moved[:, None]
+                if kind == "eye":  # the brow above moves with its eye
+                    brows = [brow for other, where, brow in self.parts if (other, where) == ("brow", side)]
+                    for brow in brows:
+                        above = (factor[:, None, 1:] - 1) * (face[:, brow].mean(1, keepdim=True) - middle)
+                        face[:, brow] = face[:, brow] + moved[:, None] + above * above.new_tensor([0.3, 1])
+        taper, wide = normal(1) * settings.taper, torch.exp(normal(1) * settings.stretch)
         face = torch.stack([face[..., 0] * wide * torch.exp(taper * face[..., 1]), face[..., 1] / wide.sqrt()], dim=-1)
         for _ in range(3):
             height = torch.sin((face * 4 * free(2)[:, None]).sum(-1) + 6.3 * uniform(1))  # n, M
-            face = face + one.bend * normal(2)[:, None] * height[..., None]
-        return (face @ linear.transpose(1, 2)) + centre
+            face = face + settings.bend * normal(2)[:, None] * height[..., None]
+        wanted: Tensor = face @ frames[..., :2].transpose(1, 2) + frames[:, None, :, 2]
+        return wanted
 
     def __call__(
         self, landmarks: Tensor, side: int, strength: Tensor, generator: torch.Generator
     ) -> tuple[Spline, Tensor, Tensor]:
-        """Warps towards exaggerated shapes that do not fold.
+        """Warps towards exaggerated shapes, none of which folds.
 
         Args:
-            landmarks: (n, M, 2) of square pictures of that side, pixels.
-            side: of the pictures.
+            landmarks: (n, M, 2) of square pictures, pixels, none missing.
+            side: of the pictures, pixels.
             strength: (n,) 0 leaves a face as it is, 1 is a caricature.
 
         Returns:
-            The warp, the landmarks of the warped pictures (n, M, 2), and the share (n,) of the movement that could be
-            made without a fold.
+            The warp, the landmarks of the warped pictures (n, M, 2), and the share (n,) of the movement that was made
+            without a fold.
         """
         extent = (landmarks.amax(dim=1) - landmarks.amin(dim=1)).amax(dim=1)
         wanted = self.shapes(landmarks.double(), strength.to(landmarks).double(), generator)
-        room = 0.02 * side
-        wanted = wanted.clamp(room, side - 1 - room)
+        border = 0.02 * side
+        wanted = wanted.clamp(border, side - 1 - border)
         return unfolded(landmarks.double(), wanted, side, _APART * extent)
 
 
 class Drawn(NamedTuple):
-    """Faces after they were exaggerated.
+    """Exaggerated faces.
 
     Attributes:
-        pictures: (n, 3, size, size) in 0..1.
-        landmarks: (n, M, 2) in the frame of the stored crops.
-        matrices: (n, 2, 3) from pixels of the pictures to that frame: the crop follows the new shape's box.
+        pictures: (n, 3, size, size) float in 0..1.
+        landmarks: (n, M, 2) pixels of the stored crops after the warp.
+        matrices: (n, 2, 3) from pixels of the pictures to pixels of the stored crops; the crop follows the new shape's
+            box.
     """
 
     pictures: Tensor
@@ -147,7 +150,12 @@ class Drawn(NamedTuple):
 
 
 class CaricatureSettings(Protocol):
-    """What a recipe's section ``caricature`` says (octamark.training.recipe.Caricature)."""
+    """The section ``caricature`` of a recipe (octamark.training.recipe.Caricature).
+
+    Attributes:
+        share: of the faces of a batch that become caricatures; strength: the largest; style: share of them that is
+            drawn in a style.
+    """
 
     @property
     def share(self) -> float: ...
@@ -158,10 +166,10 @@ class CaricatureSettings(Protocol):
 
 
 class Caricatures:
-    """What a recipe's section ``caricature`` does to a share of the faces.
+    """Turns faces of a batch into caricatures of random strengths and styles.
 
     Args:
-        settings: the section.
+        settings: the recipe's section ``caricature``.
         caricaturist: of the recipe's layout.
     """
 
@@ -170,8 +178,17 @@ class Caricatures:
 
     @classmethod
     def of(cls, settings: CaricatureSettings | None, layout: Layout, landmarks: Tensor) -> Caricatures | None:
-        """Of a recipe's section, if it has one, about the mean shape of the training faces (n, M, 2)."""
-        return None if settings is None else cls(settings, Caricaturist(layout, mean_shape(landmarks)))
+        """Those of a recipe's section, about the mean shape of the training faces; None without a section.
+
+        Args:
+            landmarks: (n, M, 2) of the training faces; those with missing points (NaN) do not count. If none is
+                complete, the layout's diagram takes the place of the mean shape.
+        """
+        if settings is None:
+            return None
+        complete = landmarks[torch.isfinite(landmarks).all(dim=2).all(dim=1)].double()
+        mean = procrustes_mean(complete, xp=torch).cpu().numpy() if len(complete) else None
+        return cls(settings, Caricaturist(layout, mean))
 
     def __call__(
         self, stored: Tensor, landmarks: Tensor, matrices: Tensor, size: int, generator: torch.Generator
@@ -180,12 +197,13 @@ class Caricatures:
 
         Args:
             stored: (n, 3, s, s) uint8; landmarks: (n, M, 2) in their pixels.
-            matrices: (n, 2, 3) from pixels of a crop of ``size`` to pixels of the stored one, as photographs are cut.
+            matrices: (n, 2, 3) from pixels of a crop of ``size`` to pixels of the stored one, as for photographs.
+            size: side of the pictures to make, pixels.
         """
-        count, one = len(stored), self.settings
-        strength = one.strength * (0.2 + 0.8 * torch.rand(count, generator=generator))
+        count, settings = len(stored), self.settings
+        strength = settings.strength * (0.2 + 0.8 * torch.rand(count, generator=generator))
         drawn = draw(stored, landmarks, matrices, size, self.caricaturist, strength, generator)
-        styled = torch.nonzero(torch.rand(count, generator=generator) < one.style)[:, 0].to(stored.device)
+        styled = torch.nonzero(torch.rand(count, generator=generator) < settings.style)[:, 0].to(stored.device)
         if len(styled):
             drawn.pictures[styled] = stylise(drawn.pictures[styled], generator)
         return drawn
@@ -200,7 +218,14 @@ def draw(
     strength: Tensor,
     generator: torch.Generator,
 ) -> Drawn:
-    """Exaggerated faces, not yet in a style; see :class:`Caricatures` for the arguments, strength (n,)."""
+    """Exaggerated faces, not drawn in a style.
+
+    Args:
+        stored: (n, 3, s, s) uint8; landmarks: (n, M, 2) in their pixels.
+        matrices: (n, 2, 3) from pixels of a crop of ``size`` to pixels of the stored one.
+        size: side of the pictures to make, pixels.
+        strength: (n,) see :meth:`Caricaturist.__call__`.
+    """
     warp, moved, _ = caricaturist(landmarks, stored.shape[-1], strength, generator)
     moved = moved.to(landmarks)
     matrices = _following(matrices, landmarks, moved)
@@ -210,22 +235,22 @@ def draw(
 def stylised(
     stored: Tensor, landmarks: Tensor, caricaturist: Caricaturist, strength: str, seed: int = 0, first: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Stored crops as caricatures of one of :data:`STRENGTHS`, each depending on its place and the seed alone.
+    """Stored crops as caricatures of one of :data:`STRENGTHS`; each depends on its number and the seed alone.
 
     Args:
         stored: (n, 3, s, s) uint8; landmarks: (n, M, 2) in their pixels.
-        first: place of the first of them.
+        first: number of the first of them.
 
     Returns:
-        Pictures of the same shape and kind, and their landmarks (n, M, 2).
+        Pictures of the same shape and type, and their landmarks (n, M, 2).
     """
     exaggeration, blend = STRENGTHS[strength]
-    side, still, force = stored.shape[-1], torch.eye(2, 3)[None], torch.tensor([exaggeration])
+    side, identity, force = stored.shape[-1], torch.eye(2, 3)[None], torch.tensor([exaggeration])
     pictures, points, unmirrored = [], [], torch.zeros(1, dtype=torch.bool)
     for index in range(len(stored)):
         part = slice(index, index + 1)
         generator = torch.Generator().manual_seed(seed * 100_003 + first + index)
-        drawn = draw(stored[part], landmarks[part], still, side, caricaturist, force, generator)
+        drawn = draw(stored[part], landmarks[part], identity, side, caricaturist, force, generator)
         styled = stylise(drawn.pictures, generator, blend)
         pictures.append((styled * 255).round().to(torch.uint8))
         points.append(move_points(drawn.landmarks, drawn.matrices, unmirrored, torch.arange(landmarks.shape[1])))
@@ -234,37 +259,12 @@ def stylised(
 
 def _following(matrices: Tensor, before: Tensor, after: Tensor) -> Tensor:
     """Crops (n, 2, 3) of faces, moved and scaled as the boxes around their landmarks were."""
-    boxes = [(one.amin(dim=1), one.amax(dim=1)) for one in (before, after)]
+    boxes = [(points.amin(dim=1), points.amax(dim=1)) for points in (before, after)]
     sides = [(high - low).amax(dim=1) for low, high in boxes]
     middles = [(low + high) / 2 for low, high in boxes]
     factor = (sides[1] / sides[0])[:, None]
     offset = middles[1] + factor * (matrices[:, :, 2] - middles[0])
     return torch.cat([matrices[:, :, :2] * factor[:, :, None], offset[:, :, None]], dim=2)
-
-
-def mean_shape(landmarks: Tensor, rounds: int = 3) -> np.ndarray:
-    """The mean of shapes (n, M, 2) after each is laid on it by the best similarity: (M, 2), one unit large."""
-    mean = landmarks[0].double()
-    for _ in range(rounds):
-        mean = mean - mean.mean(dim=0)
-        mean = mean / (mean.amax(0) - mean.amin(0)).max()
-        centred = landmarks.double() - landmarks.double().mean(dim=1, keepdim=True)
-        mean = _laid_upon(centred, _similarity(centred, mean)).mean(dim=0)
-    return np.asarray((mean - mean.mean(dim=0)).numpy())
-
-
-def _similarity(centred: Tensor, mean: Tensor) -> Tensor:
-    """(n, 2, 2) rotation and scale of the best similarity (least squares) from a shape (M, 2) to shapes (n, M, 2), all
-    centred."""
-    (x, y), (u, v), norm = centred.unbind(-1), mean.unbind(-1), (mean**2).sum()
-    cos, sin = (u * x + v * y).sum(1) / norm, (u * y - v * x).sum(1) / norm
-    return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], 1)
-
-
-def _laid_upon(centred: Tensor, linear: Tensor) -> Tensor:
-    """Shapes (n, M, 2) before their similarities (n, 2, 2)."""
-    laid: Tensor = torch.linalg.solve(linear, centred.transpose(1, 2)).transpose(1, 2)
-    return laid
 
 
 def _kind(part: str) -> str:

@@ -1,7 +1,7 @@
 """Drawing styles as batched tensor operations: a photograph as a cartoon, a drawing, a painting.
 
-All take pictures (n, 3, h, w) in 0..1 and give the same shape; sizes of strokes are shares of the picture's side, so
-that a style looks alike at every resolution. Randomness comes from one generator on the CPU.
+All functions take pictures (n, 3, h, w) float in 0..1 and return the same shape. The sizes of strokes are shares of the
+picture's side, so that a style looks the same at every resolution. Random numbers come from one generator on the CPU.
 """
 
 from __future__ import annotations
@@ -14,27 +14,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octamark.synthesis.camera import GREY
+
 Style = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def stylise(pictures: Tensor, generator: torch.Generator, blend: float = 1.0) -> Tensor:
-    """Each picture, lit well first, in a style of its own, some on paper or canvas, whatever else is in the batch.
+    """Pictures in random styles, 40 % of them on paper or canvas; each depends on its own random numbers alone.
+
+    Light is balanced first (:func:`lit`).
 
     Args:
-        blend: how much of the style is taken at most; its least is three fifths of that.
+        blend: largest share of the drawing in the result; the smallest is 60 % of it.
     """
     out = torch.empty_like(pictures)
-    for index, own in enumerate(generators(len(pictures), generator)):
-        one = pictures[index : index + 1]
-        style = [*STYLES.values()][int(torch.randint(len(STYLES), (1,), generator=own))]
-        share = blend * float(_each(1, own, 0.6, 1.0))
-        drawn = one + share * (style(lit(one), own) - one)
-        out[index : index + 1] = grain(drawn, own) if float(torch.rand(1, generator=own)) < 0.4 else drawn
+    for index, each in enumerate(generators(len(pictures), generator)):
+        picture = pictures[index : index + 1]
+        style = [*STYLES.values()][int(torch.randint(len(STYLES), (1,), generator=each))]
+        share = blend * float(_each(1, each, 0.6, 1.0))
+        drawn = picture + share * (style(lit(picture), each) - picture)
+        out[index : index + 1] = grain(drawn, each) if float(torch.rand(1, generator=each)) < 0.4 else drawn
     return out.clamp_(0.0, 1.0)
 
 
 def generators(count: int, generator: torch.Generator) -> list[torch.Generator]:
-    """One for each picture, so that what happens to it does not depend on the batch around it."""
+    """A generator for each picture, so that its random numbers do not depend on the other pictures of the batch."""
     seeds = torch.randint(2**62, (count,), generator=generator)
     return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
@@ -46,7 +50,7 @@ def _each(count: int, generator: torch.Generator, low: float = 0.0, high: float 
 
 def _grey(pictures: Tensor) -> Tensor:
     """(n, 1, h, w)."""
-    return (pictures * pictures.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    return (pictures * pictures.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
 
 
 def _blur(pictures: Tensor, sigma: float) -> Tensor:
@@ -56,7 +60,7 @@ def _blur(pictures: Tensor, sigma: float) -> Tensor:
 
 
 def lit(pictures: Tensor) -> Tensor:
-    """With faces, in the middle, from dark to bright: who draws a face in the shadow still draws its features."""
+    """Pictures whose middle, where the face is, uses the whole range from dark to bright, as drawings do."""
     side = pictures.shape[-1]
     middle = slice(round(0.22 * side), round(0.78 * side))
     grey = _grey(pictures)[:, :, middle, middle].flatten(1)
@@ -76,19 +80,20 @@ def smooth(pictures: Tensor, share: float, contrast: float = 0.008) -> Tensor:
 
 
 def posterised(pictures: Tensor, levels: Tensor) -> Tensor:
-    """Few levels of light, colours kept in proportion; levels (n, 1, 1, 1)."""
+    """Pictures with few levels of light and unchanged hues; levels (n, 1, 1, 1)."""
     light = _grey(pictures).clamp_min(1e-3)
     steps = (light * levels).floor().add(0.5).div(levels)
     return (pictures * (steps / light)).clamp(0.0, 1.0)
 
 
 def saturated(pictures: Tensor, factor: Tensor) -> Tensor:
+    """Pictures with livelier or duller colours; factor (n, 1, 1, 1), 0 is grey."""
     grey = _grey(pictures)
     return (grey + factor * (pictures - grey)).clamp(0.0, 1.0)
 
 
 def lines(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """White paper with dark lines (n, 1, h, w): extended difference of Gaussians (H. Winnemöller, 2011)."""
+    """Dark lines on white (n, 1, h, w), by the extended difference of Gaussians (H. Winnemöller, 2011)."""
     side = pictures.shape[-1]
     sigma = max(0.6, (0.003 + 0.005 * float(torch.rand(1, generator=generator))) * side)
     grey = _grey(pictures)
@@ -102,12 +107,12 @@ def lines(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def line_drawing(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Ink of one colour on paper of another."""
+    """Line drawings in ink of one colour on paper of another."""
     return inked(lines(pictures, generator), generator)
 
 
 def inked(white: Tensor, generator: torch.Generator) -> Tensor:
-    """A drawing (n, 1, h, w), 1 where paper shows, in dark ink on light paper; sometimes plain black and white."""
+    """Drawings (n, 1, h, w; 1 where paper shows) in dark ink on light paper, 40 % of them black on white."""
     count = len(white)
     plain = _each(count, generator) < 0.4
     paper = 1 - 0.25 * torch.rand(count, 3, 1, 1, generator=generator) * ~plain
@@ -117,7 +122,7 @@ def inked(white: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def hatching(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Strokes in up to three directions, more of them the darker it is, and contours."""
+    """Contours and strokes in up to three directions, more of them where it is darker."""
     count, _, height, width = pictures.shape
     light = _blur(_grey(smooth(pictures, 0.03)), 0.004 * width + 0.3)
     light = (light - light.amin((2, 3), keepdim=True)) / (
@@ -149,7 +154,7 @@ def painting(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def kuwahara(pictures: Tensor, radius: int) -> Tensor:
-    """Each pixel becomes the mean of that of its four corner windows whose grey varies least."""
+    """Each pixel is replaced by the mean of the one of its four corner windows whose grey varies least."""
     window = radius + 1
     padded = F.pad(torch.cat([pictures, _grey(pictures), _grey(pictures) ** 2], 1), (radius,) * 4, mode="replicate")
     means = F.avg_pool2d(padded, window, stride=1)  # n, 5, h + radius, w + radius
@@ -171,7 +176,7 @@ def cartoon(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def palette(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Every light in a colour of a random palette of four, from dark to bright; sometimes over flat areas."""
+    """Pictures in a random palette of four colours from dark to bright, 60 % of them smoothed to flat areas."""
     count, device = len(pictures), pictures.device
     colours = torch.rand(count, 3, 4, generator=generator)
     light = torch.linspace(0.05, 0.95, 4)
@@ -187,7 +192,7 @@ def palette(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def wash(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Diluted ink: soft greys on light paper, edges a little darker."""
+    """Diluted ink: soft greys on light paper, with slightly darker edges."""
     grey = _grey(smooth(pictures, 0.035))
     pooled = (_blur(grey, 0.015 * pictures.shape[-1]) - grey).clamp(-0.3, 0.3)
     strength = _each(len(pictures), generator, 0.6, 1.1).to(pictures.device)
@@ -195,7 +200,7 @@ def wash(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def pencil(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Light divided by its blurred self: contours and soft shading, as of a pencil's side."""
+    """Contours and soft shading, like the side of a pencil: the grey picture divided by its blurred copy."""
     grey = _grey(pictures)
     sigma = (0.01 + 0.04 * float(torch.rand(1, generator=generator))) * pictures.shape[-1]
     divided = (grey / _blur(grey, sigma).clamp_min(0.05)).clamp(0, 1)
@@ -203,7 +208,7 @@ def pencil(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def grain(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Paper or canvas: noise of several sizes, and a weave."""
+    """Pictures on paper or canvas: noise of several sizes, and a weave for 40 % of them."""
     count, _, height, width = pictures.shape
     noise = torch.zeros(count, 1, height, width)
     for part, weight in ((1, 0.4), (2, 0.4), (5, 0.3)):

@@ -1,7 +1,7 @@
-"""Warps of pictures through points: thin-plate splines, batched, whose folds are found and undone.
+"""Warps that move given points of a picture, batched: thin-plate splines, made smaller where they would fold.
 
-A warp is kept backwards, as samplers need it: it tells for each place of the new picture where in the old one it comes
-from. Splines: F. Bookstein, Principal warps, 1989.
+A warp is stored backwards, as samplers need it: for each place of the new picture it gives the place of the old one.
+Source: F. Bookstein, Principal warps: thin-plate splines and the decomposition of deformations, 1989.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAST_AREA = 0.12
-"""A warp is a fold where a small square of the new picture covers less than this share of its area in the old one."""
+"""A warp folds where a small square of the new picture shows less than this share of its own area in the old one."""
 
 CONVERGED = 1e-4
 """Pixels of the old picture. A warp counts as inverted if every label comes from nearer than this to its old place."""
@@ -38,7 +38,7 @@ class Spline(NamedTuple):
     side: int
 
     def __call__(self, places: Tensor) -> Tensor:
-        """Where places (n, p, 2) of the new pictures lie in the old ones, pixels."""
+        """The places (n, p, 2) of the old pictures that are shown at places (n, p, 2) of the new ones, pixels."""
         x = ((places + 0.5) / self.side).to(self.anchors.dtype)
         radial = _radial(x, self.anchors)
         terms = torch.cat([radial, torch.ones_like(x[..., :1]), x], dim=2)
@@ -79,8 +79,8 @@ def _radial(a: Tensor, b: Tensor) -> Tensor:
 def spline(new: Tensor, old: Tensor, side: int, least: Tensor) -> Spline:
     """The backward spline that takes points (n, k, 2) of the new pictures to points of the old ones, pixels.
 
-    The pictures' borders stay where they are. Of points nearer than ``least`` (n,) pixels to an earlier one, in either
-    picture, the later is left out: closed lids and lips would tie two places to one.
+    The borders of the pictures stay in place. A point that is nearer than ``least`` (n,) pixels to an earlier one, in
+    either picture, does not count: the lids of a closed eye would force two places into one.
     """
     edge = torch.linspace(0, side - 1, _BORDER + 1, dtype=torch.float64, device=new.device)[:-1]
     zero, last = torch.zeros_like(edge), torch.full_like(edge, side - 1)
@@ -108,7 +108,7 @@ def spline(new: Tensor, old: Tensor, side: int, least: Tensor) -> Spline:
 
 
 def folds(warp: Spline) -> Tensor:
-    """(n,) whether a warp folds or squeezes the picture somewhere."""
+    """Whether each warp folds or squeezes its picture somewhere, (n,)."""
     steps = torch.linspace(0, warp.side - 1, _GRID + 1, dtype=warp.anchors.dtype, device=warp.anchors.device)
     grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).view(1, -1, 2)
     old = warp(grid.expand(len(warp.anchors), -1, -1)).view(-1, _GRID + 1, _GRID + 1, 2)
@@ -155,13 +155,13 @@ def _share_without_fold(old: Tensor, wanted: Tensor, side: int, least: Tensor, b
 
 
 def sample_at(pictures: Tensor, places: Tensor) -> Tensor:
-    """Pictures (n, c, s, s) at places (n, h, w, 2), pixels: (n, c, h, w), bilinear; the border goes on outside."""
+    """The colours (n, c, h, w) of pictures (n, c, s, s) at places (n, h, w, 2), pixels: bilinear, edges repeated."""
     grid = (2 * places + 1) / pictures.shape[-1] - 1
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def warped(pictures: Tensor, warp: Spline, matrices: Tensor, size: int) -> Tensor:
-    """Crops (n, 3, size, size) of warped pictures (n, 3, s, s) float, read from the old ones at once.
+    """Crops (n, 3, size, size) of warped pictures, sampled once from the old pictures (n, 3, s, s) float.
 
     Args:
         matrices: (n, 2, 3) from pixels of the crops to pixels of the new pictures.

@@ -7,22 +7,18 @@ so that a step's batch depends on its seed alone.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-import kornia
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from octamark.nets.sampling import cut, move_points
+from octamark.synthesis.camera import GREY, blur, jpeg, low_resolution, noise, sensor, sharpen
 from octamark.training.recipe import Augment
 
 if TYPE_CHECKING:
     from octamark.synthesis.caricature import Caricatures
-
-_GREY = (0.299, 0.587, 0.114)
-_GAMMA = 2.2
 
 
 def similarity(
@@ -62,7 +58,7 @@ def _some(share: float, count: int, generator: torch.Generator) -> Tensor:
 def colours(pictures: Tensor, config: Augment, generator: torch.Generator) -> Tensor:
     """Brightness, contrast, saturation, channel gains and grey, as one 3x3 matrix and offset per picture."""
     count, device = len(pictures), pictures.device
-    grey = torch.tensor(_GREY).expand(3, 3)
+    grey = torch.tensor(GREY).expand(3, 3)
     saturation = torch.exp(_normal(count, generator) * config.colour)
     saturation[_some(config.grey, count, generator)] = 0.0
     gains = torch.exp(torch.randn(count, 3, generator=generator) * config.colour * 0.4)
@@ -71,65 +67,6 @@ def colours(pictures: Tensor, config: Augment, generator: torch.Generator) -> Te
     offset = (_normal(count, generator) * config.brightness * 0.6)[:, None] + 0.5 - 0.5 * matrix.sum(dim=2)
     flat = torch.baddbmm(offset.to(device)[:, :, None], matrix.to(device), pictures.flatten(2))
     return flat.view(pictures.shape).clamp_(0.0, 1.0)
-
-
-def blur(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian blur, its own sigma for each picture, up to 1.5 % of the side."""
-    side = pictures.shape[-1]
-    largest = 0.015 * side
-    sigma = (torch.rand(len(pictures), 1, generator=generator) * (largest - 0.3) + 0.3).to(pictures.device)
-    kernel = 2 * math.ceil(2 * largest) + 1
-    return kornia.filters.gaussian_blur2d(pictures, (kernel, kernel), sigma.expand(-1, 2))
-
-
-def low_resolution(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Shrunk to a fifth up to two thirds of the side and back, one size a batch."""
-    share = 0.2 + 0.47 * float(torch.rand(1, generator=generator))
-    side = pictures.shape[-1]
-    small = F.interpolate(pictures, size=max(8, round(side * share)), mode="bilinear", antialias=True)
-    return F.interpolate(small, size=side, mode="bilinear")
-
-
-def noise(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal noise of a standard deviation up to 0.08, its own for each picture."""
-    sigma = torch.rand(len(pictures), 1, 1, 1, generator=generator) * 0.08
-    drawn = torch.randn(pictures.shape, generator=generator)
-    return (pictures + (drawn * sigma).to(pictures.device)).clamp_(0.0, 1.0)
-
-
-def jpeg(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Real JPEG quantisation at qualities 8 to 60."""
-    quality = (8 + 52 * torch.rand(len(pictures), generator=generator)).to(pictures.device)
-    return kornia.enhance.jpeg_codec_differentiable(pictures, quality).clamp_(0.0, 1.0)
-
-
-def sensor(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """As a small camera takes them in little light: reduced to a seventh up to a half of the side (one size a batch),
-    blurred by motion, with the noise of 40 to 1,000 photons and of reading them, half of them grey, and enlarged again.
-    """
-    count, side, device = len(pictures), pictures.shape[-1], pictures.device
-    share = 0.15 + 0.35 * float(torch.rand(1, generator=generator))
-    small = F.interpolate(pictures, size=max(8, round(side * share)), mode="bilinear", antialias=True)
-    light = small.clamp(0.0, 1.0) ** _GAMMA
-    angle = (360 * torch.rand(count, generator=generator)).to(device)
-    moving = (torch.rand(count, 1, 1, 1, generator=generator) < 0.5).to(device)
-    light = torch.where(moving, kornia.filters.motion_blur(light, 3, angle, torch.zeros_like(angle)), light)
-    photons = 40 * 25 ** torch.rand(count, 1, 1, 1, generator=generator)
-    reading = 0.02 * torch.rand(count, 1, 1, 1, generator=generator)
-    drawn = torch.randn(light.shape, generator=generator)
-    grey = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
-    drawn, weights = torch.where(grey, drawn[:, :1], drawn), light.new_tensor(_GREY).reshape(1, 3, 1, 1)
-    light = torch.where(grey.to(device), (light * weights).sum(dim=1, keepdim=True), light)
-    photons, reading, drawn = photons.to(device), reading.to(device), drawn.to(device)
-    seen = light + drawn * torch.sqrt(light / photons + reading**2)
-    return F.interpolate(seen.clamp(0.0, 1.0) ** (1 / _GAMMA), size=side, mode="bilinear")
-
-
-def sharpen(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Unsharp masking as cameras do it, halos included: up to twice the difference from a blurred copy is added."""
-    amount = (torch.rand(len(pictures), 1, 1, 1, generator=generator) * 2).to(pictures.device)
-    soft = kornia.filters.gaussian_blur2d(pictures, (7, 7), (1.2, 1.2))
-    return (pictures + amount * (pictures - soft)).clamp_(0.0, 1.0)
 
 
 def occlude(pictures: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
@@ -164,11 +101,11 @@ def augment(
 
     Args:
         pictures: (n, 3, s, s) uint8 stored crops.
-        landmarks: (n, M, 2) pixels of the stored crops.
+        landmarks: (n, M, 2) pixels of the stored crops; NaN where a point has no label.
         mirror: (M,) the layout's mirror permutation.
         size: side of the network's input.
         generator: on the CPU; the batch depends on its state alone.
-        caricatures: turns some of the faces into caricatures.
+        caricatures: turns some of the faces of which all points have labels into caricatures.
 
     Returns:
         Pictures (n, 3, size, size) float32 in 0..1, the same views undamaged, and landmarks (n, M, 2) in their pixels.
@@ -180,6 +117,7 @@ def augment(
     plain = cut(pictures, matrices, size)
     if caricatures is not None:
         chosen = _some(caricatures.settings.share, count, generator).to(device)
+        chosen = chosen[torch.isfinite(landmarks[chosen]).all(dim=2).all(dim=1)]  # all points steer the warp
         if len(chosen):
             drawn = caricatures(pictures[chosen], landmarks[chosen], matrices[chosen], size, generator)
             plain[chosen] = drawn.pictures

@@ -15,7 +15,7 @@ def plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, normaliser
     """Draw loss and validation NME over epochs, one line a run, a mark where the input size changes, as PNG.
 
     Args:
-        runs: name -> the rows of the run's log (octamark.training.trainer.COLUMNS).
+        runs: name -> the rows of the run's log (octamark.training.engine.COLUMNS).
         normaliser: of their NME.
     """
     from matplotlib.figure import Figure

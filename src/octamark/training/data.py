@@ -1,12 +1,13 @@
-"""The whole training set in memory: every face once, cropped with room around it, as uint8."""
+"""The faces of a run, each decoded once and cropped with room around it: in memory, or in shards on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,10 +15,16 @@ from torch import Tensor
 from octamark.datasets import Sample
 from octamark.errors import DataError
 from octamark.geometry import apply, crop, crop_transform, invert, landmark_boxes, squares
+from octamark.layouts import Layout, convert, layout
 from octamark.nets.sampling import cut, middle, move_points
+from octamark.training.shards import PictureStack, open_shards, resize_all, writing_shards
 
 ROOM = 1.6
 """Side of a stored crop over the side of the crop that the network sees: room for rotation, scale and shift."""
+
+
+MEMORY = 2 << 30
+"""Bytes of stored crops that a run keeps in memory; more are kept in shards on disk."""
 
 
 def zoom(side: int, size: int) -> float:
@@ -27,14 +34,14 @@ def zoom(side: int, size: int) -> float:
 
 @dataclass
 class FaceStore:
-    """Faces decoded once.
+    """Labelled faces, decoded once.
 
     Attributes:
         pictures: (n, 3, s, s) uint8; the network's crop is the middle of it, ``s / ROOM`` pixels wide.
-        landmarks: (n, M, 2) float32, pixels of the stored crop.
+        landmarks: (n, M, 2) float32, pixels of the stored crop; NaN where a point has no label.
     """
 
-    pictures: Tensor
+    pictures: Tensor | PictureStack
     landmarks: Tensor
 
     def __len__(self) -> int:
@@ -50,7 +57,7 @@ class FaceStore:
         advance: Callable[[], None] = lambda: None,
         threads: int = 2,
     ) -> FaceStore:
-        """Decode samples for networks of input ``size``, whose crop is ``margin`` times the landmark box.
+        """Decode samples into memory, for networks of input ``size`` whose crop is ``margin`` times the landmark box.
 
         Args:
             advance: called once per face, for a progress bar.
@@ -59,38 +66,111 @@ class FaceStore:
             PictureError: a picture that cannot be read; the message names it.
             DataError: a face whose landmarks have no extent.
         """
-        side = round(size * ROOM)
-
-        def one(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-            square = squares(landmark_boxes(sample.landmarks), margin * side / size)[0]
-            if square[2] <= 0:
-                raise DataError(f"{sample.name} ({sample.picture}): all its landmarks lie in one place")
-            transform = crop_transform(square, side)
-            picture = crop(sample.read(), transform, side)
-            advance()
-            return picture.transpose(2, 0, 1), apply(invert(transform), sample.landmarks).astype(np.float32)
-
-        with ThreadPoolExecutor(threads) as pool:
-            faces = list(pool.map(one, samples))
-        pictures = torch.from_numpy(np.stack([picture for picture, _ in faces]))
+        faces = list(_decoded(samples, size, margin, advance, threads))
+        pictures = torch.from_numpy(np.stack([picture.transpose(2, 0, 1) for picture, _ in faces]))
         return cls(pictures, torch.from_numpy(np.stack([points for _, points in faces])))
+
+    @classmethod
+    def of_shards(cls, path: Path, target: Layout, source: str | None = None) -> FaceStore:
+        """Labelled faces of shards, memory-mapped, their landmarks converted to a layout.
+
+        Args:
+            source: the layout of the shards, where its name in their metadata is not that of a layout that ships.
+
+        Raises:
+            DataError: as :func:`octamark.training.shards.open_shards`, or shards without labels.
+            LayoutError: no conversion between the two layouts.
+        """
+        shards = open_shards(path)
+        if shards.landmarks is None or shards.layout is None:
+            raise DataError(f"{path}: shards without labels; they go to --unlabelled")
+        points = shards.landmarks
+        if source is not None or shards.layout != target.name:
+            points = torch.from_numpy(
+                np.ascontiguousarray(convert(points.numpy(), layout(source or shards.layout), target)[0], np.float32)
+            )
+        if points.shape[1] != target.count:
+            raise DataError(f"{path}: {points.shape[1]} points a face; layout {target.name} has {target.count}")
+        return cls(shards.pictures, points)
+
+    @classmethod
+    def joined(cls, stores: Sequence[FaceStore], size: int) -> FaceStore:
+        """The faces of several stores behind each other, for networks of input ``size``."""
+        if len(stores) == 1:
+            return stores[0]
+        side, parts = round(size * ROOM), []
+        for store in stores:
+            parts += store.pictures.parts if isinstance(store.pictures, PictureStack) else [store.pictures]
+        return cls(PictureStack(parts, side), torch.cat([store._scaled(side) for store in stores]))
+
+    def take(self, chosen: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Pictures (k, 3, s, s) and landmarks (k, M, 2) of the faces at these indices (k,), on a device."""
+        if isinstance(self.pictures, PictureStack):
+            return self.pictures[chosen].to(device), self.landmarks[chosen.to(self.landmarks.device)].to(device)
+        chosen = chosen.to(self.pictures.device)
+        return self.pictures[chosen].to(device), self.landmarks[chosen].to(device)
 
     def resized(self, size: int) -> FaceStore:
         """The same faces for networks of another input size, by area averages."""
         side = round(size * ROOM)
         if side == self.pictures.shape[-1]:
             return self
-        pictures = np.stack(
-            [
-                cv2.resize(picture.permute(1, 2, 0).numpy(), (side, side), interpolation=cv2.INTER_AREA)
-                for picture in self.pictures
-            ]
-        ).transpose(0, 3, 1, 2)
-        landmarks = (self.landmarks + 0.5) * (side / self.pictures.shape[-1]) - 0.5
-        return FaceStore(torch.from_numpy(np.ascontiguousarray(pictures)), landmarks)
+        if isinstance(self.pictures, PictureStack):
+            return FaceStore(self.pictures.resized(side), self._scaled(side))
+        return FaceStore(resize_all(self.pictures, side), self._scaled(side))
+
+    def _scaled(self, side: int) -> Tensor:
+        """The landmarks in pixels of crops of another side."""
+        if side == self.pictures.shape[-1]:
+            return self.landmarks
+        return (self.landmarks + 0.5) * (side / self.pictures.shape[-1]) - 0.5
 
     def to(self, device: torch.device) -> FaceStore:
+        """The store on a device; what is memory-mapped stays on disk."""
+        if isinstance(self.pictures, PictureStack):
+            return self
         return FaceStore(self.pictures.to(device), self.landmarks.to(device))
+
+
+def store_as_shards(
+    samples: Sequence[Sample],
+    size: int,
+    margin: float,
+    folder: Path,
+    layout_name: str,
+    *,
+    advance: Callable[[], None] = lambda: None,
+    threads: int = 2,
+) -> None:
+    """Decode samples as :meth:`FaceStore.load` does, into shards in a new folder; a few faces at a time are in memory.
+
+    Raises:
+        OutputError: the folder exists, or cannot be written; and as :meth:`FaceStore.load`.
+    """
+    with writing_shards(folder, margin=margin, layout=layout_name) as writer:
+        for picture, points in _decoded(samples, size, margin, advance, threads):
+            writer.add(picture, points)
+
+
+def _decoded(
+    samples: Sequence[Sample], size: int, margin: float, advance: Callable[[], None], threads: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Stored crops (s, s, 3) and their landmarks (M, 2), one sample after the other."""
+    side = round(size * ROOM)
+
+    def decode(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        square = squares(landmark_boxes(sample.landmarks), margin * side / size)[0]
+        if not square[2] > 0:
+            raise DataError(f"{sample.name} ({sample.picture}): all its landmarks lie in one place")
+        transform = crop_transform(square, side)
+        picture = crop(sample.read(), transform, side)
+        advance()
+        return picture, apply(invert(transform), sample.landmarks).astype(np.float32)
+
+    left = iter(samples)
+    with ThreadPoolExecutor(threads) as pool:
+        while some := list(islice(left, 64)):  # a pool of threads would decode all of them ahead
+            yield from pool.map(decode, some)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
@@ -117,11 +197,17 @@ def epoch_batches(
 
 
 def endless_batch(count: int, batch: int, seed: int, step: int) -> Tensor:
-    """The faces (batch,) of one step, if permutations of all faces followed each other without an end."""
-    first = step * batch
-    rounds = range(first // count, (first + batch - 1) // count + 1)
+    """The faces (batch,) of one step, if permutations of all faces follow each other without end."""
+    return endless_faces(count, step * batch, (step + 1) * batch, seed)
+
+
+def endless_faces(count: int, first: int, last: int, seed: int) -> Tensor:
+    """The faces (last - first,) at these places of an endless row of permutations of ``count`` faces."""
+    if last <= first:
+        return torch.zeros(0, dtype=torch.int64)
+    rounds = range(first // count, (last - 1) // count + 1)
     order = torch.cat([epoch_order(count, seed, number) for number in rounds])
-    return order[first % count :][:batch]
+    return order[first % count :][: last - first]
 
 
 def steps_per_epoch(count: int, batch: int) -> int:
@@ -129,11 +215,38 @@ def steps_per_epoch(count: int, batch: int) -> int:
     return count // min(batch, count)
 
 
-def centre_crops(faces: FaceStore, chosen: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def set_shares(weights: Sequence[float | None]) -> list[float] | None:
+    """The share of a step's faces that each set gets, or None where the faces of all sets are drawn alike."""
+    if any(weight is None for weight in weights):
+        return None
+    given = [float(weight or 0.0) for weight in weights]
+    return [weight / sum(given) for weight in given]
+
+
+def mixed_batch(counts: Sequence[int], shares: Sequence[float], batch: int, seed: int, step: int) -> Tensor:
+    """Indices (batch,) of one step's faces, out of sets of these sizes whose faces are numbered one after the other.
+
+    Over the steps each set gets its share of the faces, to less than one face; a set's faces come in permutations that
+    follow each other without end.
+    """
+    largest = max(range(len(shares)), key=lambda index: shares[index])
+    bounds = [[int(batch * share * end) for share in shares] for end in (step, step + 1)]
+    for end, bound in zip((step, step + 1), bounds, strict=True):
+        bound[largest] = batch * end - sum(bound[:largest]) - sum(bound[largest + 1 :])
+    parts, offset = [], 0
+    for number, count in enumerate(counts):
+        first, last = bounds[0][number], bounds[1][number]
+        parts.append(offset + endless_faces(count, first, last, seed + 7919 * number))
+        offset += count
+    return torch.cat(parts)
+
+
+def centre_crops(
+    faces: FaceStore, chosen: Tensor, size: int, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Stored faces as prediction crops them: no augmentation. Pictures (n, 3, size, size) and landmarks (n, M, 2)."""
-    device = faces.pictures.device
-    chosen = chosen.to(device)
-    matrices = middle(len(chosen), faces.pictures.shape[-1], size).to(device)
-    still = torch.zeros(len(chosen), dtype=torch.bool, device=device)
-    identity = torch.arange(faces.landmarks.shape[1], device=device)
-    return cut(faces.pictures[chosen], matrices, size), move_points(faces.landmarks[chosen], matrices, still, identity)
+    pictures, landmarks = faces.take(chosen, device or faces.landmarks.device)
+    matrices = middle(len(chosen), pictures.shape[-1], size).to(pictures.device)
+    still = torch.zeros(len(chosen), dtype=torch.bool, device=pictures.device)
+    identity = torch.arange(landmarks.shape[1], device=pictures.device)
+    return cut(pictures, matrices, size), move_points(landmarks, matrices, still, identity)

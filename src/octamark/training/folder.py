@@ -14,13 +14,14 @@ from octamark.datasets import Sample
 from octamark.errors import ConfigError, OutputError, WeightsError, listed
 from octamark.images import write_atomically
 from octamark.training import checkpoints
-from octamark.training.recipe import Config, parse
+from octamark.training.recipe import Recipe, parse
 
 _KEPT = ("epoch", "best_nme", "average_updates")
 
 
 class RunFolder:
-    """``config.json``, ``log.csv``, ``last.safetensors`` (what a resumed run goes on from) and ``best.safetensors``.
+    """``config.json`` (the recipe), ``log.csv``, ``last.safetensors`` (what a resumed run goes on from),
+    ``best.safetensors``, and while it runs ``crops`` (shards of faces that do not fit into memory).
 
     Args:
         path: the folder.
@@ -33,13 +34,13 @@ class RunFolder:
 
     def __init__(self, path: Path, *, resume: bool) -> None:
         self.path, self.resume = path, resume
-        self.last, self.best = path / "last.safetensors", path / "best.safetensors"
+        self.last, self.best, self.crops = path / "last.safetensors", path / "best.safetensors", path / "crops"
         if self.last.exists() and not resume:
             raise OutputError(f"{path}: holds a run already; --resume goes on with it, or choose another folder")
         if resume and not self.last.exists():
             raise ConfigError(f"{path}: nothing to resume, no last.safetensors there")
 
-    def make(self, config: Config) -> None:
+    def make(self, recipe: Recipe) -> None:
         """Make the folder and write the recipe, which shows that it can be written.
 
         Raises:
@@ -49,7 +50,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be made ({error.strerror})") from error
-        write_atomically(self.path / "config.json", config.model_dump_json(indent=2).encode())
+        write_atomically(self.path / "config.json", recipe.model_dump_json(indent=2).encode())
 
     def save(
         self,
@@ -57,16 +58,17 @@ class RunFolder:
         groups: Mapping[str, Mapping[str, Tensor]],
         meta: Mapping[str, Any],
     ) -> None:
-        """What an epoch ends with; ``meta`` has the log's rows."""
+        """Write the log and the last checkpoint; ``meta`` has the log's rows, which may have further columns."""
         table = io.StringIO()
-        writer = csv.DictWriter(table, columns)
+        further = dict.fromkeys(key for row in meta["rows"] for key in row if key not in columns)
+        writer = csv.DictWriter(table, [*columns, *further])
         writer.writeheader()
         writer.writerows(meta["rows"])
         write_atomically(self.path / "log.csv", table.getvalue().encode())
         checkpoints.save(self.last, groups, meta)
 
-    def load(self, config: Config, held_out: Iterable[Sample]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """What the run saved last, tensors and metadata.
+    def load(self, recipe: Recipe, held_out: Iterable[Sample]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """The tensors and the metadata that the run saved last.
 
         Raises:
             ConfigError: another recipe than the run's, but for stages at its end.
@@ -75,14 +77,14 @@ class RunFolder:
         """
         groups, meta = checkpoints.load(self.last)
         before = parse(meta["config"], str(self.last))
-        begun = config.model_copy(update={"stages": config.stages[: len(before.stages)]})
+        begun = recipe.model_copy(update={"stages": recipe.stages[: len(before.stages)]})
         if before != begun:
             raise ConfigError(
                 f"{self.path}: was started with another recipe; resume with its own ({self.path}/config.json), "
                 "or with stages added at its end"
             )
         checkpoints.check_held_out(meta, held_out, self.last)
-        needed = ["ema", "moments", *(["start"] if config.optimiser.keep else [])]
+        needed = ["ema", "moments", *(["start"] if recipe.optimiser.init_weight else [])]
         if lost := [name for name in needed if name not in groups] + [name for name in _KEPT if name not in meta]:
             raise WeightsError(f"{self.last}: damaged, it has no {listed(lost)}; nothing can go on from it")
         return groups, meta

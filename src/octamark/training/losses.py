@@ -1,4 +1,7 @@
-"""Losses on heatmaps: LaplaceKL and its baseline, soft-argmax with L1 (``sam``); whole maps against maps."""
+"""Losses on heatmaps: LaplaceKL, its baseline soft-argmax with L1, and divergences between whole maps.
+
+A target that is NaN is a point without a label: it has no part in any mean, and no gradient comes from it.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,21 @@ from torch import Tensor
 from octamark.nets.heatmaps import Points, draw
 
 
+def labelled_mean(values: Tensor, target: Tensor) -> Tensor:
+    """Mean of values over the entries whose target (same shape) is known, a scalar; 0 where none is."""
+    known = values[torch.isfinite(target)]
+    return known.mean() if known.numel() else values.sum() * 0.0
+
+
+def _filled(target: Tensor, position: Tensor) -> Tensor:
+    """The target with the network's own position where it is NaN, so that every term and its gradient is finite."""
+    return torch.where(torch.isfinite(target), target, position.detach())
+
+
 def laplace_kl(
     points: Points, target: Tensor, target_scale: float | Tensor = 1.0, weight: float | Tensor = 1.0
 ) -> Tensor:
-    """KL(Laplace(s~, b) || Laplace(s, t)) in closed form, per axis, averaged.
+    """KL(Laplace(s~, b) || Laplace(s, t)) in closed form, per axis, averaged over the labelled points.
 
     With d = s~ - s and t = ``target_scale``: (b exp(-|d|/b) + |d|) / t + ln(t / b) - 1. For t = 1 this is the loss
     of Laplace Landmark Localization (section 1, equation 2): smooth L1 whose knee is the predicted spread, least at
@@ -21,28 +35,28 @@ def laplace_kl(
 
     Args:
         points: (n, M, 2) positions s~ and spreads b, heatmap pixels.
-        target: (n, M, 2) true positions s, heatmap pixels.
+        target: (n, M, 2) true positions s, heatmap pixels; NaN where a point has no label.
         target_scale: t, heatmap pixels; a tensor that broadcasts to (n, M, 2) gives every point its own.
         weight: of each term in the mean; broadcasts likewise.
 
     Returns:
         A scalar, at least 0.
     """
-    distance = (points.position - target).abs()
+    distance = (points.position - _filled(target, points.position)).abs()
     spread = points.spread.clamp_min(1e-4)
     kl = (spread * torch.exp(-distance / spread) + distance) / target_scale + torch.log(target_scale / spread) - 1
-    return (kl * weight).mean()
+    return labelled_mean(kl * weight, target)
 
 
-def sam(points: Points, target: Tensor, target_scale: float = 1.0) -> Tensor:
-    """Soft-argmax and L1, in heatmap pixels: the baseline LaplaceKL is compared with. ``target_scale`` is unused."""
-    return (points.position - target).abs().mean()
+def soft_argmax_l1(points: Points, target: Tensor, target_scale: float = 1.0) -> Tensor:
+    """Soft-argmax and L1, in heatmap pixels: the baseline of LaplaceKL. ``target_scale`` is unused."""
+    return labelled_mean((points.position - _filled(target, points.position)).abs(), target)
 
 
 def map_kl(target: Tensor, p: Tensor) -> Tensor:
     """KL(target || p) of probability maps (n, M, h, w) over their places: (n, M), in nats, at least 0.
 
-    Where :func:`laplace_kl` sees position and spread alone, every place counts here. Gradients reach ``p`` alone.
+    :func:`laplace_kl` depends on position and spread alone; here every place counts. Gradients reach ``p`` alone.
     """
     target = target.detach()
     kl: Tensor = (torch.special.xlogy(target, target) - target * p.clamp_min(1e-37).log()).sum(dim=(2, 3))
@@ -50,13 +64,21 @@ def map_kl(target: Tensor, p: Tensor) -> Tensor:
 
 
 def drawn_kl(points: Points, p: Tensor) -> Tensor:
-    """:func:`map_kl` from maps drawn of ``points`` (a Laplace density each, heatmap pixels) to ``p``: (n, M)."""
-    return map_kl(draw(points, *p.shape[-2:]), p)
+    """:func:`map_kl` from maps drawn of ``points`` (a Laplace density each, heatmap pixels) to ``p``: (n, M).
+
+    0 for a point whose position is NaN.
+    """
+    known = torch.isfinite(points.position)
+    drawn = draw(Points(torch.where(known, points.position, 0.0), points.spread), *p.shape[-2:])
+    return torch.where(known.all(dim=-1), map_kl(drawn, p), 0.0)
 
 
-def certainty(spread: Tensor, trust: float) -> Tensor:
-    """How much a teacher's point of that spread counts: trust^2 / (trust^2 + b^2), one half at b = trust. Any shape."""
-    return trust**2 / (trust**2 + spread**2)
+def certainty(spread: Tensor, half: float) -> Tensor:
+    """Weight of a teacher's point of spread b: half^2 / (half^2 + b^2), one half at b = ``half``. Any shape."""
+    return half**2 / (half**2 + spread**2)
 
 
-LOSSES: dict[str, Callable[[Points, Tensor, float], Tensor]] = {"laplace_kl": laplace_kl, "sam": sam}
+LOSSES: dict[str, Callable[[Points, Tensor, float], Tensor]] = {
+    "laplace_kl": laplace_kl,
+    "soft_argmax_l1": soft_argmax_l1,
+}

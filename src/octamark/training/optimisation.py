@@ -13,14 +13,17 @@ from octamark.nets.network import EncoderLayer, OctaveNetwork
 from octamark.training.muon import Muon
 from octamark.training.recipe import Optimiser, Stage
 
+BETAS = (0.9, 0.999)
+"""Of AdamW."""
+
 
 def optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
     """AdamW, or Muon for the kernels between features with AdamW for the rest; the loop sets the rate each step.
 
-    No weight decay on biases and normalisations. The layers that read the picture and write the heatmaps stay with
-    AdamW, as Muon's authors advise.
+    There is no weight decay on biases and normalisations. The layers that read the picture and write the heatmaps stay
+    with AdamW, as Muon's authors advise.
     """
-    parts = [one for one in network.modules() if isinstance(one, OctaveNetwork)]
+    parts = [module for module in network.modules() if isinstance(module, OctaveNetwork)]
     ends = {id(p) for part in parts for end in _ends(part) for p in end.parameters()}
     trained = [p for p in network.parameters() if p.requires_grad]
     inner = [p for p in trained if p.ndim == 4 and id(p) not in ends and settings.name == "muon"]
@@ -29,13 +32,13 @@ def optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
     free = [p for p in trained if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
     if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=1.0, betas=settings.betas)
+        return torch.optim.AdamW(groups, lr=1.0, betas=BETAS)
     groups.append({"params": inner, "weight_decay": settings.weight_decay, "orthogonal": True})
-    return Muon(groups, lr=1.0, betas=settings.betas)
+    return Muon(groups, lr=1.0, betas=BETAS)
 
 
 def _ends(network: OctaveNetwork) -> tuple[nn.Module, ...]:
-    """What reads the picture and what writes the heatmaps."""
+    """The layers that read the picture, and the one that writes the heatmaps."""
     first = network.encoder[0]
     assert isinstance(first, EncoderLayer)
     return network.stem, first.first, network.head
@@ -51,7 +54,7 @@ def learning_rate(stage: Stage, step: int, steps: int) -> float:
 
 
 def moments(optimiser: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
-    """What an optimiser remembers of each parameter, as ``name/moment``, for a checkpoint."""
+    """The state that an optimiser keeps for each parameter, by ``name/moment``, for a checkpoint."""
     return {
         f"{name}/{key}": value
         for name, parameter in network.named_parameters()
@@ -60,7 +63,7 @@ def moments(optimiser: torch.optim.Optimizer, network: nn.Module) -> dict[str, T
 
 
 def set_moments(optimiser: torch.optim.Optimizer, network: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Give back what :func:`moments` took."""
+    """Restore what :func:`moments` returned."""
     parameters = dict(network.named_parameters())
     for key, value in saved.items():
         name, moment = key.rsplit("/", 1)
@@ -72,28 +75,28 @@ class ExponentialAverage:
     """Moving average of a network's weights and buffers; young averages forget faster: min(decay, (1+t)/(10+t)).
 
     Args:
-        keep: share of the weights that the network has now in the result; what it learns anew then costs it little of
-            what it knew (M. Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
+        init_weight: share of the weights that the network has now in the result, which keeps it accurate on what it
+            could do before (WiSE-FT; M. Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
     """
 
-    def __init__(self, network: nn.Module, decay: float, keep: float = 0.0) -> None:
-        self.decay, self.keep = decay, keep
+    def __init__(self, network: nn.Module, decay: float, init_weight: float = 0.0) -> None:
+        self.decay, self.init_weight = decay, init_weight
         self.updates = 0
         self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        self.start = {name: tensor.clone() for name, tensor in self.state.items()} if keep else self.state
+        self.start = {name: tensor.clone() for name, tensor in self.state.items()} if init_weight else self.state
 
     def result(self) -> dict[str, Tensor]:
         """The weights to score and to ship."""
-        if not self.keep:
+        if not self.init_weight:
             return self.state
         return {
-            name: torch.lerp(value, self.start[name], self.keep) if value.dtype.is_floating_point else value
+            name: torch.lerp(value, self.start[name], self.init_weight) if value.dtype.is_floating_point else value
             for name, value in self.state.items()
         }
 
     @contextmanager
     def instead_of(self, network: nn.Module) -> Iterator[None]:
-        """While it lasts the network has the result's weights and predicts."""
+        """A context in which the network has the result's weights and predicts."""
         live = {name: value.clone() for name, value in network.state_dict().items()}
         network.load_state_dict(self.result())
         network.eval()

@@ -1,17 +1,16 @@
-"""The whole recipe of a model, as one short .toml file. Unknown keys and impossible values are refused."""
+"""The recipe of a training run: one short .toml file. Unknown keys and impossible values are refused."""
 
 from __future__ import annotations
 
+import copy
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from octamark.errors import ConfigError, listed
-
-Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class _Section(BaseModel):
@@ -19,23 +18,44 @@ class _Section(BaseModel):
 
 
 class Data(_Section):
-    """Which faces, and how they are cropped."""
+    """One set of labelled faces, and how they are cropped. A recipe has one ``[data]`` table, or several ``[[data]]``.
 
-    format: Literal["300w", "wflw", "cofw", "aflw19", "webcaricature", "cariface", "coco", "folder"] = "300w"
-    split: str = "train"
-    validation: str | float = Field(
-        "splits/val.txt",
-        description="faces held out: a file of their names in the data folder, another split, or a share by lot",
+    ``format = "shards"`` is a folder of stored crops; see octamark.training.shards.
+    """
+
+    name: str = Field("", pattern=r"^[a-zA-Z0-9_-]*$", description="of the set; its format by default")
+    format: Literal["300w", "wflw", "cofw", "aflw19", "webcaricature", "cariface", "coco", "folder", "shards"] = "300w"
+    path: str | None = Field(None, description="folder or file of the set; --data on the command line comes first")
+    split: str | None = Field(None, description='split of the set; by default its only one, or "train"')
+    validation: str | float | None = Field(
+        None,
+        description="faces held out: a file of their names in the data folder, another split, or a random share; by "
+        "default splits/val.txt, and of several sets none",
     )
+    layout: str | None = Field(None, description="layout of the set's labels, where it is not the recipe's")
     margin: float = Field(1.25, gt=1.0, le=3.0, description="side of the crop over the longer side of the landmark box")
     share: float = Field(1.0, gt=0.0, le=1.0, description="share of the training faces, drawn by the recipe's seed")
+    weight: float | None = Field(
+        None, gt=0.0, description="share of a step's faces, relative to the other sets; by default the number of faces"
+    )
 
     @field_validator("validation", mode="before")
     @classmethod
     def _share_or_name(cls, value: object) -> object:
-        if isinstance(value, str) or (isinstance(value, float) and 0 < value < 1):
+        if value is None or isinstance(value, str) or (isinstance(value, float) and 0 < value < 1):
             return value
         raise ValueError("a share between 0 and 1, a split of the set, or a file of names in the data folder")
+
+    @model_validator(mode="after")
+    def _shards_hold_nothing_out(self) -> Data:
+        if self.format == "shards" and (self.validation is not None or self.split is not None):
+            raise ValueError("shards have no split and no validation faces: hold out faces of another set")
+        return self
+
+    @property
+    def title(self) -> str:
+        """The set's name, or its format where it has no name."""
+        return self.name or self.format
 
 
 class Network(_Section):
@@ -43,9 +63,7 @@ class Network(_Section):
 
     size: Literal["nano", "tiny", "small", "medium", "base"] = "small"
     alpha: float = Field(0.25, ge=0.0, le=1.0)
-    upsample: Literal["transposed", "bilinear"] = "bilinear"
     attention: bool = True
-    stem: int = Field(0, ge=0, le=256)
 
     @model_validator(mode="after")
     def _two_frequencies(self) -> Network:
@@ -59,10 +77,12 @@ class Network(_Section):
 class Loss(_Section):
     """The loss; see octamark.training.losses."""
 
-    name: Literal["laplace_kl", "sam"] = "laplace_kl"
+    name: Literal["laplace_kl", "soft_argmax_l1"] = "laplace_kl"
     beta: float = Field(1.0, gt=0.0)
     target_scale: float = Field(1.0, gt=0.0, description="scale of the target Laplace density, heatmap pixels")
-    maps: float = Field(0.0, ge=0.0, description="weight of KL from maps drawn of that density to the predicted ones")
+    maps: float = Field(
+        0.0, ge=0.0, description="weight of the KL divergence from that density, drawn as a map, to the predicted map"
+    )
 
 
 class Augment(_Section):
@@ -90,14 +110,15 @@ class Optimiser(_Section):
 
     name: Literal["muon", "adamw"] = "muon"
     weight_decay: float = Field(0.01, ge=0.0)
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
     clip: float = Field(5.0, gt=0.0, description="largest norm of the gradient")
     ema: float = Field(0.998, ge=0.0, lt=1.0, description="decay of the moving average, per step")
-    keep: float = Field(0.0, ge=0.0, lt=1.0, description="share of init's weights in what the run comes to")
+    init_weight: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of the weights of init in the result, which is their average (WiSE-FT)"
+    )
 
 
 class Adversary(_Section):
-    """The source's adversary; see octamark.training.adversary."""
+    """The source's adversary; see octamark.training.objectives.adversary."""
 
     weight: float = Field(0.05, gt=0.0, description="lambda of the source's equation 5")
     warm_up: float = Field(0.1, ge=0.0, lt=1.0, description="share of the run's steps in which the weight rises from 0")
@@ -106,24 +127,30 @@ class Adversary(_Section):
 
 
 class Teacher(_Section):
-    """The mean teacher; see octamark.training.teacher."""
+    """The mean teacher; see octamark.training.objectives.teacher."""
 
     weight: float = Field(1.0, gt=0.0)
     warm_up: float = Field(0.1, ge=0.0, lt=1.0, description="share of the run's steps in which the weight rises from 0")
-    trust: float = Field(1.0, gt=0.0, description="the teacher's spread at which a point counts half, heatmap pixels")
-    maps: float = Field(0.0, ge=0.0, description="weight of KL from maps drawn of its densities to the predicted ones")
+    spread_at_half_weight: float = Field(
+        1.0, gt=0.0, description="the teacher's spread, heatmap pixels, at which a point has half its weight"
+    )
+    maps: float = Field(
+        0.0, ge=0.0, description="weight of the KL divergence from the teacher's densities, drawn as maps"
+    )
 
 
 class Distillation(_Section):
-    """A larger network's heatmaps as further targets; see octamark.training.distillation."""
+    """A larger network's heatmaps as further targets; see octamark.training.objectives.distillation."""
 
     teacher: str = Field(description="released model, run or checkpoint (.safetensors), of the recipe's layout")
     weight: float = Field(2.0, gt=0.0)
-    trust: float = Field(1.0, gt=0.0, description="the teacher's spread at which a point counts half, heatmap pixels")
+    spread_at_half_weight: float = Field(
+        1.0, gt=0.0, description="the teacher's spread, heatmap pixels, at which a point has half its weight"
+    )
 
 
 class Unlabelled(_Section):
-    """How faces without labels are learned from; see octamark.training.semi_supervised."""
+    """How the network learns from faces without labels."""
 
     batch: int = Field(16, ge=1, description="unlabelled faces a step, over all processes")
     adversary: Adversary | None = None
@@ -141,21 +168,20 @@ class Caricature(_Section):
 
 
 class Regional(_Section):
-    """Attention-driven cropping: the recipe's network reads regions of faces; see octamark.training.regional.
+    """Attention-driven cropping: the recipe's network reads regions of faces; see octamark.training.regions.
 
-    The stages' sizes are then those of the regions' crops. Where its size is that of the global network, it starts
-    with the weights of that.
+    The size of each stage is then that of the regions' crops. Where the recipe's network has the shape of the global
+    one, it starts with the weights of that.
     """
 
-    look: str = Field("small", description="released model, run or checkpoint that looks at the whole face")
-    joint: bool = Field(False, description="train that network too, through the sampler")
+    global_model: str = Field("small", description="released model, run or checkpoint that reads the whole face")
     view: int = Field(448, ge=64, le=2048, description="side of the face's crop from which regions are cut, pixels")
     margin: float = Field(1.25, gt=1.0, le=3.0, description="side of a region's crop over the extent of its landmarks")
     spread: float = Field(4.0, ge=0.0, le=20.0, description="mean spreads of its landmarks that are added to the side")
     jitter: float = Field(0.06, ge=0.0, le=0.5, description="standard deviation of the crops' shift and log scale")
     turn: float = Field(5.0, ge=0.0, le=45.0, description="standard deviation of the crops' rotation, degrees")
     consistency: float = Field(
-        0.0, ge=0.0, description="weight of the distance between the readings of two views of each face"
+        0.0, ge=0.0, description="weight of the distance between what is read from two views of each face"
     )
     low_resolution: float = Field(0.5, ge=0.0, le=1.0, description="share of steps whose faces are shrunk first")
     lowest: int = Field(128, ge=32, description="side of the face's crop when shrunk most")
@@ -181,13 +207,13 @@ class Stage(_Section):
     target_scale: float | None = Field(None, gt=0.0, description="in place of loss.target_scale, in this stage")
 
 
-class Config(_Section):
+class Recipe(_Section):
     """A recipe. ``seed`` fixes weights, order and augmentation."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     layout: str = "ibug68"
     seed: int = Field(0, ge=0, lt=2**31)
-    data: Data = Data()
+    data: tuple[Data, ...] = Field((Data(),), min_length=1)
     network: Network = Network()
     loss: Loss = Loss()
     augment: Augment = Augment()
@@ -200,7 +226,7 @@ class Config(_Section):
     init: str | None = Field(None, description="released model, run or checkpoint (.safetensors) to start from")
 
     @model_validator(mode="after")
-    def _teacher_has_spreads(self) -> Config:
+    def _teacher_has_spreads(self) -> Recipe:
         if self.unlabelled is not None and self.unlabelled.teacher is not None and self.loss.name != "laplace_kl":
             raise ValueError(
                 "unlabelled.teacher weighs points by their spreads, which only the loss laplace_kl trains: set "
@@ -209,38 +235,107 @@ class Config(_Section):
         return self
 
     @model_validator(mode="after")
-    def _something_to_keep(self) -> Config:
-        if self.optimiser.keep and self.init is None:
-            raise ValueError("optimiser.keep: name the weights to keep a share of with init")
+    def _init_weight_has_init(self) -> Recipe:
+        if self.optimiser.init_weight and self.init is None:
+            raise ValueError("optimiser.init_weight: name the weights to average with, in init")
         return self
 
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_table_or_several(cls, value: object) -> object:
+        return [value] if isinstance(value, dict | Data) else value
+
     @model_validator(mode="after")
-    def _regional_alone(self) -> Config:
+    def _sets_can_be_mixed(self) -> Recipe:
+        titles = [section.title for section in self.data]
+        if len(set(titles)) < len(titles):
+            raise ValueError(f"data: give each set a name of its own; got {listed(titles)}")
+        weighted = [section.weight is not None for section in self.data]
+        if any(weighted) and not all(weighted):
+            raise ValueError("data: give every set a weight, or none of them")
+        if all(section.format == "shards" for section in self.data):
+            raise ValueError("data: shards hold no validation faces: add a set of which some can be held out")
+        return self
+
+    @property
+    def margin(self) -> float:
+        """Side of the network's crop over the longer side of the landmark box: the margin of the first set."""
+        return self.data[0].margin
+
+    @model_validator(mode="after")
+    def _regional_alone(self) -> Recipe:
         if self.regional is not None and (self.unlabelled or self.distillation or self.caricature):
             raise ValueError("regional: leave out the sections unlabelled, distillation and caricature")
         if self.regional is not None and (self.init is not None or self.loss.name != "laplace_kl"):
-            raise ValueError("regional: leave out init (it starts from regional.look); its loss is laplace_kl")
+            raise ValueError("regional: leave out init (it starts from regional.global_model); its loss is laplace_kl")
         return self
 
 
-def parse(table: dict[str, Any], source: str) -> Config:
-    """A Config from a parsed table; ``source`` names it in errors.
+OLD_NAMES: dict[tuple[str, ...], str] = {
+    ("optimiser", "keep"): "init_weight",
+    ("distillation", "trust"): "spread_at_half_weight",
+    ("unlabelled", "teacher", "trust"): "spread_at_half_weight",
+    ("regional", "look"): "global_model",
+}
+"""Keys of recipes written before version 2 -> their names today."""
+
+OLD_VALUES: dict[tuple[str, ...], tuple[object, object]] = {("loss", "name"): ("sam", "soft_argmax_l1")}
+"""Values of recipes written before version 2: (then, today)."""
+
+REMOVED: dict[tuple[str, ...], object] = {
+    ("network", "stem"): 0,
+    ("network", "upsample"): "bilinear",
+    ("optimiser", "betas"): [0.9, 0.999],
+    ("regional", "joint"): False,
+}
+"""Keys that are no options any more -> the value that every network has today; a recipe may still say it."""
+
+
+def renamed(table: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a recipe's table in which the keys and values of older versions have today's names."""
+    table = copy.deepcopy(table)
+
+    def section(place: tuple[str, ...]) -> dict[str, Any]:
+        found: Any = table
+        for key in place[:-1]:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    for place, name in OLD_NAMES.items():
+        if place[-1] in (keys := section(place)) and name not in keys:
+            keys[name] = keys.pop(place[-1])
+    for place, (before, today) in OLD_VALUES.items():
+        if section(place).get(place[-1]) == before:
+            section(place)[place[-1]] = today
+    for place, value in REMOVED.items():
+        given = section(place).get(place[-1])
+        if given is not None and (list(given) if isinstance(given, tuple) else given) == value:
+            del section(place)[place[-1]]
+    return table
+
+
+def parse(table: dict[str, Any], source: str) -> Recipe:
+    """A Recipe from a parsed table; ``source`` names it in errors. Keys of older versions are understood.
 
     Raises:
         ConfigError: unknown keys (the message lists the allowed ones) or impossible values.
     """
     try:
-        return Config.model_validate(table)
+        return Recipe.model_validate(renamed(table) if isinstance(table, dict) else table)
     except ValidationError as error:
         problems = error.errors()
+        if isinstance(table, dict) and isinstance(table.get("data"), dict):  # one table has no number
+            for problem in problems:
+                if problem["loc"][:2] == ("data", 0):
+                    problem["loc"] = ("data", *problem["loc"][2:])
         places = [problem["loc"] for problem in problems]
-        own = [
+        shown = [
             problem
             for problem in problems  # a list whose every entry is wrong is not too short as well
             if problem["type"] != "too_short"
             or not any(p[: len(problem["loc"])] == problem["loc"] != p for p in places)
         ]
-        raise ConfigError(f"{source}: " + "; ".join(_explain(problem) for problem in own)) from error
+        raise ConfigError(f"{source}: " + "; ".join(_explain(problem) for problem in shown)) from error
 
 
 def _explain(problem: Any) -> str:
@@ -269,10 +364,10 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 
 def _allowed(place: tuple[str | int, ...]) -> list[str]:
     names = [part for part in place if isinstance(part, str)]
-    return list(_SECTIONS[names[-1]].model_fields if names else Config.model_fields)
+    return list(_SECTIONS[names[-1]].model_fields if names else Recipe.model_fields)
 
 
-def load(path: Path, **changes: Any) -> Config:
+def load(path: Path, **changes: Any) -> Recipe:
     """The recipe in a .toml file, or in the config.json of a run, with changes to it.
 
     Raises:

@@ -15,26 +15,28 @@ from octamark.layouts import layout
 from octamark.synthesis.caricature import Caricatures
 from octamark.training.augmentation import augment
 from octamark.training.data import FaceStore, epoch_order
-from octamark.training.recipe import Config
+from octamark.training.recipe import Recipe
 
 COUNT = 32
 
 
-def draw(samples: Sequence[Sample], config: Config, path: Path) -> int:
+def draw(samples: Sequence[Sample], recipe: Recipe, path: Path) -> int:
     """Draw 32 samples (fewer if there are fewer), augmented by the recipe at its last size; returns how many."""
-    chosen = [samples[index] for index in epoch_order(len(samples), config.seed, 0)[:COUNT].tolist()]
-    one, size = layout(config.layout), config.stages[-1].size
-    store = FaceStore.load(chosen, size, config.data.margin)
+    chosen = [samples[index] for index in epoch_order(len(samples), recipe.seed, 0)[:COUNT].tolist()]
+    points_of, size = layout(recipe.layout), recipe.stages[-1].size
+    store = FaceStore.load(chosen, size, recipe.margin)
+    complete = torch.isfinite(store.landmarks).all(dim=2).all(dim=1)
     pictures, _, points = augment(
-        store.pictures,
+        store.pictures[:],
         store.landmarks,
-        config=config.augment,
-        mirror=torch.from_numpy(one.mirror.copy()),
+        config=recipe.augment,
+        mirror=torch.from_numpy(points_of.mirror.copy()),
         size=size,
-        generator=torch.Generator().manual_seed(config.seed),
-        caricatures=Caricatures.of(config.caricature, one, store.landmarks),
+        generator=torch.Generator().manual_seed(recipe.seed),
+        caricatures=Caricatures.of(recipe.caricature, points_of, store.landmarks[complete]) if complete.any() else None,
     )
     arrays = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
-    tiles = [dotted(np.ascontiguousarray(a), p, one) for a, p in zip(arrays, points.numpy(), strict=True)]
+    drawn = np.nan_to_num(points.numpy(), nan=-1e4)  # a point without a label lies outside the tile
+    tiles = [dotted(np.ascontiguousarray(a), p, points_of) for a, p in zip(arrays, drawn, strict=True)]
     write_picture(path, sheet(tiles))
     return len(tiles)

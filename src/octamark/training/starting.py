@@ -1,32 +1,34 @@
-"""The network that a run starts with: its shape from the recipe, its weights drawn or taken from a checkpoint."""
+"""The network that a run starts with: its shape from the recipe, its weights random or from a checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from octamark import models
-from octamark.errors import WeightsError, listed
-from octamark.layouts import layout
+from octamark.errors import LayoutError, WeightsError, listed
+from octamark.layouts import Layout, convert, layout
 from octamark.nets.network import WIDTHS, NetworkConfig, OctaveNetwork
 from octamark.nets.shape import ShapeCorrection
 from octamark.training import checkpoints
-from octamark.training.recipe import Config, parse
+from octamark.training.recipe import Recipe, parse
 
 RELEASES = models.blobs()
 """Where the checkpoints of the released models lie, beside their .onnx files."""
 
 
-def network_config(config: Config) -> NetworkConfig:
+def network_config(recipe: Recipe) -> NetworkConfig:
     """The network's shape from a recipe."""
-    shape = config.network
+    shape = recipe.network
     return NetworkConfig(
-        landmarks=layout(config.layout).count,
+        landmarks=layout(recipe.layout).count,
         width=WIDTHS[shape.size],
         alpha=shape.alpha,
-        upsample=shape.upsample,
         attention=shape.attention,
-        stem=shape.stem,
     )
 
 
@@ -48,21 +50,19 @@ def checkpoint_path(name: str, argument: str = "init") -> Path:
     )
 
 
-def trained_network(path: Path) -> tuple[OctaveNetwork, Config, dict[str, Any]]:
-    """The averaged weights that a checkpoint holds, ready to predict, with their recipe and the run's metadata.
+def trained_network(path: Path) -> tuple[OctaveNetwork, Recipe, dict[str, Any]]:
+    """A network with the averaged weights of a checkpoint, ready to predict, its recipe and the run's metadata.
 
     Raises:
         WeightsError: missing or damaged checkpoint.
     """
     groups, meta = checkpoints.load(path)
-    config = parse(meta["config"], str(path))
-    if config.regional is not None:
-        raise WeightsError(
-            f"{path}: a regional network, which reads parts of faces; name one that looks at whole faces"
-        )
-    network = OctaveNetwork(network_config(config))
+    recipe = parse(meta["config"], str(path))
+    if recipe.regional is not None:
+        raise WeightsError(f"{path}: a regional network, which reads parts of faces; name one that reads whole faces")
+    network = OctaveNetwork(network_config(recipe))
     checkpoints.fill(network, groups.get("ema", {}), path)
-    return network.eval(), config, meta
+    return network.eval(), recipe, meta
 
 
 def trained_shape(path: Path) -> ShapeCorrection | None:
@@ -75,8 +75,8 @@ def trained_shape(path: Path) -> ShapeCorrection | None:
     return ShapeCorrection(**state) if state else None
 
 
-def adaptation(init: str) -> Config:
-    """The recipe for a trained network and a user's own unlabelled faces: its own, one short stage, a mean teacher.
+def adaptation(init: str) -> Recipe:
+    """The recipe that adapts a trained network to unlabelled faces: its own, with one short stage and a mean teacher.
 
     Raises:
         WeightsError: as :func:`checkpoint_path`, or a damaged checkpoint.
@@ -86,35 +86,62 @@ def adaptation(init: str) -> Config:
     stage = {**theirs.stages[-1].model_dump(), "epochs": 10, "learning_rate": 5e-4}
     changes: dict[str, Any] = {"name": f"{theirs.name}-adapted", "init": init, "stages": [stage]}
     changes |= {"unlabelled": {"teacher": {}}, "distillation": None, "caricature": None}
-    changes["optimiser"] = {**theirs.optimiser.model_dump(), "keep": 0.0}
+    changes["optimiser"] = {**theirs.optimiser.model_dump(), "init_weight": 0.0}
     return parse({**theirs.model_dump(), **changes}, str(path))
 
 
-def starting_network(config: Config) -> OctaveNetwork:
-    """The recipe's network, with the averaged weights of the checkpoint ``config.init`` if it names one.
+def starting_network(recipe: Recipe) -> OctaveNetwork:
+    """The recipe's network, with the averaged weights of the checkpoint ``recipe.init`` if it names one.
 
-    Weights of another layout are taken but for the head, the last layer, whose maps stand for other points.
+    Weights of another layout are all taken but those of the head, the last layer, which has one heatmap per landmark:
+    there, a landmark takes the weights of its counterparts in the other layout (:func:`counterparts`), and one without
+    any starts at random.
 
     Raises:
         WeightsError: no such checkpoint, a damaged one, or one of another shape than the recipe's; one of another
-            layout of which the recipe wants to keep a share.
+            layout where the recipe gives its weights a share of the result.
     """
-    if config.init is None:
-        return OctaveNetwork(network_config(config))
-    path = checkpoint_path(config.init)
+    if recipe.init is None:
+        return OctaveNetwork(network_config(recipe))
+    path = checkpoint_path(recipe.init)
     network, theirs, _ = trained_network(path)
-    if theirs.network != config.network:
-        given, asked = theirs.network.model_dump(), config.network.model_dump()
-        apart = [f"{key} {given[key]!r} (recipe: {asked[key]!r})" for key in given if given[key] != asked[key]]
+    if theirs.network != recipe.network:
+        before, now = theirs.network.model_dump(), recipe.network.model_dump()
+        apart = [f"{key} {before[key]!r} (recipe: {now[key]!r})" for key in before if before[key] != now[key]]
         raise WeightsError(f"{path}: cannot start this recipe, it was trained with {listed(apart)}")
-    if theirs.layout == config.layout:
+    if theirs.layout == recipe.layout:
         return network
-    if config.optimiser.keep:
+    if recipe.optimiser.init_weight:
         raise WeightsError(
-            f"{path}: is of layout {theirs.layout}, the recipe's is {config.layout}, whose last layer starts anew: "
-            "there is nothing to keep a share of; leave out optimiser.keep"
+            f"{path}: has layout {theirs.layout}, the recipe has {recipe.layout}, so that their last layers cannot be "
+            "averaged; leave out optimiser.init_weight"
         )
-    fresh = OctaveNetwork(network_config(config))
-    body = {name: value for name, value in network.state_dict().items() if not name.startswith("head.")}
-    fresh.load_state_dict({**fresh.state_dict(), **body})
+    fresh = OctaveNetwork(network_config(recipe))
+    rows = counterparts(layout(theirs.layout), layout(recipe.layout))
+    state = fresh.state_dict()
+    for name, value in network.state_dict().items():
+        state[name] = _head_rows(value, state[name], rows) if name.startswith("head.") else value
+    fresh.load_state_dict(state)
     return fresh
+
+
+def counterparts(source: Layout, target: Layout) -> Tensor:
+    """Weights (N, M) of the points of one layout in each point of another; rows sum to 1, or are 0 without counterpart.
+
+    They are those of the conversion between the two layouts (octamark.layouts.convert); where there is none, points of
+    the same name are counterparts.
+    """
+    single = np.zeros((source.count, source.count, 2))
+    single[np.arange(source.count), np.arange(source.count)] = 1.0  # one face for each point, which alone is not at 0
+    try:
+        weights = np.asarray(convert(single, source, target)[0])[..., 0].T
+    except LayoutError:
+        weights = np.array([[float(name == other) for other in source.point_names] for name in target.point_names])
+    return torch.from_numpy(np.nan_to_num(np.asarray(weights, np.float32)))
+
+
+def _head_rows(value: Tensor, fresh: Tensor, rows: Tensor) -> Tensor:
+    """Weights or biases of a head (N, ...): mixed from those of another layout (M, ...); fresh without counterpart."""
+    mixed = torch.tensordot(rows, value, dims=1)
+    known = (rows.sum(dim=1) > 0).reshape(-1, *[1] * (value.ndim - 1))
+    return torch.where(known, mixed, fresh)

@@ -1,4 +1,4 @@
-"""Distillation: a larger trained network shows what it sees, whole heatmaps of it, to the one that is trained."""
+"""Distillation: the heatmaps of a larger trained network are targets for the network in training."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from torch import Tensor
 from octamark.errors import ConfigError, listed
 from octamark.nets import heatmaps
 from octamark.training.losses import certainty, map_kl
-from octamark.training.recipe import Config, Distillation
+from octamark.training.objectives import Batch, Prediction, Stateless
+from octamark.training.recipe import Distillation, Recipe
 from octamark.training.starting import checkpoint_path, trained_network
 
 
-class Distiller:
+class Distiller(Stateless):
     """Another network's heatmaps as targets (G. Hinton and others: Distilling the knowledge in a neural network, 2015).
 
     It reads the same view of a face as the network in training, but before colours are changed and pieces hidden.
-    Labels are not needed, so faces with and without them are treated alike. It teaches in stages of its own input size
-    alone: networks see worse at other sizes than the one they ended with.
+    Labels are not needed: faces with and without them are treated alike. It teaches only in stages of its own input
+    size, because networks are less accurate at other sizes than the last they were trained at. The log has the weighted
+    divergence (``distillation``).
 
     Attributes:
         size: side of the input that it was trained for, pixels.
@@ -28,16 +30,18 @@ class Distiller:
         WeightsError: no such checkpoint, or a damaged one.
     """
 
-    def __init__(self, config: Config, settings: Distillation, fabric: Fabric) -> None:
+    column: str | None = "distillation"
+
+    def __init__(self, recipe: Recipe, settings: Distillation, fabric: Fabric) -> None:
         network, theirs, _ = trained_network(checkpoint_path(settings.teacher, "distillation.teacher"))
-        self.size, sizes = theirs.stages[-1].size, sorted({stage.size for stage in config.stages})
-        if theirs.layout != config.layout:
-            problem = f"knows the layout {theirs.layout}, the recipe's is {config.layout}"
-        elif theirs.data.margin != config.data.margin:
-            problem = f"was trained with margin {theirs.data.margin}, the recipe's is {config.data.margin}"
+        self.size, sizes = theirs.stages[-1].size, sorted({stage.size for stage in recipe.stages})
+        if theirs.layout != recipe.layout:
+            problem = f"knows the layout {theirs.layout}, the recipe's is {recipe.layout}"
+        elif theirs.margin != recipe.margin:
+            problem = f"was trained with margin {theirs.margin}, the recipe's is {recipe.margin}"
         elif self.size not in sizes:
-            asked = listed([f"{size}x{size}" for size in sizes])
-            problem = f"reads {self.size}x{self.size}, the recipe's stages have {asked}"
+            stages = listed([f"{size}x{size}" for size in sizes])
+            problem = f"reads {self.size}x{self.size}, the recipe's stages have {stages}"
         elif theirs.loss.name != "laplace_kl":
             problem = (
                 f"was trained with the loss {theirs.loss.name}; only laplace_kl trains the spreads that weigh points"
@@ -49,8 +53,17 @@ class Distiller:
         self.fabric, self.beta, self.settings = fabric, theirs.loss.beta, settings
         self.network = network.to(fabric.device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
 
+    def active(self, size: int) -> bool:
+        return self.size == size
+
+    def needs_unlabelled(self) -> bool:
+        return True
+
+    def __call__(self, batch: Batch, prediction: Prediction) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.distance(batch.undamaged, prediction.p), {}
+
     def distance(self, plain: Tensor, p: Tensor) -> Tensor:
-        """How far the network's heatmaps are from the teacher's, weighted by the recipe; a scalar, at least 0.
+        """How far the network's heatmaps are from the teacher's: :func:`heatmap_kl`, a scalar.
 
         Args:
             plain: (n, 3, s, s) the views of the faces, undamaged.
@@ -58,15 +71,15 @@ class Distiller:
         """
         with torch.no_grad(), self.fabric.autocast():
             maps = self.network(plain.contiguous(memory_format=torch.channels_last))
-        return self.settings.weight * heatmap_kl(heatmaps.probabilities(maps, self.beta), p, self.settings.trust)
+        return heatmap_kl(heatmaps.probabilities(maps, self.beta), p, self.settings.spread_at_half_weight)
 
 
-def heatmap_kl(taught: Tensor, p: Tensor, trust: float) -> Tensor:
+def heatmap_kl(taught: Tensor, p: Tensor, half: float) -> Tensor:
     """KL(taught || p) of probability maps (n, M, h, w), a scalar: the mean of maps weighted by the teacher's certainty.
 
-    The weight is octamark.training.losses.certainty of the taught map's spread (mean of both axes): what the teacher
-    does not know hardly counts. Gradients reach ``p`` alone.
+    The weight is octamark.training.losses.certainty of the taught map's spread (mean of both axes): maps that the
+    teacher is unsure of hardly count. Gradients reach ``p`` alone.
     """
     taught = taught.detach()
     spread = heatmaps.decode(taught).spread.mean(dim=2)  # n, M
-    return (map_kl(taught, p) * certainty(spread, trust)).mean()
+    return (map_kl(taught, p) * certainty(spread, half)).mean()

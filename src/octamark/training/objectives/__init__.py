@@ -1,0 +1,206 @@
+"""What a network is trained to do: a function ``objective(batch, model) -> (loss, logs)``, composed by the recipe.
+
+:class:`FaceObjective` is the one of networks that read whole faces. It lets the model read the batch once and adds up
+terms, each with its weight; octamark.training.objectives.regional has the one of regional networks. An objective also
+knows what a checkpoint must hold for it, which faces it needs and the columns that it adds to the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from octamark.nets import heatmaps
+from octamark.nets.heatmaps import Points
+from octamark.nets.network import STRIDE
+
+State = dict[str, dict[str, Tensor]]
+"""Groups of named tensors, as a checkpoint holds them."""
+
+Model = Callable[..., Any]
+"""The network, wrapped by Fabric."""
+
+
+@dataclass(frozen=True)
+class UnlabelledViews:
+    """How a step's unlabelled faces were cropped.
+
+    Attributes:
+        stored: (u, 3, s, s) uint8 stored crops.
+        matrices, mirrored: (u, 2, 3) and (u,), see octamark.training.augmentation.similarity.
+        zoom: pixels of the stored crops per pixel of the network's.
+    """
+
+    stored: Tensor
+    matrices: Tensor
+    mirrored: Tensor
+    zoom: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The faces of one step, the labelled ones first.
+
+    Attributes:
+        pictures: (n + u, 3, size, size) float32 in 0..1, augmented.
+        undamaged: the same views before colours were changed and pieces hidden.
+        landmarks: (n, M, 2) of the labelled faces, input pixels; NaN where a point has no label.
+        unlabelled: of the u unlabelled faces; None in a step without any.
+        target_scale: of the labels' density, heatmap pixels.
+        progress: share of the run's steps that are done.
+    """
+
+    pictures: Tensor
+    undamaged: Tensor
+    landmarks: Tensor
+    unlabelled: UnlabelledViews | None
+    target_scale: float
+    progress: float
+
+    @property
+    def size(self) -> int:
+        """Side of the network's input, pixels."""
+        return int(self.pictures.shape[-1])
+
+    @property
+    def target(self) -> Tensor:
+        """The landmarks in heatmap pixels."""
+        return heatmaps.to_heatmap_pixels(self.landmarks, STRIDE)
+
+
+class Prediction(NamedTuple):
+    """What the network predicts for a batch: probability maps (n + u, M, h, w), and their points in heatmap pixels."""
+
+    p: Tensor
+    points: Points
+
+    def labelled(self, batch: Batch) -> Prediction:
+        """Those of the labelled faces."""
+        count = len(batch.landmarks)
+        return Prediction(self.p[:count], Points(self.points.position[:count], self.points.spread[:count]))
+
+    def unlabelled(self, batch: Batch) -> Prediction:
+        """Those of the unlabelled faces."""
+        count = len(batch.landmarks)
+        return Prediction(self.p[count:], Points(self.points.position[count:], self.points.spread[count:]))
+
+
+class Objective(Protocol):
+    """What the engine trains by.
+
+    Attributes:
+        columns: of the log; ``loss`` is the first.
+    """
+
+    columns: tuple[str, ...]
+
+    def __call__(self, batch: Any, model: Model) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, a scalar, and a scalar for some of the columns."""
+
+    def state(self) -> State:
+        """What a checkpoint must hold besides network, average and optimiser."""
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
+        """Take back what :meth:`state` gave; ``path`` names the checkpoint in errors."""
+
+
+class Term(Protocol):
+    """One part of :class:`FaceObjective`.
+
+    Attributes:
+        column: of the log, which gets the weighted value; None where ``logs`` tell enough.
+        columns: of the logs that a call returns.
+    """
+
+    column: str | None
+    columns: tuple[str, ...]
+
+    def active(self, size: int) -> bool:
+        """Whether it has a part in stages of this input size."""
+
+    def needs_unlabelled(self) -> bool:
+        """Whether it learns from unlabelled faces, if there are any."""
+
+    def __call__(self, batch: Batch, prediction: Prediction) -> tuple[Tensor, dict[str, Tensor]]:
+        """Its value before the weight, a scalar, and a scalar for each of its columns."""
+
+    def state(self) -> State: ...
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]], path: Path) -> None: ...
+
+
+class Stateless:
+    """A term without parameters of its own, that is active in all stages and learns from labelled faces."""
+
+    columns: tuple[str, ...] = ()
+
+    def active(self, size: int) -> bool:
+        return True
+
+    def needs_unlabelled(self) -> bool:
+        return False
+
+    def state(self) -> State:
+        return {}
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
+        """Nothing to take back."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Weight of a term: ``value``, after a straight rise from 0 over a share ``warm_up`` of the run's steps."""
+
+    value: float
+    warm_up: float = 0.0
+
+    def at(self, progress: float) -> float:
+        """The weight after this share of the steps."""
+        return self.value * (1.0 if self.warm_up == 0 else min(1.0, progress / self.warm_up))
+
+
+class FaceObjective:
+    """The weighted sum of terms, for networks that read whole faces.
+
+    Args:
+        terms: by name, in the order in which they are computed and added.
+        weights: of each.
+        beta: of the soft-argmax.
+    """
+
+    def __init__(self, terms: Mapping[str, Term], weights: Mapping[str, Weight], beta: float) -> None:
+        self.terms, self.weights, self.beta = dict(terms), dict(weights), beta
+        named = [([term.column] if term.column else []) + list(term.columns) for term in self.terms.values()]
+        self.columns = tuple(dict.fromkeys(column for columns in named for column in columns))
+
+    def __call__(self, batch: Batch, model: Model) -> tuple[Tensor, dict[str, Tensor]]:
+        p = heatmaps.probabilities(model(batch.pictures.contiguous(memory_format=torch.channels_last)), self.beta)
+        prediction = Prediction(p, heatmaps.decode(p))
+        loss = p.new_zeros(())
+        logs: dict[str, Tensor] = {}
+        for name, term in self.terms.items():
+            if not term.active(batch.size):
+                continue
+            value, told = term(batch, prediction)
+            weighted = self.weights[name].at(batch.progress) * value
+            loss = loss + weighted
+            logs |= told
+            if term.column is not None:
+                logs[term.column] = logs.get(term.column, 0.0) + weighted
+        return loss, logs
+
+    def needs_unlabelled(self, size: int) -> bool:
+        """Whether steps at this input size learn from unlabelled faces."""
+        return any(term.active(size) and term.needs_unlabelled() for term in self.terms.values())
+
+    def state(self) -> State:
+        return {group: tensors for term in self.terms.values() for group, tensors in term.state().items()}
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
+        for term in self.terms.values():
+            term.restore(groups, path)

@@ -1,0 +1,177 @@
+"""Training of regional networks: on crops of faces that the points of a frozen global network place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from octamark import metrics
+from octamark.errors import ConfigError
+from octamark.inference.regions import RegionTable
+from octamark.layouts import Layout
+from octamark.models import RegionRule
+from octamark.nets.network import OctaveNetwork
+from octamark.nets.regional import RegionalModel, RegionalNetwork, RegionalView, compose, regional_start
+from octamark.nets.sampling import cut, middle, move_points
+from octamark.training import data
+from octamark.training.augmentation import damaged, similarity
+from octamark.training.data import ROOM, FaceStore
+from octamark.training.objectives import Model
+from octamark.training.objectives.regional import RegionalBatch, RegionalObjective
+from octamark.training.optimisation import ExponentialAverage
+from octamark.training.recipe import Recipe, Regional, Stage
+from octamark.training.starting import checkpoint_path, network_config, trained_network
+from octamark.training.steps import Step
+from octamark.training.watcher import Watcher
+
+NUDGE_DEGREES, NUDGE_SHARE = 2.0, 0.02
+"""How far the second view of a face is from the first, for consistency: standard deviations as in :func:`jitter`."""
+
+
+class Regions:
+    """The task of a recipe with a section ``regional``.
+
+    On validation faces, at the size of ``regional.view``, the log also has the NME of the global network alone
+    (``global_nme``), and that of eyes and mouth, combined and of the global network alone.
+
+    Raises:
+        ConfigError: stages of different sizes, or a global network of another layout or margin.
+        WeightsError: no such global network.
+        LayoutError: a layout without regions.
+    """
+
+    validation_columns: tuple[str, ...] = ("global_nme", "eyes_nme", "global_eyes_nme", "mouth_nme", "global_mouth_nme")
+
+    def __init__(self, recipe: Recipe, layout: Layout, fabric: Fabric) -> None:
+        assert recipe.regional is not None
+        self.recipe, self.layout, self.fabric = recipe, layout, fabric
+        self.settings: Regional = recipe.regional
+        if len({stage.size for stage in recipe.stages}) > 1:
+            raise ConfigError(f"{recipe.name}: the crops of regions have one size; give all stages the same")
+        name = self.settings.global_model
+        global_network, theirs, _ = trained_network(checkpoint_path(name, "regional.global_model"))
+        if theirs.layout != recipe.layout or theirs.margin != recipe.margin:
+            raise ConfigError(
+                f"regional.global_model {name!r}: has the layout {theirs.layout} and margin {theirs.margin}, the "
+                f"recipe has {recipe.layout} and {recipe.margin}"
+            )
+        self.view_size, self.global_scale = theirs.stages[-1].size, theirs.loss.target_scale
+        self.table = RegionTable(layout)
+        network = regional_network(recipe, self.table)
+        regional_start(network, global_network, self.table)
+        regional = RegionalNetwork(network, self.table, recipe.loss.beta)
+        model = RegionalModel(global_network, theirs.loss.beta, regional, region_rule(recipe))
+        self.network: RegionalModel = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.stored_size = self.settings.view
+        self.mirror = torch.from_numpy(layout.mirror.copy())
+        self.counts = ""
+
+    def objective(self, average: ExponentialAverage) -> RegionalObjective:
+        """The loss of readings and combined points."""
+        return RegionalObjective(self.network, self.recipe.loss.maps, self.settings.consistency, self.global_scale)
+
+    def find_faces(self, watcher: Watcher) -> None:
+        """Nothing: regional networks learn from labelled faces."""
+
+    def prepare(self, faces: FaceStore) -> None:
+        """Nothing."""
+
+    def for_stage(self, faces: FaceStore, stage: Stage) -> FaceStore:
+        """The stored faces: regions are cut from them at full resolution."""
+        return faces
+
+    def batch(self, faces: FaceStore, chosen: Tensor, stage: Stage, step: Step) -> RegionalBatch:
+        """The chosen faces as the global network reads them, and how their regions are cropped."""
+        config, device, generator = self.recipe.augment, self.fabric.device, step.generator
+        stored, landmarks = faces.take(chosen, device)
+        side, mirror = stored.shape[-1], self.mirror.to(device)
+        zoom = data.zoom(side, self.view_size)
+        frames, mirrored = similarity(config, len(stored), side, self.view_size, generator, zoom)
+        if self.settings.consistency:
+            nudged = jitter(len(stored), self.view_size, NUDGE_DEGREES, NUDGE_SHARE, generator)
+            frames, mirrored = torch.cat([frames, compose(frames, nudged)]), mirrored.repeat(2)
+            stored, landmarks = stored.repeat(2, 1, 1, 1), landmarks.repeat(2, 1, 1)
+        frames, mirrored = frames.to(device), mirrored.to(device)
+        landmarks = move_points(landmarks, frames, mirrored, mirror)  # n, M, 2 of the view
+        if float(torch.rand(1, generator=generator)) < self.settings.low_resolution:
+            stored = shrunk(stored, round(self.settings.lowest * ROOM), generator)
+        views = damaged(cut(stored, frames, self.view_size), config, generator)
+        crops = len(stored) * len(self.table.regions)
+        moved = jitter(crops, stage.size, self.settings.turn, self.settings.jitter, generator)
+        moved = moved.view(len(stored), -1, 2, 3).to(device)
+        damage = partial(damaged, config=config, generator=generator)
+        crop = self.network.cropper(stored.float() / 255, frames, moved=moved, damage=damage)
+        scale = stage.target_scale or self.recipe.loss.target_scale
+        return RegionalBatch(views, crop, landmarks, frames, zoom, stage.size, scale)
+
+    def validate(self, model: Model, faces: FaceStore, size: int) -> tuple[np.ndarray, dict[str, float]]:
+        """NME of the combined points of each face (n,), and the further columns of the log."""
+        views = [(view.fused.position, view.points.position, truth) for view, truth in self._views(model, faces)]
+        fused, alone, truth = (torch.cat(parts).cpu().numpy() for parts in zip(*views, strict=True))
+        further = {"global_nme": _mean(metrics.nme(alone, truth, self.layout))}
+        for prefix, points in (("", fused), ("global_", alone)):
+            parts = metrics.part_nme(points, truth, self.layout)
+            further |= {f"{prefix}{part}_nme": _mean(parts[part]) for part in ("eyes", "mouth")}
+        return metrics.nme(fused, truth, self.layout), further
+
+    def _views(self, model: Model, faces: FaceStore) -> Iterator[tuple[RegionalView, Tensor]]:
+        """Faces without augmentation, and their landmarks (n, M, 2) in pixels of the view."""
+        device = self.fabric.device
+        for start in range(0, len(faces), 8):
+            stored, landmarks = faces.take(torch.arange(start, min(start + 8, len(faces))), device)
+            side = stored.shape[-1]
+            frames = middle(len(stored), side, self.view_size, data.zoom(side, self.view_size)).to(device)
+            still = torch.zeros(len(stored), dtype=torch.bool, device=device)
+            truth = move_points(landmarks, frames, still, torch.arange(self.layout.count, device=device))
+            crop = self.network.cropper(stored.float() / 255, frames)
+            yield model(cut(stored, frames, self.view_size), crop), truth
+
+
+def region_rule(recipe: Recipe) -> RegionRule:
+    """The rule by which a regional recipe cuts its crops."""
+    assert recipe.regional is not None
+    return RegionRule(size=recipe.stages[-1].size, margin=recipe.regional.margin, spread=recipe.regional.spread)
+
+
+def regional_network(recipe: Recipe, table: RegionTable) -> OctaveNetwork:
+    """The network of a regional recipe, untrained."""
+    return OctaveNetwork(replace(network_config(recipe), landmarks=table.channels))
+
+
+def jitter(count: int, size: int, turn: float, share: float, generator: torch.Generator) -> Tensor:
+    """Random similarities (n, 2, 3) about the middles of crops of that size.
+
+    Standard deviations: ``turn`` degrees of rotation, ``share`` of the log scale, and of the size for the shift.
+    """
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).clamp(-2.5, 2.5)
+
+    angle, scale = torch.deg2rad(normal(count) * turn), torch.exp(normal(count) * share)
+    cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
+    linear = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], 1)  # n, 2, 2
+    centre = torch.full((2,), size / 2 - 0.5)
+    offset = centre - linear @ centre + normal(count, 2) * share * size
+    return torch.cat([linear, offset[..., None]], dim=-1)
+
+
+def shrunk(pictures: Tensor, lowest: int, generator: torch.Generator) -> Tensor:
+    """Pictures (n, 3, s, s) uint8 reduced to a side from ``lowest`` to their own (log-uniform), and enlarged again."""
+    side = pictures.shape[-1]
+    share = float(torch.rand(1, generator=generator))
+    small = round(side * (min(lowest, side) / side) ** share)
+    reduced = F.interpolate(pictures.float(), size=(small, small), mode="bilinear", antialias=True)
+    return F.interpolate(reduced, size=(side, side), mode="bilinear").round().to(torch.uint8)
+
+
+def _mean(errors: np.ndarray) -> float:
+    """The mean of what is not NaN; NaN where nothing is left."""
+    known = errors[np.isfinite(errors)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -1,0 +1,177 @@
+"""Training of networks that read whole faces: their network, their batches, their objective and their validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from octamark import metrics
+from octamark.errors import ConfigError, DataError
+from octamark.layouts import Layout
+from octamark.nets import heatmaps
+from octamark.nets.network import STRIDE, OctaveNetwork
+from octamark.nets.sampling import cut
+from octamark.synthesis.caricature import Caricatures
+from octamark.training import data, unlabelled
+from octamark.training.augmentation import augment, damaged, similarity
+from octamark.training.data import FaceStore, centre_crops, endless_batch
+from octamark.training.objectives import Batch, FaceObjective, Model, Term, UnlabelledViews, Weight
+from octamark.training.objectives.adversary import Adversary
+from octamark.training.objectives.distillation import Distiller
+from octamark.training.objectives.labels import Labels, Maps
+from octamark.training.objectives.teacher import MeanTeacher
+from octamark.training.optimisation import ExponentialAverage
+from octamark.training.recipe import Recipe, Stage
+from octamark.training.shards import PictureStack
+from octamark.training.starting import network_config, starting_network
+from octamark.training.steps import Step
+from octamark.training.watcher import Watcher
+
+
+class WholeFaces:
+    """The task of a recipe without a section ``regional``.
+
+    Args:
+        recipe: the recipe.
+        layout: its layout.
+        faces: of a recipe with a section ``unlabelled``: a folder of pictures, or what ``octamark crops`` wrote. The
+            faces of a folder are found once and kept as shards in ``folder``, where a resumed run finds them.
+        folder: the run's folder.
+        resumed: whether the run goes on: it then needs no checkpoint to start from.
+
+    Raises:
+        ConfigError: a recipe with the section and no faces, or too few unlabelled faces a step.
+        WeightsError: ``init`` names no checkpoint, or one of another network.
+    """
+
+    validation_columns: tuple[str, ...] = ()
+
+    def __init__(
+        self, recipe: Recipe, layout: Layout, faces: Path | None, folder: Path, *, resumed: bool, fabric: Fabric
+    ) -> None:
+        self.recipe, self.layout, self.fabric, self.resumed = recipe, layout, fabric, resumed
+        self.settings, self.source, self.folder = recipe.unlabelled, faces, folder
+        if self.settings is None and faces is not None:
+            raise ConfigError(f"{recipe.name}: the recipe has no section unlabelled")
+        if self.settings is not None and faces is None:
+            raise ConfigError(f"{recipe.name}: learns from unlabelled faces: name them with --unlabelled")
+        if self.settings is not None and self.settings.batch < fabric.world_size:
+            raise ConfigError(
+                f"unlabelled.batch: {self.settings.batch} faces a step over {fabric.world_size} processes; each "
+                "needs at least 1"
+            )
+        self.mirror = torch.from_numpy(layout.mirror.copy())
+        network = OctaveNetwork(network_config(recipe)) if resumed else starting_network(recipe)
+        self.network: OctaveNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.stored_size = max(stage.size for stage in recipe.stages)
+        self.caricatures: Caricatures | None = None
+        self.counts = ""
+        self.others: tuple[int, PictureStack | Tensor] = (0, torch.empty(0))
+
+    def objective(self, average: ExponentialAverage) -> FaceObjective:
+        """The terms that the recipe names.
+
+        Raises:
+            ConfigError, WeightsError: a teacher that does not suit the recipe, or none of that name.
+        """
+        recipe, settings = self.recipe, self.settings
+        terms: dict[str, Term] = {"labels": Labels(recipe.loss.name)}
+        weights = {"labels": Weight(1.0)}
+        if recipe.loss.maps:
+            terms["maps"], weights["maps"] = Maps(), Weight(recipe.loss.maps)
+        if recipe.distillation is not None:
+            terms["distillation"] = Distiller(recipe, recipe.distillation, self.fabric)
+            weights["distillation"] = Weight(recipe.distillation.weight)
+        if settings is not None and settings.adversary is not None:
+            terms["adversary"] = Adversary(settings.adversary, self.layout.count, self.fabric)
+            weights["adversary"] = Weight(settings.adversary.weight, settings.adversary.warm_up)
+        if settings is not None and settings.teacher is not None:
+            terms["teacher"] = MeanTeacher(
+                settings.teacher, average, self.network, recipe.loss.beta, self.mirror, self.fabric
+            )
+            weights["teacher"] = Weight(settings.teacher.weight, settings.teacher.warm_up)
+        self.terms = FaceObjective(terms, weights, recipe.loss.beta)
+        return self.terms
+
+    def find_faces(self, watcher: Watcher) -> None:
+        """Find the unlabelled faces, of a recipe that has them.
+
+        Raises:
+            DataError: no faces there, or faces cropped with another margin than the recipe's.
+        """
+        if self.source is None:
+            return
+        path, margin = self.source, self.recipe.margin
+        if path.suffix != ".safetensors" and not any(path.glob("*.safetensors")):
+            path = self.folder / "unlabelled"
+            if self.fabric.is_global_zero and not (self.resumed and path.exists()):
+                unlabelled.collect(self.source, path, self.stored_size, margin, advance=watcher.finding)
+            self.fabric.barrier()
+        self.faces = unlabelled.read(path)
+        if self.faces.margin != margin:
+            raise DataError(f"{path}: faces cropped with margin {self.faces.margin}, the recipe's is {margin}")
+        self.counts = str(self.faces.counts)
+        watcher.found(self.counts)
+
+    def prepare(self, faces: FaceStore) -> None:
+        """What needs the training faces before the first epoch.
+
+        Raises:
+            ConfigError: caricatures of faces of which none has all its labels.
+        """
+        complete = torch.isfinite(faces.landmarks).all(dim=2).all(dim=1)
+        if self.recipe.caricature is not None and not complete.any():
+            raise ConfigError("caricature: needs faces of which all points have a label; no training face has them")
+        self.caricatures = Caricatures.of(self.recipe.caricature, self.layout, faces.landmarks[complete])
+
+    def for_stage(self, faces: FaceStore, stage: Stage) -> FaceStore:
+        """The stored faces at the size that a stage needs."""
+        return faces.resized(stage.size)
+
+    def batch(self, faces: FaceStore, chosen: Tensor, stage: Stage, step: Step) -> Batch:
+        """One step's faces: the chosen labelled ones, and unlabelled ones where the objective learns from them."""
+        device = self.fabric.device
+        stored, landmarks = faces.take(chosen, device)
+        pictures, undamaged, landmarks = augment(
+            stored, landmarks, config=self.recipe.augment, mirror=self.mirror, size=stage.size,
+            generator=step.generator, caricatures=self.caricatures,
+        )  # fmt: skip
+        views = None
+        if self.settings is not None and self.terms.needs_unlabelled(stage.size):
+            others = self._resized(stage.size)
+            drawn = endless_batch(len(others), self.settings.batch, self.recipe.seed + 1, step.number)
+            drawn = drawn[self.fabric.global_rank :: self.fabric.world_size]
+            seen = others[drawn].to(device)  # u, 3, side, side uint8
+            side, config = seen.shape[-1], self.recipe.augment
+            zoom = data.zoom(side, stage.size)
+            matrices, mirrored = similarity(config, len(seen), side, stage.size, step.generator, zoom)
+            views = UnlabelledViews(seen, matrices.to(device), mirrored.to(device), zoom)
+            plain = cut(seen, views.matrices, stage.size)
+            pictures = torch.cat([pictures, damaged(plain, config, step.generator)])
+            undamaged = torch.cat([undamaged, plain])
+        scale = stage.target_scale or self.recipe.loss.target_scale
+        return Batch(pictures, undamaged, landmarks, views, scale, step.progress)
+
+    def _resized(self, size: int) -> PictureStack | Tensor:
+        """The unlabelled faces for a stage's size; in memory where they all fit there."""
+        if self.others[0] != size:
+            stack = self.faces.resized(size)
+            fits = len(stack) * 3 * stack.side**2 <= data.MEMORY
+            self.others = (size, stack[:] if fits else stack)
+        return self.others[1]
+
+    def validate(self, model: Model, faces: FaceStore, size: int) -> tuple[np.ndarray, dict[str, float]]:
+        """NME of each face (n,), NaN where it cannot be normalised, and further columns of the log (none)."""
+        errors = []
+        for start in range(0, len(faces), 32):
+            chosen = torch.arange(start, min(start + 32, len(faces)))
+            pictures, truth = centre_crops(faces, chosen, size, self.fabric.device)
+            maps = model(pictures.contiguous(memory_format=torch.channels_last))
+            points = heatmaps.decode(heatmaps.probabilities(maps, self.recipe.loss.beta))
+            position = heatmaps.to_input_pixels(points, STRIDE).position
+            errors.append(metrics.nme(position.cpu().numpy(), truth.cpu().numpy(), self.layout))
+        return np.concatenate(errors), {}

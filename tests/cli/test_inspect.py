@@ -1,0 +1,45 @@
+"""``octamark models`` and ``octamark layouts`` print what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from command_line import run
+from octamark import models
+from octamark.errors import WeightsError
+from octamark.inference.landmarker import Landmarker
+from octamark.release.graph import with_card
+
+
+def words(*arguments: str | Path) -> str:
+    """What a command prints, without the lines of its tables."""
+    return " ".join(word for word in run(*arguments).split() if word not in "│┌┐└┘─")
+
+
+def test_models_prints_the_cards_of_all_that_ship() -> None:
+    printed = words("models")
+    for name in (*models.available(), models.REGIONS):
+        assert f"{name}, " in printed
+    assert "placed by the landmarks of small" in printed
+    assert "one factor for all points" not in printed
+
+
+def test_a_global_calibration_is_stated(tmp_path: Path) -> None:
+    card = Landmarker("nano", refine="never").card
+    few = card.model_copy(update={"calibration": card.calibration.model_copy(update={"kind": "global"})})
+    (tmp_path / "few.onnx").write_bytes(with_card(models.read("nano"), few))
+    assert "one factor for all points: too few labelled faces" in words("models", tmp_path / "few.onnx")
+
+
+def test_an_unknown_model_is_named() -> None:
+    with pytest.raises(WeightsError, match="unknown model 'nono'; models: nano, tiny"):
+        run("models", "nono")
+
+
+def test_layouts_prints_parts_and_draws_diagrams(tmp_path: Path) -> None:
+    printed = run("layouts", "wflw98", "-o", tmp_path / "diagrams")
+    assert "left_eye" in printed
+    assert "inter-ocular" in printed
+    assert (tmp_path / "diagrams" / "wflw98.png").stat().st_size > 1000
