@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from benchmarks.adaptation import at_night
 from benchmarks.caricatures import caricature_sets
+from octamark.training.teacher import read_twice
 
 from octamark.datasets import Sample
 from octamark.datasets.load import training_and_validation
@@ -23,7 +24,6 @@ from octamark.training import checkpoints
 from octamark.training.data import FaceStore, centre_crops
 from octamark.training.recipe import Config
 from octamark.training.starting import trained_network
-from octamark.training.teacher import read_twice
 
 BATCH = 32
 
