@@ -16,6 +16,7 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from drawn_faces import write_pts, write_w300
+from landmark_files import write_all
 from octamark import io as formats
 from octamark import read_picture
 from octamark.datasets import FORMATS, Sample, aflw19, read, w300
@@ -83,8 +84,8 @@ def test_predictions_come_back(tmp_path: Path) -> None:
     ones = np.ones((2, 68, 2), np.float32)
     faces = Faces(layout("ibug68"), (72, 64), landmarks, ones, ones[..., 0], boxes, ones[:, 0, 0], np.zeros((2, 2, 3)))
     for name in ("csv", "coco"):
-        for file, text in formats.FORMATS[name].write([formats.Record("a.png", "a", "nano", faces)]).items():
-            (tmp_path / file).write_text(text)
+        file = str(formats.FORMATS[name].file)
+        write_all(name, tmp_path, [formats.Record("a.png", "a", "nano", faces)])
         form = "coco" if name == "coco" else "folder"
         samples = read(form, tmp_path / file, layout=layout("ibug68"))
         assert [sample.name for sample in samples] == ["a", "a#2"]
