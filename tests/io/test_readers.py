@@ -107,7 +107,7 @@ MISTAKES: list[tuple[object, str]] = [
     ),
     (
         {"images": [{"id": 1, "file_name": "a"}], "annotations": [{"id": 5, "image_id": 1, "keypoints": [0] * 51}]},
-        r"given\.json: annotation 5: keypoints must be 204 numbers; got 51 entries",
+        r"given\.json: annotation 5: keypoints \(x y v of 68 points\) must be 204 numbers; got 51 entries",
     ),
 ]
 
