@@ -1,8 +1,8 @@
-"""How far found landmarks lie from the truth: NME, failure rate, AUC, CED, eye opening, and intervals for them all.
+"""Errors of predicted landmarks: NME, failure rate, AUC, CED, eye opening, each with a bootstrap interval.
 
-Errors are fractions of a normalising distance (0.03 is 3 %). A truth of NaN is a point without a label and counts for
-nothing; a found NaN is a face that the detector missed: it has no error, fails at every threshold and adds nothing to
-the area under the curve. Sums are taken in float64.
+Errors are fractions of a normalising distance (0.03 is 3 %). Points whose label is NaN are not scored. A face whose
+predicted points are all NaN was not found: it has no error, fails at every threshold and adds nothing to the area under
+the curve. Sums are taken in float64.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OWN_BOX_NORMALISERS = ("face-box", "face-diagonal")
 
 
 def normaliser_names(layout: Layout) -> list[str]:
-    """Every name that :func:`distances` takes for a layout."""
+    """All normalisers that :func:`distances` accepts for a layout."""
     return [*layout.normalisers, "box", "diagonal", *OWN_BOX_NORMALISERS]
 
 
@@ -32,6 +32,7 @@ def distances(truth: Floats, layout: Layout, normaliser: str, boxes: Floats | No
 
     Args:
         truth: (n, M, 2) labels; NaN where a point has none.
+        layout: of the points.
         normaliser: a point pair of the layout (``inter-ocular``, ``inter-pupil``), ``box`` or ``diagonal`` of the tight
             box around the labelled points, ``face-box`` or ``face-diagonal`` of the set's own face box.
         boxes: (n, 4) the set's own face boxes, xyxy, NaN where there is none; for the last two.
@@ -46,31 +47,31 @@ def distances(truth: Floats, layout: Layout, normaliser: str, boxes: Floats | No
     if normaliser in OWN_BOX_NORMALISERS:
         sides = np.full((len(truth), 2), np.nan) if boxes is None else np.asarray(boxes, np.float64)
         sides = sides if boxes is None else np.clip(sides[:, 2:] - sides[:, :2], 0.0, None)
-        found = np.sqrt(sides.prod(axis=1)) if normaliser == "face-box" else np.linalg.norm(sides, axis=1)
+        lengths = np.sqrt(sides.prod(axis=1)) if normaliser == "face-box" else np.linalg.norm(sides, axis=1)
     else:
-        found = layout.distance(truth, normaliser)
-    return np.where(found > 0, found, np.nan)
+        lengths = layout.distance(truth, normaliser)
+    return np.where(lengths > 0, lengths, np.nan)
 
 
 def usual_normaliser(layout: Layout) -> str:
-    """What errors are divided by unless somebody says: ``inter-ocular`` where the layout has it, or else ``box``."""
+    """The default normaliser: ``inter-ocular`` if the layout has it, otherwise ``box``."""
     return "inter-ocular" if "inter-ocular" in layout.normalisers else "box"
 
 
-def point_errors(found: Floats, truth: Floats) -> F64:
-    """Distance of each point from its truth: two (n, M, 2) -> (n, M), in their unit; NaN where either is NaN."""
-    return np.asarray(np.linalg.norm(np.asarray(found, np.float64) - np.asarray(truth, np.float64), axis=-1))
+def point_errors(predicted: Floats, truth: Floats) -> F64:
+    """Distance of each predicted point from its label: two (n, M, 2) -> (n, M), same unit; NaN where either is NaN."""
+    return np.asarray(np.linalg.norm(np.asarray(predicted, np.float64) - np.asarray(truth, np.float64), axis=-1))
 
 
 def _mean_known(values: F64) -> F64:
-    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
+    """Mean over the last axis without NaN values; NaN if all are NaN."""
     known = np.isfinite(values)
     total = np.where(known, values, 0.0).sum(axis=-1)
     return np.asarray(np.where(known.any(axis=-1), total / np.maximum(known.sum(axis=-1), 1), np.nan))
 
 
 def nme(
-    found: Floats,
+    predicted: Floats,
     truth: Floats,
     layout: Layout,
     normaliser: str | None = None,
@@ -78,32 +79,33 @@ def nme(
     boxes: Floats | None = None,
     points: Iterable[int] | None = None,
 ) -> F64:
-    """Normalised mean error of each face: mean point-to-point distance over the truth's normalising distance.
+    """Normalised mean error of each face: mean error of its labelled points over its normalising distance.
 
     Args:
-        found, truth: (n, M, 2) points in the same pixels.
+        predicted, truth: (n, M, 2) points in the same pixels; NaN in ``truth`` where a point has no label.
+        layout: of the points.
         normaliser, boxes: see :func:`distances`; None is :func:`usual_normaliser`.
-        points: indices to take the mean over; all by default. The normaliser is the whole face's.
+        points: indices of the points to average; all by default. The normaliser is that of the whole face.
 
     Returns:
-        (n,) fractions; NaN for a face that was not found or cannot be normalised.
+        (n,) fractions; NaN for a face that was not found, has no labels or cannot be normalised.
     """
-    apart = point_errors(found, truth)
-    chosen = apart if points is None else apart[:, list(points)]
+    errors = point_errors(predicted, truth)
+    chosen = errors if points is None else errors[:, list(points)]
     return _mean_known(chosen) / distances(truth, layout, normaliser or usual_normaliser(layout), boxes)
 
 
 def part_nme(
-    found: Floats, truth: Floats, layout: Layout, normaliser: str | None = None, *, boxes: Floats | None = None
+    predicted: Floats, truth: Floats, layout: Layout, normaliser: str | None = None, *, boxes: Floats | None = None
 ) -> dict[str, F64]:
-    """:func:`nme` of each group of parts (outline, brows, eyes, nose, mouth; see ``Layout.groups``)."""
-    apart = point_errors(found, truth)
+    """Group of parts (outline, brows, eyes, nose, mouth; see ``Layout.groups``) -> its :func:`nme` (n,)."""
+    errors = point_errors(predicted, truth)
     distance = distances(truth, layout, normaliser or usual_normaliser(layout), boxes)
-    return {name: _mean_known(apart[:, list(points)]) / distance for name, points in layout.groups.items()}
+    return {name: _mean_known(errors[:, list(points)]) / distance for name, points in layout.groups.items()}
 
 
 def failures(errors: Floats, threshold: float = 0.08) -> F64:
-    """1.0 for each face whose error (n,) is above the threshold, or that was not found (NaN); else 0.0."""
+    """Per face 1.0 if its error is above the threshold or NaN (not found), else 0.0: (n,) -> (n,)."""
     return np.asarray(~(np.asarray(errors, np.float64) <= threshold), np.float64)
 
 
@@ -113,13 +115,13 @@ def failure_rate(errors: Floats, threshold: float = 0.08) -> float:
 
 
 def areas(errors: Floats, threshold: float = 0.08) -> F64:
-    """Each face's share in the area under the cumulative error curve: 1 - error / threshold, not below 0; (n,)."""
-    left = 1 - np.asarray(errors, np.float64) / threshold
-    return np.where(np.isfinite(left), np.clip(left, 0.0, None), 0.0)
+    """Each face's contribution to :func:`auc`, max(0, 1 - error / threshold), 0 for NaN: (n,) -> (n,)."""
+    contributions = 1 - np.asarray(errors, np.float64) / threshold
+    return np.where(np.isfinite(contributions), np.clip(contributions, 0.0, None), 0.0)
 
 
 def auc(errors: Floats, threshold: float = 0.08) -> float:
-    """Area under the stepwise cumulative error curve from 0 to the threshold, over the threshold; exact, no bins.
+    """Area under the cumulative error curve from 0 to the threshold, divided by the threshold; exact, without bins.
 
     A face of error e lifts the curve by 1/n from e on, so the area is the mean of max(0, 1 - e / threshold).
     """
@@ -127,19 +129,19 @@ def auc(errors: Floats, threshold: float = 0.08) -> float:
 
 
 def ced(errors: Floats) -> tuple[F64, F64]:
-    """The cumulative error distribution as a staircase.
+    """The cumulative error distribution as a step function.
 
     Returns:
         Sorted errors of the k faces found, and the share of all n faces at or below each: two (k,).
     """
     values = np.asarray(errors, np.float64)
-    found = np.sort(values[np.isfinite(values)])
-    return found, np.arange(1, len(found) + 1) / len(values)
+    known = np.sort(values[np.isfinite(values)])
+    return known, np.arange(1, len(known) + 1) / len(values)
 
 
-def eye_opening_error(found: Floats, truth: Floats, layout: Layout) -> F64:
-    """Mean over the eyes of |found opening - true opening|, (n,); NaN for a layout without lids."""
-    return _mean_known(np.abs(layout.eye_opening(found) - layout.eye_opening(truth)))
+def eye_opening_error(predicted: Floats, truth: Floats, layout: Layout) -> F64:
+    """Mean over the eyes of |predicted opening - true opening|, (n,); NaN without labels of lids and corners."""
+    return _mean_known(np.abs(layout.eye_opening(predicted) - layout.eye_opening(truth)))
 
 
 @dataclass(frozen=True)
@@ -151,31 +153,32 @@ class Estimate:
     high: float
 
     def scaled(self, factor: float) -> Estimate:
+        """The same in another unit."""
         return Estimate(self.value * factor, self.low * factor, self.high * factor)
 
 
 def estimate(values: Floats, *, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Mean of per-face values (n,) and its 95 % percentile interval under resampling of faces; NaN values are left out.
+    """Mean of per-face values (n,) with its 95 % percentile interval under resampling of faces; NaN is left out.
 
-    Source: B. Efron and R. Tibshirani, An Introduction to the Bootstrap, chapter 13. The seed is fixed, so that the
-    same predictions give the same interval, and intervals of two detectors on one set rest on the same resamples.
+    Source: B. Efron and R. Tibshirani, An Introduction to the Bootstrap, chapter 13. The seed is fixed, so the same
+    predictions give the same interval, and the intervals of two models on one set use the same resamples.
     """
-    given = np.asarray(values, np.float64)
-    known = np.isfinite(given)
+    values = np.asarray(values, np.float64)
+    known = np.isfinite(values)
     if not known.any():
         return Estimate(np.nan, np.nan, np.nan)
     sums, sizes = np.concatenate([
-        counts @ np.stack([np.where(known, given, 0.0), known], axis=1)
-        for counts in _resamples(len(given), resamples, seed)
+        counts @ np.stack([np.where(known, values, 0.0), known], axis=1)
+        for counts in _resamples(len(values), resamples, seed)
     ]).T  # fmt: skip
-    if not (sizes > 0).any():  # so few faces are known that no resample drew one
-        return Estimate(float(given[known].mean()), np.nan, np.nan)
+    if not (sizes > 0).any():  # so few values are known that no resample drew one
+        return Estimate(float(values[known].mean()), np.nan, np.nan)
     low, high = np.quantile(sums[sizes > 0] / sizes[sizes > 0], [0.025, 0.975])
-    return Estimate(float(given[known].mean()), float(low), float(high))
+    return Estimate(float(values[known].mean()), float(low), float(high))
 
 
 def _resamples(count: int, resamples: int, seed: int) -> Iterator[F64]:
-    """How often each face is drawn in each resample, (<= 2 M values / count, count) at a time."""
+    """How often each face is drawn in each resample: blocks of (rows, count), of about 2 million values."""
     rng = np.random.default_rng(seed)
     rows = max(1, 2_000_000 // count)
     for start in range(0, resamples, rows):
@@ -184,5 +187,5 @@ def _resamples(count: int, resamples: int, seed: int) -> Iterator[F64]:
 
 
 def paired_difference(first: Floats, second: Floats) -> Estimate:
-    """Mean of second - first over the faces that both have, with its interval; two (n,) in one order."""
+    """Mean of second - first over the faces where both are known, with its interval; two (n,) in the same order."""
     return estimate(np.asarray(second, np.float64) - np.asarray(first, np.float64))

@@ -59,7 +59,7 @@ def read_webcaricature(root: Path, split: str, layout: Layout) -> list[Sample]:
             raise DataError(f"{points}: names begin with C (caricatures) or P (photographs)")
         if split in ("all", kind):
             person = points.parent.name
-            picture = picture_named(root / "OriginalImages" / person / points.stem, points, finder)
+            picture = picture_named(finder.child(root / "OriginalImages", person) / points.stem, points, finder)
             landmarks = read_points(points, layout.count)
             samples.append(Sample(f"{person}/{points.stem}", picture, landmarks, subsets=frozenset([kind])))
     return samples

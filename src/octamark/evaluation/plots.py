@@ -29,19 +29,19 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def said(about: About) -> str:
-    """One line that says what a figure is of."""
+def caption(about: About) -> str:
+    """One line that says what a figure shows: set, split, boxes, normaliser."""
     return _literal(f"{about.set} {about.split}".strip() + f", {about.boxes}, normaliser {about.normaliser}")
 
 
 def _literal(text: str) -> str:
-    """Text that matplotlib takes as it is: no formulas, no hidden labels, nothing that is not UTF-8."""
+    """Text that matplotlib draws as it is: without formulas, hidden labels or characters outside UTF-8."""
     plain = text.encode("utf-8", "backslashreplace").decode("utf-8").replace("$", r"\$")
     return f" {plain}" if plain.startswith("_") else plain
 
 
 def ced(results: Sequence[Result]) -> bytes:
-    """The cumulative error curves of results as staircases, with failure thresholds marked."""
+    """The cumulative error curves of results as step functions, with failure thresholds marked, as a PNG file."""
     figure, (axes,) = _figure(1, 7.0, 4.6)
     end = 100 * THRESHOLDS[-1]
     for result in results:
@@ -54,36 +54,36 @@ def ced(results: Sequence[Result]) -> bytes:
     for threshold in THRESHOLDS:
         axes.axvline(100 * threshold, color="grey", linestyle=":", linewidth=0.8)
     axes.set(xlabel="NME, %", ylabel="share of faces at or below, %", xlim=(0, end), ylim=(0, 100))
-    axes.set_title(f"{said(results[0].about)}, {int(results[0].scored.sum())} faces", fontsize=9)
+    axes.set_title(f"{caption(results[0].about)}, {int(results[0].scored.sum())} faces", fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return _png(figure)
 
 
 def reliability_plot(trust: Trust, about: About) -> bytes:
-    """Four checks: confidence against truth, coverage of the regions, error against spread, sparsification."""
+    """Four checks of spread and confidence as a PNG file: reliability, coverage, error by spread, sparsification."""
     figure, (stated, regions, expected, sparse) = _figure(4, 4.2, 4.2)
     for axes in (stated, regions):
         axes.plot([0, 100], [0, 100], color="grey", linewidth=0.8)
         axes.set(xlim=(0, 100), ylim=(0, 100))
     if trust.confidence is None or not len(trust.confidence):
-        stated.set_title("the file gives no confidence", fontsize=9)
+        stated.set_title("no confidence in the predictions", fontsize=9)
     else:
         x, y, counts = uncertainty.reliability_curve(trust.confidence, trust.hit)
         stated.bar(100 * x, 100 * counts / counts.sum(), width=6, color="lightgrey", label="share of the points")
-        stated.plot(100 * x, 100 * y, "o-", label="points that were")
+        stated.plot(100 * x, 100 * y, "o-", label="observed share")
         stated.set_title(
             f"confidence, error {uncertainty.calibration_error(trust.confidence, trust.hit):.3f}", fontsize=9
         )
         stated.legend(loc="upper left")
-    stated.set(xlabel="stated confidence, %", ylabel="within 5 % of the inter-ocular distance, %")
+    stated.set(xlabel="confidence, %", ylabel="within 5 % of the inter-ocular distance, %")
     if trust.covered:
         shares = sorted(trust.covered)
         regions.plot([100 * s for s in shares], [100 * trust.covered[s] for s in shares], "o-", markersize=3)
         regions.set_title("regions around the points", fontsize=9)
     else:
-        regions.set_title("no calibration to take regions from", fontsize=9)
-    regions.set(xlabel="nominal coverage, %", ylabel="real coverage, %")
+        regions.set_title("regions need a model's calibration", fontsize=9)
+    regions.set(xlabel="nominal coverage, %", ylabel="observed coverage, %")
     _error_by_spread(expected, trust)
     removed, by_spread, oracle = uncertainty.sparsification(trust.errors, trust.spread)
     sparse.plot(100 * removed, by_spread, label="by spread")
@@ -93,7 +93,7 @@ def reliability_plot(trust: Trust, about: About) -> bytes:
     sparse.legend()
     for axes in (stated, regions, expected, sparse):
         axes.grid(alpha=0.3)
-    figure.suptitle(f"{_literal(about.model)}: {said(about)}", fontsize=9)
+    figure.suptitle(f"{_literal(about.model)}: {caption(about)}", fontsize=9)
     return _png(figure)
 
 
@@ -108,12 +108,12 @@ def _error_by_spread(axes: Axes, trust: Trust) -> None:
     axes.plot([0, x[-1]], [0, x[-1]], color="grey", linewidth=0.8)
     rank = uncertainty.spearman(trust.spread, trust.errors)
     axes.set(xlabel="spread, % of the normaliser", ylabel="absolute error per axis, %")
-    axes.set_title(f"expected and real error, Spearman {rank:.2f} per point", fontsize=9)
+    axes.set_title(f"expected and observed error, Spearman {rank:.2f} per point", fontsize=9)
     axes.legend()
 
 
 def robustness(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], about: About) -> bytes:
-    """NME over disturbances of the box.
+    """NME over disturbances of the box, as a PNG file.
 
     Args:
         curves: axis label -> line label -> (x, NME in %).
@@ -128,7 +128,7 @@ def robustness(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.suptitle(f"{_literal(about.model)}: {said(about)}", fontsize=9)
+    figure.suptitle(f"{_literal(about.model)}: {caption(about)}", fontsize=9)
     return _png(figure)
 
 

@@ -1,4 +1,4 @@
-"""Results on disk: results.json, pictures.csv, predictions.json, plots and the sheet of the worst faces."""
+"""Files of results: results.json, pictures.csv, predictions.json, plots and the sheet of the worst faces."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from octamark.evaluation import plots, sheet
 from octamark.evaluation.results import Result, Scores
 from octamark.evaluation.robustness import Curves
 from octamark.images import write_atomically, write_picture
+from octamark.io.records import rounded
 
 RESULTS = "results.json"
 PLOTS = ("ced.png", "reliability.png", "robustness.png", "worst.png")
 
 
 def write(result: Result, folder: Path, robustness: Curves | None = None) -> list[str]:
-    """Write everything about a result; returns what could not be drawn, and why.
+    """Write all files of a result; returns messages about what could not be drawn.
 
     Raises:
         OutputError: the folder cannot be written to.
@@ -35,7 +36,7 @@ def write(result: Result, folder: Path, robustness: Curves | None = None) -> lis
     writer.writerows(rows)
     write_atomically(folder / "pictures.csv", table.getvalue().encode("utf-8", "backslashreplace"))
     write_atomically(folder / "predictions.json", _predictions(result).encode())
-    for plot in PLOTS:  # none of an earlier result stays beside this one
+    for plot in PLOTS:  # plots of an earlier result would not belong to this one
         (folder / plot).unlink(missing_ok=True)
     missing = []
     if importlib.util.find_spec("matplotlib") is None:
@@ -54,10 +55,10 @@ def write(result: Result, folder: Path, robustness: Curves | None = None) -> lis
 
 
 def read_scores(folder: Path) -> Scores:
-    """The scores that :func:`write` left in a folder.
+    """The scores in a folder that :func:`write` wrote.
 
     Raises:
-        DataError: no results there, or not ones that this version wrote.
+        DataError: no results in the folder, or results of another form.
     """
     path = folder / RESULTS if folder.is_dir() else folder
     try:
@@ -74,23 +75,23 @@ def read_scores(folder: Path) -> Scores:
 
 
 def _predictions(result: Result) -> str:
-    """The predictions as :mod:`octamark.evaluation.predictions` reads them."""
-    given = result.predictions
+    """The predictions in the json form that :mod:`octamark.io` reads, so that they can be scored again."""
+    predictions = result.predictions
     entries = []
     for index, sample in enumerate(result.samples):
         entry: dict[str, Any] = {"image": sample.name, "landmarks": None}
-        if given.found[index]:
-            entry["landmarks"] = given.landmarks[index].astype(float).round(3).tolist()
-            if given.spread is not None:
-                entry["spread"] = given.spread[index].astype(float).round(4).tolist()
-            if given.confidence is not None:
-                entry["confidence"] = given.confidence[index].astype(float).round(4).tolist()
+        if predictions.found[index]:
+            entry["landmarks"] = rounded(predictions.landmarks[index], 3)
+            if predictions.spread is not None:
+                entry["spread"] = rounded(predictions.spread[index], 4)
+            if predictions.confidence is not None:
+                entry["confidence"] = rounded(predictions.confidence[index], 4)
         entries.append(json.dumps(entry))
     return "[\n" + ",\n".join(entries) + "\n]\n"
 
 
 def _finite(value: Any) -> Any:
-    """The same with null for what is not a number, which JSON cannot say."""
+    """The same values with None for numbers that are not finite, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

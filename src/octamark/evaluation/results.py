@@ -1,4 +1,4 @@
-"""What a detector scored on a set: figures with intervals, and a row for every face."""
+"""Scores of predictions on a set: figures with intervals, and a row for every face."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ SHARES = (0.50, 0.90, 0.95)
 
 @dataclass(frozen=True)
 class About:
-    """What a score is of; no figure is printed without it.
+    """What was scored, and how. Every figure is printed with it.
 
     Attributes:
-        set, split: of the faces; model: or the file of predictions; boxes: how faces were found.
-        normaliser: name, see octamark.metrics.normaliser_names.
-        layout: of the points that were compared; ``approximate``: whether they were converted to it.
+        set, split: of the faces.
+        model: name of the model, or of the file of predictions.
+        boxes: how faces were found.
+        normaliser: what errors are divided by, see :func:`octamark.metrics.normaliser_names`.
+        layout: of the points that were compared.
+        approximate: whether points were converted to this layout from places that differ a little.
     """
 
     set: str
@@ -48,12 +51,13 @@ class About:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Predictions against truth.
+    """Predictions compared with labels.
 
     Attributes:
-        samples: the faces, in order, with their truth (n in all).
-        predictions: of the same faces, points of the same layout.
-        calibration: of the model, for the coverage of its regions; None where there is none.
+        about: what was scored, and how.
+        samples: the n labelled faces.
+        predictions: for the same faces, in the same layout.
+        calibration: of the model, to check the coverage of its regions; None for a file of predictions.
     """
 
     about: About
@@ -63,6 +67,7 @@ class Result:
 
     @cached_property
     def truth(self) -> F64:
+        """(n, M, 2) labels, pixels; NaN where a point has none."""
         return np.stack([sample.landmarks for sample in self.samples]).astype(np.float64)
 
     @cached_property
@@ -72,26 +77,36 @@ class Result:
 
     @cached_property
     def distances(self) -> F64:
-        """(n,) normalising distances, pixels; NaN for a face that cannot be normalised."""
-        found = metrics.distances(self.truth, self.about.layout, self.about.normaliser, self._boxes)
-        if not np.isfinite(found).any():
-            raise DataError(
-                f"{self.about.set}: no face can be normalised by {self.about.normaliser}; its points or boxes have no "
-                "labels"
-            )
-        return found
-
-    def check(self) -> None:
-        """Say before the work that no face can be normalised.
+        """(n,) normalising distances, pixels; NaN for a face without the labels that the normaliser needs.
 
         Raises:
-            DataError: none can.
+            DataError: no face has them; the message lists the normalisers that would work.
+        """
+
+        def lengths(normaliser: str) -> F64:
+            return metrics.distances(self.truth, self.about.layout, normaliser, self._boxes)
+
+        chosen = lengths(self.about.normaliser)
+        if not np.isfinite(chosen).any():
+            names = metrics.normaliser_names(self.about.layout)
+            able = [name for name in names if np.isfinite(lengths(name)).any()]
+            raise DataError(
+                f"{self.about.set}: no face has the labels that normaliser {self.about.normaliser} needs; normalisers "
+                f"that work here: {listed(able) or 'none'}"
+            )
+        return chosen
+
+    def check(self) -> None:
+        """Raise before the work if no face can be scored.
+
+        Raises:
+            DataError: as :attr:`distances`.
         """
         _ = self.distances
 
     @cached_property
     def scored(self) -> NDArray[np.bool_]:
-        """(n,) faces that can be normalised; only they count."""
+        """(n,) whether a face can be normalised; other faces do not count."""
         return np.isfinite(self.distances)
 
     @cached_property
@@ -102,53 +117,53 @@ class Result:
 
     @cached_property
     def parts(self) -> dict[str, F64]:
+        """Group of parts -> its :attr:`nme` (n,)."""
         layout, normaliser = self.about.layout, self.about.normaliser
         return metrics.part_nme(self.predictions.landmarks, self.truth, layout, normaliser, boxes=self._boxes)
 
     @cached_property
     def eyes(self) -> F64:
-        """(n,) error of the eye opening, lid distance over eye width."""
+        """(n,) error of the eye opening (distance of the lids over the eye's width)."""
         return metrics.eye_opening_error(self.predictions.landmarks, self.truth, self.about.layout)
 
     @cached_property
     def subsets(self) -> dict[str, NDArray[np.bool_]]:
-        """Subset name -> (n,) membership, where the set has subsets."""
+        """Subset -> (n,) whether a face belongs to it; empty for a set without subsets."""
         names = sorted({name for sample in self.samples for name in sample.subsets})
         return {name: np.array([name in sample.subsets for sample in self.samples]) for name in names}
 
     @cached_property
     def trust(self) -> Trust | None:
-        """How true the spread is; None from a detector that gives none."""
-        given = self.predictions
-        if given.spread is None or not (self.scored & given.found).any():
+        """How well the spread fits the errors; None for predictions without spread."""
+        if self.predictions.spread is None or not (self.scored & self.predictions.found).any():
             return None
-        made = Trust.of(self)
-        return made if len(made.errors) else None
+        trust = Trust.of(self)
+        return trust if len(trust.errors) else None
 
     @property
     def scores(self) -> Scores:
         """The errors by face name, for comparisons."""
-        kept = [
-            (sample.name, error) for sample, error, own in zip(self.samples, self.nme, self.scored, strict=True) if own
-        ]
-        return Scores(
-            self.about.model, self.about.boxes, self.about.normaliser, {name: float(error) for name, error in kept}
-        )
+        names = [sample.name for sample in self.samples]
+        errors = {names[index]: float(self.nme[index]) for index in np.flatnonzero(self.scored)}
+        return Scores(self.about.model, self.about.boxes, self.about.normaliser, errors)
 
     def summary(self) -> dict[str, Any]:
-        """Every figure as plain values: NME and failures in percent, areas in 0..1, each with its 95 % interval."""
+        """All figures as plain values: NME and failures in percent, areas in 0..1, each with its 95 % interval."""
         about, errors = self.about, self.nme[self.scored]
         missing = ~self.predictions.found[self.scored]
 
         def percent(values: F64) -> dict[str, float]:
             return asdict(estimate(values).scaled(100))
 
-        made: dict[str, Any] = {
+        labelled = np.isfinite(self.truth[self.scored]).all(axis=-1)
+        summary: dict[str, Any] = {
             **{key: value for key, value in asdict(about).items() if key != "layout"},
             "layout": about.layout.name,
             "faces": len(errors),
             "faces_not_found": int(missing.sum()),
             "faces_not_scored": int((~self.scored).sum()),
+            "points": labelled.size,
+            "points_without_label": int((~labelled).sum()),
             "nme_percent": percent(errors),
             "nme_percent_median": float(np.nanmedian(errors) * 100) if (~missing).any() else float("nan"),
             "failure_rate_percent": {f"{t:.0%}": percent(metrics.failures(errors, t)) for t in THRESHOLDS},
@@ -156,26 +171,26 @@ class Result:
             "part_nme_percent": {name: percent(values[self.scored]) for name, values in self.parts.items()},
         }
         if np.isfinite(self.eyes).any():
-            made["eye_opening_error"] = asdict(estimate(self.eyes[self.scored]))
+            summary["eye_opening_error"] = asdict(estimate(self.eyes[self.scored]))
         if self.subsets:
-            made["subset_nme_percent"] = {
+            summary["subset_nme_percent"] = {
                 name: {"faces": int((inside & self.scored).sum()), **percent(self.nme[inside & self.scored])}
                 for name, inside in self.subsets.items()
                 if (inside & self.scored).any()
             }
         if self.trust is not None:
-            made["trust"] = self.trust.summary()
-        return made
+            summary["trust"] = self.trust.summary()
+        return summary
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per face, for tables; empty values where there is nothing to say."""
+        """One row per face, for tables; unknown values are empty."""
 
         def number(value: float, digits: int = 6) -> float | str:
             return round(float(value), digits) if np.isfinite(value) else ""
 
         expected = None if self.trust is None else self.trust.expected
         confidence = self.predictions.confidence
-        made = []
+        rows = []
         for index, sample in enumerate(self.samples):
             row: dict[str, Any] = {
                 "name": sample.name,
@@ -189,9 +204,9 @@ class Result:
             if expected is not None:
                 row["expected_nme_percent"] = number(expected[index] * 100)
             if confidence is not None:
-                row["confidence"] = number(float(confidence[index].mean()))
-            made.append(row)
-        return made
+                row["mean_confidence"] = number(float(confidence[index].mean()))
+            rows.append(row)
+        return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,12 +308,13 @@ _LEVELS = tuple(sorted({*np.round(np.arange(0.05, 1.0, 0.05), 2).tolist(), *SHAR
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The part of a result that two of them are compared by.
+    """The part of a result that is compared with another one.
 
     Attributes:
-        label: what was scored, for people; boxes: how its faces were found.
+        label: what was scored, for people.
+        boxes: how its faces were found.
         normaliser: of the errors.
-        nme: face name -> fraction, NaN for a face that was not found; faces that cannot be normalised are not there.
+        nme: face name -> fraction, NaN for a face that was not found; without faces that cannot be normalised.
     """
 
     label: str
@@ -308,10 +324,10 @@ class Scores:
 
 
 def difference(first: Scores, second: Scores) -> dict[str, Estimate]:
-    """Second minus first, in percentage points: NME over the faces that both found, failures at 8 % over all.
+    """Second minus first, in percentage points: NME over the faces that both found, failures at 8 % over all faces.
 
     Raises:
-        DataError: results of different faces or normalisers.
+        DataError: results for different faces or normalisers.
     """
     if first.normaliser != second.normaliser:
         raise DataError(
@@ -319,13 +335,13 @@ def difference(first: Scores, second: Scores) -> dict[str, Estimate]:
         )
     if other := sorted(first.nme.keys() ^ second.nme.keys()):
         raise DataError(
-            f"{first.label} and {second.label} were scored on different faces: {listed(other[:3])} ({len(other)}) are "
-            "in one only"
+            f"{first.label} and {second.label} were scored on different faces: only one has {listed(other[:3])} "
+            f"({len(other)} such faces)"
         )
-    one, two = np.array(list(first.nme.values())), np.array([second.nme[name] for name in first.nme])
-    both = int((np.isfinite(one) & np.isfinite(two)).sum())
-    fails = [metrics.failures(errors, THRESHOLDS[0]) for errors in (one, two)]
+    errors = [np.array([scores.nme[name] for name in first.nme]) for scores in (first, second)]
+    both = int(np.isfinite(errors).all(axis=0).sum())
+    failures = [metrics.failures(values, THRESHOLDS[0]) for values in errors]
     return {
-        f"NME, %, {both} faces that both found": metrics.paired_difference(one, two).scaled(100),
-        f"failures at 8 %, %, {len(one)} faces": metrics.paired_difference(*fails).scaled(100),
+        f"NME, %, {both} faces that both found": metrics.paired_difference(*errors).scaled(100),
+        f"failures at 8 %, %, {len(first.nme)} faces": metrics.paired_difference(*failures).scaled(100),
     }

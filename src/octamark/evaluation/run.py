@@ -83,7 +83,7 @@ class Predictions:
 
     @cached_property
     def found(self) -> NDArray[np.bool_]:
-        return np.asarray(np.isfinite(self.landmarks).all(axis=(1, 2)))
+        return np.asarray(np.isfinite(self.landmarks).any(axis=(1, 2)))
 
 
 def label_square(rule: CropRule) -> Square:

@@ -1,4 +1,4 @@
-"""From labelled faces and a model, or a file of predictions, to a result."""
+"""A result from labelled faces and a model, or a file of predictions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from octamark.evaluation.robustness import Curves, measure
 from octamark.evaluation.run import BOXES, Boxes, Predictions, View, predict, square_for
 from octamark.inference.landmarker import Landmarker
 from octamark.io import further_face, read_entries
-from octamark.layouts import Layout, convert
+from octamark.layouts import Layout, conversion, convert
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Labelled faces: what set and split they are, and the layout of their points."""
+    """Labelled faces, the set and split they are from, and the layout of their points."""
 
     set: str
     split: str
@@ -32,12 +32,19 @@ class Truth:
 
 
 @dataclass(frozen=True, eq=False)
-class _Ground:
-    """Where two layouts meet: the layout compared in, the faces in it, and how predictions come to it."""
+class _Comparison:
+    """How labels and predictions of different layouts are compared.
+
+    Attributes:
+        layout: the one in which they are compared.
+        samples: the labelled faces in it.
+        convert: predictions of the model -> the same in it.
+        approximate: whether points were converted from places that differ a little.
+    """
 
     layout: Layout
     samples: Sequence[Sample]
-    read: Callable[[Predictions], Predictions]
+    convert: Callable[[Predictions], Predictions]
     approximate: bool = False
 
 
@@ -51,12 +58,16 @@ def score_model(
     broken: Callable[[Sample, str], None] | None = None,
     advance: Callable[[str], None] = lambda task: None,
 ) -> tuple[Result, Curves | None]:
-    """Run a model over labelled faces.
+    """The result of a model on labelled faces, and its robustness curves (None without ``jitter``).
 
     Args:
-        normaliser: a name; None is inter-ocular where the layout has it, or else the root of the landmark box's area.
+        truth: the labelled faces.
+        landmarker: the model.
+        boxes: how faces are found, a key of :data:`octamark.evaluation.run.BOXES`.
+        normaliser: a name; None is inter-ocular if the layout has it, otherwise the root of the landmark box's area.
         jitter: also measure moved and scaled boxes and rotated faces.
-        broken: told of each picture that cannot be read, whose face is then left out; None raises instead.
+        broken: called with each sample whose picture cannot be read and the reason; the face is then left out. None
+            raises the error.
         advance: called for each face with the name of the task, ``"faces"`` or ``"disturbed"``.
 
     Raises:
@@ -65,10 +76,12 @@ def score_model(
     """
     if boxes not in BOXES:
         raise ConfigError(f"boxes {boxes!r}; allowed: {listed(BOXES)}")
-    ground = _ground(truth, landmarker.layout)
-    chosen = _normaliser(normaliser, ground.layout)
-    about = About(truth.set, truth.split, landmarker.card.name, BOXES[boxes], chosen, ground.layout, ground.approximate)
-    Result(about, ground.samples, Predictions(np.empty((0, ground.layout.count, 2), np.float32))).check()
+    comparison = _comparison(truth, landmarker.layout)
+    chosen = _normaliser(normaliser, comparison.layout)
+    about = About(
+        truth.set, truth.split, landmarker.card.name, BOXES[boxes], chosen, comparison.layout, comparison.approximate
+    )
+    Result(about, comparison.samples, Predictions(np.empty((0, comparison.layout.count, 2), np.float32))).check()
     square = square_for(boxes, landmarker.card.crop)
     lost: set[str] = set()
 
@@ -77,21 +90,23 @@ def score_model(
         assert broken is not None
         broken(sample, problem)
 
-    seen = predict(
-        landmarker, ground.samples, {"": View(square)}, broken=None if broken is None else lose,
+    predictions = predict(
+        landmarker, comparison.samples, {"": View(square)}, broken=None if broken is None else lose,
         advance=lambda: advance("faces"),
     )[""]  # fmt: skip
-    kept = [sample for sample in ground.samples if sample.name not in lost]
+    kept = [sample for sample in comparison.samples if sample.name not in lost]
     if not kept:
         raise DataError(f"{truth.set}: none of its {len(lost)} pictures can be read")
-    seen = ground.read(seen.take(np.array([sample.name not in lost for sample in ground.samples])))
+    predictions = comparison.convert(
+        predictions.take(np.array([sample.name not in lost for sample in comparison.samples]))
+    )
     refiner = landmarker.refiner  # whose calibration holds for what it refined
-    result = Result(about, kept, seen, (refiner or landmarker).card.calibration)
+    result = Result(about, kept, predictions, (refiner or landmarker).card.calibration)
     if not jitter:
         return result, None
 
     def error(disturbed: Predictions) -> float:
-        errors = Result(about, kept, ground.read(disturbed)).nme
+        errors = Result(about, kept, comparison.convert(disturbed)).nme
         return 100 * float(errors[np.isfinite(errors)].mean()) if np.isfinite(errors).any() else float("nan")
 
     return result, measure(landmarker, kept, square, error, advance=lambda: advance("disturbed"))
@@ -122,10 +137,16 @@ def read_truth(path: Path, layout: Layout) -> list[Sample]:
 
 
 def score_file(truth: Truth, path: Path, normaliser: str | None = None) -> tuple[Result, list[str]]:
-    """Score a file of predictions; also returns the names in it that are of no picture of the truth.
+    """The result of a file of predictions, and the names in it that belong to no labelled picture.
+
+    Args:
+        truth: the labelled faces.
+        path: a file in any format of :mod:`octamark.io`, or a folder of .pts files.
+        normaliser: as for :func:`score_model`.
 
     Raises:
-        DataError, LayoutError: a file that cannot be read or fits no picture; an unknown normaliser.
+        DataError: a file that cannot be read, is of another layout or fits no picture.
+        LayoutError: an unknown normaliser.
     """
     chosen = _normaliser(normaliser, truth.layout)
     entries = read_entries(path, truth.layout, further_faces=False)
@@ -145,31 +166,44 @@ def _normaliser(name: str | None, layout: Layout) -> str:
     return name
 
 
-def _ground(truth: Truth, found: Layout) -> _Ground:
-    """The truth as it is, in the model's layout, or with the model's points in the truth's, whichever can be."""
-    own = truth.layout
-    if found.name == own.name:
-        if found.count != own.count or dict(found.parts) != dict(own.parts):
+def _comparison(truth: Truth, model_layout: Layout) -> _Comparison:
+    """The labels in the model's layout, or the model's points in the labels' layout, whichever conversion exists.
+
+    Raises:
+        LayoutError: neither exists, or the layouts differ although they have the same name.
+    """
+    label_layout = truth.layout
+    if model_layout.name == label_layout.name:
+        if model_layout.count != label_layout.count or dict(model_layout.parts) != dict(label_layout.parts):
             raise LayoutError(
-                f"the model and the set have different layouts of the one name {own.name} ({found.count} and "
-                f"{own.count} points); give yours another name"
+                f"the model and the set have different layouts of the same name {label_layout.name} "
+                f"({model_layout.count} and {label_layout.count} points); give yours another name"
             )
-        return _Ground(own, truth.samples, lambda given: given)
+        return _Comparison(label_layout, truth.samples, lambda predictions: predictions)
     try:
-        approximate = convert(own.diagram, own, found)[1]
+        approximate = convert(label_layout.diagram, label_layout, model_layout)[1]
     except LayoutError:
-        approximate = convert(found.diagram, found, own)[1]
-        return _Ground(own, truth.samples, lambda given: _converted(given, found, own), approximate)
-    moved = [replace(one, landmarks=convert(one.landmarks, own, found)[0], occluded=None) for one in truth.samples]
-    return _Ground(found, moved, lambda given: given, approximate)
+        approximate = convert(model_layout.diagram, model_layout, label_layout)[1]
+        return _Comparison(
+            label_layout,
+            truth.samples,
+            lambda predictions: _converted(predictions, model_layout, label_layout),
+            approximate,
+        )
+    samples = [
+        replace(sample, landmarks=convert(sample.landmarks, label_layout, model_layout)[0], occluded=None)
+        for sample in truth.samples
+    ]
+    return _Comparison(model_layout, samples, lambda predictions: predictions, approximate)
 
 
-def _converted(given: Predictions, from_layout: Layout, to_layout: Layout) -> Predictions:
-    """Predictions with the points of another layout; spread and confidence go with their points."""
-    pairs = [given.landmarks, given.spread]
-    if given.confidence is not None:
-        pairs.append(np.repeat(given.confidence[..., None], 2, axis=-1))
-    moved = [None if one is None else convert(one, from_layout, to_layout)[0].astype(np.float32) for one in pairs]
-    assert moved[0] is not None
-    sure = moved[2][..., 0] if len(moved) > 2 and moved[2] is not None else None
-    return Predictions(moved[0], moved[1], sure, given.scale)
+def _converted(predictions: Predictions, from_layout: Layout, to_layout: Layout) -> Predictions:
+    """Predictions in another layout, with spread and confidence; NaN for points that have no counterpart."""
+    change = conversion(from_layout, to_layout)
+    confidence = predictions.confidence
+    return Predictions(
+        change.points(predictions.landmarks).astype(np.float32),
+        None if predictions.spread is None else change.spread(predictions.spread).astype(np.float32),
+        None if confidence is None else change.points(confidence[..., None])[..., 0].astype(np.float32),
+        predictions.scale,
+    )

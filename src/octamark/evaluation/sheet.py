@@ -11,40 +11,41 @@ from octamark.geometry import Picture, apply, crop, crop_transform, invert, land
 
 COUNT = 16
 TILE = 320
-_TRUTH, _FOUND, _APART = (60, 230, 60), (255, 80, 60), (255, 220, 0)
+_TRUTH, _PREDICTED, _ERROR = (60, 230, 60), (255, 80, 60), (255, 220, 0)
 
 
 def worst(result: Result, count: int = COUNT) -> Picture:
-    """The faces of the largest NME, worst first, faces that were not found before all: truth green, prediction red, a
-    yellow line from each point to its truth, the name and NME above.
+    """A picture of the faces with the largest NME, worst first, after those that were not found.
+
+    Labels are green, predictions red, with a yellow line between each pair; name and NME stand above.
 
     Raises:
         PictureError: a picture that cannot be read any more.
     """
     errors = np.where(np.isfinite(result.nme), result.nme, np.inf)
-    kept = np.flatnonzero(result.scored)
-    order = kept[np.argsort(-errors[kept], kind="stable")][:count]
+    scored = np.flatnonzero(result.scored)
+    order = scored[np.argsort(-errors[scored], kind="stable")][:count]
     return sheet([_tile(result, int(index)) for index in order], columns=4)
 
 
 def _tile(result: Result, index: int) -> Picture:
-    sample, found = result.samples[index], result.predictions.landmarks[index]
-    seen = bool(result.predictions.found[index])
-    shown = sample.landmarks if not seen else np.concatenate([sample.landmarks, found])
+    sample, predicted = result.samples[index], result.predictions.landmarks[index]
+    found = bool(result.predictions.found[index])
+    shown = np.concatenate([sample.landmarks, predicted]) if found else sample.landmarks
     x, y, side = squares(landmark_boxes(shown), 1.25)[0]
     transform = crop_transform(np.array([x, y, max(side, 8.0)]), TILE)
     tile = np.ascontiguousarray(crop(sample.read(), transform, TILE))
-    truth, points = apply(invert(transform), sample.landmarks), apply(invert(transform), found)
-    for goal, point in zip(truth, points, strict=True):
-        if np.isfinite(goal).all() and np.isfinite(point).all():
-            cv2.line(tile, _at(goal), _at(point), _APART, 1, cv2.LINE_AA, 4)
-    for cloud, colour in ((truth, _TRUTH), (points, _FOUND)):
+    truth, points = apply(invert(transform), sample.landmarks), apply(invert(transform), predicted)
+    for label, point in zip(truth, points, strict=True):
+        if np.isfinite(label).all() and np.isfinite(point).all():
+            cv2.line(tile, _at(label), _at(point), _ERROR, 1, cv2.LINE_AA, 4)
+    for cloud, colour in ((truth, _TRUTH), (points, _PREDICTED)):
         for point in cloud:
             if np.isfinite(point).all():
                 cv2.circle(tile, _at(point), 28, colour, -1, cv2.LINE_AA, 4)
-    said = f"{result.nme[index]:.1%}" if seen else "not found"
-    name = sample.name[-40:].encode("ascii", "replace").decode()  # OpenCV's font has no more, and ill text crashes it
-    for text, line in ((name, 14), (said, 30)):
+    score = f"{result.nme[index]:.1%}" if found else "not found"
+    name = sample.name[-40:].encode("ascii", "replace").decode()  # OpenCV's font has nothing else
+    for text, line in ((name, 14), (score, 30)):
         for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
             cv2.putText(tile, text, (4, line), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, width, cv2.LINE_AA)
     return tile

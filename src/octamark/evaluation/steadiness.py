@@ -1,7 +1,7 @@
-"""Steadiness: does a detector find the same places in a picture that was moved by a known amount? Needs no labels.
+"""Steadiness: whether a detector finds the same points in a picture that was moved by a known amount. Needs no labels.
 
-A picture is warped by a small similarity at its full size; both pictures are read; the second reading should be the
-first one moved. The distance between them is what makes points tremble in video.
+A picture is warped by a small similarity at full size. The points found in it should be those of the original, moved in
+the same way; the distance between the two is how much points would jitter in video.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from octamark.geometry import Picture
 F64 = NDArray[np.float64]
 
 DEGREES, SCALE, SHIFT = 2.0, 0.02, 3.0
-"""Largest rotation, logarithm of the scale, and shift in pixels, each drawn uniformly."""
+"""Largest rotation, logarithm of the scale, and shift in pixels; each is drawn uniformly up to these."""
 
 
 def nudge(picture: Picture, rng: np.random.Generator) -> tuple[Picture, F64]:
-    """The picture after a random small similarity about its middle, and that similarity (2, 3), points to points.
+    """The picture after a random small similarity about its centre, and that similarity (2, 3), from old to new points.
 
-    Resampled with a Lanczos kernel, places counted in 32nds of a pixel; the border repeats the picture's last pixels.
+    The picture is resampled with a Lanczos kernel at positions rounded to 1/32 pixel; its border pixels are repeated.
     """
     angle, scale = np.deg2rad(rng.uniform(-DEGREES, DEGREES)), np.exp(rng.uniform(-SCALE, SCALE))
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

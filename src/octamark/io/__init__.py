@@ -150,7 +150,8 @@ def read_entries(path: Path, layout: Layout | None = None, *, further_faces: boo
     if suffix != ".json":
         raise DataError(f"{path}: not a file of landmarks; allowed: .json, .jsonl, .csv, or a folder of .pts files")
     content = json.load(path)
-    return coco.parse(content, path, layout) if isinstance(content, dict) else json.parse(content, path, layout)
+    is_coco = isinstance(content, dict) and "annotations" in content
+    return coco.parse(content, path, layout) if is_coco else json.parse(content, path, layout)
 
 
 def read_records(path: Path, layout: Layout | None = None) -> list[Record]:

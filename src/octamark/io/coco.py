@@ -233,7 +233,8 @@ def _plain(name: Any) -> str:
 def _face(
     annotation: dict[str, Any], points: int, order: NDArray[np.intp] | None, where: str, index: int
 ) -> FaceEntry | None:
-    values = number_array(annotation["keypoints"], (points * 3,), f"{where}: keypoints").reshape(points, 3)
+    name = f"{where}: keypoints (x y v of {points} points)"
+    values = number_array(annotation["keypoints"], (points * 3,), name).reshape(points, 3)
     landmarks, visibility = values[:, :2], values[:, 2]
     landmarks[(values == 0).all(axis=1)] = np.nan  # COCO's way to say that a point has no label
     if np.isnan(landmarks).all():

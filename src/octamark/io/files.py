@@ -58,8 +58,12 @@ class FileFinder:
                 return folder / spelling
         place = folder
         for part in plain_name(name.strip()).split("/"):
-            place = place / self._listing(place).get(part, part)
+            place = self.child(place, part)
         return place if place.is_file() else None
+
+    def child(self, folder: Path, name: str) -> Path:
+        """The file or folder of that name in a folder, in the spelling that is there if there is one."""
+        return folder / self._listing(folder).get(plain_name(name), name)
 
     def with_suffix(self, stem: Path, suffixes: Iterable[str]) -> list[Path]:
         """Files with the path ``stem`` but for a suffix, of any case; in the order of ``suffixes``."""
