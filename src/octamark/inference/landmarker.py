@@ -51,7 +51,8 @@ class InferenceOptions:
 
     Attributes:
         rotation: which faces are read again in a crop that is turned upright: ``"auto"`` those that lean or of which
-            the network is unsure, ``"always"`` all, ``"never"`` none (see octamark.inference.rotation).
+            the network is unsure, ``"always"`` all, ``"never"`` none (see octamark.inference.rotation). Models of a
+            layout without a diagram do not know which way is up, and read every face once.
         refine: which faces are then read again region by region at the picture's resolution: ``"auto"`` those that are
             larger than the network's input, where the model is the one that the regional network was trained with
             (``small``); ``"always"`` all, ``"never"`` none (see octamark.inference.refiner).
@@ -329,7 +330,8 @@ class Landmarker:
             return self.read(some, heatmaps)
 
         options, rule = self.options, self.card.crop
-        turned, landmarks = RotationSearch(read, self.layout, rule, options.rotation)(crops, read(crops))
+        rotation = options.rotation if self.layout.has_diagram else "never"  # the diagram tells what is upright
+        turned, landmarks = RotationSearch(read, self.layout, rule, rotation)(crops, read(crops))
         if self.refiner is not None:
             landmarks = self.refiner.refine(turned, landmarks, rule.size, options.refine)
         return turned, landmarks
