@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from octamark.nets.network import SIZE_MULTIPLE, STRIDE, WIDTHS, NetworkConfig, OctaveNetwork
-from octamark.nets.octave import BilinearOctaveConv, Maps, TransposedOctaveConv
+from octamark.nets.octave import Maps
 
 
 def network(**settings: Any) -> OctaveNetwork:
@@ -61,11 +61,10 @@ def test_any_number_of_landmarks(landmarks: int) -> None:
     assert network(landmarks=landmarks)(pictures(1, 3, 32, 32)).shape == (1, landmarks, 8, 8)
 
 
-@pytest.mark.parametrize("stem", [0, 8])
 @pytest.mark.parametrize("size", [(32, 32), (64, 96), (160, 32)])
 @torch.no_grad()
-def test_any_size_that_divides(size: tuple[int, int], stem: int) -> None:
-    heatmaps = network(stem=stem)(pictures(2, 3, *size))
+def test_any_size_that_divides(size: tuple[int, int]) -> None:
+    heatmaps = network()(pictures(2, 3, *size))
     assert heatmaps.shape == (2, 3, size[0] // STRIDE, size[1] // STRIDE)
     assert torch.isfinite(heatmaps).all()
 
@@ -74,21 +73,6 @@ def test_any_size_that_divides(size: tuple[int, int], stem: int) -> None:
 def test_other_sizes_are_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=f"multiples of {SIZE_MULTIPLE}.*{size[0]}, {size[1]}"):
         network()(pictures(1, 3, *size))
-
-
-def test_upsample_chooses_the_operator() -> None:
-    for upsample, operator in (("transposed", TransposedOctaveConv), ("bilinear", BilinearOctaveConv)):
-        model = network(upsample=upsample)
-        decoder = [block.conv for layer in model.decoder for block in (layer.up, layer.refine)] + [model.head]
-        assert [type(conv) for conv in decoder] == [operator] * 5
-        assert model(pictures(1, 3, 32, 64)).shape == (1, 3, 8, 16)
-
-
-@torch.no_grad()
-def test_stem_reads_the_picture_at_full_resolution() -> None:
-    stages = network(stem=4).features(pictures(1, 3, 64, 64))
-    assert shapes(stages)[:2] == [((3, 64, 64), (1, 32, 32)), ((6, 32, 32), (2, 16, 16))]
-    assert shapes(stages)[1:] == shapes(network().features(pictures(1, 3, 64, 64)))[1:]
 
 
 @torch.no_grad()
@@ -105,21 +89,18 @@ def test_skip_connections_join_layers_of_the_same_size() -> None:
             torch.testing.assert_close(found, skip, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("upsample", ["transposed", "bilinear"])
 @pytest.mark.parametrize(
     "settings",
     [
         {"alpha": 0.0, "attention": False},
         {"alpha": 0.5, "attention": False},
         {"alpha": 1.0, "attention": False},
-        {"alpha": 0.0, "attention": False, "stem": 4},
-        {"alpha": 1.0, "attention": False, "stem": 4},
-        {"alpha": 0.25, "attention": True, "stem": 4},
+        {"alpha": 0.25, "attention": True},
     ],
     ids=str,
 )
-def test_every_parameter_is_trained(settings: dict[str, Any], upsample: str) -> None:
-    model = network(upsample=upsample, **settings).train()
+def test_every_parameter_is_trained(settings: dict[str, Any]) -> None:
+    model = network(**settings).train()
     heatmaps = model(pictures(2, 3, 64, 64))
     assert heatmaps.shape == (2, 3, 16, 16)
     heatmaps.square().mean().backward()
@@ -133,7 +114,7 @@ def test_every_parameter_is_trained(settings: dict[str, Any], upsample: str) -> 
 
 @torch.no_grad()
 def test_batch_equals_one_by_one() -> None:
-    model = network(stem=4).train()
+    model = network().train()
     for seed in range(3):  # running means and variances away from 0 and 1
         model(torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(seed)))
     model.eval()
@@ -144,5 +125,5 @@ def test_batch_equals_one_by_one() -> None:
 
 
 def test_config_as_dict_builds_the_same_config() -> None:
-    config = NetworkConfig(landmarks=19, width=16, alpha=0.5, upsample="transposed", attention=False, stem=8)
+    config = NetworkConfig(landmarks=19, width=16, alpha=0.5, attention=False)
     assert NetworkConfig(**config.as_dict()) == config

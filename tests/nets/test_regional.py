@@ -17,7 +17,8 @@ from octamark.models import RegionRule
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import STRIDE, NetworkConfig, OctaveNetwork
-from octamark.nets.regional import RegionalModel, RegionalNetwork, compose, regional_start, sample
+from octamark.nets.regional import RegionalModel, RegionalNetwork, compose, regional_start
+from octamark.nets.sampling import cut
 from octamark.release.predictor import RegionalPredictor
 
 TABLE = RegionTable(layout("ibug68"))
@@ -30,9 +31,9 @@ def networks(seed: int = 0, width: int = 8) -> tuple[OctaveNetwork, OctaveNetwor
     return OctaveNetwork(NetworkConfig(68, width)), OctaveNetwork(NetworkConfig(TABLE.channels, width))
 
 
-def model(*, joint: bool) -> RegionalModel:
-    look, network = networks()
-    return RegionalModel(look, 1.0, RegionalNetwork(network, TABLE, 1.0), RULE, joint=joint)
+def model() -> RegionalModel:
+    global_network, network = networks()
+    return RegionalModel(global_network, 1.0, RegionalNetwork(network, TABLE, 1.0), RULE)
 
 
 def faces(count: int = 2, side: int = 160) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,43 +50,33 @@ def test_the_sampler_cuts_what_prediction_cuts(angle: float) -> None:
     squares = (np.array([50.0, 61.5, 70.0]), np.array([10.0, 100.0, 60.0]))  # the second one hangs over the border
     transforms = np.stack([crop_transform(square, 64, angle) for square in squares])
     transforms[1] = transforms[1] @ np.array([[-1.0, 0, 63], [0, 1, 0], [0, 0, 1]])  # mirrored
-    pictures = torch.from_numpy(picture).permute(2, 0, 1)[None].double()
-    found = sample(pictures, torch.from_numpy(transforms)[None], 64)[0].permute(0, 2, 3, 1).numpy()
+    pictures = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    crops = cut(pictures, torch.from_numpy(transforms).float()[None], 64)
+    found = 255 * crops[0].permute(0, 2, 3, 1).numpy()
+    for index in range(2):  # one crop of each picture, and several of one
+        alone = cut(pictures, torch.from_numpy(transforms[index : index + 1]).float(), 64)
+        torch.testing.assert_close(alone, crops[:, index], rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            cut(pictures.float() / 255, torch.from_numpy(transforms[index : index + 1]).float(), 64), alone
+        )
     for one, transform in zip(found, transforms, strict=True):
         expected = crop(picture, transform, 64).astype(np.float64)
         assert np.abs(one - expected).mean() < 0.6  # of 255; OpenCV counts in 32nds of a pixel
         assert np.quantile(np.abs(one - expected), 0.99) < 8
 
 
-def test_gradients_pass_the_sampler_exactly() -> None:
-    torch.manual_seed(0)
-    pictures = torch.rand(1, 1, 9, 11, dtype=torch.float64, requires_grad=True)
-    transforms = torch.tensor([[[[0.83, 0.11, 1.234], [-0.07, 0.91, 1.432]]]], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda p, t: sample(p, t, 5), (pictures, transforms))
-
-
-def test_readings_teach_the_global_network_through_the_crops() -> None:
-    """The loss is on the readings inside their crops: only where the crops lie leads back to the global network."""
-    whole = model(joint=True).train()
-    pictures, frames = faces()
-    view = whole(torch.nn.functional.interpolate(pictures, 64), whole.cropper(pictures, frames))
-    view.reading.points.position.sum().backward()
-    reached = [name for name, one in whole.look.named_parameters() if one.grad is not None and one.grad.abs().sum() > 0]
-    assert {name.split(".")[0] for name in reached} >= {"encoder", "decoder", "head"}
-
-
 def test_a_frozen_global_network_stays_as_it_is() -> None:
-    whole = model(joint=False).train()
-    before = {name: value.clone() for name, value in whole.look.state_dict().items()}
+    whole = model().train()
+    before = {name: value.clone() for name, value in whole.global_network.state_dict().items()}
     pictures, frames = faces()
     view = whole(torch.nn.functional.interpolate(pictures, 64), whole.cropper(pictures, frames))
     view.fused.position.sum().backward()
-    assert all(parameter.grad is None for parameter in whole.look.parameters())
+    assert all(parameter.grad is None for parameter in whole.global_network.parameters())
     assert any(one.grad is not None and one.grad.abs().sum() > 0 for one in whole.regional.network.parameters())
     assert whole.regional.bias.grad is not None
     assert whole.regional.bias.grad.abs().sum() > 0
     assert whole.regional.sharpness.grad is not None
-    for name, value in whole.look.state_dict().items():  # running means of the normalisations too
+    for name, value in whole.global_network.state_dict().items():  # running means of the normalisations too
         torch.testing.assert_close(value, before[name], msg=name)
 
 
@@ -102,7 +93,7 @@ def test_a_mirrored_face_shows_the_same_crops_and_gives_partners_points() -> Non
     """Mirror picture and points: the crop of each side is the other side's, pixel by pixel, and so are its readings."""
     torch.manual_seed(0)
     regional = RegionalNetwork(lively(NetworkConfig(TABLE.channels, 8)), TABLE, 1.0)
-    whole = RegionalModel(networks()[0], 1.0, regional, RULE, joint=False).eval()
+    whole = RegionalModel(networks()[0], 1.0, regional, RULE).eval()
     pictures = torch.rand(1, 3, 20, 20).repeat_interleave(8, 2).repeat_interleave(8, 3)  # nothing symmetric
     points = torch.from_numpy(draw_face(0, 160)[1])[None]
     partner = layout("ibug68").mirror.copy()

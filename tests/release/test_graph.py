@@ -32,7 +32,7 @@ from octamark.release.model import load_network
 from octamark.release.predictor import Predictor, calibration_constants, fold_norms
 from octamark.training import recipe as config_module
 from octamark.training.data import FaceStore, centre_crops
-from octamark.training.recipe import Config
+from octamark.training.recipe import Recipe
 from octamark.training.starting import trained_shape
 
 RELEASES = models.blobs()
@@ -100,8 +100,6 @@ def stated(one: Calibration, points: NDArray[np.floating], spread: NDArray[np.fl
 
 VARIANTS = [
     NetworkConfig(width=8),
-    NetworkConfig(width=8, upsample="transposed"),
-    NetworkConfig(width=8, stem=8),
     NetworkConfig(width=8, alpha=0.5, landmarks=5),
     NetworkConfig(width=8, alpha=0.0, attention=False),
     NetworkConfig(width=8, alpha=1.0, attention=False),
@@ -301,7 +299,7 @@ def test_every_node_of_an_exported_graph_has_a_name_of_its_own() -> None:
 
 
 @cache
-def released(name: str) -> tuple[OctaveNetwork, ShapeCorrection, Config, ModelCard, bytes]:
+def released(name: str) -> tuple[OctaveNetwork, ShapeCorrection, Recipe, ModelCard, bytes]:
     """A released checkpoint, its shape correction, the shipped file's card, and both as float32 with that card."""
     path = RELEASES / f"{name}.safetensors"
     network, config, _ = load_network(path)

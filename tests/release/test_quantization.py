@@ -95,7 +95,7 @@ def test_int4_is_for_the_coarsest_level_alone() -> None:
 
 @pytest.mark.parametrize("width", [8, 16])
 @pytest.mark.parametrize("landmarks", [68, 98])
-@pytest.mark.parametrize("change", [{}, {"alpha": 0.0, "attention": False}, {"upsample": "transposed"}])
+@pytest.mark.parametrize("change", [{}, {"alpha": 0.0, "attention": False}])
 def test_which_kernels_are_int4_hangs_on_no_layout(width: int, landmarks: int, change: dict[str, Any]) -> None:
     """Those of the coarsest level; never the last layer, which draws the heatmaps."""
     network = OctaveNetwork(NetworkConfig(width=width, landmarks=landmarks, **change))

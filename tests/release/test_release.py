@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from octamark.training.trainer import Trainer
 
 import octamark
 from drawn_faces import Oracle, write_w300
 from octamark import models
 from octamark.datasets import w300
-from octamark.datasets.load import training_and_validation
+from octamark.datasets.load import labelled_sets, training_and_validation
 from octamark.errors import DataError
 from octamark.evaluation.run import Spot, detector_square
 from octamark.geometry import best_overlap, detector_squares, landmark_boxes, squares
@@ -25,6 +24,7 @@ from octamark.release import model as release_module
 from octamark.release.calibration import check_enough, detected_boxes, fit_crop_rule
 from octamark.release.model import _shaken, calibrate, release
 from octamark.training import checkpoints
+from octamark.training.engine import Trainer
 from octamark.training.recipe import parse
 
 RECIPE = {
@@ -37,8 +37,8 @@ RECIPE = {
 def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_w300(tmp_path / "w300", per_folder=40, validation=12)
     config = parse(RECIPE, "x")
-    train, held_out = training_and_validation(config.data, root, layout(config.layout))
-    Trainer(config, train, held_out, tmp_path / "run", device="cpu").run()
+    _, held_out = training_and_validation(config.data, root, layout(config.layout))
+    Trainer(config, labelled_sets(config.data, root, layout(config.layout)), tmp_path / "run", device="cpu").run()
     monkeypatch.setattr(release_module, "FaceDetector", Oracle)
     ticks: list[tuple[int, int]] = []
     made = release(tmp_path / "run", root, advance=lambda done, total: ticks.append((done, total)))

@@ -9,12 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from octamark.training.trainer import Trainer
 from torch import Tensor
 
 from command_line import run
 from drawn_faces import draw_face, write_w300
-from octamark.datasets.load import training_and_validation
+from octamark.datasets.load import labelled_sets
 from octamark.errors import ConfigError, OutputError
 from octamark.geometry import procrustes_mean
 from octamark.images import read_picture
@@ -24,6 +23,7 @@ from octamark.synthesis.caricature import STRENGTHS, Caricatures, Caricaturist, 
 from octamark.synthesis.styles import STYLES, stylise
 from octamark.synthesis.warp import Spline, folds, sample_at, spline, unfolded, warped
 from octamark.training.augmentation import augment
+from octamark.training.engine import Trainer
 from octamark.training.recipe import Augment, Caricature, parse
 
 IBUG = layout("ibug68")
@@ -283,14 +283,14 @@ def test_a_recipe_with_caricatures_trains_and_reproduces(tmp_path: Path) -> None
     stage = {"size": 64, "epochs": 2, "batch": 8, "learning_rate": 5e-3}
     table = {"name": "drawn", "network": {"size": "nano"}, "stages": [stage], "caricature": {"share": 0.5}}
     config = parse(table, "x")
-    faces_ = training_and_validation(config.data, root, IBUG)
+    faces_ = labelled_sets(config.data, root, IBUG)
     curves = []
     for number in range(2):
-        trainer = Trainer(config, *faces_, tmp_path / f"run{number}", device="cpu")
+        trainer = Trainer(config, faces_, tmp_path / f"run{number}", device="cpu")
         trainer.run()
         curves.append([(row["loss"], row["validation_nme"]) for row in trainer.rows])
     assert curves[0] == curves[1]
-    plain = Trainer(parse({**table, "caricature": None}, "x"), *faces_, tmp_path / "plain", device="cpu")
+    plain = Trainer(parse({**table, "caricature": None}, "x"), faces_, tmp_path / "plain", device="cpu")
     plain.run()
     assert plain.rows[0]["loss"] != curves[0][0][0]
     with pytest.raises(ConfigError, match=r"unknown key caricature\.strenght; allowed there: share, strength, style"):

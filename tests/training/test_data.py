@@ -14,7 +14,7 @@ from torch import Tensor
 
 from octamark.datasets import Sample
 from octamark.errors import PictureError
-from octamark.training.data import ROOM, FaceStore, epoch_batches, steps_per_epoch
+from octamark.training.data import ROOM, FaceStore, epoch_batches, mixed_batch, set_shares, steps_per_epoch
 
 
 def blobs(landmarks: NDArray[np.float64], width: int, height: int, sigma: float) -> NDArray[np.uint8]:
@@ -158,3 +158,17 @@ def test_epochs_of_fixed_length_follow_each_other() -> None:
     assert all(sorted(faces[10 * turn : 10 * turn + 10]) == list(range(10)) for turn in range(6))
     halves = [chain([b.tolist() for b in epoch_batches(10, 4, 0, 1, steps=3, rank=r, world=2)]) for r in range(2)]
     assert sorted(chain(halves)) == sorted(chain(epochs[1]))
+
+
+def test_sets_get_their_shares_and_each_its_faces_in_turn() -> None:
+    counts, shares = [100, 7, 30], set_shares([6.0, 1.0, 3.0])
+    assert shares == [0.6, 0.1, 0.3]
+    batches = [mixed_batch(counts, shares, 8, 5, step) for step in range(70)]
+    assert all(len(batch) == 8 for batch in batches)
+    faces = torch.cat(batches)
+    of_set = torch.bucketize(faces, torch.tensor([100, 107]), right=True)
+    assert [int((of_set == number).sum()) for number in range(3)] == [336, 56, 168]
+    small = (faces[of_set == 1] - 100).tolist()
+    assert all(sorted(small[7 * turn : 7 * turn + 7]) == list(range(7)) for turn in range(8))
+    assert small[:7] != small[7:14]
+    assert set_shares([None, None]) is None

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from octamark.training.distillation import Distiller, heatmap_kl
-from octamark.training.trainer import Trainer
 
 from command_line import run
 from drawn_faces import draw_face, write_w300
-from octamark.datasets.load import training_and_validation
+from octamark.datasets.load import labelled_sets
 from octamark.errors import ConfigError, WeightsError
 from octamark.geometry import crop, crop_transform, landmark_boxes, squares
 from octamark.layouts import layout
@@ -21,8 +19,11 @@ from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.training import checkpoints
 from octamark.training.data import ROOM
-from octamark.training.recipe import Config, parse
-from octamark.training.unlabelled import Counts, UnlabelledFaces
+from octamark.training.engine import Trainer
+from octamark.training.objectives.distillation import Distiller, heatmap_kl
+from octamark.training.recipe import Recipe, parse
+from octamark.training.shards import write_shard
+from octamark.training.steps import Step, step_generator
 
 STAGE = {"size": 64, "epochs": 3, "batch": 4, "learning_rate": 5e-3}
 
@@ -32,14 +33,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_w300(tmp_path_factory.mktemp("w300"), per_folder=8, validation=4)
 
 
-def recipe(**more: object) -> Config:
+def recipe(**more: object) -> Recipe:
     table = {"name": "drawn", "seed": 3, "network": {"size": "nano"}, "stages": [STAGE], **more}
     return parse(table, "recipe")
 
 
-def trainer(one: Config, root: Path, out: Path, *, resume: bool = False) -> Trainer:
-    train, held_out = training_and_validation(one.data, root, layout(one.layout), one.seed)
-    return Trainer(one, train, held_out, out, device="cpu", resume=resume)
+def trainer(one: Recipe, root: Path, out: Path, *, resume: bool = False) -> Trainer:
+    sets = labelled_sets(one.data, root, layout(one.layout), one.seed)
+    return Trainer(one, sets, out, device="cpu", resume=resume)
+
+
+def distiller(run: Trainer) -> Distiller:
+    found = run.objective.terms["distillation"]  # type: ignore[attr-defined]
+    assert isinstance(found, Distiller)
+    return found
 
 
 def log(run: Path) -> list[dict[str, str]]:
@@ -88,19 +95,19 @@ def test_gradients_reach_the_student_alone() -> None:
 def test_the_teacher_reads_undamaged_views_and_stays_as_it_is(root: Path, teacher: str, tmp_path: Path) -> None:
     one = recipe(distillation={"teacher": teacher, "weight": 2.0}, seed=4)
     student = trainer(one, root, tmp_path / "student")
-    assert student.distiller is not None
     saved = checkpoints.load(Path(teacher) / "best.safetensors")[0]["ema"]
     seen: list[torch.Tensor] = []
-    student.distiller.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    faces, _ = student._load()
-    generator = student._generator(0, 0)
-    _, plain, _ = student._labelled(faces, next(student._batches(faces, one.stages[0], 0)), one.stages[0], generator)
+    distiller(student).network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    faces, _ = student._stores()
+    chosen = next(student._chosen(one.stages[0]))
+    batch = student.task.batch(faces, chosen, one.stages[0], Step(0, 0.0, step_generator(4, 0, 0, 0)))
     student.run()
-    torch.testing.assert_close(seen[0], plain)
-    state = student.distiller.network.state_dict()
+    torch.testing.assert_close(seen[0], batch.undamaged)
+    assert not torch.equal(batch.pictures, batch.undamaged)
+    state = distiller(student).network.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in saved.items())
-    assert not student.distiller.network.training
-    assert all(p.grad is None for p in student.distiller.network.parameters())
+    assert not distiller(student).network.training
+    assert all(p.grad is None for p in distiller(student).network.parameters())
 
 
 def test_it_draws_the_student_to_the_teacher(root: Path, teacher: str, tmp_path: Path) -> None:
@@ -110,17 +117,16 @@ def test_it_draws_the_student_to_the_teacher(root: Path, teacher: str, tmp_path:
         trainer(recipe(seed=4, stages=[{**STAGE, "epochs": 10}], **more), root, tmp_path / name).run()
     rows = log(tmp_path / "taught")
     assert float(rows[-1]["distillation"]) < float(rows[0]["distillation"])
-    assert {row["distillation"] for row in log(tmp_path / "alone")} == {"0.0"}
+    assert all("distillation" not in row for row in log(tmp_path / "alone"))
     distances = []
     for name in ("alone", "taught"):
         judge = trainer(recipe(distillation=taught), root, tmp_path / f"judge of {name}")
-        assert judge.distiller is not None
         checkpoints.fill(judge.network, checkpoints.load(tmp_path / name / "last.safetensors")[0]["ema"], tmp_path)
-        faces, _ = judge._load()
+        faces, _ = judge._stores()
         pictures = faces.pictures[:, :, 20:84, 20:84] / 255
         with torch.no_grad():
             maps = judge.network.eval()(pictures)
-            distances.append(float(judge.distiller.distance(pictures, heatmaps.probabilities(maps))))
+            distances.append(float(distiller(judge).distance(pictures, heatmaps.probabilities(maps))))
     assert distances[1] < distances[0]
 
 
@@ -144,7 +150,7 @@ def test_command_line_with_faces_that_have_no_labels(
         picture, points = draw_face(9000 + seed)
         square = squares(landmark_boxes(points), 1.25 * ROOM)[0]
         kept.append(torch.from_numpy(crop(picture, crop_transform(square, 128), 128)).permute(2, 0, 1))
-    UnlabelledFaces(torch.stack(kept), 1.25, Counts(faces=6, pictures=6)).save(tmp_path / "faces.safetensors")
+    write_shard(tmp_path / "faces.safetensors", torch.stack(kept), margin=1.25)
     one = recipe(distillation={"teacher": teacher})
     table = one.model_dump(mode="json", exclude={"unlabelled", "init"})
     (tmp_path / "recipe.json").write_text(json.dumps(table))
@@ -161,7 +167,7 @@ def test_command_line_with_faces_that_have_no_labels(
     made = parse(json.loads((tmp_path / "run" / "config.json").read_text()), "x")
     assert made.unlabelled is not None
     assert made.unlabelled.teacher is None
-    assert all(float(row["distillation"]) > 0 and float(row["consistency"]) == 0 for row in log(tmp_path / "run"))
+    assert all(float(row["distillation"]) > 0 and "consistency" not in row for row in log(tmp_path / "run"))
 
 
 def test_it_teaches_at_its_own_size_alone(root: Path, teacher: str, tmp_path: Path) -> None:
@@ -175,11 +181,11 @@ def test_it_teaches_at_its_own_size_alone(root: Path, teacher: str, tmp_path: Pa
 
 def test_a_teacher_that_does_not_suit_is_refused(root: Path, tmp_path: Path) -> None:
     short = [{**STAGE, "epochs": 1}]
-    for name, more in (("wide", {"data": {"margin": 2.0}}), ("sam", {"loss": {"name": "sam"}})):
+    for name, more in (("wide", {"data": {"margin": 2.0}}), ("l1", {"loss": {"name": "soft_argmax_l1"}})):
         trainer(recipe(stages=short, **more), root, tmp_path / name).run()
     for name, said in (
         ("wide", r"trained with margin 2\.0, the recipe's is 1\.25"),
-        ("sam", "trained with the loss sam"),
+        ("l1", "trained with the loss soft_argmax_l1"),
     ):
         with pytest.raises(ConfigError, match=said):
             trainer(recipe(distillation={"teacher": str(tmp_path / name)}), root, tmp_path / "none")
@@ -192,5 +198,7 @@ def test_refusals(root: Path, tmp_path: Path) -> None:
         trainer(recipe(distillation={"teacher": "enormous"}), root, tmp_path)
     with pytest.raises(ConfigError, match=r"distillation\.teacher"):
         recipe(distillation={})
-    with pytest.raises(ConfigError, match=r"unknown key distillation\.model; allowed there: teacher, weight, trust"):
+    with pytest.raises(
+        ConfigError, match=r"unknown key distillation\.model; allowed there: teacher, weight, spread_at_half"
+    ):
         recipe(distillation={"teacher": "small", "model": "x"})

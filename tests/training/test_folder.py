@@ -6,26 +6,25 @@ import shutil
 from pathlib import Path
 
 import pytest
-from octamark.training.trainer import Trainer
 
 from drawn_faces import write_w300
-from octamark.datasets.load import training_and_validation
+from octamark.datasets.load import labelled_sets
 from octamark.errors import DataError, OutputError, WeightsError
 from octamark.layouts import layout
 from octamark.release.model import half_checkpoint, load_network, release
 from octamark.training import checkpoints
-from octamark.training.recipe import Config, parse
+from octamark.training.engine import Trainer
+from octamark.training.recipe import Recipe, parse
 from octamark.training.starting import checkpoint_path
 
 
-def config(**changes: object) -> Config:
+def config(**changes: object) -> Recipe:
     stage = {"size": 64, "epochs": 1, "batch": 8, "learning_rate": 5e-3}
     return parse({"name": "drawn", "network": {"size": "nano"}, "stages": [stage], **changes}, "recipe")
 
 
-def trainer(recipe: Config, root: Path, out: Path, *, resume: bool = False) -> Trainer:
-    faces, held_out = training_and_validation(recipe.data, root, layout(recipe.layout))
-    return Trainer(recipe, faces, held_out, out, device="cpu", resume=resume)
+def trainer(recipe: Recipe, root: Path, out: Path, *, resume: bool = False) -> Trainer:
+    return Trainer(recipe, labelled_sets(recipe.data, root, layout(recipe.layout)), out, device="cpu", resume=resume)
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def test_faces_that_were_learned_from_cannot_be_held_out_later(root: Path, tmp_p
     run = tmp_path / "run"
     first = trainer(config(), root, run)
     first.run()
-    learned = {face.name for face in first.samples}
+    learned = {face.name for face in first.sets[0].training}
     other = min(learned)
     listed = root / "splits" / "val.txt"
     names = listed.read_text().splitlines()

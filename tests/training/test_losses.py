@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from octamark.nets.heatmaps import Points, decode, draw
-from octamark.training.losses import LOSSES, laplace_kl, map_kl, sam
+from octamark.training.losses import LOSSES, drawn_kl, laplace_kl, map_kl, soft_argmax_l1
 
 
 def kl(distance: float, spread: float, scale: float) -> float:
@@ -126,12 +126,12 @@ def test_certain_and_wrong_stays_finite() -> None:
         assert torch.isfinite(gradient).all()
 
 
-def test_sam_is_the_mean_absolute_error() -> None:
+def test_soft_argmax_l1_is_the_mean_absolute_error() -> None:
     position, spread, target = (tensor.detach() for tensor in example())
     expected = np.abs((position - target).numpy()).mean()
     for scale in (1.0, 3.0):
-        assert float(sam(Points(position, spread), target, scale)) == pytest.approx(float(expected))
-    assert float(sam(Points(position, 2 * spread), target)) == pytest.approx(float(expected))
+        assert float(soft_argmax_l1(Points(position, spread), target, scale)) == pytest.approx(float(expected))
+    assert float(soft_argmax_l1(Points(position, 2 * spread), target)) == pytest.approx(float(expected))
 
 
 def test_every_point_may_have_its_own_scale_and_weight() -> None:
@@ -148,7 +148,7 @@ def test_every_point_may_have_its_own_scale_and_weight() -> None:
 
 
 def test_names() -> None:
-    assert {"laplace_kl": laplace_kl, "sam": sam} == LOSSES
+    assert {"laplace_kl": laplace_kl, "soft_argmax_l1": soft_argmax_l1} == LOSSES
 
 
 def test_map_kl_of_known_maps() -> None:
@@ -174,3 +174,35 @@ def test_map_kl_sees_what_laplace_kl_cannot() -> None:
     alike = [float(laplace_kl(decode(p), target, 2.0)) for p in (apart, drawn)]
     assert alike[0] == pytest.approx(alike[1], abs=0.05)
     assert map_kl(drawn, apart) > 5
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_points_without_a_label_have_no_part_in_a_loss(name: str) -> None:
+    """The loss is that of the labelled points alone, and so are its gradients; without any it is 0."""
+    position, spread, target = example()
+    missing = target.clone()
+    missing[0, 1] = torch.nan
+    loss = LOSSES[name](Points(position, spread), missing, 0.5)
+    kept = [0, 2]
+    expected = LOSSES[name](Points(position[:, kept], spread[:, kept]), target[:, kept], 0.5)
+    torch.testing.assert_close(loss, expected)
+    grads = torch.autograd.grad(loss, (position, spread), allow_unused=True)
+    wanted = torch.autograd.grad(expected, (position, spread), allow_unused=True)
+    for grad, want in zip(grads, wanted, strict=True):
+        if want is not None:
+            torch.testing.assert_close(grad, want)
+            assert not grad[0, 1].any()
+    nothing = LOSSES[name](Points(position, spread), torch.full_like(target, torch.nan), 0.5)
+    assert nothing.detach() == 0
+    assert not any(grad.any() for grad in torch.autograd.grad(nothing, position))
+
+
+def test_maps_of_points_without_a_label_are_0() -> None:
+    p = torch.full((1, 2, 8, 8), 1 / 64, requires_grad=True)
+    points = Points(torch.tensor([[[3.0, 4.0], [torch.nan, 4.0]]]), torch.ones(1, 2, 2))
+    kl = drawn_kl(points, p)
+    assert kl[0, 0] > 0
+    assert kl[0, 1] == 0
+    (grad,) = torch.autograd.grad(kl.sum(), p)
+    assert torch.isfinite(grad).all()
+    assert not grad[0, 1].any()

@@ -13,22 +13,23 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric import Fabric
-from octamark.training.semi_supervised import MEANS, SemiSupervisedTrainer, ramp
-from octamark.training.trainer import Trainer
 
 from command_line import run
 from drawn_faces import draw_face, write_w300
-from octamark.datasets.load import training_and_validation
+from octamark.datasets.load import labelled_sets
 from octamark.errors import ConfigError, DataError, WeightsError
 from octamark.geometry import crop, crop_transform, landmark_boxes, squares
 from octamark.layouts import layout
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import NetworkConfig, OctaveNetwork
-from octamark.training import adversary, checkpoints
+from octamark.training import checkpoints
 from octamark.training.data import ROOM, endless_batch
-from octamark.training.recipe import Adversary, Config, parse
-from octamark.training.unlabelled import Counts, UnlabelledFaces
+from octamark.training.engine import Trainer
+from octamark.training.objectives import Weight, adversary
+from octamark.training.objectives.teacher import MeanTeacher
+from octamark.training.recipe import Adversary, Recipe, parse
+from octamark.training.shards import PictureStack, write_shard
 
 BOTH = {"adversary": {"width": 8}, "teacher": {}, "batch": 4}
 STAGE = {"size": 64, "epochs": 2, "steps_per_epoch": 3, "batch": 4, "learning_rate": 5e-3}
@@ -48,20 +49,26 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
         square = squares(landmark_boxes(points), 1.25 * ROOM)[0]
         kept.append(torch.from_numpy(crop(picture, crop_transform(square, side), side)).permute(2, 0, 1))
     path = tmp_path_factory.mktemp("faces") / "faces.safetensors"
-    UnlabelledFaces(torch.stack(kept), 1.25, Counts(faces=20, pictures=20)).save(path)
+    write_shard(path, torch.stack(kept), margin=1.25)
     return path
 
 
 def recipe(
     unlabelled: dict[str, object] | None = None, stage: dict[str, object] | None = None, **more: object
-) -> Config:
+) -> Recipe:
     table = {"name": "drawn", "seed": 3, "network": {"size": "nano"}, "stages": [{**STAGE, **(stage or {})}], **more}
     return parse({**table, "unlabelled": BOTH if unlabelled is None else unlabelled}, "recipe")
 
 
-def trainer(one: Config, root: Path, faces: Path, out: Path, *, resume: bool = False) -> SemiSupervisedTrainer:
-    train, held_out = training_and_validation(one.data, root, layout(one.layout), one.seed)
-    return SemiSupervisedTrainer(one, train, held_out, faces, out, device="cpu", resume=resume)
+def trainer(one: Recipe, root: Path, faces: Path | None, out: Path, *, resume: bool = False) -> Trainer:
+    sets = labelled_sets(one.data, root, layout(one.layout), one.seed)
+    return Trainer(one, sets, out, unlabelled=faces, device="cpu", resume=resume)
+
+
+def mean_teacher(run: Trainer) -> MeanTeacher:
+    found = run.objective.terms["teacher"]  # type: ignore[attr-defined]
+    assert isinstance(found, MeanTeacher)
+    return found
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -128,16 +135,17 @@ def test_either_alone(root: Path, faces: Path, tmp_path: Path, left_out: str) ->
     one.run()
     log = rows(tmp_path)
     assert list(log[0]) == [name for name in one.columns if name != "seconds"]
-    for name, part in zip(MEANS[2:], ("adversary", "adversary", "teacher", "teacher"), strict=True):
-        assert (float(log[-1][name]) > 0) == (part != left_out)
+    for part, names in (("adversary", ("discriminator", "fooling")), ("teacher", ("consistency", "teacher_spread"))):
+        for name in names:
+            assert (name in log[-1]) == (part != left_out)
+            assert part == left_out or float(log[-1][name]) > 0
     assert ("discriminator" in checkpoints.load(one.folder.last)[0]) == (left_out == "teacher")
 
 
 def test_neither_is_the_supervised_loop(root: Path, faces: Path, tmp_path: Path) -> None:
     trainer(recipe({}), root, faces, tmp_path / "neither").run()
     plain = recipe({}).model_copy(update={"unlabelled": None})
-    train, held_out = training_and_validation(plain.data, root, layout(plain.layout))
-    Trainer(plain, train, held_out, tmp_path / "plain", device="cpu").run()
+    trainer(plain, root, None, tmp_path / "plain").run()
     assert curve(tmp_path / "neither") == curve(tmp_path / "plain")
     trainer(recipe(), root, faces, tmp_path / "both").run()
     assert curve(tmp_path / "both") != curve(tmp_path / "plain")
@@ -146,13 +154,11 @@ def test_neither_is_the_supervised_loop(root: Path, faces: Path, tmp_path: Path)
 def test_the_teacher_is_the_average_of_the_run(root: Path, faces: Path, tmp_path: Path) -> None:
     one = trainer(recipe(), root, faces, tmp_path)
     one.run()
-    assert one.teacher is not None
     ema = checkpoints.load(one.folder.last)[0]["ema"]
     again = trainer(recipe(), root, faces, tmp_path, resume=True)  # what restores the average restores the teacher
-    assert again.teacher is not None
-    for teacher in (one.teacher, again.teacher):
+    for teacher in (mean_teacher(one), mean_teacher(again)):
         assert all(torch.equal(value, ema[name]) for name, value in teacher.network.state_dict().items())
-    assert all(grad.grad is None for grad in one.teacher.network.parameters())
+    assert all(grad.grad is None for grad in mean_teacher(one).network.parameters())
 
 
 def test_resumed_goes_on_with_both_optimisers(root: Path, faces: Path, tmp_path: Path) -> None:
@@ -194,7 +200,9 @@ def test_two_processes(root: Path, faces: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     log = rows(tmp_path / "run")
     assert [row["epoch"] for row in log] == ["1", "2"]
-    assert all(float(log[-1][name]) > 0 for name in MEANS if name != "distillation")
+    assert all(
+        float(log[-1][name]) > 0 for name in ("loss", "discriminator", "fooling", "consistency", "teacher_spread")
+    )
     groups, _ = checkpoints.load(tmp_path / "run" / "last.safetensors")
     assert all(torch.isfinite(value).all() for group in groups.values() for value in group.values())
 
@@ -204,17 +212,32 @@ def test_folder_is_searched_once(root: Path, tmp_path: Path, monkeypatch: pytest
 
     calls: list[tuple[object, ...]] = []
 
-    def collect(folder: Path, size: int, margin: float, *, advance: Callable[[int, int], None]) -> UnlabelledFaces:
+    def collect(
+        folder: Path, out: Path, size: int, margin: float, *, advance: Callable[[int, int], None]
+    ) -> unlabelled.UnlabelledFaces:
         calls.append((folder, size, margin))
         advance(1, 1)
-        return UnlabelledFaces(torch.zeros(3, 3, 205, 205, dtype=torch.uint8), margin, Counts(faces=3, pictures=1))
+        out.mkdir()
+        write_shard(out / "0.safetensors", torch.zeros(3, 3, 205, 205, dtype=torch.uint8), margin=margin)
+        return unlabelled.read(out)
 
     monkeypatch.setattr(unlabelled, "collect", collect)
     trainer(recipe(stage={"epochs": 1}), root, tmp_path / "own", tmp_path / "run").run()
     longer = recipe(stages=[{**STAGE, "epochs": 1}, {**STAGE, "epochs": 1, "size": 96}])
     trainer(longer, root, tmp_path / "own", tmp_path / "run", resume=True).run()
     assert calls == [(tmp_path / "own", 64, 1.25)]
-    assert len(unlabelled.read(tmp_path / "run" / "unlabelled.safetensors")) == 3
+    assert len(unlabelled.read(tmp_path / "run" / "unlabelled")) == 3
+
+
+def test_faces_on_disk_teach_what_faces_in_memory_do(
+    root: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer(recipe(stage={"epochs": 1}), root, faces, tmp_path / "memory").run()
+    monkeypatch.setattr("octamark.training.data.MEMORY", 0)
+    one = trainer(recipe(stage={"epochs": 1}), root, faces, tmp_path / "disk")
+    one.run()
+    assert isinstance(one.task.others[1], PictureStack)  # type: ignore[attr-defined]
+    assert rows(tmp_path / "disk") == rows(tmp_path / "memory")
 
 
 def test_endless_batches_go_round() -> None:
@@ -227,8 +250,8 @@ def test_endless_batches_go_round() -> None:
 
 
 def test_weights_rise() -> None:
-    assert [ramp(share, 0.2) for share in (0.0, 0.1, 0.2, 0.9)] == [0.0, 0.5, 1.0, 1.0]
-    assert ramp(0.0, 0.0) == 1.0
+    assert [Weight(2.0, 0.2).at(progress) for progress in (0.0, 0.1, 0.2, 0.9)] == [0.0, 1.0, 2.0, 2.0]
+    assert Weight(1.0).at(0.0) == 1.0
 
 
 def test_command_line(root: Path, faces: Path, tmp_path: Path) -> None:
@@ -238,9 +261,9 @@ def test_command_line(root: Path, faces: Path, tmp_path: Path) -> None:
     run("train", path, "--data", root, "--out", tmp_path / "plain", "--device", "cpu")
     shared = ("--data", root, "--unlabelled", faces, "--device", "cpu")
     said = run("train", "--init", tmp_path / "plain", *shared, "--out", tmp_path / "adapted")
-    assert "20 faces in 20 pictures" in said
+    assert "unlabelled: 20 faces" in said
     assert "epoch 10/10" in said
-    assert "20 faces in 20" in checkpoints.load(tmp_path / "adapted" / "best.safetensors")[1]["unlabelled"]
+    assert "20 faces" in checkpoints.load(tmp_path / "adapted" / "best.safetensors")[1]["unlabelled"]
     made = parse(json.loads((tmp_path / "adapted" / "config.json").read_text()), "x")
     assert made.name == "drawn-adapted"
     assert made.unlabelled is not None
@@ -270,12 +293,14 @@ def test_init_by_name(root: Path, faces: Path, tmp_path: Path, monkeypatch: pyte
 def test_refusals(root: Path, faces: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no section unlabelled"):
         trainer(recipe({}).model_copy(update={"unlabelled": None}), root, faces, tmp_path)
+    with pytest.raises(ConfigError, match="learns from unlabelled faces: name them with --unlabelled"):
+        trainer(recipe(), root, None, tmp_path)
     with pytest.raises(DataError, match=r"cropped with margin 1\.25, the recipe's is 1\.5"):
         trainer(recipe(data={"margin": 1.5}), root, faces, tmp_path / "a").run()
     with pytest.raises(DataError, match="no such folder"):
         trainer(recipe(), root, tmp_path / "nowhere", tmp_path / "b").run()
     with pytest.raises(ConfigError, match="which only the loss laplace_kl trains"):
-        recipe(loss={"name": "sam"})
+        recipe(loss={"name": "soft_argmax_l1"})
     with pytest.raises(ConfigError, match=r"unknown key unlabelled\.teacher\.wait; allowed there: weight, warm_up"):
         recipe({"teacher": {"wait": 1}})
     path = tmp_path / "recipe.json"

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from lightning_fabric import Fabric
-from octamark.training.teacher import MeanTeacher, consistency
 from torch import Tensor
 
 from octamark.layouts import layout
@@ -17,8 +16,9 @@ from octamark.nets.network import NetworkConfig, OctaveNetwork
 from octamark.nets.sampling import cut, middle, move_points, move_spreads
 from octamark.training.augmentation import similarity
 from octamark.training.losses import laplace_kl, map_kl
+from octamark.training.objectives.teacher import MeanTeacher, consistency
 from octamark.training.optimisation import ExponentialAverage
-from octamark.training.recipe import Augment
+from octamark.training.recipe import Augment, Teacher
 
 MIRROR = torch.from_numpy(layout("ibug68").mirror.copy())
 
@@ -27,7 +27,7 @@ def teacher() -> tuple[OctaveNetwork, ExponentialAverage, MeanTeacher]:
     torch.manual_seed(0)
     network = OctaveNetwork(NetworkConfig(width=8))
     average = ExponentialAverage(network, 0.5)
-    return network, average, MeanTeacher(average, network, 1.0, Fabric(accelerator="cpu"))
+    return network, average, MeanTeacher(Teacher(), average, network, 1.0, MIRROR, Fabric(accelerator="cpu"))
 
 
 def test_its_weights_are_the_average() -> None:
@@ -58,10 +58,10 @@ def test_views_of_nothing_new_change_nothing(mirror: float, zoom: float) -> None
     generator = torch.Generator().manual_seed(0)
     matrices, mirrored = similarity(still, 3, side, size, generator, zoom)
     plain = middle(3, side, size, zoom)
-    seen = one(faces, plain, torch.zeros(3, dtype=torch.bool), mirror=MIRROR, size=size, zoom=zoom)
+    seen = one.points(faces, plain, torch.zeros(3, dtype=torch.bool), size=size, zoom=zoom)
     if not mirror:
         torch.testing.assert_close(matrices, plain)
-    taught = one(faces, matrices, mirrored, mirror=MIRROR, size=size, zoom=zoom)
+    taught = one.points(faces, matrices, mirrored, size=size, zoom=zoom)
     assert seen.position.shape == seen.spread.shape == (3, 68, 2)
     assert not seen.position.requires_grad
     assert 0 < float(seen.position.min()) < float(seen.position.max()) < 15  # heatmap pixels
@@ -78,7 +78,7 @@ def test_a_face_and_its_mirror_image_are_seen_alike() -> None:
     _, _, one = teacher()
     faces = torch.randint(0, 256, (2, 3, 102, 102), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     plain, still = middle(2, 102, 64), torch.zeros(2, dtype=torch.bool)
-    straight, turned = (one(f, plain, still, mirror=MIRROR, size=64, zoom=1.0) for f in (faces, faces.flip(3)))
+    straight, turned = (one.points(f, plain, still, size=64, zoom=1.0) for f in (faces, faces.flip(3)))
     back = turned.position[:, MIRROR] * torch.tensor([-1.0, 1.0]) + torch.tensor([15.0, 0.0])
     torch.testing.assert_close(back, straight.position, rtol=0, atol=1e-4)
     torch.testing.assert_close(turned.spread[:, MIRROR], straight.spread, rtol=0, atol=1e-4)
@@ -110,7 +110,7 @@ def test_consistency_is_the_divergence_to_the_teachers_density() -> None:
     points = Points(torch.tensor([[[3.0, 5.0]]]), torch.tensor([[[0.7, 1.2]]]))
     taught = Points(torch.tensor([[[3.5, 4.0]]]), torch.tensor([[[0.2, 2.0]]]))
     p = torch.full((1, 1, 16, 16), 1 / 256)
-    loss = consistency(p, points, taught, target_scale=0.5, trust=1.0)
+    loss = consistency(p, points, taught, target_scale=0.5, half=1.0)
     axes = []
     for axis, scale in ((0, 0.5), (1, 2.0)):  # the first is not believed under the target scale
         kept = [Points(*(value[..., axis : axis + 1] for value in points)), taught.position[..., axis : axis + 1]]

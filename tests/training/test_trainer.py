@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from octamark.training.trainer import Trainer
 
 from drawn_faces import write_w300
-from octamark.datasets.load import training_and_validation
+from octamark.datasets.load import labelled_sets, training_and_validation
 from octamark.errors import ConfigError, DataError, DeviceError, OutputError, WeightsError
 from octamark.layouts import layout
 from octamark.nets.network import NetworkConfig, OctaveNetwork
 from octamark.training import checkpoints
+from octamark.training.engine import Trainer
 from octamark.training.optimisation import ExponentialAverage, learning_rate
-from octamark.training.recipe import Config, Stage, parse
+from octamark.training.recipe import Recipe, Stage, parse
 from octamark.training.starting import (
     adaptation,
     checkpoint_path,
@@ -50,15 +50,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_w300(tmp_path_factory.mktemp("w300"), per_folder=12, validation=6)
 
 
-def config(epochs: int = 2, **changes: object) -> Config:
+def config(epochs: int = 2, **changes: object) -> Recipe:
     table = {"name": "drawn", "seed": 3, "network": {"size": "nano"}}
     stage = {"size": 64, "epochs": epochs, "batch": 8, "learning_rate": 5e-3}
     return parse({**table, "stages": [stage], **changes}, "recipe")
 
 
-def trainer(recipe: Config, root: Path, out: Path, *, resume: bool = False) -> Trainer:
-    faces, held_out = training_and_validation(recipe.data, root, layout(recipe.layout), recipe.seed)
-    return Trainer(recipe, faces, held_out, out, device="cpu", resume=resume)
+def trainer(recipe: Recipe, root: Path, out: Path, *, resume: bool = False) -> Trainer:
+    sets = labelled_sets(recipe.data, root, layout(recipe.layout), recipe.seed)
+    return Trainer(recipe, sets, out, device="cpu", resume=resume)
 
 
 def curve(run: Path) -> list[tuple[str, ...]]:
@@ -172,7 +172,7 @@ def test_refusals(root: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="damaged"):
         trainer(config(epochs=1), root, out, resume=True)
     with pytest.raises(DeviceError, match="devices: auto, cpu, cuda"):
-        Trainer(config(), [], [], tmp_path / "x", device="abacus")
+        Trainer(config(), [], tmp_path / "x", device="abacus")
     tight = {"size": 32, "epochs": 1, "batch": 1}
     with pytest.raises(ConfigError, match=r"stages\.0\.batch: 1 of 30 faces over 1 processes"):
         trainer(config(stages=[tight]), root, tmp_path / "x")
@@ -256,10 +256,11 @@ def test_another_layout_starts_with_all_but_the_head() -> None:
 def test_a_share_of_the_start_is_kept_and_caricatures_end_with_the_last_epoch(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keeping = {"init": "nano", "optimiser": {"keep": 0.25}, "caricature": {"share": 0.5}}
+    keeping = {"init": "nano", "optimiser": {"init_weight": 0.25}, "caricature": {"share": 0.5}}
     one = trainer(config(epochs=2, **keeping), root, tmp_path)
-    validate = one.validate
-    monkeypatch.setattr(one, "validate", lambda *args: (validate(*args)[0] + one.epoch, 0.0))  # ever worse
+    validate = one.task.validate
+    worse = lambda *args: (validate(*args)[0] + one.epoch, {})  # noqa: E731
+    monkeypatch.setattr(one.task, "validate", worse)
     assert one.run() > 1
     start = trained_network(checkpoint_path("nano"))[0].state_dict()
     learned = checkpoints.load(tmp_path / "last.safetensors")[0]["ema"]
@@ -271,15 +272,15 @@ def test_a_share_of_the_start_is_kept_and_caricatures_end_with_the_last_epoch(
             torch.testing.assert_close(value, 0.75 * learned[name] + 0.25 * start[name])
     assert any(not torch.equal(learned[name], start[name]) for name in start)
     assert meta["epoch"] == 2
-    with pytest.raises(ConfigError, match=r"optimiser\.keep: name the weights to keep a share of with init"):
-        config(optimiser={"keep": 0.25})
+    with pytest.raises(ConfigError, match=r"optimiser\.init_weight: name the weights to average with, in init"):
+        config(optimiser={"init_weight": 0.25})
 
 
-def test_what_is_kept_needs_the_layout_of_the_start() -> None:
-    with pytest.raises(WeightsError, match=r"nothing to keep a share of; leave out optimiser\.keep"):
-        starting_network(config(layout="webcaricature17", init="nano", optimiser={"keep": 0.5}))
+def test_averaging_with_the_start_needs_its_layout() -> None:
+    with pytest.raises(WeightsError, match=r"cannot be averaged; leave out optimiser\.init_weight"):
+        starting_network(config(layout="webcaricature17", init="nano", optimiser={"init_weight": 0.5}))
 
 
 def test_adapting_forgets_how_the_released_model_was_made() -> None:
     one = adaptation("small")
-    assert (one.caricature, one.optimiser.keep, one.distillation) == (None, 0.0, None)
+    assert (one.caricature, one.optimiser.init_weight, one.distillation) == (None, 0.0, None)

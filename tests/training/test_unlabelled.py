@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from octamark.errors import DataError
+from octamark.errors import DataError, OutputError
 from octamark.geometry import apply, crop_transform, detector_squares, invert
 from octamark.inference.landmarker import load
 from octamark.training.data import ROOM
+from octamark.training.shards import PictureStack, open_shards
 from octamark.training.unlabelled import Counts, UnlabelledFaces, collect, pictures_in, read
 
 
@@ -38,22 +41,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photograph: NDArray[np.uint
     return root
 
 
-def test_everything_is_found_or_counted(folder: Path) -> None:
+def test_everything_is_found_or_counted(folder: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    faces = collect(folder, 64, 1.25, advance=lambda done, total: seen.append((done, total)))
+    faces = collect(folder, tmp_path / "out", 64, 1.25, advance=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 7) for done in range(1, 8)]
     assert faces.counts == Counts(faces=4, pictures=3, broken=1, empty=1, faceless=2, small=1)
     assert len(faces) == 4
     assert faces.pictures.shape == (4, 3, 205, 205)
-    assert faces.pictures.dtype == torch.uint8
+    assert faces.pictures[:].dtype == torch.uint8
     assert "2 pictures without a face, 1 broken, 1 empty files, 1 faces under 32" in str(faces.counts)
 
 
 def test_crops_are_those_of_the_released_rule(folder: Path, tmp_path: Path) -> None:
     """The network's crop, cut from the picture as prediction does, is the middle of the stored one."""
     picture = np.asarray(Image.open(folder / "one.png"))
-    (tmp_path / "one.png").write_bytes((folder / "one.png").read_bytes())
-    stored = collect(tmp_path, 128, 1.25).pictures[0].permute(1, 2, 0).numpy()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "one.png").write_bytes((folder / "one.png").read_bytes())
+    stored = collect(tmp_path / "in", tmp_path / "out", 128, 1.25).pictures[:1][0].permute(1, 2, 0).numpy()
     model = load("small")
     found = model(picture)
     rule = model.card.crop
@@ -64,38 +68,51 @@ def test_crops_are_those_of_the_released_rule(folder: Path, tmp_path: Path) -> N
     again = apply(crop_transform(np.array([102.0, 102.0, 205.0]), 205), landmarks)
     seen = model(stored, [[again[:, 0].min(), again[:, 1].min(), again[:, 0].max(), again[:, 1].max()]])
     assert np.linalg.norm(seen.landmarks[0] - landmarks, axis=1).mean() < 4  # pixels of 205
-    wider = collect(tmp_path, 128, 2.0).pictures
-    assert not torch.equal(wider, collect(tmp_path, 128, 1.25).pictures)
+    wider = collect(tmp_path / "in", tmp_path / "wider", 128, 2.0).pictures[:]
+    assert not torch.equal(wider, open_shards(tmp_path / "out").pictures[:])
 
 
 def test_large_faces_are_kept_larger_for_larger_networks(folder: Path, tmp_path: Path) -> None:
     with Image.open(folder / "one.png") as image:
-        image.resize((900, 900)).save(tmp_path / "large.png")
-    assert collect(tmp_path, 128, 1.25).pictures.shape[-1] == 205
-    assert collect(tmp_path, 256, 1.25).pictures.shape[-1] == round(256 * ROOM)
-    assert 205 < collect(tmp_path, 512, 1.25).pictures.shape[-1] < round(512 * ROOM)  # as large as it is
+        (tmp_path / "in").mkdir()
+        image.resize((900, 900)).save(tmp_path / "in" / "large.png")
+    side = {size: collect(tmp_path / "in", tmp_path / str(size), size, 1.25).pictures.side for size in (128, 256, 512)}
+    assert side[128] == 205
+    assert side[256] == round(256 * ROOM)
+    assert 205 < side[512] < round(512 * ROOM)  # as large as it is
 
 
-def test_file_keeps_everything(folder: Path, tmp_path: Path) -> None:
-    faces = collect(folder, 64, 1.3)
-    faces.save(tmp_path / "faces.safetensors")
-    again = read(tmp_path / "faces.safetensors")
-    assert torch.equal(again.pictures, faces.pictures)
+def test_the_folder_keeps_everything(folder: Path, tmp_path: Path) -> None:
+    faces = collect(folder, tmp_path / "faces", 64, 1.3)
+    again = read(tmp_path / "faces")
+    assert torch.equal(again.pictures[:], faces.pictures[:])
     assert (again.margin, again.counts) == (1.3, faces.counts)
+    with pytest.raises(OutputError, match="faces: exists already"):
+        collect(folder, tmp_path / "faces", 64, 1.3)
+
+
+def test_files_of_version_1_are_read(tmp_path: Path) -> None:
+    """One .safetensors file with the counts in its metadata."""
+    pictures = torch.randint(0, 256, (2, 3, 205, 205), dtype=torch.uint8)
+    meta = json.dumps({"margin": 1.3, "counts": {"faces": 2, "pictures": 5, "small": 1}})
+    safetensors.torch.save_file({"pictures": pictures}, tmp_path / "x.safetensors", {"octamark unlabelled": meta})
+    faces = read(tmp_path / "x.safetensors")
+    assert torch.equal(faces.pictures[:], pictures)
+    assert (faces.margin, faces.counts) == (1.3, Counts(faces=2, pictures=5, small=1))
 
 
 def test_resized_averages_and_never_enlarges() -> None:
     pictures = torch.randint(0, 256, (2, 3, 204, 204), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    faces = UnlabelledFaces(pictures, 1.25, Counts(faces=2, pictures=2))
-    half = faces.resized(64)
+    faces = UnlabelledFaces(PictureStack([pictures]), 1.25, Counts(faces=2, pictures=2))
+    half = faces.resized(64)[:]
     averages = torch.nn.functional.avg_pool2d(pictures.float(), 2)
     assert (half.float() - averages).abs().max() <= 0.5
-    assert faces.resized(256) is pictures
+    assert torch.equal(faces.resized(256)[:], pictures)
 
 
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere: no such folder; give one of pictures, or a \.safetensors"):
-        collect(tmp_path / "nowhere", 64, 1.25)
+    with pytest.raises(DataError, match=r"nowhere: no such folder; give one of pictures, or what octamark crops"):
+        collect(tmp_path / "nowhere", tmp_path / "out", 64, 1.25)
     with pytest.raises(DataError, match=r"no pictures in this folder \(\.jpg"):
         pictures_in(tmp_path)
     Image.fromarray(np.full((80, 80, 3), 120, np.uint8)).save(tmp_path / "wall.png")
@@ -103,8 +120,9 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"no face to learn from: 0 faces .* 1 pictures without a face, 0 broken, 1 emp"
     ):
-        collect(tmp_path, 64, 1.25)
+        collect(tmp_path, tmp_path / "out", 64, 1.25)
     (tmp_path / "x.safetensors").write_bytes(b"nonsense")
-    for name in ("x.safetensors", "missing.safetensors"):
-        with pytest.raises(DataError, match="not a file of unlabelled faces"):
+    for name, said in (("x.safetensors", "not a shard of crops"), ("missing.safetensors", "no shards; give a")):
+        with pytest.raises(DataError, match=said):
             read(tmp_path / name)
+    assert not (tmp_path / "out").exists()
