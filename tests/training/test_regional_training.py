@@ -1,27 +1,20 @@
-"""Training and release of a regional network on drawn faces, beside a global network trained on them too."""
+"""Training of a regional network on drawn faces, beside a global network trained on them too."""
 
 from __future__ import annotations
 
 import csv
-import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-import octamark
 from command_line import run
-from drawn_faces import Oracle, write_w300
+from drawn_faces import write_w300
 from octamark import models
-from octamark.datasets.load import labelled_sets, training_and_validation
-from octamark.errors import ConfigError, DataError, LayoutError, WeightsError
-from octamark.geometry import landmark_boxes
-from octamark.inference.refiner import Refiner
+from octamark.datasets.load import labelled_sets
+from octamark.errors import ConfigError, LayoutError, WeightsError
 from octamark.inference.regions import RegionTable
 from octamark.layouts import layout
-from octamark.release.model import release
-from octamark.release.regional import Seen, fit_fusion, is_regional, release_regions
 from octamark.training.engine import Trainer
 from octamark.training.recipe import Recipe, parse
 from octamark.training.regions import jitter, shrunk
@@ -110,61 +103,6 @@ def test_sizes_margins_and_other_sections_must_suit(look: Path, root: Path, tmp_
         parse({**good, "distillation": {"teacher": "small"}}, "x")
 
 
-def test_a_regional_run_becomes_a_weight_file_that_refines(
-    look: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from octamark.release import model as release_module
-
-    monkeypatch.setattr(release_module, "FaceDetector", Oracle)
-    monkeypatch.setattr("octamark.evaluation.run.FaceDetector", Oracle)
-    (tmp_path / "look.onnx").write_bytes(release(look, root).onnx)
-    config = recipe(look, epochs=6)
-    trainer(config, root, tmp_path / "run").run()
-    assert is_regional(tmp_path / "run")
-    assert not is_regional(look)
-    with pytest.raises(ConfigError, match=r"follow the points of .*: --look MODEL.onnx, or a model that ships: nano"):
-        release_regions(tmp_path / "run", root)  # its global network is a run
-    ticks: list[tuple[int, int]] = []
-    made = release_regions(
-        tmp_path / "run",
-        root,
-        look=str(tmp_path / "look.onnx"),
-        advance=lambda done, total: ticks.append((done, total)),
-    )
-    assert ticks[-1][0] == ticks[-1][1]
-    (tmp_path / "near.onnx").write_bytes(made.onnx)
-    assert Refiner(tmp_path / "near.onnx").card == made.card
-    assert made.card.look == "drawn"
-    assert made.card.sharpness > 0
-
-    landmarkers = [
-        octamark.load(tmp_path / "look.onnx", refine=refine, regions=tmp_path / "near.onnx", rotation="never")  # type: ignore[arg-type]
-        for refine in ("never", "always", "auto")
-    ]
-    _, held_out = training_and_validation(config.data, root, layout("ibug68"))
-    errors = np.zeros((3, len(held_out)))
-    for index, sample in enumerate(held_out):
-        for which, landmarker in enumerate(landmarkers):
-            found = landmarker(sample.read(), [landmark_boxes(sample.landmarks)], box_kind="landmarks")
-            apart = np.linalg.norm(found.landmarks[0] - sample.landmarks, axis=1)
-            errors[which, index] = apart.mean() / np.linalg.norm(sample.landmarks[36] - sample.landmarks[45])
-    assert errors[1].mean() < errors[0].mean()  # fitted on these very faces
-    np.testing.assert_array_equal(errors[2], errors[1])  # "auto": all are larger than the input of 64 pixels
-    name = f"validation NME, %, label boxes, {len(held_out)} faces"
-    said = made.card.scores[name.replace("%, ", "%, without refinement, ")]
-    assert said == pytest.approx(100 * errors[0].mean(), rel=0.01)
-    (tmp_path / "near.safetensors").write_bytes(made.checkpoint)
-    again = release_regions(tmp_path / "near.safetensors", root, look=str(tmp_path / "look.onnx"))
-    assert again.card.scores[name] == pytest.approx(made.card.scores[name], rel=0.05)  # half precision
-
-    training, _ = training_and_validation(config.data, root, layout("ibug68"))
-    elsewhere = tmp_path / "w300"
-    shutil.copytree(root, elsewhere)
-    (elsewhere / "splits" / "val.txt").write_text(training[0].name)
-    with pytest.raises(DataError, match=f"has learned from 1 of the faces .* {training[0].name}; hold out others"):
-        release_regions(tmp_path / "run", elsewhere, look=str(tmp_path / "look.onnx"))
-
-
 def test_the_command_trains_and_refuses(look: Path, root: Path, tmp_path: Path) -> None:
     text = f"""name = "near"
     [network]
@@ -198,25 +136,6 @@ def test_what_cannot_be_released_or_ignored_is_refused(look: Path, root: Path, t
     for change in ({"init": "small"}, {"loss": {"name": "soft_argmax_l1"}}):
         with pytest.raises(ConfigError, match="leave out init"):
             parse({**good, **change}, "x")
-
-
-def test_the_fusion_finds_what_the_data_say() -> None:
-    """Readings of the mouth with a twentieth of the error that their spreads state, and noise elsewhere."""
-    rng = np.random.default_rng(0)
-    truth = layout("ibug68").diagram[None].astype(np.float64) * 200 + rng.normal(0, 1, (40, 1, 2))
-    size = np.full((40, 68, 2), 3.0)
-    owner = np.array([region.kind for region in TABLE.regions])[TABLE.owners]
-    noise = np.where(owner == "mouth", 0.15, 12.0)[None, :, None]
-    readings = truth[:, TABLE.landmarks] + rng.normal(size=(40, 70, 2)) * noise
-    seen = Seen(truth + rng.normal(size=truth.shape) * 3, size, readings, np.full((40, 70, 2), 3.0))
-    fitted = fit_fusion(seen, truth, TABLE)
-    bias = dict(zip(TABLE.kinds, fitted.bias * fitted.sharpness, strict=True))
-    assert bias["mouth"] > 3
-    assert max(value for kind, value in bias.items() if kind != "mouth") < -1.5
-    points, _ = fitted.join(seen, TABLE)
-    mouth = list(layout("ibug68").groups["mouth"])
-    assert np.abs(points - truth)[:, mouth].mean() < 0.3
-    assert np.abs(points - truth).mean() < np.abs(seen.points - truth).mean()
 
 
 def test_random_placements() -> None:

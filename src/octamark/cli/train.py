@@ -235,7 +235,7 @@ def export(
 
         paths = data_paths(data)
         finished = (
-            release_regions(run, paths, look=global_model, storage=storage, advance=advance)
+            release_regions(run, paths, global_model=global_model, storage=storage, advance=advance)
             if regional
             else release(run, paths, storage=storage, advance=advance)
         )
@@ -246,6 +246,8 @@ def export(
         note(f"{name}: {value:.2f}")
     if isinstance(finished.card, ModelCard) and not any(finished.card.crop.detector_residual):
         note("YuNet finds too few of the training faces to fit its boxes: give your own boxes, or --box picture")
+    if finished.card.calibration.kind == "global":
+        note("too few labelled points are held out for more: the spread is calibrated with one factor for all points")
     note(f"{out}: {len(finished.onnx) / 1e6:.2f} MB")
 
 

@@ -1,4 +1,4 @@
-"""From a run to a weight file: fit the crop rule and the spread, score on validation, write the card, export."""
+"""From a training run to a model file: crop rule, shape correction, calibration, scores and card are measured here."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from octamark._version import __version__
 from octamark.datasets import FORMATS, Sample
 from octamark.datasets.load import split_of, training_and_validation
 from octamark.errors import listed
-from octamark.evaluation.run import Spot, Square, View, detector_square, label_square, predict
+from octamark.evaluation.run import Detect, Spot, Square, View, detector_square, label_square, predict
 from octamark.geometry import Picture
 from octamark.inference.detector import FaceDetector
 from octamark.inference.landmarker import Landmarker, shifted
-from octamark.layouts import layout
-from octamark.metrics import failure_rate, failures, nme, usual_normaliser
+from octamark.layouts import Layout, layout
+from octamark.metrics import distances, failures, nme, usual_normaliser
 from octamark.models import ModelCard
 from octamark.models.calibration import Calibration
 from octamark.nets.network import OctaveNetwork
@@ -36,7 +36,7 @@ from octamark.release.calibration import (
 from octamark.release.graph import recalibrated, to_onnx
 from octamark.release.predictor import Predictor
 from octamark.release.quantization import Storage
-from octamark.release.shape_correction import fit_shape, found_shapes
+from octamark.release.shape_correction import LEAST_FACES, fit_shape, found_shapes
 from octamark.synthesis.caricature import Caricatures
 from octamark.training import checkpoints
 from octamark.training.data import FaceStore
@@ -44,7 +44,7 @@ from octamark.training.recipe import Recipe
 from octamark.training.starting import trained_network
 
 SHAPE_FACES = 2000
-"""Training faces, at most, that the shape correction is fitted on."""
+"""Largest number of training faces that the shape correction is fitted on."""
 
 TERMS_300W = (
     "research use only, non-commercial: the terms of the training pictures (C. Sagonas et al., 300 Faces "
@@ -54,7 +54,12 @@ TERMS_300W = (
 
 @dataclass(frozen=True)
 class Release:
-    """A finished model: the ONNX file, its card, and the checkpoint behind it (see :func:`half_checkpoint`)."""
+    """A finished model.
+
+    Attributes:
+        onnx: bytes of the model file; card: the one inside it.
+        checkpoint: bytes of the checkpoint behind it, see :func:`half_checkpoint`.
+    """
 
     onnx: bytes
     card: ModelCard
@@ -68,24 +73,25 @@ def load_network(path: Path) -> tuple[OctaveNetwork, Recipe, dict[str, Any]]:
         WeightsError: missing or damaged checkpoint.
     """
     file = path / "best.safetensors" if path.is_dir() else path
-    network, config, meta = trained_network(file)
+    network, recipe, meta = trained_network(file)
     if path.is_dir():
         meta["rows"] = checkpoints.load(path / "last.safetensors")[1]["rows"]  # the best epoch's file ends with it
-    return network, config, meta
+    return network, recipe, meta
 
 
-def learned_from(config: Recipe, faces: int, held_out: int) -> tuple[str, str]:
+def learned_from(recipe: Recipe, faces: int, held_out: int) -> tuple[str, str]:
     """A card's ``training_data`` and ``terms``."""
-    before = [name for name in (config.init, config.distillation and config.distillation.teacher) if name]
-    terms = "those of the training pictures" + (f", and of {listed(before)}" if before else "")
-    names = []
-    for section in config.data:
+    sources = [name for name in (recipe.init, recipe.distillation and recipe.distillation.teacher) if name]
+    terms = "those of the training pictures" + (f", and of {listed(sources)}" if sources else "")
+    sets = []
+    for section in recipe.data:
         form = FORMATS.get(section.format)
         named = form is not None and form.layout is not None
-        names.append(f"{form.title.partition(':')[0]} {split_of(section)}" if form and named else "own pictures")
-    name = listed(names)
-    learned = f"{name}, {faces} faces ({held_out} held out)" + (f"; started from {config.init}" if config.init else "")
-    return learned, TERMS_300W if any(section.format == "300w" for section in config.data) else terms
+        sets.append(f"{form.title.partition(':')[0]} {split_of(section)}" if form and named else "own pictures")
+    learned = f"{listed(sets)}, {faces} faces ({held_out} held out)"
+    if recipe.init:
+        learned = f"{learned}; started from {recipe.init}"
+    return learned, TERMS_300W if any(section.format == "300w" for section in recipe.data) else terms
 
 
 def release(
@@ -95,26 +101,35 @@ def release(
     storage: Storage = "int4",
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Release:
-    """Finish a run.
+    """The model file of a run.
 
-    The crop rule's map from detector boxes and the shape correction are fitted on training faces; the calibration on
-    validation faces; the scores are those of the exported file in ONNX Runtime on the validation faces.
+    The map from detector boxes to crops and the shape correction are fitted on training faces (of a run whose training
+    faces are all stored crops, the map on validation faces and no shape correction); offset and calibration on
+    validation faces. The scores are those of the exported file in ONNX Runtime on the validation faces.
+
+    Args:
+        run: folder of the run, or a checkpoint.
+        data: folder of the labelled faces, or of each set of the recipe by name; see
+            :func:`octamark.datasets.load.labelled_sets`.
+        storage: precision of the stored weights, see :data:`octamark.release.quantization.STORAGES`.
+        advance: called with the number of finished steps and of all steps.
 
     Raises:
         WeightsError, DataError: as the readers raise them.
     """
-    network, config, meta = load_network(run)
-    one = layout(config.layout)
-    training, validation = training_and_validation(config.data, data, one, config.seed)
+    network, recipe, meta = load_network(run)
+    points = layout(recipe.layout)
+    training, validation = training_and_validation(recipe.data, data, points, recipe.seed)
     checkpoints.check_held_out(meta, validation, run)
-    size, margin = config.stages[-1].size, config.margin
-    learned, terms = learned_from(config, len(training), len(validation))
+    learned, terms = learned_from(recipe, len(training), len(validation))
     if "unlabelled" in meta:
         learned, terms = f"{learned}; without labels: {meta['unlabelled']}", f"{terms}; and those of the unlabelled"
-    if config.distillation is not None:
-        learned = f"{learned}; distilled from {config.distillation.teacher}"
-    some = training[:: -(-len(training) // SHAPE_FACES)]
-    steps = len(training) + len(some) + 2 * len(validation)
+    if recipe.distillation is not None:
+        learned = f"{learned}; distilled from {recipe.distillation.teacher}"
+    complete = [sample for sample in training if np.isfinite(sample.landmarks).all()]
+    shape_faces = complete[:: max(1, -(-len(complete) // SHAPE_FACES))]
+    crop_faces = training or validation
+    steps = len(crop_faces) + len(shape_faces) + 2 * len(validation)
     done = 0
 
     def tick() -> None:
@@ -123,137 +138,152 @@ def release(
         advance(done, steps)
 
     detector = FaceDetector()
-    rule = fit_crop_rule(training, detected_boxes(training, detector, tick), size=size, margin=margin)
-    shape = _shape_correction(network, config, some, tick)
+    boxes = detected_boxes(crop_faces, detector, tick)
+    rule = fit_crop_rule(crop_faces, boxes, size=recipe.stages[-1].size, margin=recipe.margin)
+    shape = _shape_correction(network, recipe, points, shape_faces, tick)
     draft = ModelCard(
-        name=config.name,
-        layout=config.layout,
+        name=recipe.name,
+        layout=points.name,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         width=network.config.width,
         crop=rule,
-        calibration=Calibration.identity(one.count),
-        normaliser=usual_normaliser(one),
+        calibration=Calibration.identity(points.count),
+        normaliser=usual_normaliser(points),
         scores={},
         training_data=learned,
         terms=terms,
-        recipe=config.model_dump(mode="json"),
+        recipe=recipe.model_dump(mode="json"),
         version=__version__,
     )
 
     def graph(shape: ShapeCorrection | None) -> bytes:
-        return to_onnx(Predictor(network, config.loss.beta, one, draft.calibration, shape), draft, storage=storage)
+        predictor = Predictor(network, recipe.loss.beta, points, draft.calibration, shape)
+        return to_onnx(predictor, draft, storage=storage)
 
-    onnx, card = calibrate(graph(shape), validation, detector=detector, seed=config.seed, tick=tick)
+    onnx, card = calibrate(graph(shape), validation, detector=detector, seed=recipe.seed, tick=tick)
     further = {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100}
     if shape is not None:
-        plain = _by_labels(Landmarker(graph(None), rotation="never", refine="never"), validation, tick)
-        further["validation NME without the shape correction, %, label boxes"] = plain
+        uncorrected = _nme_in_label_boxes(Landmarker(graph(None), rotation="never", refine="never"), validation, tick)
+        further["validation NME without the shape correction, %, label boxes"] = uncorrected
     advance(steps, steps)
     final = card.model_copy(update={"scores": {**card.scores, **further}})
     return Release(recalibrated(onnx, final), final, half_checkpoint(network, meta, shape))
 
 
 def _shape_correction(
-    network: OctaveNetwork, config: Recipe, samples: Sequence[Sample], tick: Callable[[], None]
+    network: OctaveNetwork, recipe: Recipe, points: Layout, samples: Sequence[Sample], tick: Callable[[], None]
 ) -> ShapeCorrection | None:
-    """The correction that suits what the network finds in these faces."""
-    one, size = layout(config.layout), config.stages[-1].size
-    faces, mirror = FaceStore.load(samples, size, config.margin), torch.from_numpy(one.mirror.copy())
-    found, truth = found_shapes(
-        network, faces, mirror, size=size, beta=config.loss.beta, seed=config.seed,
-        caricatures=Caricatures.of(config.caricature, one, faces.landmarks), advance=tick,
+    """The correction for the shapes that the network finds in these faces, all of whose points are labelled."""
+    if len(samples) < LEAST_FACES:
+        for _ in samples:
+            tick()
+        return None
+    size, mirror = recipe.stages[-1].size, torch.from_numpy(points.mirror.copy())
+    faces = FaceStore.load(samples, size, recipe.margin)
+    shapes, labels = found_shapes(
+        network, faces, mirror, size=size, beta=recipe.loss.beta, seed=recipe.seed,
+        caricatures=Caricatures.of(recipe.caricature, points, faces.landmarks), advance=tick,
     )  # fmt: skip
-    back = fit_offset(truth[0].numpy(), found[0].numpy(), one)  # labels where a mirrored network can find them
-    aim = torch.stack([torch.from_numpy(shifted(view.numpy(), back, one)) for view in truth])
-    return fit_shape(found, aim, mirror)
+    back = fit_offset(labels[0].numpy(), shapes[0].numpy(), points)  # labels where a mirrored network can find them
+    target = torch.stack([torch.from_numpy(shifted(view.numpy(), back, points)) for view in labels])
+    return fit_shape(shapes, target, mirror)
 
 
 def calibrate(
     graph: bytes,
     samples: Sequence[Sample],
     *,
-    detector: FaceDetector | None = None,
+    detector: Detect | None = None,
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[bytes, ModelCard]:
-    """Fit a weight file's offset and calibration on labelled faces that it was not trained on, and score it there.
+    """A model file with offset, calibration and scores measured on labelled faces that it was not trained on.
+
+    Args:
+        graph: bytes of the model file.
+        samples: labelled faces; points without a label (NaN) count for nothing.
+        detector: finds the faces; :class:`octamark.FaceDetector` by default.
+        seed: of the random movements of boxes.
+        tick: called after each face.
 
     Returns:
-        The file with its new calibration and scores, and its card.
+        The file with its new calibration and scores, and its card. With few labelled points the calibration is global,
+        see :func:`octamark.release.calibration.fit_calibration`.
 
     Raises:
-        DataError: too few faces; WeightsError: a graph that cannot be calibrated.
+        DataError: no labelled point; WeightsError: a graph that cannot be calibrated.
     """
     card = Landmarker(graph, rotation="never", refine="never").card
     identity = Calibration.identity(len(card.calibration.gain))
     plain = card.model_copy(update={"calibration": identity, "offset": (0.0, 0.0)})
     landmarker = Landmarker(recalibrated(graph, plain), rotation="never", refine="never")
-    found = detector_square(card.crop, detector)
+    from_detector = detector_square(card.crop, detector)
     views = {
         "labels": View(label_square(card.crop)),
-        "detector": View(found),
-        "moved": View(_shaken(found, seed)),
+        "detector": View(from_detector),
+        "moved": View(_moved_randomly(from_detector, seed)),
     }
-    seen = predict(landmarker, samples, views, advance=tick)
+    predictions = predict(landmarker, samples, views, advance=tick)
     truth = np.stack([sample.landmarks for sample in samples])
-    by_label = seen["labels"]
-    assert by_label.spread is not None
-    assert by_label.scale is not None
-    one, unit = landmarker.layout, by_label.scale[:, None, None]
-    offset = fit_offset(by_label.landmarks, truth, one)
-    points = {name: shifted(view.landmarks, offset, one) for name, view in seen.items()}
-    raw, off, mirror = by_label.spread / unit, (points["labels"] - truth) / unit, one.mirror
+    in_labels = predictions["labels"]
+    assert in_labels.spread is not None
+    assert in_labels.scale is not None
+    points, unit = landmarker.layout, in_labels.scale[:, None, None]
+    offset = fit_offset(in_labels.landmarks, truth, points)
+    found = {name: shifted(view.landmarks, offset, points) for name, view in predictions.items()}
+    raw, off, mirror = in_labels.spread / unit, (found["labels"] - truth) / unit, points.mirror
     fitted = fit_calibration(raw, off, mirror)
-    distances = one.reference_distance(truth) / by_label.scale
-    checks = cross_fitted(raw, off, distances, mirror)
-    errors = {name: nme(found, truth, one) for name, found in points.items()}
-    detected = errors["detector"][seen["detector"].found]
+    eyes = points.reference_distance(truth) / in_labels.scale
+    scored = np.isfinite(distances(truth, points, usual_normaliser(points)))
+    errors = {name: nme(landmarks, truth, points)[scored] for name, landmarks in found.items()}
+    detected = errors["detector"][predictions["detector"].found[scored]]
     scores = {
-        f"validation NME, %, label boxes, {len(samples)} faces": float(errors["labels"].mean() * 100),
-        "failures at 8 %, %, label boxes": failure_rate(errors["labels"]) * 100,
+        f"validation NME, %, label boxes, {int(scored.sum())} faces": _percent(errors["labels"]),
+        "failures at 8 %, %, label boxes": _percent(failures(errors["labels"])),
         f"validation NME, %, YuNet boxes, {len(detected)} faces found": _percent(detected),
         "failures at 8 %, %, YuNet boxes": _percent(failures(detected)),
         "validation NME, %, YuNet boxes moved and scaled by up to 10 %": _percent(errors["moved"]),
-        **{f"{name} (cross-fitted)": value for name, value in checks.items()},
+        **{f"{name} (cross-fitted)": value for name, value in cross_fitted(raw, off, eyes, mirror).items()},
     }
-    said = {name: value for name, value in scores.items() if np.isfinite(value)}  # no failures: no ranking of them
-    scored = card.model_copy(update={"calibration": fitted, "offset": offset, "scores": said})
-    return recalibrated(graph, scored), scored
+    known = {name: value for name, value in scores.items() if np.isfinite(value)}  # no failures: no ranking of them
+    final = card.model_copy(update={"calibration": fitted, "offset": offset, "scores": known})
+    return recalibrated(graph, final), final
 
 
-def _by_labels(landmarker: Landmarker, samples: Sequence[Sample], tick: Callable[[], None]) -> float:
-    """NME, %, of crops from labels, after the offset that suits these faces."""
-    seen = predict(landmarker, samples, {"labels": View(label_square(landmarker.card.crop))}, advance=tick)["labels"]
-    truth, one = np.stack([sample.landmarks for sample in samples]), landmarker.layout
-    return float(nme(shifted(seen.landmarks, fit_offset(seen.landmarks, truth, one), one), truth, one).mean() * 100)
+def _nme_in_label_boxes(landmarker: Landmarker, samples: Sequence[Sample], tick: Callable[[], None]) -> float:
+    """NME, %, in crops from labels, after the offset that was fitted on these faces."""
+    views = {"labels": View(label_square(landmarker.card.crop))}
+    landmarks = predict(landmarker, samples, views, advance=tick)["labels"].landmarks
+    truth, points = np.stack([sample.landmarks for sample in samples]), landmarker.layout
+    return _percent(nme(shifted(landmarks, fit_offset(landmarks, truth, points), points), truth, points))
 
 
 def _percent(errors: NDArray[np.float64]) -> float:
-    """The mean of what is known, NaN for nothing."""
+    """The mean of the known values (n,), in percent; NaN without any."""
     known = errors[np.isfinite(errors)]
     return float(known.mean() * 100) if len(known) else np.nan
 
 
-def _shaken(square: Square, seed: int, share: float = 0.1) -> Square:
-    """A square with centre and side changed by up to ``share`` of the side, each of the three numbers uniformly."""
+def _moved_randomly(square: Square, seed: int, share: float = 0.1) -> Square:
+    """A square whose centre and side change by up to ``share`` of the side, each of the three numbers uniformly."""
     rng = np.random.default_rng(seed)
 
     def moved(sample: Sample, picture: Picture) -> Spot | None:
         change = rng.uniform(-share, share, 3)
-        found = square(sample, picture)
-        if found is None:
+        spot = square(sample, picture)
+        if spot is None:
             return None
-        x, y, side = found.square
-        return Spot(np.array([x + change[0] * side, y + change[1] * side, side * (1 + change[2])]), found.centre)
+        x, y, side = spot.square
+        return Spot(np.array([x + change[0] * side, y + change[1] * side, side * (1 + change[2])]), spot.centre)
 
     return moved
 
 
 def half_checkpoint(network: nn.Module, meta: dict[str, Any], shape: ShapeCorrection | None = None) -> bytes:
-    """The averaged weights as float16 with recipe and log, and the shape correction, for fine-tuning and for reading
-    again what was exported.
+    """A checkpoint of averaged weights as float16, with recipe, log and shape correction.
 
-    The names of the faces that it has learned from stay with the run: this file is for sharing.
+    It is enough to fine-tune the network and to export it again. It is made for sharing: the names of the faces that
+    the run has learned from are left out.
     """
     state = network.state_dict().items()
     halves = {name: value.half() if value.is_floating_point() else value for name, value in state}

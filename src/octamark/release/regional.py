@@ -1,9 +1,8 @@
-"""From a regional run to a weight file: fit the fusion and the calibration on validation faces, score, export."""
+"""From a regional training run to a model file: fit fusion and calibration on validation faces, score, export."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from octamark.inference.landmarker import Landmarker, shifted
 from octamark.inference.refiner import Refiner
 from octamark.inference.regions import RegionTable, fuse
 from octamark.layouts import Layout, layout
-from octamark.metrics import failure_rate, nme, part_nme, usual_normaliser
+from octamark.metrics import distances, failure_rate, nme, part_nme, usual_normaliser
 from octamark.models import FACE_UNITS, RegionCard
 from octamark.models.calibration import Calibration
 from octamark.nets.regional import RegionalNetwork
@@ -41,22 +40,23 @@ from octamark.training.regions import region_rule, regional_network
 F64 = NDArray[np.float64]
 
 STEADY = 0.2
-"""How much the distance between two readings of a face counts in the fit of the fusion, beside the error."""
+"""Weight of the distance between two readings of a face, beside the error, in the fit of the fusion."""
 
 
 class RegionalRelease(NamedTuple):
-    """A finished regional network: the ONNX file, its card, and the averaged weights as a float16 checkpoint."""
+    """A finished regional network: the bytes of the ONNX file, its card, and the bytes of a float16 checkpoint."""
 
     onnx: bytes
     card: RegionCard
     checkpoint: bytes
 
 
-class Seen(NamedTuple):
-    """Faces as both networks saw them, pixels of the pictures; NaN where the detector found none.
+class FaceReadings(NamedTuple):
+    """What both networks read of n faces, pixels of the pictures; NaN where the detector found none.
 
     Attributes:
-        points, spread: (n, M, 2) of the global network; readings, reading_spread: (n, K, 2) of the regional one.
+        points, spread: (n, M, 2) of the global network.
+        readings, reading_spread: (n, K, 2) of the regional one; a landmark in two regions is read twice.
     """
 
     points: F64
@@ -64,8 +64,9 @@ class Seen(NamedTuple):
     readings: F64
     reading_spread: F64
 
-    def take(self, chosen: NDArray[np.bool_]) -> Seen:
-        return Seen(*(part[chosen] for part in self))
+    def take(self, chosen: NDArray[np.bool_]) -> FaceReadings:
+        """Those of some faces, by a mask (n,)."""
+        return FaceReadings(*(part[chosen] for part in self))
 
 
 class Fusion(NamedTuple):
@@ -74,10 +75,10 @@ class Fusion(NamedTuple):
     bias: F64
     sharpness: float
 
-    def join(self, seen: Seen, table: RegionTable) -> tuple[F64, F64]:
+    def join(self, faces: FaceReadings, table: RegionTable) -> tuple[F64, F64]:
         """Fused points and spreads (n, M, 2)."""
         bias = self.bias[table.reading_kinds]
-        joined: tuple[F64, F64] = fuse(*seen, bias, self.sharpness, table.joining.astype(np.float64))
+        joined: tuple[F64, F64] = fuse(*faces, bias, self.sharpness, table.joining.astype(np.float64))
         return joined
 
 
@@ -95,65 +96,75 @@ def load_regional(path: Path) -> tuple[RegionalNetwork, Recipe, dict[str, Any]]:
     """The averaged weights of a regional run's best epoch (a folder) or of a checkpoint, with recipe and metadata.
 
     Raises:
-        WeightsError: missing or damaged checkpoint, or one of a network that is no regional one.
+        WeightsError: missing or damaged checkpoint, or one of a network that is not regional.
     """
     file = path / "best.safetensors" if path.is_dir() else path
     groups, meta = checkpoints.load(file)
-    config = parse(meta["config"], str(file))
-    table = RegionTable(layout(config.layout))
-    regional = RegionalNetwork(regional_network(config, table), table, config.loss.beta)
-    own = {
+    recipe = parse(meta["config"], str(file))
+    table = RegionTable(layout(recipe.layout))
+    regional = RegionalNetwork(regional_network(recipe, table), table, recipe.loss.beta)
+    weights = {
         name.removeprefix("regional."): value
         for name, value in groups.get("ema", {}).items()
         if not name.startswith(("look.", "global_network."))
     }
-    checkpoints.fill(regional, own, file)
+    checkpoints.fill(regional, weights, file)
     if path.is_dir():
         meta["rows"] = checkpoints.load(path / "last.safetensors")[1]["rows"]
-    return regional.eval(), config, meta
+    return regional.eval(), recipe, meta
 
 
 def release_regions(
     run: Path,
     data: Path | Mapping[str, Path] | None,
     *,
-    look: str | None = None,
+    global_model: str | None = None,
     storage: Storage = "int4",
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> RegionalRelease:
-    """Finish a regional run beside the model that looks at whole faces: ``look``, by default the recipe's, which must
-    then be a model that ships.
+    """The model file of a regional run.
 
-    Fusion and calibration are fitted on validation faces, seen from the boxes of their labels; the scores are those of
-    the exported files, the fused ones with a fusion that was fitted on other faces (five folds).
+    Fusion and calibration are fitted on validation faces in crops from their labels; the fused scores are those of a
+    fusion that was fitted on the other faces, in five folds.
+
+    Args:
+        run: folder of the run, or a checkpoint.
+        data: see :func:`octamark.release.model.release`.
+        global_model: the model for whole faces whose points place the crops, by name or path of the .onnx file; by
+            default the recipe's, which must then be one that ships.
+        storage: precision of the stored weights, see :data:`octamark.release.quantization.STORAGES`.
+        advance: called with the number of finished steps and of all steps.
 
     Raises:
-        ConfigError: a run that trained its global network too, or one whose global network is no weight file.
+        ConfigError: a global model that is not a model file.
         WeightsError, DataError: as the readers raise them.
     """
-    regional, config, meta = load_regional(run)
-    assert config.regional is not None
-    seeing = _looking(look or config.regional.global_model)
-    one = layout(config.layout)
-    training, validation = training_and_validation(config.data, data, one, config.seed)
+    regional, recipe, meta = load_regional(run)
+    assert recipe.regional is not None
+    model = _model_file(global_model or recipe.regional.global_model)
+    card = Landmarker(model, refine="never").card
+    offset = card.offset
+    without_offset = with_card(models.read(model), card.model_copy(update={"offset": (0.0, 0.0)}))
+    landmarker = Landmarker(without_offset, refine="never")  # crops are placed by points before the offset
+    points_layout, table = regional.table.layout, regional.table
+    training, validation = training_and_validation(recipe.data, data, points_layout, recipe.seed)
     checkpoints.check_held_out(meta, validation, run)
-    offset = seeing.card.offset
-    learned, terms = learned_from(config, len(training), len(validation))
+    learned, terms = learned_from(recipe, len(training), len(validation))
     draft = RegionCard(
-        name=config.name,
-        layout=config.layout,
-        global_model=seeing.card.name,
+        name=recipe.name,
+        layout=points_layout.name,
+        global_model=card.name,
         parameters=sum(parameter.numel() for parameter in regional.network.parameters()),
         width=regional.network.config.width,
-        rule=region_rule(config),
-        bias=(0.0,) * len(regional.table.kinds),
+        rule=region_rule(recipe),
+        bias=(0.0,) * len(table.kinds),
         sharpness=1.0,
-        calibration=Calibration.identity(one.count),
-        normaliser=usual_normaliser(one),
+        calibration=Calibration.identity(points_layout.count),
+        normaliser=usual_normaliser(points_layout),
         scores={},
         training_data=learned,
         terms=terms,
-        recipe=config.model_dump(mode="json"),
+        recipe=recipe.model_dump(mode="json"),
         version=__version__,
     )
     exported = regions_to_onnx(RegionalPredictor(regional), draft, storage=storage)
@@ -165,41 +176,33 @@ def release_regions(
         done += 1
         advance(done, steps)
 
-    views = {"labels": View(label_square(seeing.card.crop)), "detector": View(detector_square(seeing.card.crop))}
-
-    def before_offset(points: NDArray[np.float32]) -> NDArray[np.float32]:
-        return shifted(points, (-offset[0], -offset[1]), one).astype(np.float32)
-
-    first = predict(seeing, validation, views, advance=tick)
-    seen = {
-        name: _seen(refiner, validation, replace(found, landmarks=before_offset(found.landmarks)), tick)
-        for name, found in first.items()
-    }
+    views = {"labels": View(label_square(card.crop)), "detector": View(detector_square(card.crop))}
+    predictions = predict(landmarker, validation, views, advance=tick)
+    faces = {name: _read(refiner, validation, found, tick) for name, found in predictions.items()}
     truth = np.stack([sample.landmarks for sample in validation]).astype(np.float64)
-    by_label = first["labels"]
-    assert by_label.scale is not None
-    unit = by_label.scale * seeing.card.crop.size / FACE_UNITS
-    moved = _nudged(refiner, seeing, validation, config.seed, tick)
-    aim = shifted(truth, (-offset[0], -offset[1]), one)  # the labels where a mirrored network can find them
-    fitted = fit_fusion(seen["labels"], aim, regional.table, moved)
-    points, raw = fitted.join(seen["labels"], regional.table)
-    off = (shifted(points, offset, one) - truth) / unit[:, None, None]
-    calibration = fit_calibration(raw / unit[:, None, None], off, one.mirror)
-    folds = _fold_fusions(seen["labels"], aim, regional.table, moved)
-    held = {name: _held_out(folds, part, regional.table) for name, part in seen.items()}
+    scale = predictions["labels"].scale
+    assert scale is not None
+    unit = (scale * card.crop.size / FACE_UNITS)[:, None, None]
+    again = _read_again(refiner, landmarker, validation, recipe.seed, tick)
+    target = shifted(truth, (-offset[0], -offset[1]), points_layout)  # labels where a mirrored network can find them
+    fitted = fit_fusion(faces["labels"], target, table, again)
+    points, raw = fitted.join(faces["labels"], table)
+    off = (shifted(points, offset, points_layout) - truth) / unit
+    calibration = fit_calibration(raw / unit, off, points_layout.mirror)
+    folds = _fold_fusions(faces["labels"], target, table, again)
+    held_out = {name: _held_out(folds, part, table) for name, part in faces.items()}
     scores: dict[str, float] = {}
     for name, boxes in (("labels", "label boxes"), ("detector", "YuNet boxes")):
-        kept = first[name].found
-        for prefix, found in (("", held[name][0]), ("without refinement, ", seen[name].points)):
-            right = shifted(found[kept], offset, one)
-            scores |= _scores(f"{prefix}{boxes}, {int(kept.sum())} faces", right, truth[kept], one)
+        kept = predictions[name].found & np.isfinite(distances(truth, points_layout, usual_normaliser(points_layout)))
+        for prefix, found in (("", held_out[name][0]), ("without refinement, ", faces[name].points)):
+            moved = shifted(found[kept], offset, points_layout)
+            scores |= _scores(f"{prefix}{boxes}, {int(kept.sum())} faces", moved, truth[kept], points_layout)
     scores["validation NME of the last epoch, %"] = float(meta["rows"][-1]["validation_nme"]) * 100
-    errors = (shifted(held["labels"][0], offset, one) - truth) / unit[:, None, None]
-    spread = held["labels"][1] / unit[:, None, None]
-    distances = one.reference_distance(truth) / unit
-    checks = cross_fitted(spread, errors, distances, one.mirror)
+    errors = (shifted(held_out["labels"][0], offset, points_layout) - truth) / unit
+    eyes = points_layout.reference_distance(truth) / unit[:, 0, 0]
+    checks = cross_fitted(held_out["labels"][1] / unit, errors, eyes, points_layout.mirror)
     all_scores = {**scores, **{f"{name} (cross-fitted)": value for name, value in checks.items()}}
-    card = draft.model_copy(
+    final = draft.model_copy(
         update={
             "bias": tuple(round(float(value), 4) for value in fitted.bias),
             "sharpness": round(fitted.sharpness, 4),
@@ -207,111 +210,117 @@ def release_regions(
             "scores": {name: value for name, value in all_scores.items() if np.isfinite(value)},
         }
     )
-    return RegionalRelease(with_card(exported, card), card, half_checkpoint(regional, meta))
+    return RegionalRelease(with_card(exported, final), final, half_checkpoint(regional, meta))
 
 
-def _looking(model: str) -> Landmarker:
-    """The model whose points the regions follow.
+def _model_file(model: str) -> str:
+    """The name of a model that ships, or the path of an .onnx file.
 
     Raises:
-        ConfigError: neither a model that ships nor an .onnx file.
+        ConfigError: neither.
     """
     if model not in models.available() and Path(model).suffix != ".onnx":
         raise ConfigError(
-            f"the regions follow the points of {model!r}; name its weight file (octamark export writes one): "
-            f"--look MODEL.onnx, or a model that ships: {listed(models.available())}"
+            f"the crops of the regions are placed by the points of {model!r}, which is a training run; export it and "
+            f"name the file: --global-model MODEL.onnx, or a model that ships: {listed(models.available())}"
         )
-    return Landmarker(model, refine="never")
+    return model
 
 
-def fit_fusion(seen: Seen, truth: F64, table: RegionTable, moved: Seen | None = None, steps: int = 400) -> Fusion:
-    """The biases and the sharpness that make the fused points' mean error least, by gradient descent.
+def fit_fusion(
+    faces: FaceReadings, truth: F64, table: RegionTable, again: FaceReadings | None = None, steps: int = 400
+) -> Fusion:
+    """The biases and the sharpness that make the mean error of the fused points least, by gradient descent.
 
     Args:
-        truth: (n, M, 2), pixels of the pictures.
-        moved: the same faces read in slightly moved pictures, carried back; then :data:`STEADY` times the distance
-            between both readings counts too, each of the two against the global network's own.
+        truth: (n, M, 2), pixels of the pictures; NaN for a point without a label, which is left out.
+        again: the same faces read in slightly moved pictures, moved back; then :data:`STEADY` times the distance
+            between both readings counts too. Both terms are relative to those of the global network alone.
     """
-    points, spread, readings, reading_spread, right = (torch.from_numpy(part) for part in (*seen, truth))
+    points, spread, readings, reading_spread, labels = (torch.from_numpy(part) for part in (*faces, truth))
     joining, kinds = torch.from_numpy(table.joining.astype(np.float64)), torch.from_numpy(table.reading_kinds)
     bias = torch.zeros(len(table.kinds), dtype=torch.float64, requires_grad=True)
     log_sharpness = torch.zeros((), dtype=torch.float64, requires_grad=True)
     unit = torch.from_numpy(table.layout.reference_distance(truth))[:, None]
-    again = None if moved is None else [torch.from_numpy(part) for part in moved]
+    known = torch.isfinite(labels).all(dim=-1) & torch.isfinite(unit)
+    moved = None if again is None else [torch.from_numpy(part) for part in again]
 
     def distance(first: Tensor, second: Tensor) -> Tensor:
-        return ((first - second).square().sum(-1) + 1e-12).sqrt().div(unit).mean()
+        apart = ((first - second)[known].square().sum(-1) + 1e-12).sqrt()
+        return (apart / unit.expand(known.shape)[known]).mean()
 
-    plain = distance(points, right)
+    plain = distance(points, labels)
     optimiser = torch.optim.Adam([bias, log_sharpness], lr=0.05)
     for _ in range(steps):
         sharpness = log_sharpness.exp()
         fused: Tensor = fuse(points, spread, readings, reading_spread, bias[kinds], sharpness, joining, torch)[0]
-        loss = distance(fused, right) / plain
-        if again is not None:
-            other = fuse(again[0], again[1], again[2], again[3], bias[kinds], sharpness, joining, torch)[0]
-            loss = loss + STEADY * distance(fused, other) / distance(points, again[0])
+        loss = distance(fused, labels) / plain
+        if moved is not None:
+            other = fuse(moved[0], moved[1], moved[2], moved[3], bias[kinds], sharpness, joining, torch)[0]
+            loss = loss + STEADY * distance(fused, other) / distance(points, moved[0])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return Fusion(bias.detach().numpy(), float(log_sharpness.detach().exp()))
 
 
-def _seen(refiner: Refiner, samples: Sequence[Sample], found: Predictions, tick: Callable[[], None]) -> Seen:
-    """Every face's regions, read where the global network's points put them."""
-    assert found.spread is not None
+def _read(
+    refiner: Refiner, samples: Sequence[Sample], predictions: Predictions, tick: Callable[[], None]
+) -> FaceReadings:
+    """Every face's regions, read where the points of the global network put them."""
+    assert predictions.spread is not None
     readings = np.full((2, len(samples), len(refiner.table.landmarks), 2), np.nan)
-    points, spread = found.landmarks.astype(np.float64), found.spread.astype(np.float64)
+    points, spread = predictions.landmarks.astype(np.float64), predictions.spread.astype(np.float64)
     for index, sample in enumerate(samples):
-        if found.found[index]:
-            seen = Landmarks(points[index], spread[index], np.ones(len(spread[index])))
-            readings[:, index] = np.concatenate(refiner.read([sample.read()], [seen]))
+        if predictions.found[index]:
+            landmarks = Landmarks(points[index], spread[index], np.ones(len(spread[index])))
+            readings[:, index] = np.concatenate(refiner.read([sample.read()], [landmarks]))
         tick()
-    return Seen(points, spread, *readings)
+    return FaceReadings(points, spread, *readings)
 
 
-def _nudged(
-    refiner: Refiner, seeing: Landmarker, samples: Sequence[Sample], seed: int, tick: Callable[[], None]
-) -> Seen:
-    """Every face read in its picture after a small known movement, and carried back."""
-    rng, faces = np.random.default_rng(seed), list[Seen]()
+def _read_again(
+    refiner: Refiner, landmarker: Landmarker, samples: Sequence[Sample], seed: int, tick: Callable[[], None]
+) -> FaceReadings:
+    """Every face read in its picture after a small known movement, and moved back."""
+    rng, faces = np.random.default_rng(seed), list[FaceReadings]()
     for sample in samples:
         picture, matrix = nudge(sample.read(), rng)
         box = landmark_boxes(apply(matrix, sample.landmarks))
-        found = seeing(picture, box[None], box_kind="landmarks")
-        back = (-seeing.card.offset[0], -seeing.card.offset[1])  # crops are placed by points before the offset
-        points, spread = shifted(found.landmarks, back, seeing.layout), found.spread.astype(np.float64)
-        inverse, seen = invert(matrix), Landmarks(points[0], spread[0], found.confidence[0])
-        read, raw = refiner.read([picture], [seen])
-        faces.append(Seen(apply(inverse, points), spread, apply(inverse, read), raw))
+        found = landmarker(picture, box[None], box_kind="landmarks")
+        points, spread = found.landmarks.astype(np.float64), found.spread.astype(np.float64)
+        landmarks = Landmarks(points[0], spread[0], found.confidence[0])
+        readings, raw = refiner.read([picture], [landmarks])
+        back = invert(matrix)
+        faces.append(FaceReadings(apply(back, points), spread, apply(back, readings), raw))
         tick()
-    return Seen(*(np.concatenate(parts) for parts in zip(*faces, strict=True)))
+    return FaceReadings(*(np.concatenate(parts) for parts in zip(*faces, strict=True)))
 
 
-def _fold_fusions(seen: Seen, truth: F64, table: RegionTable, moved: Seen) -> list[Fusion]:
-    """Of each of ``FOLDS`` folds, the fusion fitted on the other faces."""
+def _fold_fusions(faces: FaceReadings, truth: F64, table: RegionTable, again: FaceReadings) -> list[Fusion]:
+    """For each of ``FOLDS`` parts of the faces, the fusion that was fitted on the others."""
     fold = np.arange(len(truth)) % FOLDS
-    others = [fold != one for one in range(FOLDS)]
-    return [fit_fusion(seen.take(kept), truth[kept], table, moved.take(kept)) for kept in others]
+    others = [fold != number for number in range(FOLDS)]
+    return [fit_fusion(faces.take(kept), truth[kept], table, again.take(kept)) for kept in others]
 
 
-def _held_out(fusions: list[Fusion], seen: Seen, table: RegionTable) -> tuple[F64, F64]:
-    """Fused points and spreads of faces, each fold's by the fusion that was not fitted on it."""
-    fold = np.arange(len(seen.points)) % FOLDS
-    points, spreads = np.zeros_like(seen.points), np.zeros_like(seen.points)
-    for one, fusion in enumerate(fusions):
-        points[fold == one], spreads[fold == one] = fusion.join(seen.take(fold == one), table)
+def _held_out(fusions: list[Fusion], faces: FaceReadings, table: RegionTable) -> tuple[F64, F64]:
+    """Fused points and spreads of faces, each part's by the fusion that was not fitted on it."""
+    fold = np.arange(len(faces.points)) % FOLDS
+    points, spreads = np.zeros_like(faces.points), np.zeros_like(faces.points)
+    for number, fusion in enumerate(fusions):
+        part = fold == number
+        points[part], spreads[part] = fusion.join(faces.take(part), table)
     return points, spreads
 
 
-def _scores(said: str, found: F64, truth: F64, one: Layout) -> dict[str, float]:
+def _scores(about: str, found: F64, truth: F64, points_layout: Layout) -> dict[str, float]:
     """NME, whole and by groups of parts, and failures, in percent."""
-    whole = nme(found, truth, one)
-    parts = {
-        f"NME of {name}, %, {said}": float(part.mean() * 100) for name, part in part_nme(found, truth, one).items()
-    }
+    whole = nme(found, truth, points_layout)
+    parts = part_nme(found, truth, points_layout)
     return {
-        f"validation NME, %, {said}": float(whole.mean() * 100),
-        **parts,
-        f"failures at 8 %, %, {said}": failure_rate(whole) * 100,
-    }
+        f"validation NME, %, {about}": float(whole.mean() * 100),
+        **{f"NME of {name}, %, {about}": float(np.nanmean(part) * 100) for name, part in parts.items()
+           if np.isfinite(part).any()},
+        f"failures at 8 %, %, {about}": failure_rate(whole) * 100,
+    }  # fmt: skip
