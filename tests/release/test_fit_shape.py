@@ -44,6 +44,19 @@ def test_points_that_err_apart_are_drawn_together() -> None:
     torch.testing.assert_close(mirrored, one(seen)[:, MIRROR] * TURN, atol=0.02, rtol=1e-4)
 
 
+def test_faces_with_missing_labels_do_not_count() -> None:
+    truth, generator = faces(400, seed=0), torch.Generator().manual_seed(1)
+    found = truth + 2 * torch.randn(truth.shape, generator=generator)
+    complete = fit_shape(found[None, :300], truth[None, :300], MIRROR)
+    truth[300:, 5] = float("nan")
+    fitted = fit_shape(found[None], truth[None], MIRROR)
+    assert complete is not None
+    assert fitted is not None
+    torch.testing.assert_close(fitted.weight, complete.weight)
+    truth[50:, 5] = float("nan")
+    assert fit_shape(found[None], truth[None], MIRROR) is None
+
+
 def test_an_error_that_goes_with_the_shape_is_undone() -> None:
     """A network that puts the eyes lower the longer a face is, whatever its place, size and angle."""
     truth = faces(600, seed=0)

@@ -47,6 +47,7 @@ def rounded_to_half(run: Path, copy: Path) -> Path:
     return copy
 
 
+@pytest.mark.slow
 def test_a_regional_run_becomes_a_model_file_that_refines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release_module, "FaceDetector", Oracle)
     monkeypatch.setattr("octamark.evaluation.run.FaceDetector", Oracle)

@@ -34,6 +34,7 @@ RECIPE = {
 }
 
 
+@pytest.mark.slow
 def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_w300(tmp_path / "w300", per_folder=40, validation=12)
     config = parse(RECIPE, "x")

@@ -13,14 +13,12 @@ from drawn_faces import write_w300
 from octamark import models
 from octamark.datasets.load import labelled_sets
 from octamark.errors import ConfigError, LayoutError, WeightsError
-from octamark.inference.regions import RegionTable
 from octamark.layouts import layout
 from octamark.training.engine import Trainer
 from octamark.training.recipe import Recipe, parse
 from octamark.training.regions import jitter, shrunk
 
 STAGE = {"size": 64, "epochs": 6, "batch": 8, "learning_rate": 5e-3}
-TABLE = RegionTable(layout("ibug68"))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
-"""Calibration: from the network's raw spread to the expected error, and to the probability of a small one.
+"""Calibration: from the network's raw spread to the expected error and to the probability that an error is small.
 
-Three small monotone maps, fitted on validation faces (octamark.release.calibration), kept in the model card and
-applied inside the exported graph:
+Three monotone maps, fitted on validation faces (octamark.release.calibration), stored in the model card and applied
+inside the exported graph:
 
 1. u = gain[k, axis] * b ** own * mean(b) ** face, with b the raw spread of one axis of one point in pixels of the crop
    and mean(b) the geometric mean over all points and axes of the face;
@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
 CONFIDENCE_SHARE = 0.05
-"""``confidence`` is about errors below this share of the face's inter-ocular distance."""
+"""``confidence`` is the probability of an error below this share of the face's inter-ocular distance."""
 
 KNOTS, RATIOS = 9, 24
-"""Lengths of the two tables, fixed so that a graph can be calibrated again in place."""
+"""Lengths of the two tables, the same in all files, so that a graph can be calibrated again in place."""
 
 Floats = NDArray[np.floating]
 Table = tuple[tuple[float, float], ...]
 
 
 class Calibration(BaseModel):
-    """The fitted maps.
+    """The three fitted maps.
 
     Attributes:
         kind: ``"per_point"``: a gain for every pair of mirrored points and every axis, and measured ``ratios``;
@@ -68,7 +68,7 @@ class Calibration(BaseModel):
 
     @classmethod
     def identity(cls, points: int) -> Calibration:
-        """Raw spreads as they are; shares as of two independent Laplace densities of equal scale."""
+        """The calibration that leaves raw spreads as they are, with the ratios of Laplace densities."""
         knots = _plain([(step, step) for step in np.linspace(0, 64, KNOTS)])
         return cls(gain=((1.0, 1.0),) * points, own=1.0, face=0.0, knots=knots, ratios=laplace_ratios())
 

@@ -1,4 +1,4 @@
-"""The weight files that ship, in the folder ``blobs``, and reading them or any other."""
+"""The model files that ship, in the folder ``blobs``, and reading them or any other model file."""
 
 from __future__ import annotations
 
@@ -11,33 +11,46 @@ from pathlib import Path
 from octamark.errors import WeightsError, listed
 
 REGIONS, REGIONS_MODEL = "regions", "small"
-"""Name of the regional network that ships, and of the model that it was trained beside."""
+"""Names of the regional network that ships and of the model that it was trained with."""
 
 
 def blobs() -> Path:
-    """The folder of the weight files that ship, and of the checkpoints behind them."""
+    """The folder of the model files that ship and of the checkpoints behind them."""
     return Path(str(resources.files("octamark.models"))) / "blobs"
 
 
 def _sums() -> dict[str, str]:
-    sums: dict[str, str] = json.loads((blobs() / "sha256.json").read_text(encoding="utf-8"))
+    """The sha256 of each model file that ships, by name.
+
+    Raises:
+        WeightsError: the package's data files are missing, as in an application that was packed without them.
+    """
+    path = blobs() / "sha256.json"
+    try:
+        sums: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror}); octamark's data files are missing: install it again, or add "
+            "the package's data to the packed application"
+        ) from error
     return sums
 
 
 def available() -> list[str]:
-    """Names of the models that ship, smallest first; the regional network is none of them."""
+    """Names of the models that ship, smallest first, without the regional network."""
     files = {name: blobs() / f"{name}.onnx" for name in _sums() if name != REGIONS}
     return sorted((name for name in files if files[name].is_file()), key=lambda name: files[name].stat().st_size)
 
 
 def read(name: str | Path | bytes, known: Sequence[str] = ()) -> bytes:
-    """The bytes of a weight file: of a model that ships, by name, or of any .onnx file, by path; bytes as they are.
+    """The bytes of a model file.
 
     Args:
-        known: names that the message of an unknown one lists; all models by default.
+        name: of a model that ships, the path of an .onnx file, or its bytes, which are returned as they are.
+        known: names that the message about an unknown one lists; all models by default.
 
     Raises:
-        WeightsError: unknown name (the message lists the names), missing file, or a shipped file that was changed.
+        WeightsError: unknown name (the message lists the names), missing file, or a file that ships and was changed.
     """
     if isinstance(name, bytes):
         return name

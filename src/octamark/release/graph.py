@@ -41,8 +41,8 @@ def to_onnx(predictor: Predictor, card: ModelCard, *, storage: Storage = "int4")
 
     Args:
         card: written into the metadata.
-        storage: how large weights are kept, see :data:`octamark.release.quantization.STORAGES`; they are widened when
-            the file is loaded, and computing stays float32.
+        storage: precision of the stored weights, see :data:`octamark.release.quantization.STORAGES`; they are widened
+            when the file is loaded, and all arithmetic is float32.
 
     Returns:
         The file's bytes. Inputs and outputs are those of :class:`Predictor`, with any number of crops.
@@ -108,7 +108,7 @@ def _finish(model: onnx.ModelProto, card: Card, layout: Layout | None = None) ->
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Drop what only a debugger reads: source lines and intermediate shapes, most of a small file."""
+    """Drop what only a debugger reads, in place: source lines and intermediate shapes, most of a small file."""
     del model.graph.value_info[:]
     for node in model.graph.node:
         del node.metadata_props[:]

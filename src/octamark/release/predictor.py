@@ -1,4 +1,4 @@
-"""What the exported graphs compute: a network ready for inference, decoding and calibration behind it."""
+"""What the exported graphs compute: the network prepared for inference, then decoding and calibration."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from octamark.nets.shape import ShapeCorrection
 
 
 def fold_norms(network: OctaveNetwork) -> OctaveNetwork:
-    """A copy for inference whose batch normalisations live in the weights and biases of the convolutions.
+    """A copy for inference whose batch normalisations are folded into the weights and biases of the convolutions.
 
-    Exact: a normalisation of a sum of paths scales each path and adds one bias.
+    This is exact: a normalisation of a sum of paths scales each path and adds one bias.
     """
     folded = copy.deepcopy(network).eval().float()
     for block in folded.modules():
@@ -72,7 +72,7 @@ class _PooledStem(nn.Module):
 
 
 def _pool_first(network: OctaveNetwork) -> None:
-    """Let the first layer read the picture without pooling it before, where it has no stem."""
+    """Merge the pooling before the first layer into its weights, in place."""
     first = cast(EncoderLayer, network.encoder[0]).first
     if first.conv.high_to_low is not None and first.conv.high_to_high is not None:
         first.conv = cast(OctaveConv, _PooledStem(first.conv))
@@ -122,7 +122,7 @@ class Predictor(nn.Module):
         return position, spread, self._chain(radius / both.clamp(min=1e-6), "ratios"), p
 
     def _chain(self, x: Tensor, table: str) -> Tensor:
-        """Straight lines one after another, from (0, 0)."""
+        """A chain of straight lines from (0, 0)."""
         start, length, slope = (cast(Tensor, getattr(self, f"calibration_{table}_{part}")) for part in _LINE)
         return (torch.minimum(torch.relu(x[..., None] - start), length) * slope).sum(dim=-1)
 
@@ -139,7 +139,7 @@ _NO_END = 1e30
 
 
 def calibration_constants(calibration: Calibration) -> dict[str, NDArray[np.float32]]:
-    """A calibration as the graph holds it: initializers by name, of shapes that depend on the layout alone."""
+    """The initializers of the graph that hold a calibration, by name; their shapes depend on the layout alone."""
 
     constants = {"gain": calibration.gain, "own": [calibration.own], "face": [calibration.face]}
     for name, table in (("knots", calibration.knots), ("ratios", calibration.ratios)):
@@ -175,7 +175,7 @@ class RegionalPredictor(nn.Module):
 
 
 def flops(network: OctaveNetwork, size: int) -> int:
-    """Multiply-adds times two of one input of that side, convolutions and attention, as the exported graph runs."""
+    """Floating-point operations (two per multiply-add) of convolutions and attention for one input of that side."""
     total = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

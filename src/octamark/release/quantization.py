@@ -1,4 +1,4 @@
-"""How a weight file keeps its numbers: smaller ones, behind nodes that runtimes fold into the full ones on loading."""
+"""Weights stored with fewer bits, behind nodes that widen them; runtimes do that once, when a file is loaded."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ from octamark.errors import WeightsError
 
 Storage = Literal["int4", "int8", "float16", "float32"]
 STORAGES: dict[Storage, str] = {
-    "int4": "as int8, but for the coarsest level's largest kernels, which are int4",
-    "int8": "kernels and the shape's matrix as int8 with a scale per output channel, other large weights as float16",
-    "float16": "large weights as float16",
-    "float32": "everything in full",
+    "int4": "as int8, and the largest kernels of the coarsest level as int4",
+    "int8": "kernels and the matrix of the shape correction as int8 with a scale per output channel, other tensors of "
+    "64 values or more as float16",
+    "float16": "tensors of 64 values or more as float16",
+    "float32": "all weights as float32",
 }
+"""Names of the storages, and what each does."""
 
 LARGE = 0.1
-"""A kernel of the coarsest level that holds this share of the level's weights is stored as int4: four of eight at every
-width. Each value there is a sum over hundreds of weights, whose errors of rounding average out; finer levels, and
-the kernels that draw the heatmaps, bear it badly (docs/training.md, "What a file keeps")."""
+"""A kernel of the coarsest level with at least this share of the level's weights is stored as int4: four of eight at
+every width. Each value there is a sum over hundreds of weights, whose rounding errors average out; in finer levels, and
+in the kernels that draw the heatmaps, int4 costs accuracy."""
 
 _INPUT_AXES = {4: (1, 2, 3), 2: (0,)}
-"""Of a kernel, and of the square matrix behind the points, by dimensions: all but the output's (of a transposed
-convolution: all but the input's)."""
+"""Axes that share a scale, by the number of dimensions: of a kernel, and of the matrix of the shape correction."""
 
 
 def quantize_weights(model: onnx.ModelProto, storage: Storage, coarsest: str) -> None:
-    """Replace float32 initializers by smaller ones behind nodes that widen them.
+    """Replace float32 initializers, in place, by smaller ones behind nodes that widen them.
 
-    From 64 values on: float16. Kernels and square matrices from 256 values on as int8, and large kernels with an even
-    number of input channels as int4, where ``storage`` says so; the calibration stays as it is.
+    Tensors of 64 values or more become float16; kernels and square matrices of 256 values or more int8, and large
+    kernels with an even number of input channels int4, as far as ``storage`` says so. The calibration stays float32.
 
     Args:
-        coarsest: what the names of the coarsest level's weights begin with.
+        model: the graph, changed in place.
+        storage: see :data:`STORAGES`.
+        coarsest: beginning of the names of the coarsest level's weights.
 
     Raises:
         WeightsError: a weight that is not finite, or too large for float16.
@@ -72,7 +75,7 @@ def quantize_weights(model: onnx.ModelProto, storage: Storage, coarsest: str) ->
 
 
 class _Widening:
-    """Adds small tensors to a graph, and gathers the nodes that widen them."""
+    """Adds small tensors to a graph and collects the nodes that widen them."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = model.graph
@@ -82,13 +85,13 @@ class _Widening:
         self._cast(f"{name}.half", values.astype(np.float16), name)
 
     def int8(self, name: str, values: NDArray[np.float32]) -> None:
-        """The largest weight of a channel is 127."""
+        """Stored as int8; the largest weight of a channel is 127."""
         scale = _storable(np.abs(values).max(axis=_INPUT_AXES[values.ndim], keepdims=True) / 127)
         self._cast(f"{name}.int8", _steps(values, scale, -127, 127).astype(np.int8), f"{name}.wide")
         self._scaled(name, f"{name}.wide", scale)
 
     def int4(self, name: str, values: NDArray[np.float32]) -> None:
-        """Two numbers of 0..15 a byte, the first half of the input channels in the low bits; 8 is 0."""
+        """Stored as two numbers of 0..15 per byte, the first half of the input channels in the low bits; 8 means 0."""
         scale = _closest_scale(values)
         steps = (_steps(values, scale, -8, 7) + 8).astype(np.uint8)
         low, high = np.split(steps, 2, axis=1)
@@ -131,8 +134,10 @@ def _steps(values: NDArray[np.float32], scale: NDArray[np.float16], low: int, hi
 
 
 def _closest_scale(values: NDArray[np.float32]) -> NDArray[np.float16]:
-    """The scale per output channel whose int4 steps are nearest to the weights, by squares: large weights are few, and
-    clipping them may cost less than coarse steps for all."""
+    """The scale per output channel that gives int4 the least squared error.
+
+    There are few large weights, so that clipping them may cost less than coarser steps for all.
+    """
     axes = _INPUT_AXES[values.ndim]
     largest = np.abs(values).max(axis=axes, keepdims=True) / 7.5
     scales = np.stack([_storable(largest * share) for share in np.linspace(0.5, 1, 21)])

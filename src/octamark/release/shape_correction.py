@@ -1,4 +1,4 @@
-"""Fits what octamark.nets.shape applies: which corrections the shapes that a network finds need."""
+"""Fits the shape correction of octamark.nets.shape to the errors of a trained network."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from octamark.training.data import FaceStore
 from octamark.training.recipe import Augment
 
 LEAST_FACES = 100
-"""With fewer nothing is to be gained; some hundreds are needed."""
+"""Faces below which no correction is fitted; it takes some hundreds to gain anything."""
 
 WORTHWHILE = 0.995
-"""Of the error without a correction, the most that one may leave on faces that it was not fitted on."""
+"""A correction is kept if it leaves less than this share of the error on faces that it was not fitted on."""
 
 RIDGES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
-"""Strengths of the penalty, in shares of the mean variance of a coordinate; the folds choose."""
+"""Strengths of the penalty, relative to the mean variance of a coordinate; cross-validation chooses one."""
 
 LEAST_VARIANCE = 1e-6
-"""Of a coordinate, shapes being of size 1: where all faces are the same there is nothing to learn."""
+"""Least variance of a coordinate that the penalty is relative to, of shapes of size 1; identical faces have none."""
 
 _PLACED = {"rotation": 8.0, "scale": 0.05, "shift": 0.03}  # about as a detector's box places crops
 _STILL = Augment.model_validate(dict.fromkeys(Augment.model_fields, 0.0) | _PLACED)
@@ -44,47 +44,50 @@ def found_shapes(
     caricatures: Caricatures | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
-    """What a network finds in labelled faces: points and labels, (2, n, M, 2) pixels of the crops of two views.
+    """Points that a network finds in labelled faces, and their labels: (2, n, M, 2) pixels of the crops of two views.
 
     Args:
-        caricatures: turns a share of the second views into caricatures, as in training.
+        caricatures: turns some of the second views into caricatures, as in training.
         advance: called once per face, after both of its views.
     """
-    generator, found, truth = torch.Generator().manual_seed(seed), [], []
+    generator = torch.Generator().manual_seed(seed)
+    views: list[tuple[list[Tensor], list[Tensor]]] = [([], []), ([], [])]
     with torch.no_grad():
         for first in range(0, len(faces), 32):
             pictures, landmarks = faces.pictures[first : first + 32], faces.landmarks[first : first + 32]
-            for drawn in (None, caricatures):
-                _, crops, labels = augment(
+            for (shapes, labels), drawn in zip(views, (None, caricatures), strict=True):
+                _, crops, landmarks_in_crops = augment(
                     pictures, landmarks, config=_STILL, mirror=mirror, size=size, generator=generator,
                     caricatures=drawn,
                 )  # fmt: skip
                 maps = network(crops.contiguous(memory_format=torch.channels_last))
                 points = heatmaps.decode(heatmaps.probabilities(maps, beta))
-                found.append(heatmaps.to_input_pixels(points, STRIDE).position)
-                truth.append(labels)
+                shapes.append(heatmaps.to_input_pixels(points, STRIDE).position)
+                labels.append(landmarks_in_crops)
             for _ in pictures:
                 advance()
-    shapes, labelled = (torch.stack([torch.cat(one[0::2]), torch.cat(one[1::2])]) for one in (found, truth))
-    return shapes, labelled
+    found, truth = (torch.stack([torch.cat(view[part]) for view in views]) for part in (0, 1))
+    return found, truth
 
 
 def fit_shape(found: Tensor, truth: Tensor, mirror: Tensor) -> ShapeCorrection | None:
-    """The correction that brings points near to the labels: ridge regression in the frame of the mean shape.
+    """The correction that moves points nearest to their labels: ridge regression in each face's own frame.
 
-    Every face counts mirrored too, so that a face and its mirror image are corrected alike; and the less, the further
-    off its points are (by their mean squared distance), in the fit as in the choice of the penalty, which is the one
-    that is best for faces left out of the fit.
+    The fit uses every face and its mirror image, so that both are corrected alike. A face weighs less the larger its
+    mean squared error, in the fit and in the choice of the penalty; the penalty is the best one in cross-validation.
 
     Args:
-        found, truth: (v, n, M, 2) points and labels, pixels of the crops, of v views of n faces. Labels that lean to
-            one side are to be moved back before (octamark.release.calibration.fit_offset): of the mirrored faces they
-            would lean to the other, and the fit would learn to guess which is which.
+        found, truth: (v, n, M, 2) points and labels, pixels of the crops, of v views of n faces; faces with missing
+            labels (NaN) do not count. Labels that lie to one side must be moved back before
+            (octamark.release.calibration.fit_offset): in the mirror images they would lie to the other side, and the
+            fit would learn to tell mirror images apart.
         mirror: (M,) the layout's mirror permutation.
 
     Returns:
-        None where no correction helps, and for fewer than :data:`LEAST_FACES`.
+        None if no correction helps, or for fewer than :data:`LEAST_FACES` faces.
     """
+    complete = torch.isfinite(truth).all(dim=3).all(dim=2).all(dim=0)
+    found, truth = found[:, complete], truth[:, complete]
     views, count = found.shape[:2]
     if count < LEAST_FACES:
         return None
@@ -96,14 +99,14 @@ def fit_shape(found: Tensor, truth: Tensor, mirror: Tensor) -> ShapeCorrection |
     wrong = in_frames(labels - points, frames)
     weight = 1 / wrong.square().mean(dim=(1, 2)).clamp(min=1e-6)
     x, y, fold = difference.flatten(1), wrong.flatten(1), (torch.arange(count) % FOLDS).repeat(2 * views)
-    parts = [(x[fold == one], y[fold == one], weight[fold == one, None]) for one in range(FOLDS)]
+    parts = [(x[fold == part], y[fold == part], weight[fold == part, None]) for part in range(FOLDS)]
     squares = torch.stack([a.T @ (w * a) for a, _, w in parts])
     products = torch.stack([a.T @ (w * b) for a, b, w in parts])
     spread = squares.sum(dim=0).diagonal().mean().clamp(min=LEAST_VARIANCE * float(weight.sum()))
     penalty = torch.eye(x.shape[1], dtype=x.dtype) * spread
 
     def solved(ridge: float, left_out: int | None = None) -> Tensor:
-        kept = [one for one in range(FOLDS) if one != left_out]
+        kept = [part for part in range(FOLDS) if part != left_out]
         left = squares[kept].sum(dim=0) + ridge * len(kept) / FOLDS * penalty
         solution: Tensor = torch.linalg.solve(left, products[kept].sum(dim=0))
         return solution
@@ -115,7 +118,7 @@ def fit_shape(found: Tensor, truth: Tensor, mirror: Tensor) -> ShapeCorrection |
         )
 
     most = WORTHWHILE * error([torch.zeros_like(penalty)] * FOLDS)
-    least, ridge = min((error(solved(ridge, one) for one in range(FOLDS)), ridge) for ridge in RIDGES)
+    least, ridge = min((error(solved(ridge, part) for part in range(FOLDS)), ridge) for ridge in RIDGES)
     return ShapeCorrection(mean.float(), solved(ridge).float()) if least < most else None
 
 
