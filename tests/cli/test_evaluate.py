@@ -68,9 +68,11 @@ def test_a_model_on_a_set(root: Path, tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == [s.name for s in samples]
     np.testing.assert_allclose([float(row["nme_percent"]) for row in rows], errors * 100, atol=1e-2)
-    assert "nano on 300w full: 9 faces, tight boxes around the labels, normaliser inter-ocular" in said
+    conditions = "300w full, tight boxes around the labels, normaliser inter-ocular"
+    assert f"nano on {conditions}, 9 faces" in said
+    assert f"NME {errors.mean() * 100:.2f} %: nano, {conditions}\n" in said
     for row in ("NME, %", "failures at 8%, %", "failures at 10%, %", "AUC at 8% (0 to 1)", "NME of the mouth, %",
-                "eye opening, error", "regions of 90% hold the truth in, %", "95 % interval"):  # fmt: skip
+                "eye opening, error", "labels inside the 90% regions, %", "95 % interval"):  # fmt: skip
         assert row in said
     assert f"{errors.mean() * 100:.2f}" in said
     assert f"{failure_rate(errors) * 100:.2f}" in said
@@ -89,7 +91,7 @@ def test_its_predictions_score_the_same(root: Path, tmp_path: Path) -> None:
     assert "0.000" in said
 
 
-@pytest.mark.parametrize("form", ["json", "jsonl", "coco", "pts"])
+@pytest.mark.parametrize("form", ["json", "jsonl", "csv", "coco", "pts"])
 def test_what_predict_writes_can_be_scored(root: Path, tmp_path: Path, form: str) -> None:
     """Any form, over all pictures of the set: strangers are noted, every face of the split is found."""
     ran = CliRunner().invoke(
@@ -103,7 +105,7 @@ def test_what_predict_writes_can_be_scored(root: Path, tmp_path: Path, form: str
         for path in files:
             if path.stem.endswith("-2"):
                 path.unlink()
-    elif form != "coco":
+    elif form in ("json", "jsonl"):
         lines = form == "jsonl"
         text = given.read_text()
         entries = [json.loads(line) for line in text.splitlines()] if lines else json.loads(text)
@@ -115,11 +117,26 @@ def test_what_predict_writes_can_be_scored(root: Path, tmp_path: Path, form: str
     assert whole["nme_percent"]["value"] < 60
     assert whole["boxes"] == "boxes unknown"
     if form in ("json", "jsonl"):
-        assert "1 of its pictures are not in the truth and left out, such as nobody.png" in said
-        assert "trust" in whole
+        assert "1 picture without labels left out, such as nobody.png" in said
+    assert ("trust" in whole) == (form != "pts")
     if form == "pts":
-        assert "trust" not in whole
         assert not (tmp_path / "out" / "reliability.png").exists()
+
+
+def test_pts_of_predict_beside_the_pictures_are_a_labelled_set(root: Path, tmp_path: Path) -> None:
+    """Two faces in one picture, and two pictures of one stem: each .pts finds its picture."""
+    single = np.asarray(Image.open(next((root / "ibug").glob("face_0.[jp][pn]g"))).convert("RGB"))
+    Image.fromarray(np.concatenate([single, single], axis=1)).save(tmp_path / "two.png")
+    Image.fromarray(single).save(tmp_path / "two.bmp")
+    ran = CliRunner().invoke(app, ["predict", str(tmp_path), "-m", "nano", "-f", "pts", "-o", str(tmp_path)])
+    assert ran.exit_code == 0, ran.output
+    assert sorted(path.name for path in tmp_path.glob("*.pts")) == ["two.png#2.pts", "two.png.pts", "two.pts"]
+    evaluate(tmp_path, "--format", "folder", "--layout", "ibug68", "-m", "nano", "-o", tmp_path / "out")
+    whole = results(tmp_path / "out")
+    assert {row["name"]: Path(row["picture"]).name for row in whole["pictures"]} == {
+        "two": "two.bmp", "two.png": "two.png", "two.png#2": "two.png"
+    }  # fmt: skip
+    assert whole["nme_percent"]["value"] < 10  # the same model found them, in other crops
 
 
 def truth_file(folder: Path, samples: list[Sample], name: str = "truth.json") -> Path:
@@ -152,9 +169,10 @@ def test_truth_and_predictions_from_files_alone(root: Path, tmp_path: Path) -> N
     assert whole["failure_rate_percent"]["8%"]["value"] == pytest.approx(100 / 3)
     assert whole["auc"]["8%"]["value"] == pytest.approx((6 + 2) / 24, abs=1e-4)
     assert whole["set"] == "truth.json"
-    assert "1 face not found: in no NME, and failures at every threshold" in said
+    assert "1 of 204 points without a label, not scored" in said
+    assert "1 face not found: left out of NME, a failure at every threshold" in said
     assert "no sheet of the worst faces: " in said
-    assert "mine.json on truth.json: 3 faces, boxes unknown, normaliser inter-ocular" in said
+    assert "mine.json on truth.json, boxes unknown, normaliser inter-ocular, 3 faces" in said
 
 
 def test_a_folder_of_pts_by_stems(root: Path, tmp_path: Path) -> None:
@@ -173,7 +191,7 @@ def test_boxes_of_the_detector_and_only_some_faces(root: Path, tmp_path: Path) -
     whole = results(tmp_path / "out")
     assert [row["name"] for row in whole["pictures"]] == ["ibug/face_0", "ibug/face_2"]
     assert whole["boxes"] == "boxes of the YuNet detector"
-    assert "300w full (some.txt): 2 faces, boxes of the YuNet detector" in said
+    assert "nano on 300w full (some.txt), boxes of the YuNet detector, normaliser inter-ocular, 2 faces" in said
 
 
 def test_faces_not_found_are_said(root: Path, tmp_path: Path) -> None:
@@ -194,7 +212,7 @@ def test_faces_not_found_are_said(root: Path, tmp_path: Path) -> None:
         "-o",
         tmp_path / "out",
     )
-    assert "3 faces not found: in no NME, and failures at every threshold" in said
+    assert "3 faces not found: left out of NME, a failure at every threshold" in said
     whole = results(tmp_path / "out")
     assert whole["nme_percent"]["value"] is None
     assert whole["failure_rate_percent"]["8%"]["value"] == 100
@@ -234,7 +252,7 @@ def test_two_models_are_compared(root: Path, tmp_path: Path) -> None:
     one, two = (report.read_scores(tmp_path / place) for place in "AB")
     assert "nano on 300w challenge" in said
     assert "tiny on 300w challenge" in said
-    assert "tiny minus nano, the same faces" in said
+    assert "tiny minus nano: 300w challenge, tight boxes around the labels, normaliser inter-ocular" in said
     change = 100 * np.mean([two.nme[name] - one.nme[name] for name in one.nme])
     assert f"{change:+.3f}" in said
     again = evaluate("--compare", tmp_path / "B", tmp_path / "A")
@@ -251,7 +269,7 @@ def test_truth_of_98_points(tmp_path: Path) -> None:
     said = evaluate(tmp_path / "wflw", "--format", "wflw", "-m", "nano", "-o", tmp_path / "out")
     whole = results(tmp_path / "out")
     assert (whole["layout"], whole["approximate"], whole["faces"]) == ("ibug68", True, 3)
-    assert "approximate: points were converted to layout ibug68, whose places differ a little" in said
+    assert "approximate: points were converted to layout ibug68, where their places differ a little" in said
     assert whole["subset_nme_percent"]["pose"]["faces"] == 2
     assert "NME of blur (1 face), %" in said
     evaluate(
@@ -318,7 +336,7 @@ def test_wrong_names_list_the_right_ones(root: Path, tmp_path: Path) -> None:
     refused(DataError, r"x\.json: cannot be read", root, "--predictions", root / "x.json")
     refused(DataError, r"x\.txt: cannot be read as a split file", *nano, "--only", root / "x.txt")
     refused(DataError, "the set gives no face box; use boxes labels or detector", *nano, "--boxes", "own")
-    refused(DataError, "no face can be normalised by face-box", *nano, "--norm", "face-box")
+    refused(DataError, "no face has the labels that normaliser face-box needs", *nano, "--norm", "face-box")
     refused(ConfigError, "give the folder of a set, or --truth FILE")
     refused(ConfigError, "give either a set .* or --truth, not both", root, "--truth", root / "x.json")
     refused(ConfigError, "--split and --only choose from a set", "--truth", root / "x.json", "--layout", "ibug68",

@@ -70,7 +70,7 @@ def test_everything_is_written_and_readable(result: Result, tmp_path: Path) -> N
     with (out / "pictures.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == [f"face_{i}" for i in range(5)]
-    assert (rows[2]["found"], rows[2]["nme_percent"], rows[2]["confidence"]) == ("0", "", "")
+    assert (rows[2]["found"], rows[2]["nme_percent"], rows[2]["mean_confidence"]) == ("0", "", "")
     mean = np.mean([float(row["nme_percent"]) for row in rows if row["nme_percent"]])
     assert mean == pytest.approx(whole["nme_percent"]["value"], abs=1e-5)
 

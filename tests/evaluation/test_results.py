@@ -71,7 +71,10 @@ def test_faces_that_cannot_be_normalised_are_in_no_figure() -> None:
 
 def test_a_set_without_boxes_cannot_be_normalised_by_them() -> None:
     samples = bare_samples(2)
-    with pytest.raises(DataError, match="drawn: no face can be normalised by face-box"):
+    with pytest.raises(
+        DataError,
+        match="drawn: no face has the labels that normaliser face-box needs; normalisers that work here: inter-",
+    ):
         result_of(samples, off_by(samples, 0, 0), normaliser="face-box").summary()
     boxed = [replace(samples[0], box=np.array([0, 0, 40, 90], np.float32)), samples[1]]
     result = result_of(boxed, off_by(samples, 0.1, 0.1), normaliser="face-box")
@@ -206,13 +209,13 @@ def test_rows_hold_each_face() -> None:
     assert rows[0]["nme_percent"] == pytest.approx(result.nme[0] * 100, abs=1e-6)
     parts = metrics.part_nme(landmarks, truth_of(samples), IBUG)
     assert rows[2]["mouth_nme_percent"] == pytest.approx(parts["mouth"][2] * 100, abs=1e-5)
-    assert rows[0]["confidence"] == pytest.approx(float(given.confidence[0].mean()), abs=1e-5)  # type: ignore[index]
+    assert rows[0]["mean_confidence"] == pytest.approx(float(given.confidence[0].mean()), abs=1e-5)  # type: ignore[index]
     assert rows[0]["expected_nme_percent"] > 0
     json.dumps(rows)
 
 
 def scores(label: str, normaliser: str = "inter-ocular", **nme: float) -> Scores:
-    return Scores(label, "boxes unknown", normaliser, nme)
+    return Scores(label, "drawn all", "boxes unknown", normaliser, nme)
 
 
 def test_a_difference_by_hand() -> None:
@@ -231,7 +234,7 @@ def test_a_difference_by_hand() -> None:
 def test_what_cannot_be_compared() -> None:
     with pytest.raises(DataError, match="A was normalised by inter-ocular, B by box: not comparable"):
         difference(scores("A", a=0.1), scores("B", "box", a=0.1))
-    with pytest.raises(DataError, match=r"A and B were scored on different faces: b, c \(2\) are in one only"):
+    with pytest.raises(DataError, match=r"A and B were scored on different faces: only one has b, c \(2 such faces\)"):
         difference(scores("A", a=0.1, b=0.2), scores("B", a=0.1, c=0.2))
 
 

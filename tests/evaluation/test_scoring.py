@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,17 @@ import pytest
 from PIL import Image
 
 import octamark
-from evaluation_fixtures import IBUG, bare_samples, drawn_samples, truth_of
+from evaluation_fixtures import IBUG, bare_samples, drawn_samples, result_of, truth_of
+from landmark_files import SHAPE, faces_at, records_of, write_all, write_text
 from octamark.datasets import Sample, w300
 from octamark.errors import ConfigError, DataError, LayoutError, PictureError
-from octamark.evaluation.scoring import Truth, score_file, score_model
+from octamark.evaluation import plots, report
+from octamark.evaluation.run import Predictions
+from octamark.evaluation.scoring import Truth, read_truth, score_file, score_model
+from octamark.evaluation.sheet import worst
 from octamark.geometry import landmark_boxes
 from octamark.inference.landmarker import Landmarker
+from octamark.io import FORMATS
 from octamark.layouts import Layout, layout
 from octamark.metrics import nme
 
@@ -196,7 +202,7 @@ def test_the_card_says_what_is_measured(w300_root: Path, nano: Landmarker) -> No
 def test_layouts_of_one_name_must_be_one(nano: Landmarker, samples: list[Sample]) -> None:
     few = replace(layout("cofw29"), name="ibug68")
     faces = [replace(sample, landmarks=sample.landmarks[:29]) for sample in samples]
-    with pytest.raises(LayoutError, match=r"different layouts of the one name ibug68 \(68 and 29 points\)"):
+    with pytest.raises(LayoutError, match=r"different layouts of the same name ibug68 \(68 and 29 points\)"):
         score_model(drawn(faces, few), nano, "labels")
 
 
@@ -213,6 +219,103 @@ def test_jitter_where_hardly_a_face_is_found(nano: Landmarker, samples: list[Sam
 
 def test_what_no_face_has_is_said_before_the_work(nano: Landmarker, samples: list[Sample]) -> None:
     tasks: list[str] = []
-    with pytest.raises(DataError, match="no face can be normalised by face-box"):
+    with pytest.raises(DataError, match="no face has the labels that normaliser face-box needs"):
         score_model(drawn(samples), nano, "labels", "face-box", advance=tasks.append)
     assert tasks == []
+
+
+def test_points_without_a_label_are_not_scored(nano: Landmarker, samples: list[Sample]) -> None:
+    """Half of a face, as in profiles: NME, parts, intervals and the sheet take what is labelled."""
+    half = [*range(9), *range(27, 31), *range(36, 42)]
+    labelled = []
+    for sample in samples:
+        landmarks = np.full((68, 2), np.nan, np.float32)
+        landmarks[half] = sample.landmarks[half]
+        labelled.append(replace(sample, landmarks=landmarks))
+    said = r"no face has the labels that normaliser inter-ocular needs; normalisers that work here: box, diagonal$"
+    with pytest.raises(DataError, match=said):
+        score_model(drawn(labelled), nano, "labels")
+    result, curves = score_model(drawn(labelled), nano, "labels", "box", jitter=True)
+    predicted = result.predictions.landmarks.astype(np.float64)
+    for index, sample in enumerate(samples):
+        errors = np.linalg.norm(predicted[index, half] - sample.landmarks[half], axis=1)
+        width, height = np.ptp(sample.landmarks[half].astype(np.float64), axis=0)
+        assert result.nme[index] == pytest.approx(errors.mean() / np.sqrt(width * height), rel=1e-5)
+    assert np.isnan(result.parts["mouth"]).all()
+    assert np.isfinite(result.parts["outline"]).all()
+    summary = result.summary()
+    assert (summary["points"], summary["points_without_label"]) == (5 * 68, 5 * (68 - len(half)))
+    assert np.isnan(summary["part_nme_percent"]["mouth"]["value"])
+    assert np.isfinite(summary["nme_percent"]["low"])
+    assert result.trust is not None
+    assert len(result.trust.errors) == 5 * len(half)
+    assert worst(result).shape == (640, 1280, 3)
+    assert plots.ced([result])[:4] == plots.reliability_plot(result.trust, result.about)[:4] == b"\x89PNG"
+    assert curves is not None
+    assert np.isfinite([y for lines in curves.values() for _, values in lines.values() for y in values]).all()
+
+
+def test_predictions_without_some_points_are_found(tmp_path: Path) -> None:
+    """Points that a conversion cannot give are not scored, and the file of predictions says null."""
+    samples = bare_samples(3)
+    given = truth_of(samples) + np.float32(1)
+    given[:, 60:] = np.nan
+    result = result_of(samples, Predictions(given))
+    assert result.predictions.found.all()
+    eyes = np.array([IBUG.distance(sample.landmarks, "inter-ocular") for sample in samples])
+    np.testing.assert_allclose(result.nme, np.sqrt(2) / eyes, rtol=1e-4)
+    report.write(result, tmp_path)
+    entries = json.loads((tmp_path / "predictions.json").read_text())
+    assert entries[0]["landmarks"][59][0] is not None
+    assert entries[0]["landmarks"][60] == [None, None]
+
+
+def test_truth_is_read(tmp_path: Path) -> None:
+    spoilt = SHAPE.tolist()
+    spoilt[2] = [None, None]
+    entries = [
+        {"image": "a.png", "landmarks": SHAPE.tolist()},
+        {"image": "b", "landmarks": spoilt},
+        {"image": "c", "faces": [{"landmarks": SHAPE.tolist()}, {"landmarks": (SHAPE + 300).tolist()}]},
+    ]
+    first, second, third, fourth = read_truth(write_text(tmp_path, entries), IBUG)
+    assert (first.name, first.picture) == ("a.png", tmp_path / "a.png")
+    np.testing.assert_array_equal(first.landmarks, SHAPE)
+    assert np.isnan(second.landmarks[2]).all()
+    assert np.isfinite(np.delete(second.landmarks, 2, axis=0)).all()
+    assert (third.name, fourth.name, fourth.picture) == ("c", "c#2", tmp_path / "c")
+    for name in FORMATS:
+        write_all(name, tmp_path / name, records_of(["a.png"], [faces_at(0, 500)]))
+        assert [sample.landmarks.shape for sample in read_truth(tmp_path / name, IBUG)] == [(68, 2)] * 2
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([], "holds no faces"),
+        ([{"image": "a", "landmarks": None}], r"entry 1 \(a\): no face has labels"),
+        ([{"image": "a", "landmarks": [[None, None]] * 68}], r"entry 1 \(a\): no point has a label"),
+        ([{"image": "a", "landmarks": [[1, 2]] * 9}], r"entry 1 \(a\): landmarks must be 68 points \(x y\); got 9"),
+        ([{"image": "a", "landmarks": [[1, 2]] * 68}] * 2, "entry 2: picture 'a' is listed twice"),
+        ("{", r"given\.json:1: not JSON"),
+    ],
+)
+def test_mistakes_in_the_truth_are_named(tmp_path: Path, value: object, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read_truth(write_text(tmp_path, value), IBUG)
+
+
+def test_a_file_without_predictions(tmp_path: Path) -> None:
+    for value, name in (([], "given.json"), ("", "given.jsonl"), ("file,point,x,y\n", "given.csv")):
+        with pytest.raises(DataError, match=f"{name}: holds no predictions"):
+            score_file(drawn(bare_samples(2)), write_text(tmp_path, value, name))
+
+
+def test_scipy_is_asked_for_before_the_work(
+    nano: Landmarker, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "scipy"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(ConfigError, match="need scipy: pip install scipy"):
+        score_model(drawn(samples), nano, "labels", advance=lambda task: pytest.fail("work was done"))

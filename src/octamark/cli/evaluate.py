@@ -1,4 +1,4 @@
-"""``octamark evaluate``: how good a detector is on labelled faces."""
+"""``octamark evaluate``: scores of a model, or of a file of predictions, on labelled faces."""
 
 from __future__ import annotations
 
@@ -35,53 +35,61 @@ if TYPE_CHECKING:
 
 def evaluate(
     data: Annotated[
-        Path | None, typer.Argument(help="The set: its folder as distributed, or a COCO .json; none with --truth")
+        Path | None,
+        typer.Argument(help="Folder of the data set as distributed, or a file of labels; none with --truth"),
     ] = None,
     form: Annotated[
         str, typer.Option("--format", help="300w, wflw, cofw, aflw19, webcaricature, cariface, coco or folder")
     ] = "300w",
-    split: Annotated[str | None, typer.Option("--split", help="Split of the set; a wrong name lists them")] = None,
-    only: Annotated[Path | None, typer.Option("--only", help="File of face names to keep, one a line")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Split of the set; an unknown name lists them")] = None,
+    only: Annotated[
+        Path | None, typer.Option("--only", help="File with the names of the faces to score, one per line")
+    ] = None,
     model: Annotated[str, MODEL] = "small",
     boxes: Annotated[
-        str, typer.Option("--boxes", help="labels (tight around the labels), detector (YuNet) or own (the set's)")
+        str,
+        typer.Option("--boxes", help="labels (tight around the labels), detector (YuNet) or own (those of the set)"),
     ] = "labels",
     norm: Annotated[
         str | None,
         typer.Option(
             "--norm",
-            help="inter-ocular, inter-pupil, box, diagonal (of the labels), face-box, face-diagonal (the set's)",
+            help="Normaliser of errors: inter-ocular, inter-pupil, box, diagonal, face-box or face-diagonal",
         ),
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", help="Score this file or folder of .pts in place of a model")
+        Path | None,
+        typer.Option("--predictions", help="Score this file (json, jsonl, csv, coco) or folder of .pts, not a model"),
     ] = None,
     truth: Annotated[
         Path | None,
-        typer.Option("--truth", help='Labels as a json list of {"image": NAME, "landmarks": [[x, y], ...]}'),
+        typer.Option("--truth", help='Labels: json list of {"image": NAME, "landmarks": [[x, y], ...]}, or coco, csv'),
     ] = None,
     named_layout: Annotated[
-        str | None, typer.Option("--layout", help="Layout of the points, for --truth, coco and folder; or a .toml")
+        str | None,
+        typer.Option("--layout", help="Layout of the points, for --truth, coco and folder: a name or a .toml file"),
     ] = None,
     compare: Annotated[
         tuple[str, str] | None,
-        typer.Option("--compare", metavar="A B", help="Paired differences of two models, or of two result folders"),
+        typer.Option(
+            "--compare", metavar="A B", help="Paired differences between two models or two folders of results"
+        ),
     ] = None,
     box_jitter: Annotated[
-        bool, typer.Option("--box-jitter", help="Also measure moved and scaled boxes and rotated faces")
+        bool, typer.Option("--box-jitter", help="Also measure with moved and scaled boxes and with rotated faces")
     ] = False,
     rotation: Annotated[str, ROTATION] = "auto",
     refine: Annotated[str, REFINE] = "auto",
     regions: Annotated[str, REGIONS] = models.REGIONS,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for results, plots and the worst faces")] = Path(
-        "octamark-evaluation"
-    ),
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder for results, plots and a sheet of the worst faces")
+    ] = Path("octamark-evaluation"),
     threads: Annotated[int | None, THREADS] = None,
 ) -> None:
-    """Score a detector on labelled faces.
+    """Score a model, or a file of predictions, on labelled faces.
 
-    Prints a table and writes results.json, pictures.csv, predictions.json, ced.png, reliability.png, worst.png. A
-    picture that cannot be read is reported and left out, and the exit code is then 1.
+    Prints a table and writes results.json, pictures.csv, predictions.json, ced.png, reliability.png and worst.png. A
+    picture that cannot be read is reported and left out; the exit code is then 1.
     """
     from octamark.evaluation import report
     from octamark.evaluation.scoring import score_file
@@ -89,18 +97,20 @@ def evaluate(
     saved = {name: report.read_scores(Path(name)) for name in compare or () if _is_saved(name)}
     if compare is not None and len(saved) == len(set(compare)):
         if data is not None or truth is not None or predictions is not None:
-            raise ConfigError("two folders of results are compared as they are: leave out the set and --predictions")
+            raise ConfigError(
+                "two folders of results are compared without a set: leave out DATA, --truth, --predictions"
+            )
         _print_difference(*(saved[name] for name in compare))
         return
-    faces = _read_truth(data, form, split, only, truth, named_layout)
+    labelled = _read_truth(data, form, split, only, truth, named_layout)
     failed: set[str] = set()
-    run = _Run(faces, boxes, norm, rotation, refine, regions, threads, box_jitter, failed)
+    run = _Run(labelled, boxes, norm, rotation, refine, regions, threads, box_jitter, failed)
     if predictions is not None:
         if compare is not None or box_jitter:
-            raise ConfigError("--predictions is a file of results: --compare and --box-jitter need a model to run")
-        result, stray = score_file(faces, predictions, norm)
+            raise ConfigError("--predictions are scored without a model: leave out --compare and --box-jitter")
+        result, stray = score_file(labelled, predictions, norm)
         if stray:
-            note(f"{predictions}: {len(stray)} of its pictures are not in the truth and left out, such as {stray[0]}")
+            note(f"{predictions}: {counted(len(stray), 'picture')} without labels left out, such as {stray[0]}")
         _finish(result, out, None)
     elif compare is None:
         run.model(model, out)
@@ -125,30 +135,30 @@ def _read_truth(
     from octamark.datasets.w300 import read_split_file
     from octamark.evaluation.scoring import Truth, read_truth
 
-    asked = None if named is None else layout(named)
+    chosen = None if named is None else layout(named)
     if truth is not None:
         if data is not None:
             raise ConfigError(f"give either a set ({data}) or --truth, not both")
         if split is not None or only is not None:
-            raise ConfigError("--split and --only choose from a set; a file of truth is taken whole")
-        if asked is None:
+            raise ConfigError("--split and --only select faces of a data set; a file of --truth is scored whole")
+        if chosen is None:
             raise LayoutError("--truth needs --layout, such as ibug68: the file does not say which points these are")
-        return Truth(truth.name, "", read_truth(truth, asked), asked)
+        return Truth(truth.name, "", read_truth(truth, chosen), chosen)
     if data is None:
-        raise ConfigError("give the folder of a set, or --truth FILE")
-    samples = read(form, data, split, layout=asked, only=() if only is None else read_split_file(only))
-    own = FORMATS[form].layout
-    one = layout(own) if own is not None else asked
-    assert one is not None
-    said = (split or FORMATS[form].splits[0]) + (f" ({only.name})" if only is not None else "")
-    return Truth(form, said, samples, one)
+        raise ConfigError("give the folder of a data set, or --truth FILE")
+    samples = read(form, data, split, layout=chosen, only=() if only is None else read_split_file(only))
+    fixed = FORMATS[form].layout
+    label_layout = layout(fixed) if fixed is not None else chosen
+    assert label_layout is not None
+    name = (split or FORMATS[form].splits[0]) + (f" ({only.name})" if only is not None else "")
+    return Truth(form, name, samples, label_layout)
 
 
 @dataclass(frozen=True)
 class _Run:
     """How models are run in one call of the command."""
 
-    faces: Truth
+    labelled: Truth
     boxes: str
     normaliser: str | None
     rotation: str
@@ -159,13 +169,13 @@ class _Run:
     failed: set[str]
 
     def model(self, name: str, folder: Path) -> Scores:
-        """Run one, print and write its result."""
+        """Run a model, print and write its result; returns its scores."""
         from octamark.evaluation.robustness import passes
         from octamark.evaluation.scoring import score_model
         from octamark.inference.landmarker import load
 
-        looks = {"rotation": self.rotation, "refine": self.refine, "regions": self.regions}
-        landmarker = load(name, **looks, threads=self.threads)  # type: ignore[arg-type]
+        options = {"rotation": self.rotation, "refine": self.refine, "regions": self.regions}
+        landmarker = load(name, **options, threads=self.threads)  # type: ignore[arg-type]
 
         def broken(sample: Sample, problem: str) -> None:
             self.failed.add(sample.name)
@@ -173,12 +183,12 @@ class _Run:
 
         make_folder(folder)
         with progress() as bar:
-            total = len(self.faces.samples)
-            tasks = {"faces": bar.add_task(f"{landmarker.card.name} on {self.faces.set}", total=total)}
+            total = len(self.labelled.samples)
+            tasks = {"faces": bar.add_task(f"{landmarker.card.name} on {self.labelled.set}", total=total)}
             if self.jitter:
                 tasks["disturbed"] = bar.add_task("moved boxes, rotated faces", total=total * passes(landmarker))
             result, curves = score_model(
-                self.faces, landmarker, self.boxes, self.normaliser, jitter=self.jitter,  # type: ignore[arg-type]
+                self.labelled, landmarker, self.boxes, self.normaliser, jitter=self.jitter,  # type: ignore[arg-type]
                 broken=broken, advance=lambda task: bar.advance(tasks[task]),
             )  # fmt: skip
         return _finish(result, folder, curves)
@@ -201,11 +211,11 @@ def _finish(result: Result, folder: Path, curves: Curves | None) -> Scores:
 
 _TRUST = {
     "log_likelihood_per_axis": "log likelihood of the errors, per axis",
-    "spearman_per_point": "Spearman of spread and error, per point",
-    "spearman_per_picture": "Spearman of spread and error, per picture",
+    "spearman_per_point": "Spearman correlation of spread and error, per point",
+    "spearman_per_picture": "Spearman correlation of spread and error, per face",
     "ause_per_point": "area between sparsification curves (AUSE)",
     "auroc_nme_over_8_percent": "AUROC of mean spread for NME over 8%",
-    "pictures_over_8_percent": "faces over 8%",
+    "pictures_over_8_percent": "faces with NME over 8%",
     "confidence_mean": "mean confidence",
     "points_within_5_percent": "points within 5% of the inter-ocular distance",
     "confidence_calibration_error": "calibration error of the confidence",
@@ -217,9 +227,11 @@ def _interval(values: dict[str, float], digits: int = 2) -> tuple[str, str]:
 
 
 def _print(summary: dict[str, Any]) -> None:
-    kept = f"{counted(summary['faces'], 'face')}, {summary['boxes']}, normaliser {summary['normaliser']}"
-    named = f"{summary['set']} {summary['split']}".strip()
-    table = Table(title=f"{summary['model']} on {named}: {kept}", title_justify="left")
+    faces = f"{summary['set']} {summary['split']}".strip()
+    conditions = f"{faces}, {summary['boxes']}, normaliser {summary['normaliser']}"
+    table = Table(
+        title=f"{summary['model']} on {conditions}, {counted(summary['faces'], 'face')}", title_justify="left"
+    )
     for column, side in (("", "left"), ("value", "right"), ("95 % interval", "right")):
         table.add_column(column, justify=side, overflow="fold")  # type: ignore[arg-type]
     table.add_row("NME, %", *_interval(summary["nme_percent"]))
@@ -235,22 +247,28 @@ def _print(summary: dict[str, Any]) -> None:
         table.add_row(f"NME of {name} ({counted(values['faces'], 'face')}), %", *_interval(values))
     for key, value in summary.get("trust", {}).items():
         if isinstance(value, dict):
-            for share, real in value.items():
-                table.add_row(f"regions of {share} hold the truth in, %", f"{real:.1f}", "")
+            for share, observed in value.items():
+                table.add_row(f"labels inside the {share} regions, %", f"{observed:.1f}", "")
         else:
-            said = str(value) if isinstance(value, int) else "-" if value != value else f"{value:.3f}"
-            table.add_row(_TRUST[key], said, "")
+            text = str(value) if isinstance(value, int) else "-" if value != value else f"{value:.3f}"
+            table.add_row(_TRUST[key], text, "")
     stdout.print(table)
+    stdout.print(f"NME {_interval(summary['nme_percent'])[0]} %: {summary['model']}, {conditions}")
     if summary["faces_not_found"]:
         stdout.print(
-            f"{counted(summary['faces_not_found'], 'face')} not found: in no NME, and failures at every threshold"
+            f"{counted(summary['faces_not_found'], 'face')} not found: left out of NME, a failure at every threshold"
         )
     if summary["faces_not_scored"]:
         stdout.print(
-            f"{counted(summary['faces_not_scored'], 'face')} not scored: without what {summary['normaliser']} needs"
+            f"{counted(summary['faces_not_scored'], 'face')} not scored: no labels for normaliser "
+            f"{summary['normaliser']}"
         )
+    if summary["points_without_label"]:
+        stdout.print(f"{summary['points_without_label']} of {summary['points']} points without a label, not scored")
     if summary["approximate"]:
-        stdout.print(f"approximate: points were converted to layout {summary['layout']}, whose places differ a little")
+        stdout.print(
+            f"approximate: points were converted to layout {summary['layout']}, where their places differ a little"
+        )
 
 
 def _print_curves(curves: Curves) -> None:
@@ -266,11 +284,12 @@ def _print_curves(curves: Curves) -> None:
 def _print_difference(first: Scores, second: Scores) -> None:
     from octamark.evaluation.results import difference
 
-    table = Table(title=f"{second.label} minus {first.label}, the same faces", title_justify="left")
+    conditions = f"{first.faces}, {first.boxes}, normaliser {first.normaliser}"
+    table = Table(title=f"{second.label} minus {first.label}: {conditions}", title_justify="left")
     for column in ("", "difference", "95 % interval"):
         table.add_column(column, justify="left" if not column else "right", overflow="fold")
-    for name, one in difference(first, second).items():
-        table.add_row(name, f"{one.value:+.3f}", f"{one.low:+.3f} to {one.high:+.3f}")
+    for name, change in difference(first, second).items():
+        table.add_row(name, f"{change.value:+.3f}", f"{change.low:+.3f} to {change.high:+.3f}")
     stdout.print(table)
     if first.boxes != second.boxes:
-        stdout.print(f"the boxes differ: {first.boxes} against {second.boxes}; part of the difference may be theirs")
+        stdout.print(f"the boxes differ ({first.boxes}; {second.boxes}), which may explain part of the difference")

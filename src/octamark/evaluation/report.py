@@ -67,7 +67,8 @@ def read_scores(folder: Path) -> Scores:
         errors = {name: math.nan if value == "" else float(value) / 100 for name, value in rows.items()}
         if not errors:
             raise ValueError("no faces")
-        return Scores(f"{whole['model']} ({folder})", whole["boxes"], whole["normaliser"], errors)
+        faces = f"{whole['set']} {whole['split']}".strip()
+        return Scores(f"{whole['model']} ({folder})", faces, whole["boxes"], whole["normaliser"], errors)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -145,7 +145,13 @@ class Result:
         """The errors by face name, for comparisons."""
         names = [sample.name for sample in self.samples]
         errors = {names[index]: float(self.nme[index]) for index in np.flatnonzero(self.scored)}
-        return Scores(self.about.model, self.about.boxes, self.about.normaliser, errors)
+        return Scores(
+            self.about.model,
+            f"{self.about.set} {self.about.split}".strip(),
+            self.about.boxes,
+            self.about.normaliser,
+            errors,
+        )
 
     def summary(self) -> dict[str, Any]:
         """All figures as plain values: NME and failures in percent, areas in 0..1, each with its 95 % interval."""
@@ -312,12 +318,14 @@ class Scores:
 
     Attributes:
         label: what was scored, for people.
+        faces: set and split of the faces.
         boxes: how its faces were found.
         normaliser: of the errors.
         nme: face name -> fraction, NaN for a face that was not found; without faces that cannot be normalised.
     """
 
     label: str
+    faces: str
     boxes: str
     normaliser: str
     nme: dict[str, float]

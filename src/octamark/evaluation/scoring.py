@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from octamark import metrics
+from octamark import metrics, uncertainty
 from octamark.datasets import Sample
 from octamark.datasets.samples import labels_of
 from octamark.errors import ConfigError, DataError, LayoutError, listed
@@ -72,10 +72,11 @@ def score_model(
 
     Raises:
         PictureError, DataError, LayoutError: as reading, cropping and comparing raise them.
-        ConfigError: unknown kind of boxes.
+        ConfigError: unknown kind of boxes, or scipy is not installed.
     """
     if boxes not in BOXES:
         raise ConfigError(f"boxes {boxes!r}; allowed: {listed(BOXES)}")
+    uncertainty.scipy_stats()  # say before the work that it is missing
     comparison = _comparison(truth, landmarker.layout)
     chosen = _normaliser(normaliser, comparison.layout)
     about = About(
