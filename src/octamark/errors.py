@@ -67,3 +67,11 @@ class OutputError(OctamarkError):
 def listed(names: Iterable[object]) -> str:
     """Names for an error message: ``a, b, c``."""
     return ", ".join(str(name) for name in names)
+
+
+def install_hint(packages: Iterable[str], extra: str) -> str:
+    """How to install missing packages, for an error message: by their names, and as an extra of octamark's clone.
+
+    octamark itself is on no package index, so a name such as ``octamark[train]`` would not be found there.
+    """
+    return f"pip install {' '.join(packages)} (or in a clone of octamark: pip install '.[{extra}]')"
