@@ -1,0 +1,166 @@
+"""The documentation: code blocks run and print what the page shows, commands exist, the reference is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import shutil
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import griffe
+import pytest
+from typer.testing import CliRunner
+
+from conftest import REPOSITORY
+from octamark.cli import app
+from octamark.errors import install_hint
+from test_architecture import ROOMS
+
+DOCS = REPOSITORY / "docs"
+CODE_PAGES = [REPOSITORY / "README.md", DOCS / "index.md", *DOCS.glob("tutorials/*.md"), *DOCS.glob("how-to/*.md")]
+COMMAND_PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+
+_BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_OPTION = re.compile(r"--?[a-z][a-z-]*")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
+
+
+def page_name(path: Path) -> str:
+    """The path of a page in the repository."""
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def code_blocks(text: str) -> list[tuple[str, str | None]]:
+    """(code, output) of each Python block of a page; the output is that of a text block right after it, or None."""
+    blocks = list(_BLOCK.finditer(text))
+    pairs = []
+    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+        if block[1] == "python":
+            shown = following and following[1] == "text" and not text[block.end() : following.start()].strip()
+            pairs.append((block[2], following[2] if following and shown else None))
+    return pairs
+
+
+def same_output(printed: str, shown: str) -> bool:
+    """Whether two texts are equal but for numbers that differ by one unit of the last digit shown."""
+    printed, shown = printed.strip(), shown.strip()
+    if _NUMBER.sub("#", printed) != _NUMBER.sub("#", shown):
+        return False
+    pairs = zip(_NUMBER.findall(printed), _NUMBER.findall(shown), strict=True)
+    return all(abs(float(first) - float(second)) <= 1.001 * _last_digit(second) for first, second in pairs)
+
+
+def _last_digit(number: str) -> float:
+    """The unit of a decimal number's last digit; 0 for a whole number, which is a count."""
+    mantissa, _, exponent = number.partition("e")
+    decimals = len(mantissa.partition(".")[2])
+    return 10.0 ** (int(exponent or 0) - decimals) if decimals else 0.0
+
+
+def commands(text: str) -> list[str]:
+    """The ``octamark ...`` command lines in the code blocks of a page, continued lines joined."""
+    joined = re.sub(r"\s*\\\n\s*", " ", text)
+    return [line[1] for line in re.finditer(r"^(?: {4}|\$ |)(octamark [^\n]+)$", joined, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("page", CODE_PAGES, ids=page_name)
+def test_code_blocks_run_and_print_what_the_page_shows(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(DOCS / "portrait.jpg", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "page"}
+    for code, shown in code_blocks(page.read_text(encoding="utf-8")):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, page_name(page), "exec"), names)  # noqa: S102
+        assert shown is None or same_output(printed.getvalue(), shown), f"printed:\n{printed.getvalue()}shown:\n{shown}"
+
+
+def test_outputs_may_differ_in_the_last_digit_alone() -> None:
+    assert same_output("face at 163.9, score 0.94\n", "face at 164.0, score 0.93")
+    assert not same_output("face at 163.9", "face at 164.1")
+    assert not same_output("2 faces", "3 faces")
+    assert not same_output("1 face", "1 Face")
+
+
+def test_a_page_gives_its_blocks_and_outputs() -> None:
+    text = "```python\na\n```\n\n```text\nb\n```\nwords\n```python\nc\n```\nwords\n```text\nd\n```\n"
+    assert code_blocks(text) == [("a\n", "b\n"), ("c\n", None)]
+
+
+@cache
+def options(*verb: str) -> set[str]:
+    """The options that the help of a verb names; no verb: those of ``octamark`` itself."""
+    result = CliRunner().invoke(app, [*verb, "--help"])
+    assert result.exit_code == 0, f"octamark has no verb {verb[0]!r}"
+    return set(_OPTION.findall(result.output))
+
+
+@pytest.mark.parametrize("page", COMMAND_PAGES, ids=page_name)
+def test_commands_have_verbs_and_options_that_exist(page: Path) -> None:
+    for line in commands(page.read_text(encoding="utf-8")):
+        words = shlex.split(re.split(r" (?:\||>|&&) ", line)[0], comments=True)[1:]
+        verb = [] if words[0].startswith("-") else words[:1]
+        used = {word.split("=")[0] for word in words if _OPTION.fullmatch(word.split("=")[0])}
+        assert used <= options(*verb), f"{line}: no option {used - options(*verb)}"
+
+
+def test_commands_are_found_on_a_page() -> None:
+    text = (
+        "    octamark predict a.jpg \\\n        --overlay\n\n```console\n$ octamark models\n```\nrun `octamark train`\n"
+    )
+    assert commands(text) == ["octamark predict a.jpg --overlay", "octamark models"]
+
+
+def test_every_room_has_a_page_of_reference() -> None:
+    pages = {path.stem for path in (DOCS / "reference").glob("*.md")} - {"index", "command_line"}
+    assert pages == set(ROOMS) - {"_version", "cli"}
+    navigation = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in pages:
+        assert f"reference/{page}.md" in navigation
+        assert f"]({page}.md)" in (DOCS / "reference" / "index.md").read_text(encoding="utf-8")
+
+
+def test_docstrings_name_parameters_that_exist() -> None:
+    package = griffe.load("octamark", search_paths=[REPOSITORY / "src"], docstring_parser="google")
+    options = {"warn_missing_types": False, "warn_unknown_params": False}
+    wrong, checked = [], 0
+    for thing in documented(package):
+        assert thing.docstring is not None
+        for section in thing.docstring.parse("google", **options):
+            if section.kind is not griffe.DocstringSectionKind.parameters:
+                continue
+            names = {name.strip("*") for entry in section.value for name in entry.name.split(", ")}
+            allowed = {parameter.name for parameter in thing.parameters}
+            checked += len(names)
+            wrong += [f"{thing.path}: {name}" for name in sorted(names - allowed)]
+    assert checked > 100
+    assert not wrong
+
+
+def documented(thing: Any) -> list[Any]:
+    """The functions and classes with a docstring in a module, class or package."""
+    found = []
+    for member in thing.members.values():
+        if not member.is_alias and (member.is_module or member.is_class or member.is_function):
+            found += documented(member) if not member.is_function else []
+            found += [member] if member.docstring and not member.is_module else []
+    return found
+
+
+def test_hints_name_packages_of_the_extra() -> None:
+    hint = install_hint(["torch", "onnx"], "train")
+    assert hint == "pip install torch onnx (or in a clone of octamark: pip install '.[train]')"
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    for path in sorted((REPOSITORY / "src").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert "pip install 'octamark" not in text, f"{path}: octamark is on no package index"
+        for extra in re.findall(r"install_hint\([^)]*[\"'](\w+)[\"']\)", text):
+            assert extra in extras, f"{path}: no extra {extra!r}"
