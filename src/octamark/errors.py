@@ -69,9 +69,9 @@ def listed(names: Iterable[object]) -> str:
     return ", ".join(str(name) for name in names)
 
 
-def install_hint(packages: Iterable[str], extra: str) -> str:
-    """How to install missing packages, for an error message: by their names, and as an extra of octamark's clone.
+def install_hint(packages: Iterable[str]) -> str:
+    """The command that installs missing packages, for error messages.
 
-    octamark itself is on no package index, so a name such as ``octamark[train]`` would not be found there.
+    The packages are named one by one: octamark is on no package index, so ``octamark[train]`` would not be found.
     """
-    return f"pip install {' '.join(packages)} (or in a clone of octamark: pip install '.[{extra}]')"
+    return f"pip install {' '.join(packages)}"

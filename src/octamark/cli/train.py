@@ -36,7 +36,7 @@ def need_packages() -> None:
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise OctamarkError(f"this needs packages that are not installed: {install_hint(missing, 'train')}")
+        raise OctamarkError(f"this needs packages that are not installed: {install_hint(missing)}")
 
 
 def data_paths(given: list[str]) -> Path | dict[str, Path] | None:
