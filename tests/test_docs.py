@@ -74,7 +74,7 @@ def commands(text: str) -> list[str]:
     )
     indented = "\n".join(re.findall(r"^ {4}(.*)$", _BLOCK.sub("", text), re.MULTILINE))
     joined = re.sub(r"\s*\\\n\s*", " ", f"{fenced}\n{indented}")
-    return re.findall(r"^(?:\$ )?(octamark [^\n]+)$", joined, re.MULTILINE)
+    return re.findall(r"^(?:\$ )?(?:\.venv/bin/)?(octamark [^\n]+)$", joined, re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", CODE_PAGES, ids=page_name)
