@@ -44,10 +44,11 @@ def code_blocks(text: str) -> list[tuple[str, str | None]]:
     """(code, output) of each Python block of a page; the output is that of a text block right after it, or None."""
     blocks = list(_BLOCK.finditer(text))
     pairs = []
-    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+    for number, block in enumerate(blocks):
         if block[1] == "python":
-            shown = following and following[1] == "text" and not text[block.end() : following.start()].strip()
-            pairs.append((block[2], following[2] if following and shown else None))
+            shown = [after[2] for after in blocks[number + 1 : number + 2] if after[1] == "text"]
+            near = shown and not text[block.end() : blocks[number + 1].start()].strip()
+            pairs.append((block[2], shown[0] if near else None))
     return pairs
 
 
@@ -143,6 +144,7 @@ def test_docstrings_name_parameters_that_exist() -> None:
     wrong, checked = [], 0
     for thing in documented(package):
         assert thing.docstring is not None
+        assert "\nExample:\n" not in thing.docstring.value, f"{thing.path}: mkdocstrings knows the section as Examples:"
         for section in thing.docstring.parse("google", **options):
             if section.kind is not griffe.DocstringSectionKind.parameters:
                 continue
