@@ -1,21 +1,25 @@
-"""The house rules: public names, who imports whom, no torch for prediction, room sizes."""
+"""The map: which folders there are, which of them import which, no torch for prediction, the public names."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import octamark
+from octamark.inference import detector
 
 SOURCE = Path(octamark.__file__).parent
+REPOSITORY = Path(__file__).parent.parent
 
 # Imports point from later rooms to earlier ones only.
 ROOMS = (
     "errors", "_version", "geometry", "layouts", "images", "faces", "models", "inference", "io", "drawing", "metrics",
     "uncertainty", "datasets", "evaluation", "nets", "synthesis", "training", "release", "cli",
 )  # fmt: skip
+TOP_FOLDERS = {"benchmarks", "configs", "docs", "examples", "research", "tests", "tools"}
 TORCH = {"torch", "lightning_fabric", "kornia", "safetensors", "onnx", "onnxscript"}
 EXTRA = TORCH | {"matplotlib", "h5py", "scipy"}
 
@@ -48,6 +52,48 @@ def files() -> list[tuple[str, Path]]:
 
 def test_every_room_is_on_the_map() -> None:
     assert {name for name, _ in files()} == set(ROOMS)
+
+
+DATA = {
+    ("py.typed",),
+    ("inference", detector.YUNET_FILE),
+    ("layouts", "*.toml"),
+    ("models", "blobs", "*.onnx"),
+    ("models", "blobs", "*.safetensors"),
+    ("models", "blobs", "sha256.json"),
+}
+
+
+def test_files_that_are_no_modules_have_a_place() -> None:
+    for path in SOURCE.rglob("*"):
+        if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts:
+            place = path.relative_to(SOURCE)
+            assert any(place.match("/".join(pattern)) for pattern in DATA if len(pattern) == len(place.parts)), path
+
+
+def test_the_map_of_contributing_lists_every_room_in_order() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    listed = [
+        cell.removesuffix(".py").removesuffix("/")
+        for row in re.findall(r"^\| (`[^|]+) \|", text, re.MULTILINE)
+        for cell in re.findall(r"`src/octamark/([\w.]+/?)`", row)
+    ]
+    assert listed == [name for name in ROOMS if name != "_version"]
+    folders = re.findall(r"^\| `([\w.]+)/` \|", text, re.MULTILINE)
+    tracked = {path.name for path in REPOSITORY.iterdir() if path.is_dir() and path.name in TOP_FOLDERS}
+    assert set(folders) == tracked == TOP_FOLDERS
+
+
+def test_the_build_and_the_detector_agree_on_the_weight_file() -> None:
+    tree = ast.parse((REPOSITORY / "hatch_build.py").read_text(encoding="utf-8"))
+    constants = {
+        node.targets[0].id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+    }
+    assert constants == {"FILE": detector.YUNET_FILE, "SHA256": detector.YUNET_SHA256}
 
 
 def test_imports_point_one_way() -> None:
@@ -89,10 +135,3 @@ def test_public_names() -> None:
     }  # fmt: skip
     for name in octamark.__all__:
         assert getattr(octamark, name).__doc__, name
-
-
-def test_rooms_stay_small() -> None:
-    for _, path in files():
-        lines = path.read_text(encoding="utf-8").count("\n")
-        assert lines <= 450, f"{path}: {lines} lines"
-        assert lines > 0 or path.name == "__init__.py", f"{path}: empty"

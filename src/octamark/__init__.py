@@ -1,6 +1,6 @@
 """octamark: facial landmarks with an expected error for every point, on a plain CPU.
 
-Example:
+Examples:
     >>> import numpy as np, octamark
     >>> landmarker = octamark.load("nano")
     >>> picture = np.zeros((256, 256, 3), np.uint8)  # or a path, encoded bytes, a PIL image

@@ -67,3 +67,11 @@ class OutputError(OctamarkError):
 def listed(names: Iterable[object]) -> str:
     """Names for an error message: ``a, b, c``."""
     return ", ".join(str(name) for name in names)
+
+
+def install_hint(packages: Iterable[str]) -> str:
+    """The command that installs missing packages, for error messages.
+
+    The packages are named one by one: octamark is on no package index, so ``octamark[train]`` would not be found.
+    """
+    return f"pip install {' '.join(packages)}"

@@ -59,7 +59,7 @@ class _Measures:
 
         A layout without lids gives (n, 0).
 
-        Example:
+        Examples:
             >>> import numpy as np, octamark
             >>> picture = np.zeros((256, 256, 3), np.uint8)
             >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
@@ -82,7 +82,7 @@ class _Measures:
     def mouth_opening(self) -> F64:
         """(n,) how far the mouth is open: distance of the inner lips over the mouth's width; NaN without inner lips.
 
-        Example:
+        Examples:
             >>> import numpy as np, octamark
             >>> picture = np.zeros((256, 256, 3), np.uint8)
             >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
@@ -102,7 +102,7 @@ class _Measures:
         Raises:
             ConfigError: a coverage outside 0..1, or faces without calibration (read from a file, or made by hand).
 
-        Example:
+        Examples:
             >>> import numpy as np, octamark
             >>> picture = np.zeros((256, 256, 3), np.uint8)
             >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
@@ -140,7 +140,7 @@ class Face(_Measures):
     Attributes: as in :class:`Faces`, without the first axis: ``landmarks`` (M, 2), ``spread`` (M, 2), ``confidence``
     (M,), ``box`` (4,), ``score``, ``id``.
 
-    Example:
+    Examples:
         >>> import numpy as np, octamark
         >>> picture = np.zeros((256, 256, 3), np.uint8)
         >>> face = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])[0]
@@ -173,7 +173,7 @@ class Face(_Measures):
         Raises:
             LayoutError: no part of that name; the message lists the parts.
 
-        Example:
+        Examples:
             >>> import numpy as np, octamark
             >>> picture = np.zeros((256, 256, 3), np.uint8)
             >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
@@ -233,7 +233,7 @@ class Faces(_Measures):
         radius_ratios: pairs (ratio, share), both rising from 0: that share of points is less than ``ratio`` times the
             root mean square of its two spreads off; the model's calibration, None where it is unknown.
 
-    Example:
+    Examples:
         >>> import numpy as np, octamark
         >>> picture = np.zeros((256, 256, 3), np.uint8)
         >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
@@ -289,7 +289,7 @@ class Faces(_Measures):
         Raises:
             LayoutError: an unknown layout, or one to which there is no conversion; the message lists what there is.
 
-        Example:
+        Examples:
             >>> import numpy as np, octamark
             >>> picture = np.zeros((256, 256, 3), np.uint8)
             >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
@@ -325,7 +325,7 @@ class Faces(_Measures):
             ConfigError: an unknown template, a size below 1 pixel, a margin below 0.
             LayoutError: a layout without conversion to the template's points.
 
-        Example:
+        Examples:
             >>> import numpy as np, octamark
             >>> picture = np.zeros((256, 256, 3), np.uint8)
             >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
@@ -359,7 +359,7 @@ class Faces(_Measures):
 
         Pixels are rounded to 0.01, spread to 0.001, confidence to 0.0001; NaN becomes None.
 
-        Example:
+        Examples:
             >>> import numpy as np, octamark
             >>> picture = np.zeros((256, 256, 3), np.uint8)
             >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])

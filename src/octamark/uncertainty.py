@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from octamark.errors import ConfigError
+from octamark.errors import ConfigError, install_hint
 
 Floats = NDArray[np.floating]
 F64 = NDArray[np.float64]
@@ -27,7 +27,7 @@ def scipy_stats() -> ModuleType:
     try:
         return importlib.import_module("scipy.stats")
     except ImportError as error:
-        raise ConfigError("rank statistics of the spread need scipy: pip install scipy") from error
+        raise ConfigError(f"rank statistics of the spread need scipy: {install_hint(['scipy'])}") from error
 
 
 def spearman(predicted: Floats, observed: Floats) -> float:

@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -85,6 +86,15 @@ def test_a_changed_weight_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     detector_module.yunet_weights.cache_clear()
     monkeypatch.setattr(detector_module, "YUNET_SHA256", "0" * 64)
     with pytest.raises(WeightsError, match="damaged"):
+        FaceDetector()
+
+
+def test_a_missing_weight_file_is_an_error_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    detector_module.yunet_weights.cache_clear()
+    monkeypatch.setattr(detector_module, "__file__", str(tmp_path / "detector.py"))
+    with pytest.raises(WeightsError, match=r"yunet_2023mar\.onnx: cannot be read .*; .* --collect-data octamark"):
         FaceDetector()
 
 

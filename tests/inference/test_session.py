@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import octamark
 from octamark import DeviceError, WeightsError, models
 from octamark.inference.session import check_threads, session
+from octamark.models import registry
 
 
 class FailingSession:
@@ -71,3 +74,11 @@ def test_integers_of_any_type_are_numbers_of_threads(threads: Any) -> None:
 def test_other_numbers_of_threads_are_refused(threads: Any) -> None:
     with pytest.raises(DeviceError, match="allowed: an integer from 1 to"):
         session(models.read("nano"), "nano", threads, "cpu")
+
+
+def test_a_package_without_its_data_files_is_an_error_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(registry, "blobs", lambda: tmp_path)
+    with pytest.raises(WeightsError, match=r"sha256\.json: cannot be read .*; .* --collect-data octamark"):
+        octamark.load("nano")

@@ -1,7 +1,7 @@
-"""The command line: one module per verb; heavy imports inside the verbs.
+"""The command line, one module per verb. Packages that take long to import are imported inside the verbs.
 
-Exit codes: 0 done; 1 done, but inputs failed (each is named on standard error); 2 the call itself was wrong, or results
-could not be written; 130 interrupted (``predict`` writes what it has found by then).
+Exit codes: 0, everything was done. 1, some inputs failed; each is named on standard error. 2, an option or argument was
+wrong, or results could not be written. 130, interrupted; ``predict`` writes the results that it has by then.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from octamark.cli.console import fail
 from octamark.errors import OctamarkError
 
 app = typer.Typer(
-    help="Facial landmarks with an expected error for every point; and the training of such detectors.",
+    help="Find facial landmarks with an expected error for every point, and train such detectors.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,33 +37,33 @@ app.command("models")(inspect.models)
 app.command("layouts")(inspect.layouts)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(value: bool) -> None:
+    if value:
         print(f"octamark {__version__}")
         raise typer.Exit()
 
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None: ...
 
 
 def main() -> None:
-    """Entry point of the ``octamark`` command: errors as one line, never a traceback."""
+    """Run the ``octamark`` command. An error is printed as one line, without a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names need not fit the terminal's encoding
-    warnings.simplefilter("ignore")  # PIL's about odd metadata, torch's about itself
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill keeps what was found, as Ctrl-C does
+            stream.reconfigure(errors="backslashreplace")  # file names may hold characters that the terminal has not
+    warnings.simplefilter("ignore")  # of the libraries, such as PIL's about metadata
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: results so far are kept
     try:
         app()
     except OctamarkError as error:
         fail(str(error))
         sys.exit(2)
-    except OSError as error:  # a full disk under standard output, a terminal that went away
+    except OSError as error:  # such as a full disk under standard output
         fail(f"{error.filename or 'output'}: {error.strerror or error}")
-        if isinstance(sys.stdout, io.TextIOWrapper):  # what it still holds would fail once more at the very end
+        if isinstance(sys.stdout, io.TextIOWrapper):  # or its buffer fails once more at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)
     except MemoryError:

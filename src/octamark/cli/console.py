@@ -1,4 +1,4 @@
-"""What the command line says to people, on standard error so that results can be piped; options that verbs share."""
+"""Messages for people, on standard error so that results can be piped; and options that several verbs have."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ stdout = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def fail(message: str) -> None:
-    """One line about what went wrong."""
+    """Print an error as one line."""
     stderr.print(f"error: {_printable(message)}", style="red")
 
 
 def note(message: str) -> None:
-    """One line about what happened."""
+    """Print a message as one line."""
     stderr.print(_printable(message))
 
 
 def _printable(message: str) -> str:
-    """File names need not be UTF-8; what is not is escaped."""
+    """The message with characters escaped that are not valid Unicode, as file names may hold."""
     return message.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -45,7 +45,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def progress(*, visible: bool = True) -> Progress:
-    """A progress bar with counts and time left; shown on terminals only."""
+    """A progress bar with counts and the time left; it is shown on terminals only."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -58,15 +58,15 @@ def progress(*, visible: bool = True) -> Progress:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder, made if missing, and tried: what cannot be written is said before the work, not after it.
+    """The folder, made if it is missing. A file is written to it and removed, so that errors come before the work.
 
     Raises:
-        OutputError: it cannot be made or written to, or is a file.
+        OutputError: the folder cannot be made or written to, or is a file.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be made a folder ({error.strerror})") from error
+        raise OutputError(f"{path}: the folder cannot be made ({error.strerror})") from error
     probe = path / f".octamark-{os.getpid()}"
     write_atomically(probe, b"")
     probe.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from octamark.cli.console import counted, make_folder, note, progress
-from octamark.errors import ConfigError, OctamarkError, OutputError, listed
+from octamark.errors import ConfigError, OctamarkError, OutputError, install_hint, listed
 from octamark.images import write_atomically
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def need_packages() -> None:
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise OctamarkError(f"this needs more packages ({listed(missing)}): pip install 'octamark[train]'")
+        raise OctamarkError(f"this needs packages that are not installed: {install_hint(missing)}")
 
 
 def data_paths(given: list[str]) -> Path | dict[str, Path] | None:

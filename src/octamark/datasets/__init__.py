@@ -87,7 +87,7 @@ def read(
             file (with its line, where it has lines); no faces; two faces of one name; an unknown name in ``only``.
         LayoutError: no layout for a format that needs one, or one with another number of points.
 
-    Example:
+    Examples:
         >>> list(FORMATS)
         ['300w', 'wflw', 'cofw', 'aflw19', 'webcaricature', 'cariface', 'coco', 'folder']
     """

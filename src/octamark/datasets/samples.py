@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from octamark.errors import DataError, listed
+from octamark.errors import DataError, install_hint, listed
 from octamark.geometry import Picture
 from octamark.images import SUFFIXES, picture_size, read_picture
 from octamark.io import FaceEntry, PictureEntry
@@ -161,4 +161,4 @@ def package_for(path: Path, package: str, module: str = "") -> ModuleType:
     try:
         return importlib.import_module(module or package)
     except ImportError as error:
-        raise DataError(f"{path}: reading it needs {package}: pip install {package}") from error
+        raise DataError(f"{path}: reading it needs {package}: {install_hint([package])}") from error

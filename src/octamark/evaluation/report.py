@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from octamark.errors import DataError, PictureError
+from octamark.errors import DataError, PictureError, install_hint
 from octamark.evaluation import plots, sheet
 from octamark.evaluation.results import Result, Scores
 from octamark.evaluation.robustness import Curves
@@ -40,7 +40,7 @@ def write(result: Result, folder: Path, robustness: Curves | None = None) -> lis
         (folder / plot).unlink(missing_ok=True)
     missing = []
     if importlib.util.find_spec("matplotlib") is None:
-        missing.append("plots need matplotlib: pip install matplotlib")
+        missing.append(f"plots need matplotlib: {install_hint(['matplotlib'])}")
     else:
         write_atomically(folder / "ced.png", plots.ced([result]))
         if result.trust is not None:

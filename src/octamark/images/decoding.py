@@ -57,7 +57,7 @@ class Limits:
     Raises:
         ConfigError: a limit that is no whole number above 0.
 
-    Example:
+    Examples:
         >>> Limits(pixels=25_000_000).pixels
         25000000
     """

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from octamark.errors import ConfigError, WeightsError
 from octamark.geometry import Picture
+from octamark.models.registry import MISSING_FILES
 
 Detections = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Boxes (n, 4), xyxy in pixels of the picture, and scores (n,)."""
@@ -51,7 +52,7 @@ class Detector(Protocol):
     The arguments and results are those of :meth:`FaceDetector.__call__`. A detector has to be picklable if the
     landmarker that uses it is sent to other processes, and safe to share between threads if the landmarker is.
 
-    Example:
+    Examples:
         >>> def whole_picture(picture: Picture) -> Detections:
         ...     height, width = picture.shape[:2]
         ...     return np.array([[0, 0, width - 1, height - 1]], np.float32), np.ones(1, np.float32)
@@ -80,7 +81,7 @@ class FaceDetector:
         ConfigError: a threshold that is not between 0 and 1.
         WeightsError: the network's weight file is missing or damaged.
 
-    Example:
+    Examples:
         >>> boxes, scores = FaceDetector()(np.zeros((64, 64, 3), np.uint8))
         >>> boxes.shape
         (0, 4)
@@ -167,10 +168,7 @@ def yunet_weights() -> NDArray[np.uint8]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise WeightsError(
-            f"{path}: cannot be read ({error.strerror}); installing octamark puts the face detector's weights there "
-            "(in a clone: pip install --editable .)"
-        ) from error
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); {MISSING_FILES}") from error
     if hashlib.sha256(data).hexdigest() != YUNET_SHA256:
         raise WeightsError(f"{path}: damaged (its sha256 is not the released one); install octamark again")
     return np.frombuffer(data, np.uint8)

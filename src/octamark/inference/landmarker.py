@@ -103,7 +103,7 @@ class Landmarker:
         DeviceError: more threads than processors, or a device that is not there.
         ConfigError: an unknown option, or a value that is not allowed.
 
-    Example:
+    Examples:
         >>> from octamark import load
         >>> faces = load("nano")(np.zeros((64, 64, 3), np.uint8))
         >>> len(faces)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import operator
 import os
 from typing import SupportsIndex
@@ -11,8 +9,8 @@ from typing import SupportsIndex
 import numpy as np
 import onnxruntime
 
-from octamark import models
 from octamark.errors import DeviceError, WeightsError, listed
+from octamark.models.registry import is_released
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """ONNX Runtime's name of each device."""
@@ -76,7 +74,6 @@ def check_threads(threads: SupportsIndex) -> int:
 def _reason(data: bytes) -> str:
     """Why ONNX Runtime did not load the file, as far as octamark can tell."""
     version = onnxruntime.__version__
-    released = json.loads((models.blobs() / "sha256.json").read_text(encoding="utf-8")).values()
-    if hashlib.sha256(data).hexdigest() in released:
+    if is_released(data):
         return f"the file is intact, but the installed ONNX Runtime {version} cannot load it"
     return f"damaged, not an ONNX file, or not for the installed ONNX Runtime {version}"

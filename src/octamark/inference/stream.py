@@ -63,7 +63,7 @@ def stream(
         full_frame, heatmaps: as in calling the :class:`Landmarker`.
         keep_pictures: keep each decoded picture in its result, for drawing on it.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from octamark import load
         >>> pictures = [np.zeros((64, 64, 3), np.uint8), "missing.jpg"]

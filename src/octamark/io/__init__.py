@@ -105,7 +105,7 @@ def open_writer(
         OutputError: an unknown name, a stream for pts, ``resume`` with json, coco or a stream, or with an existing file
             that octamark predict did not write.
 
-    Example:
+    Examples:
         >>> list(FORMATS)
         ['json', 'jsonl', 'csv', 'pts', 'coco']
     """

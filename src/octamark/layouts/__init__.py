@@ -51,7 +51,7 @@ def layout(name: str | Path | Layout) -> Layout:
         LayoutError: unknown name (the message lists the names), a file that cannot be read, or has mistakes; see
             :func:`loads`.
 
-    Example:
+    Examples:
         >>> layout("ibug68").part("left_eye")
         (42, 43, 44, 45, 46, 47)
     """
@@ -84,7 +84,7 @@ def loads(text: str, source: str = "layout") -> Layout:
         LayoutError: neither TOML nor JSON, a table with mistakes, or a table that has the name of a layout of this
             package but other points.
 
-    Example:
+    Examples:
         >>> loads('name = "eyes"\\npoints = ["right_eye", "left_eye"]').mirror
         array([1, 0])
     """

@@ -126,7 +126,7 @@ def convert(landmarks: Floats, from_layout: Layout, to_layout: Layout) -> tuple[
     Raises:
         LayoutError: another number of points, or layouts between which there is no conversion.
 
-    Example:
+    Examples:
         >>> from octamark.layouts import layout
         >>> points, approximate = convert(layout("wflw98").diagram, layout("wflw98"), layout("ibug68"))
         >>> points.shape, approximate

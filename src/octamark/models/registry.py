@@ -13,6 +13,9 @@ from octamark.errors import WeightsError, listed
 REGIONS, REGIONS_MODEL = "regions", "small"
 """Names of the regional network that ships and of the model that it was trained with."""
 
+MISSING_FILES = "install octamark again, or where PyInstaller built the application, add --collect-data octamark"
+"""What to do about a file of the package that is not there."""
+
 
 def blobs() -> Path:
     """The folder of the model files that ship and of the checkpoints behind them."""
@@ -23,17 +26,19 @@ def _sums() -> dict[str, str]:
     """The sha256 of each model file that ships, by name.
 
     Raises:
-        WeightsError: the package's data files are missing, as in an application that was packed without them.
+        WeightsError: the file of checksums is missing, as in an application that was packed without data files.
     """
     path = blobs() / "sha256.json"
     try:
         sums: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise WeightsError(
-            f"{path}: cannot be read ({error.strerror}); octamark's data files are missing: install it again, or add "
-            "the package's data to the packed application"
-        ) from error
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); {MISSING_FILES}") from error
     return sums
+
+
+def is_released(data: bytes) -> bool:
+    """Whether these are the bytes of a weight file that ships."""
+    return hashlib.sha256(data).hexdigest() in _sums().values()
 
 
 def available() -> list[str]:
