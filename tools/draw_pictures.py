@@ -36,7 +36,7 @@ def main() -> None:
     refined = octamark.load("small", refine="always", rotation="never")
     coarse = octamark.load("small", refine="never", rotation="never")(picture)
     assert refined.refiner is not None
-    regions = drawing.close_look(picture, coarse[0], refined(picture)[0], refined.refiner)
+    regions = drawing.refinement_picture(picture, coarse[0], refined(picture)[0], refined.refiner)
     write_picture(DOCS / "close_look.jpg", regions)
     write_picture(DOCS / "caricatures.jpg", caricatures(picture))
     (DOCS / "layouts").mkdir(exist_ok=True)
