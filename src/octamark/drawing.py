@@ -187,7 +187,7 @@ def heatmap_picture(picture: Picture, faces: Faces) -> Picture:
         band = slice(top, top + _BAND)
         colours = cv2.applyColorMap((strength[band] * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
         share = np.sqrt(np.clip(strength[band], 0, 1))[:, :, None]
-        blended[band] = grey[band, :, None] * np.float32(0.6) * (1 - share) + colours * share
+        blended[band] = grey[band, :, None] * (0.6 * (1 - share)) + colours * share
     return blended
 
 
