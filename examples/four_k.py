@@ -49,7 +49,7 @@ def main() -> None:
         print(f"  {part:8} moved {moved:5.1f} px; expected error {expected[0]:5.1f} -> {expected[1]:5.1f} px")
     assert landmarker.refiner is not None
     Path("demo").mkdir(exist_ok=True)
-    write_picture(Path("demo/refinement.png"), drawing.close_look(picture, coarse, refined, landmarker.refiner))
+    write_picture(Path("demo/refinement.png"), drawing.refinement_picture(picture, coarse, refined, landmarker.refiner))
     print("picture: demo/refinement.png")
 
 

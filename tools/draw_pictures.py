@@ -31,12 +31,12 @@ def main() -> None:
     part = portrait.crop((110, 10, 340, 240)).resize((690, 690), Image.Resampling.LANCZOS)
     picture = octamark.read_picture(part)
     faces = octamark.load("small")(picture, heatmaps=True)
-    pair = np.hstack([drawing.overlay(picture, faces), drawing.heatmap_picture(picture, faces)])
+    pair = np.hstack([drawing.overlay(picture, faces, enlarge=False), drawing.heatmap_picture(picture, faces)])
     write_picture(DOCS / "astronaut.jpg", pair)
     refined = octamark.load("small", refine="always", rotation="never")
     coarse = octamark.load("small", refine="never", rotation="never")(picture)
     assert refined.refiner is not None
-    regions = drawing.close_look(picture, coarse[0], refined(picture)[0], refined.refiner)
+    regions = drawing.refinement_picture(picture, coarse[0], refined(picture)[0], refined.refiner)
     write_picture(DOCS / "close_look.jpg", regions)
     write_picture(DOCS / "caricatures.jpg", caricatures(picture))
     (DOCS / "layouts").mkdir(exist_ok=True)
@@ -58,7 +58,7 @@ def caricatures(picture: Picture) -> Picture:
             tile = np.ascontiguousarray(pictures[0].permute(1, 2, 0).numpy())
             drawn.append(tile)
             faces = landmarker(tile, landmark_boxes(truth.numpy()), box_kind="landmarks")
-            overlays.append(drawing.overlay(tile, faces))
+            overlays.append(drawing.overlay(tile, faces, enlarge=False))
     return drawing.sheet([*drawn[:4], *overlays[:4], *drawn[4:], *overlays[4:]], 4)
 
 

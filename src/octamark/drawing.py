@@ -6,15 +6,16 @@ WO 2022/264089, paragraph 0078. Points with low confidence are hollow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import LayoutError, listed
-from octamark.faces import Face, Faces
+from octamark.faces import Face, Faces, Landmarks
 from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, squares
+from octamark.inference.refiner import Refiner
 from octamark.layouts import Layout
 
 GLOBAL_COLOUR = (255, 176, 0)
@@ -186,7 +187,7 @@ def heatmap_picture(picture: Picture, faces: Faces) -> Picture:
         band = slice(top, top + _BAND)
         colours = cv2.applyColorMap((strength[band] * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
         share = np.sqrt(np.clip(strength[band], 0, 1))[:, :, None]
-        blended[band] = grey[band, :, None] * np.float32(0.6) * (1 - share) + colours * share
+        blended[band] = grey[band, :, None] * (0.6 * (1 - share)) + colours * share
     return blended
 
 
@@ -207,14 +208,7 @@ def _add_map(strength: NDArray[np.float32], heatmap: NDArray[np.float32], matrix
 
 
 def refinement_picture(
-    picture: Picture,
-    before: Face,
-    after: Face,
-    transforms: Mapping[str, NDArray[np.floating]],
-    input_size: int,
-    *,
-    region: str = "left_eye",
-    size: int = 640,
+    picture: Picture, before: Face, after: Face, refiner: Refiner, *, region: str = "left_eye", size: int = 640
 ) -> Picture:
     """What refinement did to one face, (size, 2 * size, 3).
 
@@ -223,9 +217,8 @@ def refinement_picture(
 
     Args:
         before, after: the face without and with refinement.
-        transforms: region of the layout -> (2, 3) similarity from pixels of its crop to pixels of the picture.
-        input_size: side of these crops in pixels.
-        region: the region on the right.
+        refiner: what refined it, ``landmarker.refiner``.
+        region: the region on the right, a name in the layout's table of regions.
         size: side of both halves in pixels.
 
     Raises:
@@ -233,8 +226,12 @@ def refinement_picture(
     """
     if size < 32:
         raise ValueError(f"size {size}: at least 32 pixels")
-    if region not in transforms:
-        raise LayoutError(f"layout {before.layout.name} has no region {region!r}; regions: {listed(transforms)}")
+    names = [entry.name for entry in refiner.table.regions]
+    if region not in names:
+        raise LayoutError(f"layout {refiner.layout.name} has no region {region!r}; regions: {listed(names)}")
+    unrefined = Landmarks(before.landmarks, before.spread, before.confidence)
+    transforms = dict(zip(names, refiner.transforms([unrefined])[0], strict=True))
+    input_size = refiner.card.rule.size
     corners = np.array([[0, 0], [input_size, 0], [input_size, input_size], [0, input_size]]) - 0.5
     quads = {name: apply(transform, corners) for name, transform in transforms.items()}
     whole = crop_transform(squares(landmark_boxes(np.concatenate(list(quads.values()))), 1.05)[0], size)

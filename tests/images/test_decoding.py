@@ -219,6 +219,7 @@ def encoded_bomb(width: int, height: int) -> bytes:
 def test_limits_are_whole_numbers(value: object) -> None:
     with pytest.raises(ConfigError, match=r"Limits\(pixels="):
         Limits(pixels=value)  # type: ignore[arg-type]
+    assert Limits(pixels=np.int64(5)).pixels == 5  # type: ignore[arg-type]
 
 
 class Endless(io.RawIOBase):

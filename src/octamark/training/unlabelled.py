@@ -14,7 +14,7 @@ import safetensors
 
 from octamark.errors import DataError, OutputError, PictureError, listed
 from octamark.geometry import F64, Picture, crop, crop_transform, detector_squares
-from octamark.images import SUFFIXES, read_picture, write_atomically
+from octamark.images import SUFFIXES, find_pictures, read_picture, write_atomically
 from octamark.inference.detector import FaceDetector
 from octamark.inference.landmarker import load as load_landmarker
 from octamark.training.data import ROOM
@@ -91,21 +91,18 @@ def read(path: Path) -> UnlabelledFaces:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """Every picture file of a folder and its subfolders, hidden ones apart, in a fixed order.
+    """The picture files of a folder and its subfolders, as :func:`octamark.images.find_pictures` finds them.
 
     Raises:
         DataError: no such folder, or no pictures in it.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give one of pictures, or what octamark crops wrote")
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-    if not found:
-        raise DataError(f"{folder}: no pictures in this folder ({listed(SUFFIXES)})")
-    return found
+    found = find_pictures(folder)
+    if not found.paths:
+        left_out = f"; left out: {found.left_out_text}" if found.left_out else ""
+        raise DataError(f"{folder}: no pictures in this folder ({listed(SUFFIXES)}){left_out}")
+    return list(found.paths)
 
 
 def collect(
