@@ -37,6 +37,7 @@ from research.tables import (
     Results,
     all_cells,
     append,
+    base_recipe,
     network_key,
     row_of,
     same_run,
@@ -162,7 +163,7 @@ def measure_costs(path: Path) -> None:
     costs: dict[str, dict[str, float]] = {}
     tasks = {}
     for key, recipe in {network_key(recipe): recipe for cell in all_cells() for recipe in cell.recipes}.items():
-        network = OctaveNetwork(network_config(parse({"name": "costs", "network": recipe["network"]}, key))).eval()
+        network = OctaveNetwork(network_config(parse({**base_recipe(), "network": recipe["network"]}, key))).eval()
         costs[key] = {"parameters": sum(parameter.numel() for parameter in network.parameters())}
         for side in SIDES:
             onnx = untrained_onnx("experiment", network, side)
