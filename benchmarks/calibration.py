@@ -19,7 +19,7 @@ import octamark
 from octamark import models
 from octamark.datasets import read
 from octamark.evaluation.results import SHARES
-from octamark.evaluation.run import View, label_square, predict
+from octamark.evaluation.run import View, label_crop, predict
 from octamark.models.calibration import CONFIDENCE_SHARE, Calibration
 from octamark.release.calibration import cross_fitted, trust_figures
 from octamark.release.graph import recalibrated
@@ -56,7 +56,7 @@ def main() -> None:
         card = octamark.load(name, refine="never").card
         uncalibrated = card.model_copy(update={"calibration": Calibration.identity(len(card.calibration.gain))})
         landmarker = octamark.load(recalibrated(models.read(name), uncalibrated), rotation="never", refine="never")
-        predictions = predict(landmarker, samples, {"": View(label_square(card.crop))})[""]
+        predictions = predict(landmarker, samples, {"": View(label_crop(card.crop))})[""]
         assert predictions.spread is not None
         assert predictions.scale is not None
         unit = predictions.scale[:, None, None]

@@ -53,6 +53,20 @@ class Crop:
         """The crop as the network sees it: (size, size, 3) uint8; see :func:`crop`."""
         return crop(self.picture, self.transform, size)
 
+    def moved(self, size: int, shift: tuple[float, float] = (0.0, 0.0), scale: float = 1.0, angle: float = 0.0) -> Crop:
+        """The crop after it was shifted by shares of its side, scaled, and turned about its middle.
+
+        Args:
+            size: of the network's input, pixels.
+            shift: to the right and downwards in the crop; ``centre`` moves along.
+            angle: degrees clockwise.
+        """
+        middle = size / 2 - 0.5
+        step = crop_transform(np.array([middle + shift[0] * size, middle + shift[1] * size, scale * size]), size, angle)
+        linear, along = self.transform[:, :2], self.transform[:, :2] @ (np.array(shift) * size)
+        transform = np.concatenate([linear @ step[:, :2], apply(self.transform, step[:, 2])[:, None]], axis=1)
+        return Crop(self.picture, transform, self.centre + along)
+
     def rotated(self, angle: float) -> Crop:
         """The crop after the picture around ``centre`` was turned by ``angle`` degrees clockwise."""
         turn = crop_transform(np.array([0.0, 0.0, 1.0]), 1, angle)[:, :2]

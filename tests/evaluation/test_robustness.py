@@ -11,7 +11,7 @@ import pytest
 import octamark
 from octamark.datasets import Sample
 from octamark.evaluation.robustness import ANGLES, SCALES, SHIFTS, measure
-from octamark.evaluation.run import Predictions, detector_square, label_square
+from octamark.evaluation.run import Predictions, detector_crop, label_crop
 from octamark.evaluation.scoring import Truth, score_model
 from octamark.layouts import layout
 
@@ -65,7 +65,7 @@ def test_each_disturbance_reaches_the_landmarker_once(portrait: Sample) -> None:
 
     ticks: list[None] = []
     curves = measure(
-        tiny, [portrait, replace(portrait, name="again")], detector_square(tiny.card.crop, find), error,
+        tiny, [portrait, replace(portrait, name="again")], detector_crop(tiny.card.crop, find), error,
         advance=lambda: ticks.append(None),
     )  # fmt: skip
     assert len(runs) == len(ticks) == 2
@@ -74,5 +74,5 @@ def test_each_disturbance_reaches_the_landmarker_once(portrait: Sample) -> None:
     side = [one.scale[0] for one in seen if one.scale is not None]
     start = 2 * len(SHIFTS)
     np.testing.assert_allclose(np.array(side[start : start + len(SCALES)]) / side[0], SCALES)
-    label = label_square(tiny.card.crop)
+    label = label_crop(tiny.card.crop)
     assert label is not None

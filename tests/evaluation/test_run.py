@@ -14,15 +14,14 @@ from octamark.datasets import Sample
 from octamark.errors import DataError, PictureError
 from octamark.evaluation.run import (
     Predictions,
-    Spot,
     View,
-    detector_square,
-    label_square,
-    own_square,
+    detector_crop,
+    label_crop,
+    own_box_crop,
+    placement_for,
     predict,
-    square_for,
 )
-from octamark.geometry import apply, landmark_boxes
+from octamark.geometry import Crop, apply, crop_transform, landmark_boxes
 from octamark.inference.landmarker import Landmarker
 from octamark.models import CropRule
 
@@ -36,49 +35,51 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return drawn_samples(tmp_path_factory.mktemp("faces"), 6)
 
 
-def test_squares_by_hand() -> None:
+def square(crop: Crop | None) -> NDArray[np.float64]:
+    """Middle x, middle y and side of an upright crop."""
+    assert crop is not None
+    return np.array([*apply(crop.transform, np.array([31.5, 31.5])), crop.side(64)])
+
+
+def test_crops_by_hand() -> None:
     one = Sample("a", Path("a.png"), POINTS, box=np.array([0, 0, 40, 10], np.float32))
-    spot = label_square(RULE)(one, BLACK)
-    assert spot is not None
-    np.testing.assert_allclose(spot.square, [30, 30, 60])  # 1.5 times the longer side
-    np.testing.assert_allclose(spot.centre, [30, 30])
-    spot = own_square(RULE)(one, BLACK)
-    assert spot is not None
-    np.testing.assert_allclose(spot.square, [20, 5 + 0.25 * 20, 40])  # root of the area 20: twice, and a quarter down
-    np.testing.assert_allclose(spot.centre, [20, 5])  # turning is about the box, not about the crop
+    crop = label_crop(RULE)(one, BLACK)
+    np.testing.assert_allclose(square(crop), [30, 30, 60])  # 1.5 times the longer side
+    assert crop is not None
+    np.testing.assert_allclose(crop.centre, [30, 30])
+    crop = own_box_crop(RULE)(one, BLACK)
+    np.testing.assert_allclose(square(crop), [20, 5 + 0.25 * 20, 40])  # root of the area 20: twice, and a quarter down
+    assert crop is not None
+    np.testing.assert_allclose(crop.centre, [20, 5])  # turning is about the box, not about the crop
     boxes = np.array([[300, 300, 340, 320], [12, 18, 52, 38]], np.float32)
-    spot = detector_square(RULE, lambda picture: (boxes, np.ones(2, np.float32)))(one, BLACK)
-    assert spot is not None
-    np.testing.assert_allclose(spot.centre, [32, 28])  # the box that overlaps, not the first
-    assert detector_square(RULE, lambda picture: (boxes[:1], np.ones(1, np.float32)))(one, BLACK) is None
+    crop = detector_crop(RULE, lambda picture: (boxes, np.ones(2, np.float32)))(one, BLACK)
+    assert crop is not None
+    np.testing.assert_allclose(crop.centre, [32, 28])  # the box that overlaps, not the first
+    assert detector_crop(RULE, lambda picture: (boxes[:1], np.ones(1, np.float32)))(one, BLACK) is None
 
 
 def test_boxes_that_are_not_there() -> None:
     one = Sample("a", Path("x/a.png"), POINTS)
     with pytest.raises(DataError, match=r"a \(x/a\.png\): the set gives no face box; use boxes labels or detector"):
-        square_for("own", RULE)(one, BLACK)
+        placement_for("own", RULE)(one, BLACK)
     flat = replace(one, landmarks=np.full((3, 2), 5, np.float32))
     with pytest.raises(DataError, match=r"a \(x/a\.png\): its box has no extent"):
-        square_for("labels", RULE)(flat, BLACK)
+        placement_for("labels", RULE)(flat, BLACK)
 
 
-def test_views_move_scale_and_turn() -> None:
-    spot = Spot(np.array([100.0, 80.0, 40.0]), np.array([100.0, 75.0]))
-
-    def square(sample: Sample, picture: NDArray[np.uint8]) -> Spot:
-        return spot
-
-    transform, centre = View(square, shift=(0.1, -0.2), scale=1.5, angle=90.0).place(spot, 64)
+def test_crops_move_scale_and_turn() -> None:
+    crop = Crop(BLACK, crop_transform(np.array([100.0, 80.0, 40.0]), 64), np.array([100.0, 75.0]))
+    moved = crop.moved(64, shift=(0.1, -0.2), scale=1.5, angle=90.0)
     middle = np.array([31.5, 31.5])
-    np.testing.assert_allclose(apply(transform, middle), [104, 72])
-    np.testing.assert_allclose(centre, [104, 67])
-    np.testing.assert_allclose(
-        apply(transform, middle + np.array([1, 0])) - apply(transform, middle), [0, 60 / 64], atol=1e-9
-    )
+    np.testing.assert_allclose(apply(moved.transform, middle), [104, 72])
+    np.testing.assert_allclose(moved.centre, [104, 67])
+    right = apply(moved.transform, middle + np.array([1, 0])) - apply(moved.transform, middle)
+    np.testing.assert_allclose(right, [0, 60 / 64], atol=1e-9)
+    np.testing.assert_allclose(crop.moved(64).transform, crop.transform, atol=1e-12)
 
 
 def test_predictions_are_those_of_the_landmarker(nano: Landmarker, samples: list[Sample]) -> None:
-    seen = predict(nano, samples, {"labels": View(label_square(nano.card.crop))})["labels"]
+    seen = predict(nano, samples, {"labels": View(label_crop(nano.card.crop))})["labels"]
     assert seen.found.all()
     assert seen.scale is not None
     for index, sample in enumerate(samples):
@@ -91,10 +92,10 @@ def test_predictions_are_those_of_the_landmarker(nano: Landmarker, samples: list
 
 
 def test_faces_not_found_are_nan_and_order_is_kept(nano: Landmarker, samples: list[Sample]) -> None:
-    label = label_square(nano.card.crop)
+    label = label_crop(nano.card.crop)
     calls: list[str] = []
 
-    def some(sample: Sample, picture: NDArray[np.uint8]) -> Spot | None:
+    def some(sample: Sample, picture: NDArray[np.uint8]) -> Crop | None:
         calls.append(sample.name)
         return None if sample.name in ("face_1", "face_4") else label(sample, picture)
 
@@ -115,7 +116,7 @@ def test_faces_not_found_are_nan_and_order_is_kept(nano: Landmarker, samples: li
 def test_broken_pictures_raise_or_are_told(nano: Landmarker, samples: list[Sample], tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("no picture")
     several = [*samples[:2], replace(samples[2], name="bad", picture=tmp_path / "bad.png"), samples[3]]
-    view = {"": View(label_square(nano.card.crop))}
+    view = {"": View(label_crop(nano.card.crop))}
     with pytest.raises(PictureError, match=r"bad\.png: not a picture"):
         predict(nano, several, view)
     told: list[tuple[str, str]] = []

@@ -15,8 +15,8 @@ from drawn_faces import Oracle, write_w300
 from octamark import models
 from octamark.datasets import w300
 from octamark.datasets.load import labelled_sets, training_and_validation
-from octamark.evaluation.run import Spot, detector_square
-from octamark.geometry import best_overlap, detector_squares, landmark_boxes, squares
+from octamark.evaluation.run import detector_crop
+from octamark.geometry import apply, best_overlap, detector_squares, landmark_boxes, squares
 from octamark.layouts import layout
 from octamark.models import CropRule
 from octamark.models.calibration import Calibration
@@ -176,20 +176,21 @@ def test_moved_boxes_stay_within_their_share() -> None:
     rule = CropRule(size=64, margin=1.25, detector_scale=1.0, detector_shift=(0, 0), detector_residual=(0, 0, 0))
     sample, picture = octamark_sample(np.array([[100.0, 100.0], [200.0, 180.0]])), np.zeros((8, 8, 3), np.uint8)
     box = np.array([[100, 100, 200, 180]], np.float32)
-    still = detector_square(rule, lambda picture: (box, np.ones(1, np.float32)))
-    moved = _moved_randomly(still, seed=0)
-    spots = [spot for _ in range(300) if (spot := moved(sample, picture)) is not None]
-    squares_made = np.stack([spot.square for spot in spots])
-    side = np.sqrt(100 * 80)
-    away = (squares_made[:, :2] - (150, 140)) / side
+    still = detector_crop(rule, lambda picture: (box, np.ones(1, np.float32)))
+    moved = _moved_randomly(still, 64, seed=0)
+    crops = [crop for _ in range(300) if (crop := moved(sample, picture)) is not None]
+    middles = np.stack([apply(crop.transform, np.array([31.5, 31.5])) for crop in crops])
+    sides, side = np.array([crop.side(64) for crop in crops]), np.sqrt(100 * 80)
+    away = (middles - (150, 140)) / side
     assert 0.095 < np.abs(away).max() <= 0.1 + 1e-9
-    assert 0.9 - 1e-9 <= (squares_made[:, 2] / side).min() < 0.905
-    assert 1.095 < (squares_made[:, 2] / side).max() <= 1.1 + 1e-9
+    assert 0.9 - 1e-9 <= (sides / side).min() < 0.905
+    assert 1.095 < (sides / side).max() <= 1.1 + 1e-9
     np.testing.assert_allclose(away.mean(axis=0), 0, atol=0.01)
-    again = _moved_randomly(still, seed=0)(sample, picture)
-    assert isinstance(again, Spot)
-    np.testing.assert_array_equal(again.square, spots[0].square)
-    missed = _moved_randomly(detector_square(rule, lambda picture: (box[:0], np.ones(0, np.float32))), seed=0)
+    assert all(crop.centre.tolist() == [150, 140] for crop in crops)
+    again = _moved_randomly(still, 64, seed=0)(sample, picture)
+    assert again is not None
+    np.testing.assert_array_equal(again.transform, crops[0].transform)
+    missed = _moved_randomly(detector_crop(rule, lambda picture: (box[:0], np.ones(0, np.float32))), 64, seed=0)
     assert missed(sample, picture) is None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from octamark.datasets import Sample
-from octamark.evaluation.run import Predictions, Square, View, predict
+from octamark.evaluation.run import Placement, Predictions, View, predict
 from octamark.inference.landmarker import Landmarker
 
 SHIFTS = (-0.2, -0.15, -0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2)
@@ -18,7 +18,7 @@ Curves = dict[str, dict[str, tuple[list[float], list[float]]]]
 def measure(
     landmarker: Landmarker,
     samples: Sequence[Sample],
-    square: Square,
+    placement: Placement,
     error: Callable[[Predictions], float],
     *,
     advance: Callable[[], None] = lambda: None,
@@ -34,10 +34,10 @@ def measure(
     Returns:
         Axis label -> line label -> (x, NME in %).
     """
-    views = {f"shift x {s}": View(square, shift=(s, 0.0)) for s in SHIFTS}
-    views |= {f"shift y {s}": View(square, shift=(0.0, s)) for s in SHIFTS}
-    views |= {f"scale {s}": View(square, scale=s) for s in SCALES}
-    angles = {f"angle {a}": View(square, angle=a) for a in ANGLES}
+    views = {f"shift x {s}": View(placement, shift=(s, 0.0)) for s in SHIFTS}
+    views |= {f"shift y {s}": View(placement, shift=(0.0, s)) for s in SHIFTS}
+    views |= {f"scale {s}": View(placement, scale=s) for s in SCALES}
+    angles = {f"angle {a}": View(placement, angle=a) for a in ANGLES}
     seen = predict(landmarker, samples, views | angles, advance=advance)
     nme = {name: error(one) for name, one in seen.items()}
     rotated = {f"rotation: {landmarker.options.rotation}": (list(ANGLES), [nme[name] for name in angles])}

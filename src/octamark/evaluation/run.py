@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from octamark.datasets import Sample
 from octamark.errors import DataError, PictureError
-from octamark.geometry import Picture, best_overlap, crop_transform, detector_squares, landmark_boxes, squares
-from octamark.inference.detector import FaceDetector
-from octamark.inference.landmarker import Landmarker
+from octamark.geometry import Crop, Picture, best_overlap, landmark_boxes
+from octamark.inference.detector import Detector, FaceDetector
+from octamark.inference.landmarker import BoxKind, Landmarker, crops_of_boxes
 from octamark.models import CropRule
 
 F32 = NDArray[np.float32]
@@ -28,37 +28,20 @@ BOXES: dict[Boxes, str] = {
     "detector": "boxes of the YuNet detector",
     "own": "the set's own face boxes",
 }
-Detect = Callable[[Picture], tuple[F32, F32]]
-"""Boxes (n, 4) and scores (n,) of the faces in a picture, as FaceDetector gives them."""
-
-Square = Callable[[Sample, Picture], "Spot | None"]
-"""Where to look in a picture for a sample's face; None: not found."""
+Placement = Callable[[Sample, Picture], Crop | None]
+"""Where in a picture a sample's face is read; None if it was not found."""
 
 _AHEAD = 4  # pictures decoded before they are needed
 
 
 @dataclass(frozen=True)
-class Spot:
-    """A place to look: (3,) centre x, centre y and side of the crop, and (2,) the centre of the box behind it."""
-
-    square: F64
-    centre: F64
-
-
-@dataclass(frozen=True)
 class View:
-    """One way to place the crop: a square, then moved by shares of its side, scaled and turned (degrees)."""
+    """One way to read a face: the crop of a placement, then moved as by :meth:`octamark.geometry.Crop.moved`."""
 
-    square: Square
+    placement: Placement
     shift: tuple[float, float] = (0.0, 0.0)
     scale: float = 1.0
     angle: float = 0.0
-
-    def place(self, spot: Spot, size: int) -> tuple[F64, F64]:
-        """The crop's (2, 3) similarity to the picture, and the box's centre (2,)."""
-        x, y, side = spot.square
-        moved = np.array([x + self.shift[0] * side, y + self.shift[1] * side, side * self.scale])
-        return crop_transform(moved, size, self.angle), spot.centre + np.array(self.shift) * side
 
 
 @dataclass(frozen=True)
@@ -86,63 +69,61 @@ class Predictions:
         return np.asarray(np.isfinite(self.landmarks).any(axis=(1, 2)))
 
 
-def label_square(rule: CropRule) -> Square:
+def label_crop(rule: CropRule) -> Placement:
     """The crop that training used, from the labels."""
 
-    def square(sample: Sample, picture: Picture) -> Spot:
-        box = landmark_boxes(sample.landmarks)
-        return _spot(squares(box, rule.margin)[0], box, sample)
+    def place(sample: Sample, picture: Picture) -> Crop:
+        return _crop(sample, picture, landmark_boxes(sample.landmarks), rule, "landmarks")
 
-    return square
+    return place
 
 
-def own_square(rule: CropRule) -> Square:
+def own_box_crop(rule: CropRule) -> Placement:
     """From the set's own face box, read as a detector's box.
 
     Raises (when called):
         DataError: a sample without a box.
     """
 
-    def square(sample: Sample, picture: Picture) -> Spot:
+    def place(sample: Sample, picture: Picture) -> Crop:
         if sample.box is None:
             raise DataError(
                 f"{sample.name} ({sample.picture}): the set gives no face box; use boxes labels or detector"
             )
-        return _spot(detector_squares(sample.box, rule.detector_scale, rule.detector_shift)[0], sample.box, sample)
+        return _crop(sample, picture, sample.box, rule, "detector")
 
-    return square
+    return place
 
 
-def detected_box(find: Detect, sample: Sample, picture: Picture) -> F32 | None:
+def detected_box(detector: Detector, sample: Sample, picture: Picture) -> F32 | None:
     """The detected box (4,) that overlaps the labels' box most, by an IoU of at least 0.2; None where there is none."""
-    boxes, _ = find(picture)
+    boxes, _ = detector(picture)
     index = best_overlap(boxes, landmark_boxes(sample.landmarks))
     return None if index is None else boxes[index]
 
 
-def detector_square(rule: CropRule, detector: Detect | None = None) -> Square:
+def detector_crop(rule: CropRule, detector: Detector | None = None) -> Placement:
     """From the detected box that overlaps the labels' box most, by an IoU of at least 0.2."""
     find = detector or FaceDetector()
 
-    def square(sample: Sample, picture: Picture) -> Spot | None:
+    def place(sample: Sample, picture: Picture) -> Crop | None:
         box = detected_box(find, sample, picture)
-        if box is None:
-            return None
-        return _spot(detector_squares(box, rule.detector_scale, rule.detector_shift)[0], box, sample)
+        return None if box is None else _crop(sample, picture, box, rule, "detector")
 
-    return square
+    return place
 
 
-def square_for(boxes: Boxes, rule: CropRule) -> Square:
-    """The square for a kind of boxes."""
-    makers = {"labels": label_square, "detector": detector_square, "own": own_square}
+def placement_for(boxes: Boxes, rule: CropRule) -> Placement:
+    """The placement for a kind of boxes."""
+    makers = {"labels": label_crop, "detector": detector_crop, "own": own_box_crop}
     return makers[boxes](rule)
 
 
-def _spot(square: F64, box: NDArray[np.floating], sample: Sample) -> Spot:
-    if not square[2] > 0:
+def _crop(sample: Sample, picture: Picture, box: NDArray[np.floating], rule: CropRule, box_kind: BoxKind) -> Crop:
+    (crop,) = crops_of_boxes(picture, box, rule, box_kind)
+    if not crop.side(rule.size) > 0:
         raise DataError(f"{sample.name} ({sample.picture}): its box has no extent; try other boxes")
-    return Spot(square, np.asarray(box[:2] + box[2:], np.float64) / 2)
+    return crop
 
 
 def predict(
@@ -156,7 +137,7 @@ def predict(
     """Read every sample's face through each view.
 
     Args:
-        views: name -> view; views that share a ``square`` share its computation (a detector runs once a picture).
+        views: name -> view; views of the same placement share its computation (a detector runs once a picture).
         broken: told of each picture that cannot be read, whose face then counts as not found; None raises instead.
         advance: called for each sample, for a progress bar.
 
@@ -178,11 +159,13 @@ def predict(
     }
     for index, (sample, picture) in enumerate(_pictures(samples, broken)):
         advance()
-        if picture is None or not (placed := _placed(views, sample, picture, landmarker.card.crop.size)):
+        if picture is None or not (crops := _crops(views, sample, picture, landmarker.card.crop.size)):
             continue
-        transforms, centres = zip(*placed.values(), strict=True)
-        faces = landmarker.read_crops(picture, np.array(transforms), np.array(centres))
-        for row, name in enumerate(placed):
+        transforms, centres = (
+            np.array([getattr(crop, part) for crop in crops.values()]) for part in ("transform", "centre")
+        )
+        faces = landmarker.read_crops(picture, transforms, centres)
+        for row, name in enumerate(crops):
             landmarks, spread, confidence, scale = arrays[name]
             landmarks[index], spread[index] = faces.landmarks[row], faces.spread[row]
             confidence[index] = faces.confidence[row]
@@ -191,10 +174,15 @@ def predict(
     return {name: Predictions(*parts) for name, parts in arrays.items()}
 
 
-def _placed(views: Mapping[str, View], sample: Sample, picture: Picture, size: int) -> dict[str, tuple[F64, F64]]:
-    found = {square: square(sample, picture) for square in dict.fromkeys(view.square for view in views.values())}
-    spots = {name: found[view.square] for name, view in views.items()}
-    return {name: views[name].place(spot, size) for name, spot in spots.items() if spot is not None}
+def _crops(views: Mapping[str, View], sample: Sample, picture: Picture, size: int) -> dict[str, Crop]:
+    """The crop of each view whose face was found."""
+    placements = dict.fromkeys(view.placement for view in views.values())
+    placed = {placement: placement(sample, picture) for placement in placements}
+    return {
+        name: crop.moved(size, view.shift, view.scale, view.angle)
+        for name, view in views.items()
+        if (crop := placed[view.placement]) is not None
+    }
 
 
 def _pictures(

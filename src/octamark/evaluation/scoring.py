@@ -15,7 +15,7 @@ from octamark.errors import ConfigError, DataError, LayoutError, listed
 from octamark.evaluation.matching import matched
 from octamark.evaluation.results import About, Result
 from octamark.evaluation.robustness import Curves, measure
-from octamark.evaluation.run import BOXES, Boxes, Predictions, View, predict, square_for
+from octamark.evaluation.run import BOXES, Boxes, Predictions, View, placement_for, predict
 from octamark.inference.landmarker import Landmarker
 from octamark.io import further_face, read_entries
 from octamark.layouts import Layout, conversion, convert
@@ -83,7 +83,7 @@ def score_model(
         truth.set, truth.split, landmarker.card.name, BOXES[boxes], chosen, comparison.layout, comparison.approximate
     )
     Result(about, comparison.samples, Predictions(np.empty((0, comparison.layout.count, 2), np.float32))).check()
-    square = square_for(boxes, landmarker.card.crop)
+    placement = placement_for(boxes, landmarker.card.crop)
     lost: set[str] = set()
 
     def lose(sample: Sample, problem: str) -> None:
@@ -92,7 +92,7 @@ def score_model(
         broken(sample, problem)
 
     predictions = predict(
-        landmarker, comparison.samples, {"": View(square)}, broken=None if broken is None else lose,
+        landmarker, comparison.samples, {"": View(placement)}, broken=None if broken is None else lose,
         advance=lambda: advance("faces"),
     )[""]  # fmt: skip
     kept = [sample for sample in comparison.samples if sample.name not in lost]
@@ -110,7 +110,7 @@ def score_model(
         errors = Result(about, kept, comparison.convert(disturbed)).nme
         return 100 * float(errors[np.isfinite(errors)].mean()) if np.isfinite(errors).any() else float("nan")
 
-    return result, measure(landmarker, kept, square, error, advance=lambda: advance("disturbed"))
+    return result, measure(landmarker, kept, placement, error, advance=lambda: advance("disturbed"))
 
 
 def read_truth(path: Path, layout: Layout) -> list[Sample]:

@@ -32,7 +32,7 @@ from octamark.inference.refiner import MIN_CROP_RATIO, REFINE, Refine, Refiner
 from octamark.inference.rotation import ROTATION, Rotation, RotationSearch
 from octamark.inference.session import session
 from octamark.layouts import Layout
-from octamark.models import Calibration, ModelCard
+from octamark.models import Calibration, CropRule, ModelCard
 
 BoxKind = Literal["detector", "landmarks"]
 BOX_KINDS: tuple[BoxKind, ...] = ("detector", "landmarks")
@@ -259,7 +259,7 @@ class Landmarker:
             else:
                 found = check_boxes(given, picture, f"picture {first + index}: " if len(pictures) > 1 or first else "")
                 scores = np.ones(len(found), np.float32)
-            crops = self._crops(picture, found, "detector" if given is None else box_kind)
+            crops = crops_of_boxes(picture, found, self.card.crop, "detector" if given is None else box_kind)
             located.append((picture, found, scores, crops))
         crops = [crop for *_, some in located for crop in some]
         crops, landmarks = self._landmarks(crops, heatmaps)
@@ -309,19 +309,6 @@ class Landmarker:
                 moved, turned = transform_with_spread(crop.transform, *wide)
                 results.append(Landmarks(moved, turned, confidence, *maps))
         return results
-
-    def _crops(self, picture: Picture, boxes: NDArray[np.float32], box_kind: BoxKind) -> list[Crop]:
-        """How the faces in these boxes are cut, by the rule of the card."""
-        rule = self.card.crop
-        if box_kind == "landmarks":
-            around = squares(boxes, rule.margin)
-        else:
-            around = detector_squares(boxes, rule.detector_scale, rule.detector_shift)
-        centres = (boxes[:, :2] + boxes[:, 2:]).astype(np.float64) / 2
-        return [
-            Crop(picture, crop_transform(square, rule.size), centre)
-            for square, centre in zip(around, centres, strict=True)
-        ]
 
     def _landmarks(self, crops: Sequence[Crop], heatmaps: bool) -> tuple[list[Crop], list[Landmarks]]:
         """Every stage behind the detector: read, read again turned, read the regions."""
@@ -377,6 +364,21 @@ class Landmarker:
         size = self.card.crop.size
         refined = self.options.refine == "always" or all(crop.side(size) >= MIN_CROP_RATIO * size for crop in crops)
         return self.refiner.card.calibration if refined else self.card.calibration
+
+
+def crops_of_boxes(
+    picture: Picture, boxes: NDArray[np.floating], rule: CropRule, box_kind: BoxKind = "detector"
+) -> list[Crop]:
+    """How the faces in boxes (n, 4) are cut for a network, by the rule of its card; see :meth:`Landmarker.__call__`."""
+    boxes = np.asarray(boxes).reshape(-1, 4)
+    if box_kind == "landmarks":
+        around = squares(boxes, rule.margin)
+    else:
+        around = detector_squares(boxes, rule.detector_scale, rule.detector_shift)
+    centres = (boxes[:, :2] + boxes[:, 2:]).astype(np.float64) / 2
+    return [
+        Crop(picture, crop_transform(square, rule.size), centre) for square, centre in zip(around, centres, strict=True)
+    ]
 
 
 def _rebuild(model: str | Path | bytes, options: InferenceOptions, detector: Detector) -> Landmarker:

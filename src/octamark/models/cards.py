@@ -186,11 +186,14 @@ def layout_of(metadata: Mapping[str, str], card: Card, source: str) -> Layout:
         source: names the file in errors.
 
     Raises:
-        WeightsError: neither is there.
+        WeightsError: neither is there, or the card names another layout than the one in the file.
         LayoutError: the metadata hold a layout with mistakes.
     """
     if (text := metadata.get(LAYOUT_KEY)) is not None:
-        return layouts.loads(text, source)
+        layout = layouts.loads(text, source)
+        if layout.name != card.layout:
+            raise WeightsError(f"{source}: its card names the layout {card.layout!r}, but the file holds {layout.name!r}")
+        return layout
     if card.layout in BUILTIN:
         return layouts.layout(card.layout)
     raise WeightsError(

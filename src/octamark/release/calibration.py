@@ -12,8 +12,9 @@ from scipy.optimize import isotonic_regression, minimize
 from octamark.datasets import Sample
 from octamark.errors import DataError
 from octamark.evaluation.results import SHARES, Trust
-from octamark.evaluation.run import Detect, detected_box
+from octamark.evaluation.run import detected_box
 from octamark.geometry import detector_squares, landmark_boxes, squares
+from octamark.inference.detector import Detector
 from octamark.layouts import Layout
 from octamark.models import CropRule
 from octamark.models.calibration import CONFIDENCE_SHARE, KNOTS, RATIOS, Calibration, laplace_ratios, root_mean_square
@@ -34,7 +35,7 @@ F64 = NDArray[np.float64]
 
 
 def detected_boxes(
-    samples: Sequence[Sample], detector: Detect, tick: Callable[[], None] = lambda: None
+    samples: Sequence[Sample], detector: Detector, tick: Callable[[], None] = lambda: None
 ) -> list[NDArray[np.float32] | None]:
     """For each sample the detector's box of its face, or None where it found none; ``tick`` is called after each."""
     boxes: list[NDArray[np.float32] | None] = []

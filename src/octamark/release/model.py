@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from octamark._version import __version__
 from octamark.datasets import FORMATS, Sample
 from octamark.datasets.load import split_of, training_and_validation
 from octamark.errors import listed
-from octamark.evaluation.run import Detect, Spot, Square, View, detector_square, label_square, predict
-from octamark.geometry import Picture
-from octamark.inference.detector import FaceDetector
+from octamark.evaluation.run import Placement, View, detector_crop, label_crop, predict
+from octamark.geometry import Crop, Picture
+from octamark.inference.detector import Detector, FaceDetector
 from octamark.inference.landmarker import Landmarker, shifted
 from octamark.layouts import Layout, layout
 from octamark.metrics import distances, failures, nme, usual_normaliser
@@ -193,7 +193,7 @@ def calibrate(
     graph: bytes,
     samples: Sequence[Sample],
     *,
-    detector: Detect | None = None,
+    detector: Detector | None = None,
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[bytes, ModelCard]:
@@ -217,11 +217,11 @@ def calibrate(
     identity = Calibration.identity(len(card.calibration.gain))
     plain = card.model_copy(update={"calibration": identity, "offset": (0.0, 0.0)})
     landmarker = Landmarker(recalibrated(graph, plain), rotation="never", refine="never")
-    from_detector = detector_square(card.crop, detector)
+    from_detector = detector_crop(card.crop, detector)
     views = {
-        "labels": View(label_square(card.crop)),
+        "labels": View(label_crop(card.crop)),
         "detector": View(from_detector),
-        "moved": View(_moved_randomly(from_detector, seed)),
+        "moved": View(_moved_randomly(from_detector, card.crop.size, seed)),
     }
     predictions = predict(landmarker, samples, views, advance=tick)
     truth = np.stack([sample.landmarks for sample in samples])
@@ -252,7 +252,7 @@ def calibrate(
 
 def _nme_in_label_boxes(landmarker: Landmarker, samples: Sequence[Sample], tick: Callable[[], None]) -> float:
     """NME, %, in crops from labels, after the offset that was fitted on these faces."""
-    views = {"labels": View(label_square(landmarker.card.crop))}
+    views = {"labels": View(label_crop(landmarker.card.crop))}
     landmarks = predict(landmarker, samples, views, advance=tick)["labels"].landmarks
     truth, points = np.stack([sample.landmarks for sample in samples]), landmarker.layout
     return _percent(nme(shifted(landmarks, fit_offset(landmarks, truth, points), points), truth, points))
@@ -264,17 +264,14 @@ def _percent(errors: NDArray[np.float64]) -> float:
     return float(known.mean() * 100) if len(known) else np.nan
 
 
-def _moved_randomly(square: Square, seed: int, share: float = 0.1) -> Square:
-    """A square whose centre and side change by up to ``share`` of the side, each of the three numbers uniformly."""
+def _moved_randomly(placement: Placement, size: int, seed: int, share: float = 0.1) -> Placement:
+    """A placement whose middle and side change by up to ``share`` of the side, each of the three numbers uniformly."""
     rng = np.random.default_rng(seed)
 
-    def moved(sample: Sample, picture: Picture) -> Spot | None:
-        change = rng.uniform(-share, share, 3)
-        spot = square(sample, picture)
-        if spot is None:
-            return None
-        x, y, side = spot.square
-        return Spot(np.array([x + change[0] * side, y + change[1] * side, side * (1 + change[2])]), spot.centre)
+    def moved(sample: Sample, picture: Picture) -> Crop | None:
+        x, y, growth = rng.uniform(-share, share, 3)
+        crop = placement(sample, picture)
+        return None if crop is None else replace(crop.moved(size, (x, y), 1 + growth), centre=crop.centre)
 
     return moved
 

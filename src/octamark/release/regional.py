@@ -16,7 +16,7 @@ from octamark._version import __version__
 from octamark.datasets import Sample
 from octamark.datasets.load import training_and_validation
 from octamark.errors import ConfigError, listed
-from octamark.evaluation.run import Predictions, View, detector_square, label_square, predict
+from octamark.evaluation.run import Predictions, View, detector_crop, label_crop, predict
 from octamark.evaluation.steadiness import nudge
 from octamark.faces import Landmarks
 from octamark.geometry import apply, invert, landmark_boxes
@@ -176,7 +176,7 @@ def release_regions(
         done += 1
         advance(done, steps)
 
-    views = {"labels": View(label_square(card.crop)), "detector": View(detector_square(card.crop))}
+    views = {"labels": View(label_crop(card.crop)), "detector": View(detector_crop(card.crop))}
     predictions = predict(landmarker, validation, views, advance=tick)
     faces = {name: _read(refiner, validation, found, tick) for name, found in predictions.items()}
     truth = np.stack([sample.landmarks for sample in validation]).astype(np.float64)
