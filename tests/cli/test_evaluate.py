@@ -337,7 +337,7 @@ def test_wrong_names_list_the_right_ones(root: Path, tmp_path: Path) -> None:
     refused(DataError, r"x\.txt: cannot be read as a split file", *nano, "--only", root / "x.txt")
     refused(DataError, "the set gives no face box; use boxes labels or detector", *nano, "--boxes", "own")
     refused(DataError, "no face has the labels that normaliser face-box needs", *nano, "--norm", "face-box")
-    refused(ConfigError, "give the folder of a set, or --truth FILE")
+    refused(ConfigError, "give the folder of a data set, or --truth FILE")
     refused(ConfigError, "give either a set .* or --truth, not both", root, "--truth", root / "x.json")
     refused(ConfigError, "--split and --only choose from a set", "--truth", root / "x.json", "--layout", "ibug68",
             "--split", "val")  # fmt: skip
