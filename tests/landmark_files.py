@@ -56,8 +56,11 @@ def write_all(name: str, folder: Path, records: Iterable[Record], **options: Any
 
 
 def rounded_record(record: Record) -> dict[str, Any]:
-    """A record as plain values with the digits that files have."""
-    return {"file": record.file, "model": record.model, **record.faces.to_dict()}
+    """A record as plain values with the digits that files have; without means, which follow from them."""
+    values = record.faces.to_dict()
+    for face in values["faces"]:
+        del face["mean_confidence"]
+    return {"file": record.file, "model": record.model, **values}
 
 
 def entry(name: str, *landmarks: NDArray[np.floating], chosen: Layout = IBUG, **more: Any) -> PictureEntry:

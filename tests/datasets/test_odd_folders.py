@@ -263,6 +263,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "set" / "link").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "circle").symlink_to(tmp_path / "set")
     assert find_files(tmp_path / "set", (".pts",)) == [tmp_path / "set" / "link" / "a.pts"]
+    assert find_files(tmp_path, (".pts",)) == [tmp_path / "real" / "a.pts"]
     shutil.rmtree(tmp_path / "real")
     assert find_files(tmp_path / "set", (".pts",)) == []
 

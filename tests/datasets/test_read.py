@@ -132,7 +132,7 @@ def test_unknown_format_split_and_layout(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"wflw has no split 'val'; splits: test, test/pose, .*, test/blur, train"):
         read("wflw", tmp_path, "val")
     for name in ("coco", "folder"):
-        with pytest.raises(LayoutError, match=f"{name} can hold any layout: say which"):
+        with pytest.raises(LayoutError, match=f"{name} can hold any layout: say which one"):
             read(name, tmp_path)
     with pytest.raises(LayoutError, match="300w has 68 points, layout ibug68; layout wflw98 has 98"):
         read("300w", tmp_path, layout=layout("wflw98"))
@@ -166,7 +166,7 @@ def test_an_empty_folder(tmp_path: Path, name: str, said: str) -> None:
 def test_absent_pictures_are_counted(tmp_path: Path, name: str, split: str, gone: str, counted: str) -> None:
     WRITERS[name](tmp_path)
     (tmp_path / gone).unlink()
-    with pytest.raises(DataError, match=f"{Path(gone).name}: no such picture \\({counted} pictures are not there\\)"):
+    with pytest.raises(DataError, match=f"{Path(gone).name}: no such picture \\({counted} pictures are missing\\)"):
         load(name, tmp_path, split)
 
 
@@ -394,7 +394,7 @@ def test_a_name_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     twice = [one, two, Sample("0", two.picture, two.landmarks)]
     form = FORMATS["coco"]
     monkeypatch.setitem(FORMATS, "coco", type(form)(form.title, form.layout, form.splits, lambda *given: twice))
-    with pytest.raises(DataError, match=r": 0: more than one face of that name \(1 names\)"):
+    with pytest.raises(DataError, match=r": 0: more than one face of this name \(1 names\)"):
         load("coco", tmp_path)
 
 

@@ -89,7 +89,7 @@ def test_what_one_format_holds_another_takes_over(tmp_path: Path, first: str, se
     st.lists(st.floats(0, 1, width=32), min_size=69, max_size=69),
     st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1).filter(lambda text: text.strip()),
 )
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_numbers_and_names(
     tmp_path: Path, points: list[float], spread: list[float], sure: list[float], file: str
 ) -> None:

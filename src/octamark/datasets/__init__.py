@@ -23,14 +23,14 @@ __all__ = ["FORMATS", "Format", "Sample", "read", "read_pts"]
 
 @dataclass(frozen=True)
 class Format:
-    """A form that labelled faces come in.
+    """A format of labelled sets.
 
     Attributes:
         title: one line for people.
-        layout: name of the layout of its points; None where the files do not say and the caller must.
-        splits: names of its splits, the default first; ``all`` where there is but one.
-        read: (root, split, layout) -> faces; call :func:`read` instead, which checks what all sets have in common.
-        by_person: names begin with the person and a slash.
+        layout: name of the layout of its points; None if the files do not say it and the caller must.
+        splits: names of its splits, the default first; ``all`` for a format without splits.
+        read: (root, split, layout) -> faces; call :func:`read` instead, which checks the result.
+        by_person: whether names begin with the person and a slash.
     """
 
     title: str
@@ -60,9 +60,11 @@ FORMATS: dict[str, Format] = {
         "CariFace: 68 points, caricatures", "ibug68", caricatures.CARIFACE_SPLITS, caricatures.read_cariface
     ),
     "coco": Format("COCO keypoints: any layout", None, ("all",), coco.read),
-    "folder": Format("a folder of pictures with .pts files or one .csv: any layout", None, ("all",), folder.read),
+    "folder": Format(
+        "a folder of pictures with .pts files, or one .csv, .jsonl or .json: any layout", None, ("all",), folder.read
+    ),
 }
-"""The forms that :func:`read` knows."""
+"""Name -> format that :func:`read` reads."""
 
 
 def read(
@@ -78,13 +80,13 @@ def read(
     Args:
         format: a key of :data:`FORMATS`.
         root: the set's folder; for coco and folder also its .json or .csv.
-        split: one of the format's splits; None is its first.
-        layout: the layout of the points, where the format does not say.
-        only: names of faces to keep, in the set's order; empty keeps all.
+        split: one of the format's splits; None is its first, which is the only one of coco and folder.
+        layout: the layout of the points, for formats that do not say it.
+        only: names of faces to keep, in the order of the set; empty keeps all.
 
     Raises:
-        DataError: unknown format or split (the message lists them); a missing folder, file or picture; a malformed
-            file (with its line, where it has lines); no faces; two faces of one name; an unknown name in ``only``.
+        DataError: an unknown format or split (the message lists them); a missing folder, file or picture; a malformed
+            file (the message names the line); no faces; two faces with the same name; an unknown name in ``only``.
         LayoutError: no layout for a format that needs one, or one with another number of points.
 
     Examples:
@@ -94,26 +96,27 @@ def read(
     root = Path(root)
     if format not in FORMATS:
         raise DataError(f"unknown format {format!r}; formats: {listed(FORMATS)}")
-    form = FORMATS[format]
-    split = form.splits[0] if split is None else split
-    if split not in form.splits:
-        raise DataError(f"{format} has no split {split!r}; splits: {listed(form.splits)}")
-    own = named_layout(form.layout) if form.layout else layout
-    if own is None:
-        raise LayoutError(f"{format} can hold any layout: say which its points follow")
-    if layout is not None and layout.count != own.count:
+    chosen = FORMATS[format]
+    split = chosen.splits[0] if split is None else split
+    if split not in chosen.splits:
+        raise DataError(f"{format} has no split {split!r}; splits: {listed(chosen.splits)}")
+    label_layout = named_layout(chosen.layout) if chosen.layout else layout
+    if label_layout is None:
+        raise LayoutError(f"{format} can hold any layout: say which one its points follow")
+    if layout is not None and layout.count != label_layout.count:
         raise LayoutError(
-            f"{format} has {own.count} points, layout {own.name}; layout {layout.name} has {layout.count}"
+            f"{format} has {label_layout.count} points, layout {label_layout.name}; layout {layout.name} has "
+            f"{layout.count}"
         )
     if not root.exists():
         raise DataError(f"{root}: no such file or folder")
-    if form.layout and not root.is_dir():
+    if chosen.layout and not root.is_dir():
         raise DataError(f"{root}: not a folder; {format} is read from its folder")
-    samples = form.read(root, split, own)
+    samples = chosen.read(root, split, label_layout)
     if not samples:
         raise DataError(f"{root}: split {split} of {format} holds no faces")
     if repeated := [name for name, times in Counter(sample.name for sample in samples).items() if times > 1]:
-        raise DataError(f"{root}: {listed(repeated[:3])}: more than one face of that name ({len(repeated)} names)")
+        raise DataError(f"{root}: {listed(repeated[:3])}: more than one face of this name ({len(repeated)} names)")
     if names := set(only):
         keep, missing = known_names(sorted(names), [sample.name for sample in samples])
         if missing:
@@ -123,12 +126,12 @@ def read(
     samples = [_with_picture(sample, root, finder) for sample in samples]
     for sample in samples:
         if (np.abs(sample.landmarks) > MAX_COORDINATE).any():
-            raise DataError(f"{sample.name} ({sample.picture}): a landmark lies beyond a million pixels")
+            raise DataError(f"{sample.name} ({sample.picture}): a landmark is beyond a million pixels")
         if np.isnan(sample.landmarks).all():
             raise DataError(f"{sample.name} ({sample.picture}): no point has a label")
     pictures = dict.fromkeys(sample.picture for sample in samples)
     if absent := [path for path in pictures if not path.is_file()]:
-        raise DataError(f"{absent[0]}: no such picture ({len(absent)} of {len(pictures)} pictures are not there)")
+        raise DataError(f"{absent[0]}: no such picture ({len(absent)} of {len(pictures)} pictures are missing)")
     return samples
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from octamark.datasets import FORMATS, Sample, read
+from octamark.datasets.samples import known_names
 from octamark.datasets.w300 import read_split_file
 from octamark.errors import DataError, LayoutError, listed
 from octamark.layouts import Layout, convert
@@ -258,9 +259,9 @@ def _listed(
             f"{split_file}: no such file; data.validation names one in the data folder that lists the faces to hold "
             f"out, or another split ({listed(FORMATS[section.format].splits)}), or is a share such as 0.1"
         )
-    held_out = read_split_file(split_file)
     everyone = {sample.name: sample for sample in samples}
-    if missing := [name for name in held_out if name not in everyone]:
+    held_out, missing = known_names(read_split_file(split_file), everyone)
+    if missing:
         raise DataError(
             f"{split_file}: lists {listed(missing[:3])} ({len(missing)} names), not in split {split_of(section)}"
         )

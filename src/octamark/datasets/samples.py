@@ -1,4 +1,4 @@
-"""One labelled face, and what the readers of many sets share."""
+"""A labelled face, and functions that the readers of several sets use."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Sample:
     """One labelled face.
 
     Attributes:
-        name: stable name, unique within its set: ``folder/stem``, and ``#2``, ``#3`` for further faces of a picture.
-        picture: path of the picture, or of the file that holds it.
+        name: stable name, unique within its set: ``folder/stem``, with ``#2``, ``#3`` for further faces of a picture.
+        picture: path of the picture, or of the file that contains it.
         landmarks: (M, 2) float32, 0-based (x, y) pixels of the picture; NaN where a point has no label.
-        occluded: (M,) bool, labelled but hidden; None where the set does not say.
-        box: (4,) float32 xyxy, the set's own face box in 0-based pixels; None where it has none.
-        subsets: what the set says of the face: pose, expression, ...
-        index: place of the face in its file of labels, from 0.
+        occluded: (M,) bool, whether a labelled point is hidden; None if the set does not say.
+        box: (4,) float32 xyxy, the face box of the set in 0-based pixels; None if it has none.
+        subsets: subsets of the set that the face belongs to: pose, expression, ...
+        index: position of the face in its file of labels, from 0.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Sample:
 
     @property
     def source(self) -> str:
-        """What the pixels come from, however its path is spelled: faces of one picture share it."""
+        """The resolved path of the picture; equal for all faces of a picture."""
         return str(self.picture.resolve())
 
     def read(self) -> Picture:
-        """The picture, RGB uint8 (H, W, 3), decoded now and not kept.
+        """The picture, RGB uint8 (H, W, 3), decoded at each call.
 
         Raises:
             PictureError: a picture that cannot be read; the message names the file.
@@ -129,7 +129,7 @@ def check_size(entry: PictureEntry, picture: Path) -> None:
 
 
 def face_names(pictures: Iterable[str]) -> list[str]:
-    """A name for each face, by its picture: the name without suffix, then ``name#2``, ``name#3`` for further faces."""
+    """A name for each face from its picture's: the name without suffix, ``name#2``, ``name#3`` for further faces."""
     seen: dict[str, int] = {}
     names = []
     for picture in pictures:

@@ -18,22 +18,28 @@ def is_hidden(name: str) -> bool:
 
 
 def find_files(folder: Path, suffixes: Iterable[str], *, deep: bool = True) -> list[Path]:
-    """Files with one of these suffixes (lower case; the file's may be any case) in a folder, sorted; hidden ones are
-    left out. Links to folders are followed, each folder once.
+    """Files with one of these suffixes (lower case; the file's may be any case) in a folder, sorted.
+
+    Hidden files and folders are left out. Each folder is entered once, and by its own path rather than by a link to it.
 
     Args:
         deep: search the folders in it, too, to the bottom.
     """
     endings = tuple(suffixes)
     found: list[Path] = []
-    visited: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        folders[:] = [] if real in visited or not deep else sorted(name for name in folders if not is_hidden(name))
-        if real not in visited:
-            kept = (name for name in names if name.lower().endswith(endings) and not is_hidden(name))
-            found += [path for name in kept if (path := Path(place, name)).is_file()]
-        visited.add(real)
+    entered: set[str] = set()
+    pending = [folder]
+    while pending:
+        for place, folders, names in os.walk(pending.pop(0)):
+            real = os.path.realpath(place)
+            inside = [] if real in entered or not deep else sorted(name for name in folders if not is_hidden(name))
+            links = [name for name in inside if os.path.islink(os.path.join(place, name))]
+            pending += [Path(place, name) for name in links]
+            folders[:] = [name for name in inside if name not in links]
+            if real not in entered:
+                kept = (name for name in names if name.lower().endswith(endings) and not is_hidden(name))
+                found += [path for name in kept if (path := Path(place, name)).is_file()]
+            entered.add(real)
     return sorted(found)
 
 
