@@ -102,7 +102,7 @@ def test_300w_has_a_validation_split(tmp_path: Path) -> None:
     assert len(read("300w", root)) == len(w300.read(root, "full")) == 6
     assert np.array_equal(samples[0].read(), read_picture(samples[0].picture))
     (root / "splits" / "val.txt").write_text("afw/nobody\n")
-    with pytest.raises(DataError, match=r"val\.txt: lists afw/nobody \(1 names\), not there"):
+    with pytest.raises(DataError, match=r"val\.txt: lists afw/nobody \(1 names\), which do not exist"):
         read("300w", root, "val")
     (root / "splits" / "val.txt").unlink()
     with pytest.raises(DataError, match=r"val\.txt: cannot be read as a split file"):

@@ -1,16 +1,16 @@
 """AFLW-19: the 19-point labels that Zhu et al. (Unconstrained Face Alignment via Cascaded Compositional Learning, 2016)
 gave to AFLW's faces.
 
-    ROOT/AFLWinfo_release.mat        MATLAB v5, one row a face
-    ROOT/data/flickr/{0,2,3}/....jpg AFLW's own pictures; ROOT/aflw/data/flickr and ROOT/flickr do as well
+    ROOT/AFLWinfo_release.mat        MATLAB v5, one row per face
+    ROOT/data/flickr/{0,2,3}/....jpg pictures of AFLW; ROOT/aflw/data/flickr and ROOT/flickr are accepted, too
 
-Of the .mat: nameList, paths under flickr; data (n, 38), 19 x then 19 y; bbox (n, 4), left right top bottom; mask_new
-(n, 19), 1 = visible (hidden points are labelled too); ra, the set's random order, counted from 1: the first 20,000
-faces of it train, the rest test. frontal = faces of test with all points visible.
+The .mat holds nameList, paths under flickr; data (n, 38), 19 x then 19 y; bbox (n, 4), left right top bottom; mask_new
+(n, 19), 1 = visible (hidden points are labelled, too); ra, the random order of the set, counted from 1: its first
+20,000 faces are the split train, the others test. frontal = faces of test with all points visible.
 """
 
-# Orders agree in FaRL's reader and Facebook's supervision-by-registration; both use data and bbox as written with
-# 0-based pictures; so do we.
+# The orders are the same in FaRL's reader and in Facebook's supervision-by-registration. Both use data and bbox as
+# written with 0-based pictures, and so does this reader.
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _ARRAYS = ("nameList", "data", "bbox", "mask_new", "ra")
 
 
 def read(root: Path, split: str, layout: Layout) -> list[Sample]:
-    """The faces of a split, in the set's random order.
+    """The faces of a split, in the random order of the set.
 
     Raises:
-        DataError: a missing or foreign file, arrays of another shape, values that are not finite; no folder of
-            pictures; scipy not installed.
+        DataError: a file that is missing or of another form, arrays of another shape, values that are not finite; no
+            folder of pictures; scipy not installed.
     """
     path = root / "AFLWinfo_release.mat"
     scipy_io = package_for(path, "scipy", "scipy.io")

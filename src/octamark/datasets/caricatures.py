@@ -1,12 +1,12 @@
 """Caricatures: WebCaricature (17 points) and CariFace (68 points).
 
-WebCaricature, as its archive unpacks: a folder for each person; C.... are caricatures, P.... photographs.
+WebCaricature, as unpacked: a folder for each person; C.... are caricatures, P.... photographs.
 
     ROOT/OriginalImages/<person>/C00001.jpg
     ROOT/FacialPoints/<person>/C00001.txt       17 lines "x y"
 
-CariFace, in the form that its authors' own code reads (Cai et al., Landmark Detection and 3D Face Reconstruction for
-Caricature, 2021): two lists for each split, line by line a picture and its points.
+CariFace, in the form that its authors' code reads (Cai et al., Landmark Detection and 3D Face Reconstruction for
+Caricature, 2021): two lists for each split, with one picture and one file of points per line.
 
     ROOT/{train,test}_images.txt                paths of pictures
     ROOT/{train,test}_landmarks.txt             paths of .npy files with (68, 2) values (or .txt, 68 lines "x y")
@@ -15,10 +15,10 @@ Paths are absolute, or below ROOT or the folder that holds ROOT (the authors' li
 above it).
 """
 
-# WebCaricature: folders, "x y" with a blank between, and .jpg agree in three public readers; all draw the points as
-# written on 0-based pictures; so do we. CariFace: names of the lists from train_options.py of Juyong/CaricatureFace,
-# .npy of (68, 2) from the authors' answers in its issues 31 and 40. What the lines of the lists look like we have not
-# seen.
+# WebCaricature: folders, "x y" separated by a blank, and .jpg are the same in three public readers; all draw the points
+# as written on 0-based pictures, and so does this reader. CariFace: the names of the lists are from train_options.py of
+# Juyong/CaricatureFace, the .npy of (68, 2) from the authors' answers in its issues 31 and 40. We have not seen the
+# lists themselves.
 
 from __future__ import annotations
 

@@ -3,11 +3,11 @@
     ROOT/COFW_train_color.mat (IsTr, phisTr, bboxesTr), ROOT/COFW_test_color.mat (IsT, phisT, bboxesT)
 
 A v7.3 file is HDF5 with every array transposed: a picture is (3, W, H), a grey one (W, H); phis is (87, n): 29 x, 29 y,
-29 flags (1 = hidden); bboxes is (4, n): left, top, width, height. Coordinates are MATLAB's, 1-based. The first 845
-faces of train are LFPW's.
+29 flags (1 = hidden); bboxes is (4, n): left, top, width, height. Coordinates are 1-based. The first 845 faces of train
+are from LFPW.
 """
 
-# Names, orders, transposition and the shift by one agree in MMPose's converter and two other public readers.
+# Names, orders, transposition and the shift by one are the same in MMPose's converter and two other public readers.
 
 from __future__ import annotations
 
@@ -54,10 +54,11 @@ def _opened(path: Path) -> Any:
 
 
 def read(root: Path, split: str, layout: Layout) -> list[Sample]:
-    """The faces of a split, in the file's order; their pictures stay in the file until they are read.
+    """The faces of a split, in the order of the file; pictures are read from the file when they are needed.
 
     Raises:
-        DataError: a missing or foreign file, arrays of another shape, values that are not finite; h5py not installed.
+        DataError: a file that is missing or of another form, arrays of another shape, values that are not finite; h5py
+            not installed.
     """
     path, suffix, rows = root / f"COFW_{split}_color.mat", _SUFFIX[split], 3 * layout.count
     with _opened(path) as file:

@@ -1,11 +1,11 @@
 """A plain folder of pictures: with a .pts file beside each, or with one file of all labels.
 
-A folder that holds a .csv is read by it; otherwise every .pts in it and in its folders is a face of the picture of the
-same name beside it. A folder with neither is read by its one .jsonl or .json. ROOT may name the file itself. The forms
-of these files are those of :mod:`octamark.io`, so that what ``octamark predict`` writes is a labelled set.
+The labels are those of the folder's .csv if it has one, otherwise those of all .pts files in it and in its folders,
+otherwise those of its one .jsonl or .json. ROOT may also be the file itself. :mod:`octamark.io` describes these files;
+what ``octamark predict`` writes is a labelled set.
 
-``NAME#2.pts`` and ``NAME_2.pts`` without a picture of that name are further faces of the picture NAME, and
-``NAME.png.pts`` belongs to NAME.png, where there are pictures NAME of several suffixes.
+A .pts file belongs to the picture of the same name beside it. ``NAME#2.pts`` and ``NAME_2.pts`` without such a picture
+are further faces of the picture NAME. ``NAME.png.pts`` belongs to NAME.png, for pictures that differ only in suffix.
 """
 
 from __future__ import annotations

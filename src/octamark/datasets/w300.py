@@ -2,11 +2,11 @@
 
     ROOT/afw, ROOT/helen/trainset, ROOT/helen/testset, ROOT/lfpw/trainset, ROOT/lfpw/testset, ROOT/ibug
 
-Each holds pictures with a .pts file of the same stem beside each.
+Beside each picture is a .pts file of the same stem.
 
-Splits as the field uses them: train = afw + helen/trainset + lfpw/trainset; common = helen/testset + lfpw/testset;
-challenge = ibug; full = common + challenge; val = those of train that splits/val.txt names. A split file lists
-``folder/stem`` names, one a line.
+The splits are the usual ones: train = afw + helen/trainset + lfpw/trainset; common = helen/testset + lfpw/testset;
+challenge = ibug; full = common + challenge. val = the faces of train that splits/val.txt lists, by names such as
+``afw/123``, one per line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VALIDATION = "splits/val.txt"
 
 
 def read_split_file(path: Path) -> list[str]:
-    """Names listed in a split file, one a line; blank lines are skipped.
+    """The names in a split file, one per line; blank lines are skipped.
 
     Raises:
         DataError: unreadable or empty file, or a name listed twice.
@@ -51,11 +51,11 @@ def read(root: Path, split: str = "train", *, only: Iterable[str] = (), but: Ite
     Args:
         root: folder that holds afw, helen, lfpw, ibug.
         split: a key of :data:`SPLITS`.
-        only: names (``helen/trainset/123``) to keep; empty keeps all. A name that is not there is an error.
-        but: names to leave out. A name that is not there is an error.
+        only: names (``helen/trainset/123``) to keep; empty keeps all.
+        but: names to leave out.
 
     Raises:
-        DataError: unknown split, missing folder, a .pts without its picture, a malformed .pts.
+        DataError: an unknown split or name, a missing folder, a .pts without its picture, a malformed .pts.
     """
     if split not in SPLITS:
         raise DataError(f"300W has no split {split!r}; splits: {listed(SPLITS)}")
@@ -70,7 +70,9 @@ def read(root: Path, split: str = "train", *, only: Iterable[str] = (), but: Ite
     if split == "val":
         held_out, missing = known_names(read_split_file(root / VALIDATION), found)
         if missing:
-            raise DataError(f"{root / VALIDATION}: lists {listed(missing[:3])} ({len(missing)} names), not there")
+            raise DataError(
+                f"{root / VALIDATION}: lists {listed(missing[:3])} ({len(missing)} names), which do not exist"
+            )
         found = {name: found[name] for name in held_out}
     (keep, not_kept), (leave, not_left) = known_names(only, found), known_names(but, found)
     if missing := sorted(set(not_kept + not_left)):

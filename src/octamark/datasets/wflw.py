@@ -3,8 +3,9 @@
     ROOT/WFLW_images/0--Parade/....jpg
     ROOT/WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{train,test}.txt
 
-One face a line: 196 coordinates (x y of 98 points), the corners of a box (x y x y), six flags (pose, expression,
-illumination, make-up, occlusion, blur; 1 = this face is hard in this way), the picture's path under WFLW_images.
+One face per line: 196 coordinates (x y of 98 points), the corners of a box (x y x y), six flags (pose, expression,
+illumination, make-up, occlusion, blur; 1 = the face is difficult in this respect), the path of the picture under
+WFLW_images.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from octamark.errors import DataError
 from octamark.io.pts import numbers, read_text
 from octamark.layouts import Layout
 
-# The order of columns follows the set's README and agrees in three public readers of it, which use the coordinates as
-# written with 0-based pictures; so do we.
+# The order of columns is that of the set's README and of three public readers, which use the coordinates as written
+# with 0-based pictures, and so does this reader.
 ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 SPLITS = ("test", *(f"test/{attribute}" for attribute in ATTRIBUTES), "train")
 
 
 def read(root: Path, split: str, layout: Layout) -> list[Sample]:
-    """The faces of a split, in the order of its list; ``test/pose`` and the like are the subsets of the test split.
+    """The faces of a split, in the order of its list; ``test/pose`` and so on are subsets of the split test.
 
     Raises:
         DataError: a missing list, or a line of another form.

@@ -1,4 +1,4 @@
-"""How much a wrong box or a leaning face costs."""
+"""Errors with moved and scaled boxes, and with rotated faces."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ def measure(
 ) -> Curves:
     """Errors over shifts of the crop (shares of its side), scales, and rotations of the face about it (degrees).
 
-    Rotations are read twice, with the landmarker's second look at leaning faces and without it.
+    Rotated faces are read with the landmarker's rotation search and without it.
 
     Args:
+        landmarker: the model.
+        samples: labelled faces.
+        placement: where each face is read before the crop is moved.
         error: predictions for the samples -> NME in percent.
         advance: called :func:`passes` times for each sample.
 
