@@ -122,19 +122,19 @@ def test_a_regional_run_becomes_a_weight_file_that_refines(
     trainer(config, root, tmp_path / "run").run()
     assert is_regional(tmp_path / "run")
     assert not is_regional(look)
-    with pytest.raises(ConfigError, match=r"follow the points of .*: --look MODEL.onnx, or a model that ships: nano"):
+    with pytest.raises(ConfigError, match=r"follow the points of .*: --global-model MODEL.onnx, or a model that ships"):
         release_regions(tmp_path / "run", root)  # its global network is a run
     ticks: list[tuple[int, int]] = []
     made = release_regions(
         tmp_path / "run",
         root,
-        look=str(tmp_path / "look.onnx"),
+        global_model=str(tmp_path / "look.onnx"),
         advance=lambda done, total: ticks.append((done, total)),
     )
     assert ticks[-1][0] == ticks[-1][1]
     (tmp_path / "near.onnx").write_bytes(made.onnx)
     assert Refiner(tmp_path / "near.onnx").card == made.card
-    assert made.card.look == "drawn"
+    assert made.card.global_model == "drawn"
     assert made.card.sharpness > 0
 
     landmarkers = [
@@ -154,7 +154,7 @@ def test_a_regional_run_becomes_a_weight_file_that_refines(
     said = made.card.scores[name.replace("%, ", "%, without refinement, ")]
     assert said == pytest.approx(100 * errors[0].mean(), rel=0.01)
     (tmp_path / "near.safetensors").write_bytes(made.checkpoint)
-    again = release_regions(tmp_path / "near.safetensors", root, look=str(tmp_path / "look.onnx"))
+    again = release_regions(tmp_path / "near.safetensors", root, global_model=str(tmp_path / "look.onnx"))
     assert again.card.scores[name] == pytest.approx(made.card.scores[name], rel=0.05)  # half precision
 
     training, _ = training_and_validation(config.data, root, layout("ibug68"))
@@ -162,7 +162,7 @@ def test_a_regional_run_becomes_a_weight_file_that_refines(
     shutil.copytree(root, elsewhere)
     (elsewhere / "splits" / "val.txt").write_text(training[0].name)
     with pytest.raises(DataError, match=f"has learned from 1 of the faces .* {training[0].name}; hold out others"):
-        release_regions(tmp_path / "run", elsewhere, look=str(tmp_path / "look.onnx"))
+        release_regions(tmp_path / "run", elsewhere, global_model=str(tmp_path / "look.onnx"))
 
 
 def test_the_command_trains_and_refuses(look: Path, root: Path, tmp_path: Path) -> None:

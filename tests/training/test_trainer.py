@@ -27,6 +27,7 @@ from octamark.training.recipe import Recipe, Stage, parse
 from octamark.training.starting import (
     adaptation,
     checkpoint_path,
+    counterparts,
     network_config,
     starting_network,
     trained_network,
@@ -251,6 +252,27 @@ def test_another_layout_starts_with_all_but_the_head() -> None:
         assert name in heads or torch.equal(value, ours[name])
     with pytest.raises(WeightsError, match=r"trained with size 'nano' \(recipe: 'tiny'\)"):
         starting_network(config(network={"size": "tiny"}, init="nano"))
+
+
+def test_a_new_last_layer_takes_the_rows_of_corresponding_points(tmp_path: Path) -> None:
+    """Heatmaps before the softmax are linear in the last layer: a mean of points has the mean of their maps."""
+    released, _, _ = trained_network(checkpoint_path("nano"))
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = released.eval()(pictures)
+        five = starting_network(config(layout="five", init="nano")).eval()(pictures)
+    for index, points in enumerate((range(36, 42), range(42, 48), [30], [48], [54])):
+        torch.testing.assert_close(five[:, index], theirs[:, list(points)].mean(dim=1), rtol=0, atol=1e-4)
+    names = layout("ibug68").point_names
+    (tmp_path / "own.toml").write_text(f'name = "own"\npoints = ["{names[57]}", "hat", "{names[8]}"]\n')
+    ours = starting_network(config(layout=str(tmp_path / "own.toml"), init="nano"))
+    with torch.no_grad():
+        maps = ours.eval()(pictures)
+    torch.testing.assert_close(maps[:, [0, 2]], theirs[:, [57, 8]], rtol=0, atol=1e-4)
+    assert not any(torch.allclose(maps[:, 1], theirs[:, index], atol=0.1) for index in range(68))
+    weights = counterparts(layout("manga60"), layout("ibug68"))
+    assert weights.shape == (68, 60)
+    assert set(weights.sum(dim=1).round(decimals=5).tolist()) == {0.0, 1.0}  # some have no counterpart
 
 
 def test_a_share_of_the_start_is_kept_and_caricatures_end_with_the_last_epoch(

@@ -148,18 +148,15 @@ def train(
 
 
 def calibration_hint(held_out: int, points: int) -> str:
-    """What to know, before a run, of its export: empty where the held-out faces are enough to calibrate each point."""
-    from octamark.release.calibration import FOLDS, LEAST_POINTS
+    """What to know, before a run, of its export: empty where the held-out faces are enough to calibrate every point."""
+    from octamark.release.calibration import calibration_kind
 
-    def enough(faces: int) -> bool:
-        return (faces - -(-faces // FOLDS)) * points >= LEAST_POINTS
-
-    if enough(held_out):
+    if calibration_kind(held_out, points) == "per_point":
         return ""
-    needed = next(faces for faces in range(held_out, 10**6) if enough(faces))
+    needed = next(faces for faces in range(held_out, 10**6) if calibration_kind(faces, points) == "per_point")
     return (
-        f"{counted(held_out, 'face')} of {points} points are held out: octamark export will calibrate the spread with "
-        f"one gain for all points; for one per point hold out {needed} faces (data.validation)"
+        f"{counted(held_out, 'face')} of {points} points are held out: octamark export will calibrate the spread of "
+        f"all points together; to calibrate each point hold out {needed} faces (data.validation)"
     )
 
 
@@ -235,7 +232,7 @@ def export(
 
         paths = data_paths(data)
         finished = (
-            release_regions(run, paths, look=global_model, storage=storage, advance=advance)
+            release_regions(run, paths, global_model=global_model, storage=storage, advance=advance)
             if regional
             else release(run, paths, storage=storage, advance=advance)
         )

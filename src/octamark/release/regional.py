@@ -117,23 +117,23 @@ def release_regions(
     run: Path,
     data: Path | Mapping[str, Path] | None,
     *,
-    look: str | None = None,
+    global_model: str | None = None,
     storage: Storage = "int4",
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> RegionalRelease:
-    """Finish a regional run beside the model that looks at whole faces: ``look``, by default the recipe's, which must
-    then be a model that ships.
+    """Finish a regional run beside ``global_model``, which reads whole faces; by default the recipe's, which must then
+    be a model that ships.
 
     Fusion and calibration are fitted on validation faces, seen from the boxes of their labels; the scores are those of
     the exported files, the fused ones with a fusion that was fitted on other faces (five folds).
 
     Raises:
-        ConfigError: a run that trained its global network too, or one whose global network is no weight file.
+        ConfigError: a global network that is no weight file.
         WeightsError, DataError: as the readers raise them.
     """
     regional, config, meta = load_regional(run)
     assert config.regional is not None
-    seeing = _looking(look or config.regional.global_model)
+    seeing = _looking(global_model or config.regional.global_model)
     one = layout(config.layout)
     training, validation = training_and_validation(config.data, data, one, config.seed)
     checkpoints.check_held_out(meta, validation, run)
@@ -219,7 +219,7 @@ def _looking(model: str) -> Landmarker:
     if model not in models.available() and Path(model).suffix != ".onnx":
         raise ConfigError(
             f"the regions follow the points of {model!r}; name its weight file (octamark export writes one): "
-            f"--look MODEL.onnx, or a model that ships: {listed(models.available())}"
+            f"--global-model MODEL.onnx, or a model that ships: {listed(models.available())}"
         )
     return Landmarker(model, refine="never")
 
