@@ -85,6 +85,7 @@ def train(
     from octamark.layouts import layout
     from octamark.metrics import usual_normaliser
     from octamark.training.engine import Trainer
+    from octamark.training.starting import margin_of_init
     from octamark.training.watcher import Epoch, Watcher
 
     settings = _recipe(recipe, init, unlabelled is not None)
@@ -103,6 +104,11 @@ def train(
         return
     if hint := calibration_hint(held_out, points.count):
         note(hint)
+    if (margin := margin_of_init(settings)) is not None and abs(margin / settings.margin - 1) > 0.15:
+        note(
+            f"the crops that {settings.init} was trained on show as much of a face as data.margin = {margin:.2f} does "
+            f"around these points; the recipe has {settings.margin}"
+        )
 
     class Bar(Watcher):
         """Draws the progress of a run."""

@@ -18,7 +18,7 @@ import torch
 from drawn_faces import write_w300
 from octamark.datasets.load import labelled_sets, training_and_validation
 from octamark.errors import ConfigError, DataError, DeviceError, OutputError, WeightsError
-from octamark.layouts import layout
+from octamark.layouts import convert, layout
 from octamark.nets.network import NetworkConfig, OctaveNetwork
 from octamark.training import checkpoints
 from octamark.training.engine import Trainer
@@ -28,6 +28,7 @@ from octamark.training.starting import (
     adaptation,
     checkpoint_path,
     counterparts,
+    margin_of_init,
     network_config,
     starting_network,
     trained_network,
@@ -306,3 +307,18 @@ def test_averaging_with_the_start_needs_its_layout() -> None:
 def test_adapting_forgets_how_the_released_model_was_made() -> None:
     one = adaptation("small")
     assert (one.caricature, one.optimiser.init_weight, one.distillation) == (None, 0.0, None)
+
+
+def test_the_margin_that_shows_what_the_start_was_trained_on(root: Path) -> None:
+    """Crops around five points at that margin are as large as those around all 68 at the start's own."""
+    margin = margin_of_init(config(layout="five", init="nano"))
+    assert margin is not None
+    faces, _ = training_and_validation(config().data, root, layout("ibug68"))
+    sides = []
+    for face in faces:
+        five = convert(face.landmarks, layout("ibug68"), layout("five"))[0]
+        sides.append(margin * np.ptp(five, axis=0).max() / (1.25 * np.ptp(face.landmarks, axis=0).max()))
+    assert np.mean(sides) == pytest.approx(1, abs=0.1)  # the diagram is a mean face
+    assert margin_of_init(config(init="nano")) is None
+    assert margin_of_init(config(layout="five")) is None
+    assert margin_of_init(config(layout="manga60", init="nano")) is None  # its pupils have no counterpart
