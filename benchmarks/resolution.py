@@ -184,7 +184,7 @@ def whole_reader() -> Read:
     assert shape is not None
 
     def read(picture: Picture, box: np.ndarray) -> np.ndarray:
-        square = squares(box, config.data.margin)[0]
+        square = squares(box, config.margin)[0]
         side = max(1, round(square[2] / SIZE_MULTIPLE)) * SIZE_MULTIPLE
         transform = crop_transform(square, side)
         pixels = torch.from_numpy(crop(picture, transform, side)).permute(2, 0, 1)[None].float() / 255

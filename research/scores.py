@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from benchmarks.adaptation import at_night
 from benchmarks.caricatures import caricature_sets
-from octamark.training.teacher import read_twice
 
 from octamark.datasets import Sample
 from octamark.datasets.load import training_and_validation
@@ -22,7 +21,8 @@ from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.training import checkpoints
 from octamark.training.data import FaceStore, centre_crops
-from octamark.training.recipe import Config
+from octamark.training.objectives.teacher import read_twice
+from octamark.training.recipe import Recipe
 from octamark.training.starting import trained_network
 
 BATCH = 32
@@ -45,7 +45,7 @@ def score(folder: Path, data: Path, slow: frozenset[str]) -> dict[str, Any]:
     table, size = layout(config.layout), config.stages[-1].size
     _, held_out = training_and_validation(config.data, data, table, config.seed)
     held_out = sorted(held_out, key=lambda sample: sample.name)
-    store = FaceStore.load(held_out, size, config.data.margin)
+    store = FaceStore.load(held_out, size, config.margin)
     errors, spreads, entropies = [], [], []
     for pictures, truth in batches(store, size):
         with torch.no_grad():
@@ -68,7 +68,7 @@ def score(folder: Path, data: Path, slow: frozenset[str]) -> dict[str, Any]:
     }
     read = reader(network, config)
     if "strong" in slow:
-        sets = caricature_sets(FaceStore.load(held_out, 224, config.data.margin), table)
+        sets = caricature_sets(FaceStore.load(held_out, 224, config.margin), table)
         scores |= {name: float(nme(read(*pair), pair[1], table).mean()) for name, pair in sets.items()}
     if "night" in slow:
         pairs = [at_night(sample, number) for number, sample in enumerate(held_out)]
@@ -85,12 +85,12 @@ def batches(store: FaceStore, size: int) -> list[tuple[torch.Tensor, torch.Tenso
     return [centre_crops(store, torch.arange(first, min(first + BATCH, len(store))), size) for first in starts]
 
 
-def reader(network: OctaveNetwork, config: Config) -> Reader:
+def reader(network: OctaveNetwork, config: Recipe) -> Reader:
     """A function that reads faces with a network, in crops around the boxes of their labels."""
     size = config.stages[-1].size
 
     def read(pictures: Sequence[Picture], truth: np.ndarray) -> np.ndarray:
-        transforms = [crop_transform(squares(landmark_boxes(points), config.data.margin)[0], size) for points in truth]
+        transforms = [crop_transform(squares(landmark_boxes(points), config.margin)[0], size) for points in truth]
         crops = [crop(picture, transform, size) for picture, transform in zip(pictures, transforms, strict=True)]
         stacked = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
         with torch.no_grad():
@@ -114,7 +114,7 @@ def regional_scores(folder: Path) -> dict[str, float | None]:
     }  # fmt: skip
 
 
-def teacher_scores(network: OctaveNetwork, config: Config, data: Path) -> dict[str, float]:
+def teacher_scores(network: OctaveNetwork, config: Recipe, data: Path) -> dict[str, float]:
     """How wrong a mean teacher is on the training faces whose labels it did not get.
 
     Its points are sorted by spread into quarters. For each quarter: the mean spread (heatmap pixels) and the mean error
@@ -126,7 +126,7 @@ def teacher_scores(network: OctaveNetwork, config: Config, data: Path) -> dict[s
     names = {sample.name for sample in known}
     others: list[Sample] = [sample for sample in labelled if sample.name not in names]
     spreads, errors, mirror = [], [], torch.from_numpy(table.mirror.copy())
-    for pictures, truth in batches(FaceStore.load(others, size, config.data.margin), size):
+    for pictures, truth in batches(FaceStore.load(others, size, config.margin), size):
         with torch.no_grad():
             points = heatmaps.decode(read_twice(network, pictures, config.loss.beta, mirror))
         found = heatmaps.to_input_pixels(points, STRIDE).position

@@ -9,9 +9,11 @@ import pytest
 import octamark
 from command_line import run
 from drawn_faces import write_w300
+from octamark.cli.train import calibration_hint, data_paths
 from octamark.errors import ConfigError, DataError, OctamarkError, WeightsError
 from octamark.geometry import landmark_boxes
 from octamark.images import read_picture
+from octamark.training import checkpoints
 from set_fixtures import write_cariface, write_webcaricature
 
 RECIPE = 'name = "drawn"\n[network]\nsize = "nano"\n[[stages]]\nsize = 64\nepochs = 1\nbatch = 4\n'
@@ -68,7 +70,7 @@ def test_a_model_of_68_points_is_tuned_to_17_on_caricatures(tmp_path: Path) -> N
     said = run("train", recipe, "--data", tmp_path / "set", "--out", out, "--device", "cpu")
     assert "last epoch's validation NME" in said
     assert "(inter-ocular, boxes from labels, 40 faces)" in said
-    assert "give boxes of your own" in run("export", out, "--data", tmp_path / "set", "-o", model)
+    assert "give your own boxes" in run("export", out, "--data", tmp_path / "set", "-o", model)
     landmarker = octamark.load(model)
     card = landmarker.card
     assert (card.layout, card.terms) == ("webcaricature17", "those of the training pictures, and of nano")
@@ -84,3 +86,61 @@ def test_a_model_of_68_points_is_tuned_on_cariface(tmp_path: Path) -> None:
     said = run("train", recipe, "--data", tmp_path / "set", "--out", tmp_path / "run", "--device", "cpu")
     assert "best validation NME" in said
     assert "6 faces" in said
+
+
+def test_the_calibration_of_a_small_set_is_told_before_training(tmp_path: Path) -> None:
+    names = [f"person {number // 4}/C{number:05d}" for number in range(48)]
+    write_webcaricature(tmp_path / "set", names)
+    recipe = tmp_path / "recipe.toml"
+    data = '[data]\nformat = "webcaricature"\nsplit = "caricatures"\nvalidation = 0.5\n'
+    recipe.write_text(f'layout = "webcaricature17"\ninit = "nano"\n{RECIPE}{data}')
+    said = run("train", recipe, "--data", tmp_path / "set", "--out", tmp_path / "run", "--device", "cpu")
+    hint = said[: said.index("epoch 1/1")]
+    assert "24 faces of 17 points are held out" in hint
+    assert "to calibrate each point hold out 38 faces" in hint
+    run("export", tmp_path / "run", "--data", tmp_path / "set", "-o", tmp_path / "mine.onnx")  # and it does
+    assert octamark.load(tmp_path / "mine.onnx").card.calibration.kind == "global"
+    assert calibration_hint(38, 17) == ""
+    assert calibration_hint(37, 17) != ""
+
+
+def test_several_sets_in_one_recipe(root: Path, tmp_path: Path) -> None:
+    """Two sets, one in another layout, each with its share of the faces; paths by name, or in the recipe."""
+    write_webcaricature(tmp_path / "drawn", [f"person {number}/C{number:05d}" for number in range(6)])
+    recipe = tmp_path / "recipe.toml"
+    sets = (
+        '[[data]]\nname = "photos"\nformat = "300w"\nvalidation = "splits/val.txt"\nweight = 3\n'
+        f'[[data]]\nformat = "webcaricature"\nsplit = "all"\npath = "{tmp_path / "drawn"}"\nweight = 1\n'
+    )
+    recipe.write_text(f'layout = "five"\n{RECIPE}{sets}')
+    out = tmp_path / "run"
+    said = run("train", recipe, "--data", f"photos={root}", "--out", out, "--device", "cpu")
+    assert "2 faces" in said  # held out
+    _, meta = checkpoints.load(out / "best.safetensors")
+    assert {name.split("/")[0] for name in meta["learned_from"]} == {"photos", "webcaricature"}
+    for arguments, said in (
+        (["--data", root], "the recipe has the data sets photos, webcaricature; give NAME=PATH for each"),
+        (["--data", "photos=x", "--data", "photos=y"], "each name once"),
+        (["--data", f"photo={root}"], "no set of that name; its sets: photos, webcaricature"),
+        ([], "data 'photos': no path; give it with --data, or as path in the recipe"),
+    ):
+        with pytest.raises((ConfigError, DataError), match=said):
+            run("train", recipe, *arguments, "--out", tmp_path / "none")
+
+
+def test_a_path_may_look_like_a_name(tmp_path: Path) -> None:
+    (tmp_path / "a=b").mkdir()
+    assert data_paths([str(tmp_path / "a=b")]) == tmp_path / "a=b"
+    assert data_paths(["a=b", "c=d=e"]) == {"a": Path("b"), "c": Path("d=e")}
+    assert data_paths([]) is None
+
+
+def test_faces_found_once_serve_training(root: Path, tmp_path: Path, photograph_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "a.png").write_bytes(photograph_path.read_bytes())
+    said = run("crops", tmp_path / "own", "-o", tmp_path / "faces", "--size", 64)
+    assert "1 faces in 1 pictures" in said
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE)
+    shared = ("--data", root, "--unlabelled", tmp_path / "faces", "--device", "cpu")
+    assert "unlabelled: 1 faces in 1 pictures" in run("train", recipe, *shared, "--out", tmp_path / "run")

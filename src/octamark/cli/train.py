@@ -85,6 +85,7 @@ def train(
     from octamark.layouts import layout
     from octamark.metrics import usual_normaliser
     from octamark.training.engine import Trainer
+    from octamark.training.starting import margin_of_init
     from octamark.training.watcher import Epoch, Watcher
 
     settings = _recipe(recipe, init, unlabelled is not None)
@@ -103,6 +104,11 @@ def train(
         return
     if hint := calibration_hint(held_out, points.count):
         note(hint)
+    if (margin := margin_of_init(settings)) is not None and abs(margin / settings.margin - 1) > 0.15:
+        note(
+            f"the crops that {settings.init} was trained on show as much of a face as data.margin = {margin:.2f} does "
+            f"around these points; the recipe has {settings.margin}"
+        )
 
     class Bar(Watcher):
         """Draws the progress of a run."""
@@ -148,18 +154,15 @@ def train(
 
 
 def calibration_hint(held_out: int, points: int) -> str:
-    """What to know, before a run, of its export: empty where the held-out faces are enough to calibrate each point."""
-    from octamark.release.calibration import FOLDS, LEAST_POINTS
+    """What to know, before a run, of its export: empty where the held-out faces are enough to calibrate every point."""
+    from octamark.release.calibration import calibration_kind
 
-    def enough(faces: int) -> bool:
-        return (faces - -(-faces // FOLDS)) * points >= LEAST_POINTS
-
-    if enough(held_out):
+    if calibration_kind(held_out, points) == "per_point":
         return ""
-    needed = next(faces for faces in range(held_out, 10**6) if enough(faces))
+    needed = next(faces for faces in range(held_out, 10**6) if calibration_kind(faces, points) == "per_point")
     return (
-        f"{counted(held_out, 'face')} of {points} points are held out: octamark export will calibrate the spread with "
-        f"one gain for all points; for one per point hold out {needed} faces (data.validation)"
+        f"{counted(held_out, 'face')} of {points} points are held out: octamark export will calibrate the spread of "
+        f"all points together; to calibrate each point hold out {needed} faces (data.validation)"
     )
 
 

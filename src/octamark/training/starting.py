@@ -140,6 +140,27 @@ def counterparts(source: Layout, target: Layout) -> Tensor:
     return torch.from_numpy(np.nan_to_num(np.asarray(weights, np.float32)))
 
 
+def margin_of_init(recipe: Recipe) -> float | None:
+    """The margin at which crops around the recipe's landmarks show as much of a face as those of ``init``'s training.
+
+    A box around other landmarks is larger or smaller. None where the recipe starts with nothing or with a network of
+    its own layout, or where some of its landmarks have no counterpart in the other layout.
+
+    Raises:
+        WeightsError: as :func:`checkpoint_path`, or a damaged checkpoint.
+    """
+    if recipe.init is None:
+        return None
+    path = checkpoint_path(recipe.init)
+    theirs = parse(checkpoints.load(path)[1]["config"], str(path))
+    source, target = layout(theirs.layout), layout(recipe.layout)
+    rows = counterparts(source, target).numpy()
+    if source.name == target.name or not source.has_diagram or not rows.sum(axis=1).all() or len(rows) < 2:
+        return None
+    side, other = (np.ptp(shape, axis=0).max() for shape in (source.diagram, rows @ source.diagram))
+    return float(theirs.margin * side / other)
+
+
 def _head_rows(value: Tensor, fresh: Tensor, rows: Tensor) -> Tensor:
     """Weights or biases of a head (N, ...): mixed from those of another layout (M, ...); fresh without counterpart."""
     mixed = torch.tensordot(rows, value, dims=1)

@@ -18,7 +18,7 @@ import torch
 from drawn_faces import write_w300
 from octamark.datasets.load import labelled_sets, training_and_validation
 from octamark.errors import ConfigError, DataError, DeviceError, OutputError, WeightsError
-from octamark.layouts import layout
+from octamark.layouts import convert, layout
 from octamark.nets.network import NetworkConfig, OctaveNetwork
 from octamark.training import checkpoints
 from octamark.training.engine import Trainer
@@ -27,6 +27,8 @@ from octamark.training.recipe import Recipe, Stage, parse
 from octamark.training.starting import (
     adaptation,
     checkpoint_path,
+    counterparts,
+    margin_of_init,
     network_config,
     starting_network,
     trained_network,
@@ -253,6 +255,27 @@ def test_another_layout_starts_with_all_but_the_head() -> None:
         starting_network(config(network={"size": "tiny"}, init="nano"))
 
 
+def test_a_new_last_layer_takes_the_rows_of_corresponding_points(tmp_path: Path) -> None:
+    """Heatmaps before the softmax are linear in the last layer: a mean of points has the mean of their maps."""
+    released, _, _ = trained_network(checkpoint_path("nano"))
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = released.eval()(pictures)
+        five = starting_network(config(layout="five", init="nano")).eval()(pictures)
+    for index, points in enumerate((range(36, 42), range(42, 48), [30], [48], [54])):
+        torch.testing.assert_close(five[:, index], theirs[:, list(points)].mean(dim=1), rtol=0, atol=1e-4)
+    names = layout("ibug68").point_names
+    (tmp_path / "own.toml").write_text(f'name = "own"\npoints = ["{names[57]}", "hat", "{names[8]}"]\n')
+    ours = starting_network(config(layout=str(tmp_path / "own.toml"), init="nano"))
+    with torch.no_grad():
+        maps = ours.eval()(pictures)
+    torch.testing.assert_close(maps[:, [0, 2]], theirs[:, [57, 8]], rtol=0, atol=1e-4)
+    assert not any(torch.allclose(maps[:, 1], theirs[:, index], atol=0.1) for index in range(68))
+    weights = counterparts(layout("manga60"), layout("ibug68"))
+    assert weights.shape == (68, 60)
+    assert set(weights.sum(dim=1).round(decimals=5).tolist()) == {0.0, 1.0}  # some have no counterpart
+
+
 def test_a_share_of_the_start_is_kept_and_caricatures_end_with_the_last_epoch(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,3 +307,18 @@ def test_averaging_with_the_start_needs_its_layout() -> None:
 def test_adapting_forgets_how_the_released_model_was_made() -> None:
     one = adaptation("small")
     assert (one.caricature, one.optimiser.init_weight, one.distillation) == (None, 0.0, None)
+
+
+def test_the_margin_that_shows_what_the_start_was_trained_on(root: Path) -> None:
+    """Crops around five points at that margin are as large as those around all 68 at the start's own."""
+    margin = margin_of_init(config(layout="five", init="nano"))
+    assert margin is not None
+    faces, _ = training_and_validation(config().data, root, layout("ibug68"))
+    sides = []
+    for face in faces:
+        five = convert(face.landmarks, layout("ibug68"), layout("five"))[0]
+        sides.append(margin * np.ptp(five, axis=0).max() / (1.25 * np.ptp(face.landmarks, axis=0).max()))
+    assert np.mean(sides) == pytest.approx(1, abs=0.1)  # the diagram is a mean face
+    assert margin_of_init(config(init="nano")) is None
+    assert margin_of_init(config(layout="five")) is None
+    assert margin_of_init(config(layout="manga60", init="nano")) is None  # its pupils have no counterpart
