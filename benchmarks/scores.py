@@ -203,10 +203,10 @@ def main() -> None:
 def draw(results: Mapping[tuple[str, str], Result], curves: Any, model: str) -> None:
     """Write the plots into docs/measurements."""
     best = results[model, "labels"]
-    assert best.trust is not None
+    assert best.reliability is not None
     labelled = {name: result for (name, boxes), result in results.items() if boxes == "labels"}
     write_atomically(DOCS / "robustness.png", plots.robustness(curves, best.about))
-    write_atomically(DOCS / "reliability.png", plots.reliability_plot(best.trust, best.about))
+    write_atomically(DOCS / "reliability.png", plots.reliability_plot(best.reliability, best.about))
     write_atomically(DOCS / "ced.png", plots.ced([named(result, name) for name, result in labelled.items()]))
 
 

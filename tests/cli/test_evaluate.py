@@ -118,7 +118,7 @@ def test_what_predict_writes_can_be_scored(root: Path, tmp_path: Path, form: str
     assert whole["boxes"] == "boxes unknown"
     if form in ("json", "jsonl"):
         assert "1 picture without labels left out, such as nobody.png" in said
-    assert ("trust" in whole) == (form != "pts")
+    assert ("reliability" in whole) == (form != "pts")
     if form == "pts":
         assert not (tmp_path / "out" / "reliability.png").exists()
 

@@ -83,9 +83,9 @@ def test_predictions_score_the_same_again(result: Result, samples: list[Sample],
     first, second = result.summary(), again.summary()
     assert second["nme_percent"]["value"] == pytest.approx(first["nme_percent"]["value"], abs=5e-4)
     assert second["faces_not_found"] == 1
-    for name, value in second["trust"].items():
+    for name, value in second["reliability"].items():
         if name != "coverage_percent":
-            assert value == pytest.approx(first["trust"][name], abs=2e-3)
+            assert value == pytest.approx(first["reliability"][name], abs=2e-3)
 
 
 def test_scores_come_back(result: Result, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_summary_by_hand() -> None:
     assert (summary["set"], summary["model"], summary["normaliser"], summary["layout"]) == (
         "drawn", "hand", "inter-ocular", "ibug68",
     )  # fmt: skip
-    assert "trust" not in summary
+    assert "reliability" not in summary
     for name in ("nme_percent", "eye_opening_error"):
         assert summary[name]["low"] <= summary[name]["value"] <= summary[name]["high"]
 
@@ -104,7 +104,7 @@ def test_subsets() -> None:
     assert subsets["blur"]["value"] == pytest.approx(6, rel=1e-4)
 
 
-def trusted(count: int = 200, seed: int = 0) -> tuple[list, Predictions, Calibration]:
+def calibrated(count: int = 200, seed: int = 0) -> tuple[list, Predictions, Calibration]:
     """Predictions whose errors follow their spreads, and whose confidence is the true probability."""
     samples = bare_samples(count)
     truth = truth_of(samples).astype(np.float64)
@@ -119,36 +119,36 @@ def trusted(count: int = 200, seed: int = 0) -> tuple[list, Predictions, Calibra
 
 
 def test_honest_spreads_pass_every_check() -> None:
-    samples, given, calibration = trusted()
+    samples, given, calibration = calibrated()
     result = replace(result_of(samples, given), calibration=calibration)
-    trust = result.summary()["trust"]
-    for share, real in trust["coverage_percent"].items():
+    reliability = result.summary()["reliability"]
+    for share, real in reliability["coverage_percent"].items():
         assert real == pytest.approx(float(share.rstrip("%")), abs=2)
-    assert list(trust["coverage_percent"]) == ["50%", "90%", "95%"]
-    assert trust["confidence_calibration_error"] < 0.02
-    assert trust["confidence_mean"] == pytest.approx(trust["points_within_5_percent"], abs=0.02)
-    assert trust["spearman_per_point"] > 0.4
-    assert trust["spearman_per_picture"] > 0.8
-    assert trust["pictures_over_8_percent"] == int((result.nme > 0.08).sum())
+    assert list(reliability["coverage_percent"]) == ["50%", "90%", "95%"]
+    assert reliability["confidence_calibration_error"] < 0.02
+    assert reliability["confidence_mean"] == pytest.approx(reliability["points_within_5_percent"], abs=0.02)
+    assert reliability["spearman_per_point"] > 0.4
+    assert reliability["spearman_per_picture"] > 0.8
+    assert reliability["pictures_over_8_percent"] == int((result.nme > 0.08).sum())
     boastful = replace(given, spread=given.spread / 2)  # type: ignore[operator]
-    worse = replace(result, predictions=boastful).summary()["trust"]
+    worse = replace(result, predictions=boastful).summary()["reliability"]
     assert worse["coverage_percent"]["90%"] < 75
-    assert worse["log_likelihood_per_axis"] < trust["log_likelihood_per_axis"]
-    assert worse["spearman_per_point"] == pytest.approx(trust["spearman_per_point"])  # ranks know no scale
+    assert worse["log_likelihood_per_axis"] < reliability["log_likelihood_per_axis"]
+    assert worse["spearman_per_point"] == pytest.approx(reliability["spearman_per_point"])  # ranks know no scale
 
 
-def test_trust_is_in_units_of_the_normaliser() -> None:
+def test_reliability_is_in_units_of_the_normaliser() -> None:
     """Against the plain functions on a flat list of points; hidden points and faces not found are left out."""
-    samples, given, calibration = trusted(6)
+    samples, given, calibration = calibrated(6)
     hidden = samples[1].landmarks.copy()
     hidden[5:9] = NAN
     samples[1] = replace(samples[1], landmarks=hidden)
     landmarks = given.landmarks.copy()
     landmarks[3] = NAN
     given = replace(given, landmarks=landmarks)
-    trust = replace(result_of(samples, given), calibration=calibration).trust
-    assert trust is not None
-    assert len(trust.errors) == len(trust.spread) == len(trust.hit) == 5 * 68 - 4
+    reliability = replace(result_of(samples, given), calibration=calibration).reliability
+    assert reliability is not None
+    assert len(reliability.errors) == len(reliability.spread) == len(reliability.hit) == 5 * 68 - 4
     errors, spread, inside, covered = [], [], [], []
     for index, sample in enumerate(samples):
         eyes = float(np.linalg.norm(sample.landmarks[36] - sample.landmarks[45]))
@@ -160,45 +160,45 @@ def test_trust_is_in_units_of_the_normaliser() -> None:
                 spread.append(both / eyes)
                 inside.append(away < 0.05 * eyes)
                 covered.append(away <= calibration.radius(given.spread[index, point], 0.9))  # type: ignore[index]
-    np.testing.assert_allclose(trust.errors, errors, rtol=1e-4)
-    np.testing.assert_allclose(trust.spread, spread, rtol=1e-4)
-    np.testing.assert_array_equal(trust.hit, inside)
-    assert trust.covered[0.9] == pytest.approx(np.mean(covered))
-    assert trust.summary()["spearman_per_point"] == pytest.approx(
+    np.testing.assert_allclose(reliability.errors, errors, rtol=1e-4)
+    np.testing.assert_allclose(reliability.spread, spread, rtol=1e-4)
+    np.testing.assert_array_equal(reliability.hit, inside)
+    assert reliability.covered[0.9] == pytest.approx(np.mean(covered))
+    assert reliability.summary()["spearman_per_point"] == pytest.approx(
         uncertainty.spearman(np.array(spread), np.array(errors))
     )
 
 
 def test_hits_are_of_the_eyes_whatever_the_normaliser() -> None:
-    samples, given, _ = trusted(5)
-    first, second = (result_of(samples, given, normaliser=name).trust for name in ("inter-ocular", "box"))
+    samples, given, _ = calibrated(5)
+    first, second = (result_of(samples, given, normaliser=name).reliability for name in ("inter-ocular", "box"))
     assert first is not None
     assert second is not None
     np.testing.assert_array_equal(first.hit, second.hit)
     assert (first.errors > 1.2 * second.errors).all()
 
 
-def test_trust_of_odd_predictions() -> None:
+def test_reliability_of_odd_predictions() -> None:
     """Perfect points, spreads of 0: figures or nothing, never a crash."""
     samples = bare_samples(3)
     truth = truth_of(samples)
     perfect = result_of(samples, Predictions(truth, np.ones_like(truth), np.ones((3, 68), np.float32)))
-    trust = perfect.summary()["trust"]
-    assert trust["ause_per_point"] == 0
-    assert trust["confidence_calibration_error"] == 0
-    assert trust["coverage_percent"] == {}  # a file brings no calibration
+    reliability = perfect.summary()["reliability"]
+    assert reliability["ause_per_point"] == 0
+    assert reliability["confidence_calibration_error"] == 0
+    assert reliability["coverage_percent"] == {}  # a file brings no calibration
     silent = Predictions(truth, np.zeros_like(truth))
-    assert result_of(samples, silent).trust is None
+    assert result_of(samples, silent).reliability is None
     half = np.ones_like(truth)
     half[:, :10, 0] = 0  # no density has a spread of 0: such points are left out
-    kept = result_of(samples, Predictions(truth, half)).trust
+    kept = result_of(samples, Predictions(truth, half)).reliability
     assert kept is not None
     assert len(kept.errors) == 3 * 58
     assert math.isfinite(kept.summary()["log_likelihood_per_axis"])
 
 
 def test_rows_hold_each_face() -> None:
-    samples, given, calibration = trusted(3)
+    samples, given, calibration = calibrated(3)
     landmarks = given.landmarks.copy()
     landmarks[1] = NAN
     result = replace(result_of(samples, replace(given, landmarks=landmarks)), calibration=calibration)
@@ -246,12 +246,12 @@ def test_confidence_counts_only_where_its_distance_is_known() -> None:
     blind = [replace(sample, landmarks=points) for sample, points in zip(samples, truth, strict=True)]
     sure = np.ones(truth.shape[:2], np.float32)
     given = Predictions(truth_of(samples), np.full(truth.shape, 0.5, np.float32), sure)
-    trust = result_of(blind, given, normaliser="box").trust
-    assert trust is not None
-    assert trust.confidence is not None
-    assert len(trust.confidence) == len(trust.hit) == 3 * 68
-    assert trust.hit.all()
+    reliability = result_of(blind, given, normaliser="box").reliability
+    assert reliability is not None
+    assert reliability.confidence is not None
+    assert len(reliability.confidence) == len(reliability.hit) == 3 * 68
+    assert reliability.hit.all()
     nobody = [replace(one, landmarks=np.where(np.arange(68)[:, None] == 36, NAN, one.landmarks)) for one in samples]
-    lost = result_of(nobody, given, normaliser="box").trust
+    lost = result_of(nobody, given, normaliser="box").reliability
     assert lost is not None
     assert "confidence_mean" not in lost.summary()

@@ -48,8 +48,8 @@ def test_a_model_is_scored_as_by_hand(nano: Landmarker, samples: list[Sample]) -
     about = result.about
     assert (about.model, about.boxes, about.normaliser) == ("nano", "tight boxes around the labels", "inter-ocular")
     assert not about.approximate
-    assert result.trust is not None
-    assert result.trust.covered.keys() >= {0.5, 0.9, 0.95}
+    assert result.reliability is not None
+    assert result.reliability.covered.keys() >= {0.5, 0.9, 0.95}
 
 
 @pytest.mark.parametrize("name", ["inter-pupil", "box", "diagonal", "face-box", "face-diagonal"])
@@ -192,7 +192,7 @@ def test_the_card_says_what_is_measured(w300_root: Path, nano: Landmarker) -> No
     assert result.summary()["failure_rate_percent"]["8%"]["value"] == pytest.approx(
         said["failures at 8 %, %, label boxes"]
     )
-    coverage = result.summary()["trust"]["coverage_percent"]
+    coverage = result.summary()["reliability"]["coverage_percent"]
     for share in ("50%", "90%", "95%"):
         assert coverage[share] == pytest.approx(float(share.rstrip("%")), abs=2)
     auto, _ = score_model(truth, nano, "labels")
@@ -247,10 +247,10 @@ def test_points_without_a_label_are_not_scored(nano: Landmarker, samples: list[S
     assert (summary["points"], summary["points_without_label"]) == (5 * 68, 5 * (68 - len(half)))
     assert np.isnan(summary["part_nme_percent"]["mouth"]["value"])
     assert np.isfinite(summary["nme_percent"]["low"])
-    assert result.trust is not None
-    assert len(result.trust.errors) == 5 * len(half)
+    assert result.reliability is not None
+    assert len(result.reliability.errors) == 5 * len(half)
     assert worst(result).shape == (640, 1280, 3)
-    assert plots.ced([result])[:4] == plots.reliability_plot(result.trust, result.about)[:4] == b"\x89PNG"
+    assert plots.ced([result])[:4] == plots.reliability_plot(result.reliability, result.about)[:4] == b"\x89PNG"
     assert curves is not None
     assert np.isfinite([y for lines in curves.values() for _, values in lines.values() for y in values]).all()
 

@@ -11,7 +11,7 @@ import pytest
 
 from octamark import models
 from octamark.errors import WeightsError
-from octamark.layouts import layout
+from octamark.layouts import dumps, layout
 from octamark.models import Calibration, Card, ModelCard, RegionCard, check_graph, layout_of, parse_card
 from octamark.models.cards import parse_region_card
 
@@ -129,6 +129,12 @@ def test_each_kind_of_card_says_what_it_is_to_the_other(
         parse_card(text_of(regions), "x")
     with pytest.raises(WeightsError, match="x: a model for whole faces, not a regional network"):
         parse_region_card(text_of(nano), "x")
+
+
+def test_a_card_and_a_layout_that_do_not_belong_together_are_refused(nano: onnxruntime.InferenceSession) -> None:
+    metadata = {models.LAYOUT_KEY: dumps(layout("wflw98"))}
+    with pytest.raises(WeightsError, match=r"x: its card names the layout 'ibug68', but the file holds 'wflw98'"):
+        layout_of(metadata, card_of(nano), "x")
 
 
 def test_the_layout_is_the_files_own_or_the_built_in_one(nano: onnxruntime.InferenceSession) -> None:

@@ -245,7 +245,7 @@ def _print(summary: dict[str, Any]) -> None:
         table.add_row("eye opening, error (lid distance / width)", *_interval(summary["eye_opening_error"], 4))
     for name, values in summary.get("subset_nme_percent", {}).items():
         table.add_row(f"NME of {name} ({counted(values['faces'], 'face')}), %", *_interval(values))
-    for key, value in summary.get("trust", {}).items():
+    for key, value in summary.get("reliability", {}).items():
         if isinstance(value, dict):
             for share, observed in value.items():
                 table.add_row(f"labels inside the {share} regions, %", f"{observed:.1f}", "")

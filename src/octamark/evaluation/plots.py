@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from octamark import metrics, uncertainty
-from octamark.evaluation.results import THRESHOLDS, About, Result, Trust
+from octamark.evaluation.results import THRESHOLDS, About, Reliability, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,36 +60,39 @@ def ced(results: Sequence[Result]) -> bytes:
     return _png(figure)
 
 
-def reliability_plot(trust: Trust, about: About) -> bytes:
+def reliability_plot(reliability: Reliability, about: About) -> bytes:
     """Four checks of spread and confidence as a PNG file: reliability, coverage, error by spread, sparsification."""
     figure, (stated, regions, expected, sparse) = _figure(4, 4.2, 4.2)
     for axes in (stated, regions):
         axes.plot([0, 100], [0, 100], color="grey", linewidth=0.8)
         axes.set(xlim=(0, 100), ylim=(0, 100))
-    if trust.confidence is None or not len(trust.confidence):
+    if reliability.confidence is None or not len(reliability.confidence):
         stated.set_title("no confidence in the predictions", fontsize=9)
     else:
-        x, y, counts = uncertainty.reliability_curve(trust.confidence, trust.hit)
+        x, y, counts = uncertainty.reliability_curve(reliability.confidence, reliability.hit)
         stated.bar(100 * x, 100 * counts / counts.sum(), width=6, color="lightgrey", label="share of the points")
         stated.plot(100 * x, 100 * y, "o-", label="observed share")
         stated.set_title(
-            f"confidence, error {uncertainty.calibration_error(trust.confidence, trust.hit):.3f}", fontsize=9
+            f"confidence, error {uncertainty.calibration_error(reliability.confidence, reliability.hit):.3f}",
+            fontsize=9,
         )
         stated.legend(loc="upper left")
     stated.set(xlabel="confidence, %", ylabel="within 5 % of the inter-ocular distance, %")
-    if trust.covered:
-        shares = sorted(trust.covered)
-        regions.plot([100 * s for s in shares], [100 * trust.covered[s] for s in shares], "o-", markersize=3)
+    if reliability.covered:
+        shares = sorted(reliability.covered)
+        regions.plot([100 * s for s in shares], [100 * reliability.covered[s] for s in shares], "o-", markersize=3)
         regions.set_title("regions around the points", fontsize=9)
     else:
         regions.set_title("regions need a model's calibration", fontsize=9)
     regions.set(xlabel="nominal coverage, %", ylabel="observed coverage, %")
-    _error_by_spread(expected, trust)
-    removed, by_spread, oracle = uncertainty.sparsification(trust.errors, trust.spread)
+    _error_by_spread(expected, reliability)
+    removed, by_spread, oracle = uncertainty.sparsification(reliability.errors, reliability.spread)
     sparse.plot(100 * removed, by_spread, label="by spread")
     sparse.plot(100 * removed, oracle, label="by the error itself")
     sparse.set(xlabel="worst points removed, %", ylabel="mean error of the rest over that of all", ylim=(0, 1.02))
-    sparse.set_title(f"sparsification, area between {uncertainty.ause(trust.errors, trust.spread):.3f}", fontsize=9)
+    sparse.set_title(
+        f"sparsification, area between {uncertainty.ause(reliability.errors, reliability.spread):.3f}", fontsize=9
+    )
     sparse.legend()
     for axes in (stated, regions, expected, sparse):
         axes.grid(alpha=0.3)
@@ -97,16 +100,16 @@ def reliability_plot(trust: Trust, about: About) -> bytes:
     return _png(figure)
 
 
-def _error_by_spread(axes: Axes, trust: Trust) -> None:
+def _error_by_spread(axes: Axes, reliability: Reliability) -> None:
     """Mean and middle half of the error per axis over tenths of the points, by spread."""
-    spread, away = 100 * trust.axis_spread.ravel(), 100 * np.abs(trust.signed).ravel()
+    spread, away = 100 * reliability.axis_spread.ravel(), 100 * np.abs(reliability.signed).ravel()
     tenths = [part for part in np.array_split(np.argsort(spread), 10) if len(part)]
     x = [spread[part].mean() for part in tenths]
     axes.plot(x, [away[part].mean() for part in tenths], "o-", label="mean")
     low, high = ([np.quantile(away[part], q) for part in tenths] for q in (0.25, 0.75))
     axes.fill_between(x, low, high, alpha=0.2, label="middle half")
     axes.plot([0, x[-1]], [0, x[-1]], color="grey", linewidth=0.8)
-    rank = uncertainty.spearman(trust.spread, trust.errors)
+    rank = uncertainty.spearman(reliability.spread, reliability.errors)
     axes.set(xlabel="spread, % of the normaliser", ylabel="absolute error per axis, %")
     axes.set_title(f"expected and observed error, Spearman {rank:.2f} per point", fontsize=9)
     axes.legend()

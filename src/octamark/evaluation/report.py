@@ -43,8 +43,8 @@ def write(result: Result, folder: Path, robustness: Curves | None = None) -> lis
         missing.append(f"plots need matplotlib: {install_hint(['matplotlib'])}")
     else:
         write_atomically(folder / "ced.png", plots.ced([result]))
-        if result.trust is not None:
-            write_atomically(folder / "reliability.png", plots.reliability_plot(result.trust, result.about))
+        if result.reliability is not None:
+            write_atomically(folder / "reliability.png", plots.reliability_plot(result.reliability, result.about))
         if robustness:
             write_atomically(folder / "robustness.png", plots.robustness(robustness, result.about))
     try:

@@ -133,12 +133,12 @@ class Result:
         return {name: np.array([name in sample.subsets for sample in self.samples]) for name in names}
 
     @cached_property
-    def trust(self) -> Trust | None:
+    def reliability(self) -> Reliability | None:
         """How well the spread fits the errors; None for predictions without spread."""
         if self.predictions.spread is None or not (self.scored & self.predictions.found).any():
             return None
-        trust = Trust.of(self)
-        return trust if len(trust.errors) else None
+        reliability = Reliability.of(self)
+        return reliability if len(reliability.errors) else None
 
     @property
     def scores(self) -> Scores:
@@ -184,8 +184,8 @@ class Result:
                 for name, inside in self.subsets.items()
                 if (inside & self.scored).any()
             }
-        if self.trust is not None:
-            summary["trust"] = self.trust.summary()
+        if self.reliability is not None:
+            summary["reliability"] = self.reliability.summary()
         return summary
 
     def rows(self) -> list[dict[str, Any]]:
@@ -194,7 +194,7 @@ class Result:
         def number(value: float, digits: int = 6) -> float | str:
             return round(float(value), digits) if np.isfinite(value) else ""
 
-        expected = None if self.trust is None else self.trust.expected
+        expected = None if self.reliability is None else self.reliability.expected
         confidence = self.predictions.confidence
         rows = []
         for index, sample in enumerate(self.samples):
@@ -216,8 +216,8 @@ class Result:
 
 
 @dataclass(frozen=True, eq=False)
-class Trust:
-    """How true spread and confidence are, over the labelled points of the faces found.
+class Reliability:
+    """How well spreads and confidences agree with the errors, over the labelled points of the faces that were found.
 
     Attributes:
         errors, spread: (P,) distance from the truth and root mean square spread, over the normaliser.
@@ -239,7 +239,7 @@ class Trust:
     nme: F64
 
     @classmethod
-    def of(cls, result: Result) -> Trust:
+    def of(cls, result: Result) -> Reliability:
         """Those of a result, whose predictions must have spreads."""
         predictions, calibration = result.predictions, result.calibration
         assert predictions.spread is not None
@@ -262,7 +262,7 @@ class Trust:
         eyes: F64,
         confidence: NDArray[np.floating] | None,
         radii: Mapping[float, NDArray[np.floating]],
-    ) -> Trust:
+    ) -> Reliability:
         """Those of n faces, all lengths in one unit such as pixels.
 
         Args:

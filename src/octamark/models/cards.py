@@ -192,7 +192,9 @@ def layout_of(metadata: Mapping[str, str], card: Card, source: str) -> Layout:
     if (text := metadata.get(LAYOUT_KEY)) is not None:
         layout = layouts.loads(text, source)
         if layout.name != card.layout:
-            raise WeightsError(f"{source}: its card names the layout {card.layout!r}, but the file holds {layout.name!r}")
+            raise WeightsError(
+                f"{source}: its card names the layout {card.layout!r}, but the file holds {layout.name!r}"
+            )
         return layout
     if card.layout in BUILTIN:
         return layouts.layout(card.layout)

@@ -11,7 +11,7 @@ from scipy.optimize import isotonic_regression, minimize
 
 from octamark.datasets import Sample
 from octamark.errors import DataError
-from octamark.evaluation.results import SHARES, Trust
+from octamark.evaluation.results import SHARES, Reliability
 from octamark.evaluation.run import detected_box
 from octamark.geometry import detector_squares, landmark_boxes, squares
 from octamark.inference.detector import Detector
@@ -214,10 +214,10 @@ def calibration_figures(
         Coverage, rank correlations, ranking of failures, error of the confidence; empty if no face has the points that
         its distance is measured between.
     """
-    trust = Trust.measured(errors, spread, unit, unit, confidence, radii)
-    if not len(trust.errors):
+    reliability = Reliability.measured(errors, spread, unit, unit, confidence, radii)
+    if not len(reliability.errors):
         return {}
-    figures = trust.summary()
+    figures = reliability.summary()
     coverage = figures["coverage_percent"]
     return {
         **{f"regions of {share} hold the truth in, %": value for share, value in coverage.items()},
@@ -231,7 +231,7 @@ _TITLES = {
     "auroc_nme_over_8_percent": "AUROC of mean spread for NME over 8 %",
     "confidence_calibration_error": "calibration error of the confidence",
 }
-"""Figures of octamark.evaluation.results.Trust that a card states, and their names there."""
+"""Figures of octamark.evaluation.results.Reliability that a card states, and their names there."""
 
 
 def _most_likely(
