@@ -14,10 +14,8 @@ from PIL import Image
 
 import octamark
 from octamark import drawing
-from octamark.faces import Landmarks
 from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, squares
 from octamark.images import write_picture
-from octamark.inference.refiner import Refiner
 from octamark.synthesis.caricature import Caricaturist, stylised
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -35,13 +33,11 @@ def main() -> None:
     faces = octamark.load("small")(picture, heatmaps=True)
     pair = np.hstack([drawing.overlay(picture, faces, enlarge=False), drawing.heatmap_picture(picture, faces)])
     write_picture(DOCS / "astronaut.jpg", pair)
-    before, after = (octamark.load("small", refine=mode, rotation="never")(picture)[0] for mode in ("never", "always"))
-    refiner = Refiner()
-    transforms = refiner.transforms([Landmarks(before.landmarks, before.spread, before.confidence)])[0]
-    crops = dict(zip(before.layout.regions, transforms, strict=True))
-    write_picture(
-        DOCS / "close_look.jpg", drawing.refinement_picture(picture, before, after, crops, refiner.card.rule.size)
-    )
+    refined = octamark.load("small", refine="always", rotation="never")
+    coarse = octamark.load("small", refine="never", rotation="never")(picture)
+    assert refined.refiner is not None
+    regions = drawing.refinement_picture(picture, coarse[0], refined(picture)[0], refined.refiner)
+    write_picture(DOCS / "close_look.jpg", regions)
     write_picture(DOCS / "caricatures.jpg", caricatures(picture))
     (DOCS / "layouts").mkdir(exist_ok=True)
     for name in octamark.layouts.BUILTIN:
