@@ -21,7 +21,7 @@ from octamark.datasets import read
 from octamark.evaluation.results import SHARES
 from octamark.evaluation.run import View, label_crop, predict
 from octamark.models.calibration import CONFIDENCE_SHARE, Calibration
-from octamark.release.calibration import cross_fitted, trust_figures
+from octamark.release.calibration import calibration_figures, cross_fitted
 from octamark.release.graph import recalibrated
 
 
@@ -74,7 +74,8 @@ def one_factor(spread: np.ndarray, errors: np.ndarray, eyes: np.ndarray) -> dict
     plain, unit = Calibration.identity(spread.shape[1]), eyes[:, None]
     scaled = spread * (np.abs(errors).mean() / spread.mean())
     radii = {share: plain.radius(scaled, share) for share in SHARES}
-    return trust_figures(errors, scaled, plain.within(scaled, CONFIDENCE_SHARE * unit), radii, unit)
+    confidence = plain.within(scaled, CONFIDENCE_SHARE * unit)
+    return calibration_figures(errors, scaled, confidence, radii, eyes)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Measurement:
         older: which older weights these are figures of; empty for the models that ship, and where no weights matter.
         data: set and split; ``boxes``: kind of the boxes; ``normaliser``: of the errors.
         plot: file name of a picture in docs/measurements, if there is one.
-        processor, date, commit: where and when it was measured, and with which version.
+        processor, date, commit: where (if it is a time) and when it was measured, and with which version.
     """
 
     name: str
@@ -135,9 +135,11 @@ def finish(measurements: Sequence[Measurement], update: bool, path: Path = RESUL
     if update:
         from benchmarks.report import write_pages
 
-        stamp = {"date": f"{datetime.date.today()}", "commit": _commit(), "processor": processor()}
         known = load(path) if path.is_file() else {}
-        known |= {one.name: dataclasses.replace(one, **stamp) for one in measurements}
+        for measurement in measurements:
+            timed = any(title.split()[:1] == ["ms"] for title, _ in measurement.columns)
+            stamp = {"date": f"{datetime.date.today()}", "commit": _commit(), "processor": processor() if timed else ""}
+            known[measurement.name] = dataclasses.replace(measurement, **stamp)
         save(known, path)
         write_pages(known, path.parent)
 

@@ -179,17 +179,17 @@ def whole_reader() -> Read:
 
     torch.set_num_threads(1)
     path, card = checkpoint_path("small"), octamark.load("small", refine="never").card
-    network, config, _ = trained_network(path)
+    network, recipe, _ = trained_network(path)
     shape = trained_shape(path)
     assert shape is not None
 
     def read(picture: Picture, box: np.ndarray) -> np.ndarray:
-        square = squares(box, config.margin)[0]
+        square = squares(box, recipe.margin)[0]
         side = max(1, round(square[2] / SIZE_MULTIPLE)) * SIZE_MULTIPLE
         transform = crop_transform(square, side)
         pixels = torch.from_numpy(crop(picture, transform, side)).permute(2, 0, 1)[None].float() / 255
         with torch.no_grad():
-            points = heatmaps.decode(heatmaps.probabilities(network(pixels), config.loss.beta))
+            points = heatmaps.decode(heatmaps.probabilities(network(pixels), recipe.loss.beta))
         inside = shape(heatmaps.to_input_pixels(points, STRIDE).position)[0].numpy()
         points = apply(transform, inside)
         return points + octamark.layout("ibug68").reference_distance(points) * np.asarray(card.offset)

@@ -41,15 +41,15 @@ def score(folder: Path, data: Path, slow: frozenset[str]) -> dict[str, Any]:
     """
     if "regional" in json.loads((folder / "recipe.json").read_text()):
         return regional_scores(folder)
-    network, config, meta = trained_network(folder / "last.safetensors")
-    table, size = layout(config.layout), config.stages[-1].size
-    _, held_out = training_and_validation(config.data, data, table, config.seed)
+    network, recipe, meta = trained_network(folder / "last.safetensors")
+    table, size = layout(recipe.layout), recipe.stages[-1].size
+    _, held_out = training_and_validation(recipe.data, data, table, recipe.seed)
     held_out = sorted(held_out, key=lambda sample: sample.name)
-    store = FaceStore.load(held_out, size, config.margin)
+    store = FaceStore.load(held_out, size, recipe.margin)
     errors, spreads, entropies = [], [], []
     for pictures, truth in batches(store, size):
         with torch.no_grad():
-            maps = heatmaps.probabilities(network(pictures), config.loss.beta)
+            maps = heatmaps.probabilities(network(pictures), recipe.loss.beta)
         points = heatmaps.decode(maps)
         found = heatmaps.to_input_pixels(points, STRIDE).position
         errors.append(nme(found.numpy(), truth.numpy(), table))
@@ -66,16 +66,16 @@ def score(folder: Path, data: Path, slow: frozenset[str]) -> dict[str, Any]:
         "faces": len(every),
         "unlabelled_faces": meta.get("unlabelled"),
     }
-    read = reader(network, config)
+    read = reader(network, recipe)
     if "strong" in slow:
-        sets = caricature_sets(FaceStore.load(held_out, 224, config.margin), table)
+        sets = caricature_sets(FaceStore.load(held_out, 224, recipe.margin), table)
         scores |= {name: float(nme(read(*pair), pair[1], table).mean()) for name, pair in sets.items()}
     if "night" in slow:
         pairs = [at_night(sample, number) for number, sample in enumerate(held_out)]
         truth = np.array([points for _, points in pairs])
         scores["night"] = float(nme(read([picture for picture, _ in pairs], truth), truth, table).mean())
-    if config.unlabelled is not None and config.unlabelled.teacher is not None and config.data.share < 1:
-        scores |= teacher_scores(network, config, data)
+    if recipe.unlabelled is not None and recipe.unlabelled.teacher is not None and recipe.data[0].share < 1:
+        scores |= teacher_scores(network, recipe, data)
     return scores
 
 
@@ -85,17 +85,17 @@ def batches(store: FaceStore, size: int) -> list[tuple[torch.Tensor, torch.Tenso
     return [centre_crops(store, torch.arange(first, min(first + BATCH, len(store))), size) for first in starts]
 
 
-def reader(network: OctaveNetwork, config: Recipe) -> Reader:
+def reader(network: OctaveNetwork, recipe: Recipe) -> Reader:
     """A function that reads faces with a network, in crops around the boxes of their labels."""
-    size = config.stages[-1].size
+    size = recipe.stages[-1].size
 
     def read(pictures: Sequence[Picture], truth: np.ndarray) -> np.ndarray:
-        transforms = [crop_transform(squares(landmark_boxes(points), config.margin)[0], size) for points in truth]
+        transforms = [crop_transform(squares(landmark_boxes(points), recipe.margin)[0], size) for points in truth]
         crops = [crop(picture, transform, size) for picture, transform in zip(pictures, transforms, strict=True)]
         stacked = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
         with torch.no_grad():
             logits = torch.cat([network(part) for part in stacked.split(BATCH)])
-        points = heatmaps.decode(heatmaps.probabilities(logits, config.loss.beta))
+        points = heatmaps.decode(heatmaps.probabilities(logits, recipe.loss.beta))
         found = heatmaps.to_input_pixels(points, STRIDE).position.numpy()
         return np.array([apply(transform, face) for transform, face in zip(transforms, found, strict=True)])
 
@@ -114,21 +114,21 @@ def regional_scores(folder: Path) -> dict[str, float | None]:
     }  # fmt: skip
 
 
-def teacher_scores(network: OctaveNetwork, config: Recipe, data: Path) -> dict[str, float]:
+def teacher_scores(network: OctaveNetwork, recipe: Recipe, data: Path) -> dict[str, float]:
     """How wrong a mean teacher is on the training faces whose labels it did not get.
 
     Its points are sorted by spread into quarters. For each quarter: the mean spread (heatmap pixels) and the mean error
     (% of the inter-ocular distance).
     """
-    table, size = layout(config.layout), config.stages[-1].size
-    all_labels = config.data.model_copy(update={"share": 1.0})
-    labelled, known = (training_and_validation(part, data, table, config.seed)[0] for part in (all_labels, config.data))
+    table, size = layout(recipe.layout), recipe.stages[-1].size
+    all_labels = [section.model_copy(update={"share": 1.0}) for section in recipe.data]
+    labelled, known = (training_and_validation(part, data, table, recipe.seed)[0] for part in (all_labels, recipe.data))
     names = {sample.name for sample in known}
     others: list[Sample] = [sample for sample in labelled if sample.name not in names]
     spreads, errors, mirror = [], [], torch.from_numpy(table.mirror.copy())
-    for pictures, truth in batches(FaceStore.load(others, size, config.margin), size):
+    for pictures, truth in batches(FaceStore.load(others, size, recipe.margin), size):
         with torch.no_grad():
-            points = heatmaps.decode(read_twice(network, pictures, config.loss.beta, mirror))
+            points = heatmaps.decode(read_twice(network, pictures, recipe.loss.beta, mirror))
         found = heatmaps.to_input_pixels(points, STRIDE).position
         spreads.append(points.spread.mean(dim=2).numpy())
         eyes = distances(truth.numpy(), table, "inter-ocular")
