@@ -14,10 +14,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: check docs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest --numprocesses auto -m "not slow"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -34,7 +34,7 @@ lowest: $(VENV)/.uv
 	$(BIN)/uv pip compile --quiet --resolution lowest-direct --all-extras pyproject.toml --output-file $(LOWEST)/pins.txt
 	$(BIN)/uv pip sync --quiet --python $(LOWEST)/bin/python $(LOWEST)/pins.txt
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
-	$(LOWEST)/bin/python -m pytest -m "not slow" -W ignore::DeprecationWarning -W ignore::FutureWarning
+	$(LOWEST)/bin/python -m pytest --numprocesses auto -m "not slow" -W ignore::DeprecationWarning -W ignore::FutureWarning
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
