@@ -339,12 +339,12 @@ def test_wrong_names_list_the_right_ones(root: Path, tmp_path: Path) -> None:
     refused(DataError, "no face has the labels that normaliser face-box needs", *nano, "--norm", "face-box")
     refused(ConfigError, "give the folder of a data set, or --truth FILE")
     refused(ConfigError, "give either a set .* or --truth, not both", root, "--truth", root / "x.json")
-    refused(ConfigError, "--split and --only choose from a set", "--truth", root / "x.json", "--layout", "ibug68",
+    refused(ConfigError, "--split and --only select faces of a data set", "--truth", root / "x.json", "--layout", "ibug68",
             "--split", "val")  # fmt: skip
-    refused(ConfigError, "--compare and --box-jitter need a model to run", root, "--predictions", root, "--box-jitter")
+    refused(ConfigError, "--predictions are scored without a model", root, "--predictions", root, "--box-jitter")
     refused(DataError, r"results\.json: cannot be read", "--compare", root, root)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be made a folder"):
+    with pytest.raises(OutputError, match="the folder cannot be made"):
         evaluate(*nano, "-o", tmp_path / "file")
     (tmp_path / "some.txt").write_text("ibug/face_0\nibug/face_9\n")
     refused(DataError, r"split full has no face ibug/face_9 \(1 not found\)", *nano, "--only", tmp_path / "some.txt")
