@@ -339,7 +339,7 @@ def test_wrong_names_list_the_right_ones(root: Path, tmp_path: Path) -> None:
     refused(DataError, "no face has the labels that normaliser face-box needs", *nano, "--norm", "face-box")
     refused(ConfigError, "give the folder of a data set, or --truth FILE")
     refused(ConfigError, "give either a set .* or --truth, not both", root, "--truth", root / "x.json")
-    refused(ConfigError, "--split and --only select faces of a data set", "--truth", root / "x.json", "--layout", "ibug68",
+    refused(ConfigError, "--split and --only select faces of a data", "--truth", root / "x.json", "--layout", "ibug68",
             "--split", "val")  # fmt: skip
     refused(ConfigError, "--predictions are scored without a model", root, "--predictions", root, "--box-jitter")
     refused(DataError, r"results\.json: cannot be read", "--compare", root, root)
