@@ -52,6 +52,7 @@ def results(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text(), parse_constant=refuse)
 
 
+@pytest.mark.slow
 def test_a_model_on_a_set(root: Path, tmp_path: Path) -> None:
     said = evaluate(root, "-m", "nano", "-o", tmp_path / "new" / "out", "--threads", "1")
     out = tmp_path / "new" / "out"
@@ -247,6 +248,7 @@ def test_moved_boxes(root: Path, tmp_path: Path) -> None:
         assert title in said
 
 
+@pytest.mark.slow
 def test_two_models_are_compared(root: Path, tmp_path: Path) -> None:
     said = evaluate(root, "--split", "challenge", "--compare", "nano", "tiny", "-o", tmp_path)
     one, two = (report.read_scores(tmp_path / place) for place in "AB")
@@ -285,6 +287,7 @@ def test_layouts_that_do_not_meet(tmp_path: Path) -> None:
         evaluate(tmp_path / "cofw", "--format", "cofw", "-m", "nano", "-o", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_broken_picture_is_reported_and_left_out(tmp_path: Path) -> None:
     root = write_w300(tmp_path / "w300", per_folder=2)
     (root / "ibug" / "face_0.jpg").write_bytes(b"no picture")

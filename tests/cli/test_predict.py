@@ -57,6 +57,7 @@ def test_one_picture_prints_one_json_line(folder: Path) -> None:
     assert np.shape(entry["faces"][0]["landmarks"]) == (68, 2)
 
 
+@pytest.mark.slow
 def test_a_folder_goes_on_past_bad_pictures(folder: Path, tmp_path: Path) -> None:
     ran = octamark("predict", folder, "-m", "nano", "-o", tmp_path, "-f", "json", "--overlay", "--heatmap")
     assert ran.returncode == 1
@@ -103,6 +104,7 @@ def refused(said: str, *arguments: str | Path) -> None:
     assert ran.stdout == ""
 
 
+@pytest.mark.slow
 def test_odd_names_come_out_as_they_went_in(folder: Path, tmp_path: Path) -> None:
     names = ["with space.png", "[red]x[b].png", ":smile:.png", "-dash.png", "né.png"]
     for name in names:
@@ -132,6 +134,7 @@ def hear_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_batch_keeps_what_it_found(folder: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "in").mkdir()
@@ -165,6 +168,7 @@ def test_an_interrupted_batch_keeps_what_it_found(folder: Path, tmp_path: Path, 
     assert 8 <= len((out / "predictions.jsonl").read_text().splitlines()) < 400
 
 
+@pytest.mark.slow
 def test_mistakes_of_the_caller(folder: Path, tmp_path: Path) -> None:
     good = folder / "good.png"
     refused("unknown model 'huge'; models: ", good, "-m", "huge")
@@ -177,6 +181,7 @@ def test_mistakes_of_the_caller(folder: Path, tmp_path: Path) -> None:
     refused("bad.onnx: damaged", good, "-m", tmp_path / "bad.onnx")
 
 
+@pytest.mark.slow
 def test_a_close_look_and_tiles_on_demand(folder: Path) -> None:
     def points(*more: str) -> list[list[float]]:
         ran = octamark("predict", folder / "good.png", *more)
@@ -226,6 +231,7 @@ def test_read_only_folder(folder: Path, tmp_path: Path) -> None:
     assert "cannot be written" in ran.stderr
 
 
+@pytest.mark.slow
 def test_other_verbs(tmp_path: Path) -> None:
     ran = octamark("models")
     assert ran.returncode == 0

@@ -202,6 +202,7 @@ def test_the_curve_is_the_staircase(samples: list[Sample], monkeypatch: pytest.M
     np.testing.assert_allclose(y, [0, 20, 40, 60, 60], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_names_reach_the_plots_as_they_are(samples: list[Sample], tmp_path: Path) -> None:
     """No formulas, no hidden labels, nothing that matplotlib cannot draw."""
     for name in ("a$_$.json", "_mine.json", "bad\udcff.json", "\ud800"):

@@ -181,6 +181,7 @@ def test_a_layout_without_eyes_is_normalised_by_its_box(tmp_path: Path) -> None:
     np.testing.assert_allclose(result.nme, 5 / blind.distance(truth_of(samples), "box"), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_card_says_what_is_measured(w300_root: Path, nano: Landmarker) -> None:
     """The scores on the card of a shipped model, measured again on the validation faces."""
     never = octamark.load("nano", threads=1, rotation="never")

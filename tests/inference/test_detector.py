@@ -60,6 +60,7 @@ def test_a_spawned_process_finds_the_same(photograph: Picture) -> None:
         assert_same(pool.apply(FaceDetector(), (photograph,)), FaceDetector()(photograph))
 
 
+@pytest.mark.slow
 def test_threads_with_different_thresholds_do_not_disturb_each_other(photograph: Picture) -> None:
     pictures = [np.ascontiguousarray(photograph[:, start:]) for start in range(0, 32, 4)]
     detectors = [FaceDetector(threshold) for threshold in (0.5, 0.99)]

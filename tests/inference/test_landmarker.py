@@ -361,6 +361,7 @@ def _predicted(landmarker: Landmarker, picture: Picture) -> NDArray[np.float32]:
     return landmarker(picture).landmarks
 
 
+@pytest.mark.slow
 def test_a_landmarker_is_pickled_by_its_configuration(nano: Landmarker, photograph: Picture, tmp_path: Path) -> None:
     copied = pickle.loads(pickle.dumps(nano))
     assert copied.options == nano.options

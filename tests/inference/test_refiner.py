@@ -177,6 +177,7 @@ def test_profile_with_a_hidden_side(always: Landmarker, large: Picture) -> None:
     assert hidden.spread[0, right_side].mean() > 1.5 * sure.spread[0, right_side].mean()
 
 
+@pytest.mark.slow
 def test_twenty_megapixels_with_thirty_faces(always: Landmarker, photograph: Picture) -> None:
     face = photograph[:240, 100:340]
     sides = [120, 240, 480, 700]

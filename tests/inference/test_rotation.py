@@ -395,6 +395,7 @@ def largest_step(landmarker: Landmarker, photograph: Picture, points: F64, matri
     return float(steps.max() / np.linalg.norm(points[36] - points[45]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["small", "nano"])
 def test_points_do_not_jump_where_a_face_begins_to_be_read_again(
     name: str, photograph: Picture, straight: tuple[F64, F64, float]

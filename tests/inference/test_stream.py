@@ -23,6 +23,7 @@ def nano() -> Landmarker:
     return octamark.load("nano", threads=1)
 
 
+@pytest.mark.slow
 def test_results_are_those_of_single_calls_in_order(nano: Landmarker, photograph: Picture, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"nonsense")

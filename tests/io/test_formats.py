@@ -83,6 +83,7 @@ def test_what_one_format_holds_another_takes_over(tmp_path: Path, first: str, se
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in files]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.floats(-1e5, 1e5, width=32), min_size=136, max_size=136),
     st.lists(st.floats(0, 1e4, width=32), min_size=136, max_size=136),

@@ -77,6 +77,7 @@ def test_what_is_no_face_stays_finite() -> None:
         assert (moved - points).abs().max() < 200
 
 
+@pytest.mark.slow
 def test_the_graph_corrects_as_torch_does() -> None:
     network, one = load_network(RELEASES / "nano.safetensors")[0], correction()
     card = octamark.load("nano").card.model_copy(update={"calibration": Calibration.identity(68)})
