@@ -146,7 +146,7 @@ def main() -> None:
     if not arguments.pictures.is_dir():
         parser.error(f"{arguments.pictures}: no such folder")
     data, out, run = arguments.data, arguments.out, arguments.out / arguments.init
-    faces, adapted = out / "faces.safetensors", run / "adapted.onnx"
+    faces, adapted = out / "faces", run / "adapted.onnx"
     once(write_validation, data, out / "night")
     once(write_unlabelled, arguments.pictures, out / "unlabelled")
     if not faces.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from drawn_faces import draw_face
 from octamark.datasets import Sample
 from octamark.errors import PictureError
-from octamark.training.data import ROOM, FaceStore, epoch_batches, mixed_batch, set_shares, steps_per_epoch
+from octamark.layouts import layout, loads
+from octamark.training.data import (
+    ROOM,
+    FaceStore,
+    epoch_batches,
+    mirror_misfits,
+    mixed_batch,
+    set_shares,
+    steps_per_epoch,
+)
 
 
 def blobs(landmarks: NDArray[np.float64], width: int, height: int, sigma: float) -> NDArray[np.uint8]:
@@ -172,3 +183,21 @@ def test_sets_get_their_shares_and_each_its_faces_in_turn() -> None:
     assert all(sorted(small[7 * turn : 7 * turn + 7]) == list(range(7)) for turn in range(8))
     assert small[:7] != small[7:14]
     assert set_shares([None, None]) is None
+
+
+def test_a_mirror_that_does_not_fit_the_labels_is_named(tmp_path: Path) -> None:
+    """ibug68 numbers both eyes from the left: right_eye_0 is an outer corner, left_eye_0 an inner one."""
+    ibug, chosen = layout("ibug68"), [36, 39, 42, 45, 30]
+    names = [ibug.point_names[index] for index in chosen]
+    faces = [Sample(str(seed), tmp_path, draw_face(seed)[1]) for seed in range(20)]
+    assert mirror_misfits(faces, ibug) == []
+    few = [replace(face, landmarks=face.landmarks[chosen]) for face in faces]
+    assert mirror_misfits(few, loads(f'name = "own"\npoints = {names}', "own")) == names[:4]
+    right = loads(f'name = "own"\npoints = {names}\nmirror = [[0, 3], [1, 2]]', "own")
+    assert mirror_misfits(few, right) == []
+    wrong = loads(f'name = "own"\npoints = {names}', "own")
+    assert mirror_misfits(few[:7], wrong) == []
+    for face in few[:12]:
+        face.landmarks[0] = np.nan  # whose boxes tell nothing then
+    assert mirror_misfits(few, right) == []
+    assert mirror_misfits(few, wrong) == names[:4]

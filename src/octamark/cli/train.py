@@ -84,6 +84,7 @@ def train(
     from octamark.datasets.load import labelled_sets
     from octamark.layouts import layout
     from octamark.metrics import usual_normaliser
+    from octamark.training.data import mirror_misfits
     from octamark.training.engine import Trainer
     from octamark.training.starting import margin_of_init
     from octamark.training.watcher import Epoch, Watcher
@@ -97,13 +98,18 @@ def train(
 
         _png(sheet)
         make_folder(sheet.parent)
-        faces = [face for labelled in sets for face in labelled.training]
-        if not faces:
+        if not (faces := [face for labelled in sets for face in labelled.training]):
             raise ConfigError(f"--sheet {sheet}: the recipe's training faces are all in shards; none can be drawn")
         note(f"{draw(faces, settings, sheet)} augmented samples: {sheet}")
         return
     if hint := calibration_hint(held_out, points.count):
         note(hint)
+    faces = [face for labelled in sets for face in labelled.training]
+    if settings.augment.mirror and (wrong := mirror_misfits(faces, points)):
+        note(
+            f"layout {points.name}: in mirrored faces {listed(wrong)} do not lie where their partners' labels are; "
+            "correct mirror in the layout's file, or set augment.mirror = 0"
+        )
     if (margin := margin_of_init(settings)) is not None and abs(margin / settings.margin - 1) > 0.15:
         note(
             f"the crops that {settings.init} was trained on show as much of a face as data.margin = {margin:.2f} does "
