@@ -236,8 +236,8 @@ def set_shares(weights: Sequence[float | None]) -> list[float] | None:
     """The share of a step's faces that each set gets, or None where the faces of all sets are drawn alike."""
     if any(weight is None for weight in weights):
         return None
-    given = [float(weight or 0.0) for weight in weights]
-    return [weight / sum(given) for weight in given]
+    known = [float(weight or 0.0) for weight in weights]
+    return [weight / sum(known) for weight in known]
 
 
 def mixed_batch(counts: Sequence[int], shares: Sequence[float], batch: int, seed: int, step: int) -> Tensor:
