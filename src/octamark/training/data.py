@@ -66,9 +66,13 @@ class FaceStore:
             PictureError: a picture that cannot be read; the message names it.
             DataError: a face whose landmarks have no extent.
         """
-        faces = list(_decoded(samples, size, margin, advance, threads))
-        pictures = torch.from_numpy(np.stack([picture.transpose(2, 0, 1) for picture, _ in faces]))
-        return cls(pictures, torch.from_numpy(np.stack([points for _, points in faces])))
+        side, landmarks = round(size * ROOM), []
+        pictures = torch.empty(len(samples), 3, side, side, dtype=torch.uint8)
+        decoded = _decoded(samples, size, margin, advance, threads)
+        for place, (picture, points) in zip(pictures, decoded, strict=True):
+            place.copy_(torch.from_numpy(picture).permute(2, 0, 1))
+            landmarks.append(torch.from_numpy(points))
+        return cls(pictures, torch.stack(landmarks))
 
     @classmethod
     def of_shards(cls, path: Path, target: Layout, source: str | None = None) -> FaceStore:
