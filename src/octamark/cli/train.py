@@ -39,16 +39,16 @@ def need_packages() -> None:
         raise OctamarkError(f"this needs packages that are not installed: {install_hint(missing)}")
 
 
-def data_paths(given: list[str]) -> Path | dict[str, Path] | None:
+def data_paths(values: list[str]) -> Path | dict[str, Path] | None:
     """The values of ``--data``: one path, or paths by the names of the recipe's sets; None without any.
 
     Raises:
         ConfigError: several paths without names, or a name twice.
     """
-    if len(given) == 1 and (Path(given[0]).exists() or not re.match(r"[a-zA-Z0-9_-]+=", given[0])):
-        return Path(given[0])
+    if len(values) == 1 and (Path(values[0]).exists() or not re.match(r"[a-zA-Z0-9_-]+=", values[0])):
+        return Path(values[0])
     named: dict[str, Path] = {}
-    for value in given:
+    for value in values:
         name, equals, path = value.partition("=")
         if not equals or name in named:
             raise ConfigError(f"--data {value!r}: give NAME=PATH, each name once, for a recipe with several sets")

@@ -91,17 +91,17 @@ def labelled_sets(
             another; nothing held out; faces held out whose errors cannot be normalised.
         LayoutError: labels of a layout that cannot be converted.
     """
-    given = list(sections) if isinstance(sections, Sequence) else [sections]
-    where = _paths(given, paths)
+    several = list(sections) if isinstance(sections, Sequence) else [sections]
+    places = _paths(several, paths)
     sets = [
         LabelledSet(section.title, section, path)
         if section.format == SHARDS
-        else LabelledSet(section.title, section, path, *_divided(section, path, layout, seed, len(given) > 1))
-        for section, path in zip(given, where, strict=True)
+        else LabelledSet(section.title, section, path, *_divided(section, path, layout, seed, len(several) > 1))
+        for section, path in zip(several, places, strict=True)
     ]
     validation = [face for labelled in sets for face in labelled.validation]
     if not validation:
-        raise DataError(f"no faces are held out to validate on: give one of {listed(_titles(given))} a validation")
+        raise DataError(f"no faces are held out to validate on: give one of {listed(_titles(several))} a validation")
     _check_normalisers(validation, layout)
     return _without(sets, {face.source for face in validation}) if len(sets) > 1 else sets
 

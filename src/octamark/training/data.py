@@ -66,9 +66,13 @@ class FaceStore:
             PictureError: a picture that cannot be read; the message names it.
             DataError: a face whose landmarks have no extent.
         """
-        faces = list(_decoded(samples, size, margin, advance, threads))
-        pictures = torch.from_numpy(np.stack([picture.transpose(2, 0, 1) for picture, _ in faces]))
-        return cls(pictures, torch.from_numpy(np.stack([points for _, points in faces])))
+        side, landmarks = round(size * ROOM), []
+        pictures = torch.empty(len(samples), 3, side, side, dtype=torch.uint8)
+        decoded = _decoded(samples, size, margin, advance, threads)
+        for place, (picture, points) in zip(pictures, decoded, strict=True):
+            place.copy_(torch.from_numpy(picture).permute(2, 0, 1))
+            landmarks.append(torch.from_numpy(points))
+        return cls(pictures, torch.stack(landmarks))
 
     @classmethod
     def of_shards(cls, path: Path, target: Layout, source: str | None = None) -> FaceStore:
@@ -236,8 +240,8 @@ def set_shares(weights: Sequence[float | None]) -> list[float] | None:
     """The share of a step's faces that each set gets, or None where the faces of all sets are drawn alike."""
     if any(weight is None for weight in weights):
         return None
-    given = [float(weight or 0.0) for weight in weights]
-    return [weight / sum(given) for weight in given]
+    known = [float(weight or 0.0) for weight in weights]
+    return [weight / sum(known) for weight in known]
 
 
 def mixed_batch(counts: Sequence[int], shares: Sequence[float], batch: int, seed: int, step: int) -> Tensor:

@@ -199,7 +199,7 @@ class Stage(_Section):
     size: int = Field(256, ge=32, multiple_of=32, description="side of the input, pixels")
     epochs: int = Field(ge=1)
     steps_per_epoch: int | None = Field(
-        None, ge=1, description="in place of one pass over the faces, which then follow each other without an end"
+        None, ge=1, description="in place of one pass over the faces, which then follow each other without end"
     )
     batch: int = Field(16, ge=1, description="pictures a step, over all processes")
     learning_rate: float = Field(2e-3, gt=0.0)
@@ -296,10 +296,10 @@ def renamed(table: dict[str, Any]) -> dict[str, Any]:
     table = copy.deepcopy(table)
 
     def section(place: tuple[str, ...]) -> dict[str, Any]:
-        found: Any = table
+        inner: Any = table
         for key in place[:-1]:
-            found = found.get(key) if isinstance(found, dict) else None
-        return found if isinstance(found, dict) else {}
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        return inner if isinstance(inner, dict) else {}
 
     for place, name in OLD_NAMES.items():
         if place[-1] in (keys := section(place)) and name not in keys:
@@ -308,8 +308,8 @@ def renamed(table: dict[str, Any]) -> dict[str, Any]:
         if section(place).get(place[-1]) == before:
             section(place)[place[-1]] = today
     for place, value in REMOVED.items():
-        given = section(place).get(place[-1])
-        if given is not None and (list(given) if isinstance(given, tuple) else given) == value:
+        current = section(place).get(place[-1])
+        if current is not None and (list(current) if isinstance(current, tuple) else current) == value:
             del section(place)[place[-1]]
     return table
 
@@ -342,8 +342,8 @@ def _explain(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"]) or "the recipe"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {place}; allowed there: {listed(_allowed(problem['loc'][:-1]))}"
-    given = "" if problem["type"] == "missing" or not problem["loc"] else f", got {problem['input']!r}"
-    return f"{place}: {problem['msg'].removeprefix('Value error, ')}{given}"
+    value = "" if problem["type"] == "missing" or not problem["loc"] else f", got {problem['input']!r}"
+    return f"{place}: {problem['msg'].removeprefix('Value error, ')}{value}"
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {

@@ -37,7 +37,7 @@ from octamark.errors import DataError, OutputError
 from octamark.geometry import Picture
 from octamark.images import write_atomically
 
-SHARD_BYTES = 64 << 20
+SHARD_BYTES = 32 << 20
 """A writer begins another shard when this many bytes of pictures are collected."""
 
 _KEY = "octamark crops"

@@ -145,29 +145,29 @@ def collect(
             return [], {"empty" if file.is_file() and file.stat().st_size == 0 else "broken": 1}
         boxes, _ = detector(picture)
         roots = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
-        found = list(detector_squares(boxes[roots >= LEAST_FACE], scale, rule.detector_shift))
-        return found, {"pictures" if found else "faceless": 1, "small": int((roots < LEAST_FACE).sum())}
+        squares = list(detector_squares(boxes[roots >= LEAST_FACE], scale, rule.detector_shift))
+        return squares, {"pictures" if squares else "faceless": 1, "small": int((roots < LEAST_FACE).sum())}
 
-    def cut(found: tuple[Path, list[F64]]) -> list[Picture]:
+    def cut(file_and_squares: tuple[Path, list[F64]]) -> list[Picture]:
         """The crops of one picture."""
-        file, squares = found
+        file, squares = file_and_squares
         picture, crops = read_picture(file), []
         for square in squares:
-            own = int(np.clip(np.ceil(square[2]), LEAST_SIDE, most))
-            crops.append(resize(crop(picture, crop_transform(square, own), own), side))
+            natural = int(np.clip(np.ceil(square[2]), LEAST_SIDE, most))
+            crops.append(resize(crop(picture, crop_transform(square, natural), natural), side))
         return crops
 
     faces: list[tuple[Path, list[F64]]] = []
-    seen: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(files), _CHUNK):
             chunk = files[start : start + _CHUNK]
-            for done, (file, (found, counted)) in enumerate(zip(chunk, pool.map(find, chunk), strict=True)):
-                faces += [(file, found)] if found else []
-                seen.update(counted)
+            for done, (file, (squares, counted)) in enumerate(zip(chunk, pool.map(find, chunk), strict=True)):
+                faces += [(file, squares)] if squares else []
+                totals.update(counted)
                 advance(start + done + 1, len(files))
-        sides = [square[2] for _, found in faces for square in found]
-        counts = Counts(faces=len(sides), **seen)
+        sides = [square[2] for _, squares in faces for square in squares]
+        counts = Counts(faces=len(sides), **totals)
         if not faces:
             raise DataError(f"{folder}: no face to learn from: {counts}")
         side = int(np.clip(np.ceil(np.median(sides)), LEAST_SIDE, most))

@@ -145,12 +145,12 @@ class WholeFaces:
             others = self._resized(stage.size)
             drawn = endless_batch(len(others), self.settings.batch, self.recipe.seed + 1, step.number)
             drawn = drawn[self.fabric.global_rank :: self.fabric.world_size]
-            seen = others[drawn].to(device)  # u, 3, side, side uint8
-            side, config = seen.shape[-1], self.recipe.augment
+            stored = others[drawn].to(device)  # u, 3, side, side uint8
+            side, config = stored.shape[-1], self.recipe.augment
             zoom = data.zoom(side, stage.size)
-            matrices, mirrored = similarity(config, len(seen), side, stage.size, step.generator, zoom)
-            views = UnlabelledViews(seen, matrices.to(device), mirrored.to(device), zoom)
-            plain = cut(seen, views.matrices, stage.size)
+            matrices, mirrored = similarity(config, len(stored), side, stage.size, step.generator, zoom)
+            views = UnlabelledViews(stored, matrices.to(device), mirrored.to(device), zoom)
+            plain = cut(stored, views.matrices, stage.size)
             pictures = torch.cat([pictures, damaged(plain, config, step.generator)])
             undamaged = torch.cat([undamaged, plain])
         scale = stage.target_scale or self.recipe.loss.target_scale

@@ -186,10 +186,10 @@ class FaceObjective:
         for name, term in self.terms.items():
             if not term.active(batch.size):
                 continue
-            value, told = term(batch, prediction)
+            value, term_logs = term(batch, prediction)
             weighted = self.weights[name].at(batch.progress) * value
             loss = loss + weighted
-            logs |= told
+            logs |= term_logs
             if term.column is not None:
                 logs[term.column] = logs.get(term.column, 0.0) + weighted
         return loss, logs
