@@ -48,6 +48,7 @@ def found(picture: Tensor, near: Tensor) -> Tensor:
     return torch.stack([(weight * x).sum(), (weight * y).sum()]) / weight.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.4, 0.8, 1.3])
 def test_labels_follow_the_warp_exactly(strength: float) -> None:
     """Dots are drawn at the labels of a photograph; in the caricature they are where the new labels say."""

@@ -142,6 +142,7 @@ def test_either_alone(root: Path, faces: Path, tmp_path: Path, left_out: str) ->
     assert ("discriminator" in checkpoints.load(one.folder.last)[0]) == (left_out == "teacher")
 
 
+@pytest.mark.slow
 def test_neither_is_the_supervised_loop(root: Path, faces: Path, tmp_path: Path) -> None:
     trainer(recipe({}), root, faces, tmp_path / "neither").run()
     plain = recipe({}).model_copy(update={"unlabelled": None})
