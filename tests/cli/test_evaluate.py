@@ -80,6 +80,7 @@ def test_a_model_on_a_set(root: Path, tmp_path: Path) -> None:
     assert f"results in {out}" in said
 
 
+@pytest.mark.slow
 def test_its_predictions_score_the_same(root: Path, tmp_path: Path) -> None:
     evaluate(root, "-m", "nano", "--split", "challenge", "-o", tmp_path / "a")
     evaluate(root, "--split", "challenge", "--predictions", tmp_path / "a" / "predictions.json", "-o", tmp_path / "b")
@@ -92,6 +93,7 @@ def test_its_predictions_score_the_same(root: Path, tmp_path: Path) -> None:
     assert "0.000" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["json", "jsonl", "csv", "coco", "pts"])
 def test_what_predict_writes_can_be_scored(root: Path, tmp_path: Path, form: str) -> None:
     """Any form, over all pictures of the set: strangers are noted, every face of the split is found."""
@@ -124,6 +126,7 @@ def test_what_predict_writes_can_be_scored(root: Path, tmp_path: Path, form: str
         assert not (tmp_path / "out" / "reliability.png").exists()
 
 
+@pytest.mark.slow
 def test_pts_of_predict_beside_the_pictures_are_a_labelled_set(root: Path, tmp_path: Path) -> None:
     """Two faces in one picture, and two pictures of one stem: each .pts finds its picture."""
     single = np.asarray(Image.open(next((root / "ibug").glob("face_0.[jp][pn]g"))).convert("RGB"))
@@ -220,6 +223,7 @@ def test_faces_not_found_are_said(root: Path, tmp_path: Path) -> None:
     assert "reliability.png" not in {path.name for path in (tmp_path / "out").iterdir()}
 
 
+@pytest.mark.slow
 def test_moved_boxes(root: Path, tmp_path: Path) -> None:
     (tmp_path / "some.txt").write_text("ibug/face_0\nibug/face_1\n")
     said = evaluate(
@@ -266,6 +270,7 @@ def test_two_models_are_compared(root: Path, tmp_path: Path) -> None:
         evaluate(root, "--split", "common", "--compare", tmp_path / "A", "tiny", "-o", tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_truth_of_98_points(tmp_path: Path) -> None:
     write_wflw(tmp_path / "wflw")
     said = evaluate(tmp_path / "wflw", "--format", "wflw", "-m", "nano", "-o", tmp_path / "out")

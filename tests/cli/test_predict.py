@@ -79,6 +79,7 @@ def test_a_folder_goes_on_past_bad_pictures(folder: Path, tmp_path: Path) -> Non
     assert (drawn[1::3, 1::3] != read_picture(folder / "grey.png")).any()
 
 
+@pytest.mark.slow
 def test_standard_input(folder: Path) -> None:
     ran = octamark("predict", "-", "-m", "nano", "-f", "csv", stdin=(folder / "good.png").read_bytes())
     assert ran.returncode == 0
@@ -122,6 +123,7 @@ def test_odd_names_come_out_as_they_went_in(folder: Path, tmp_path: Path) -> Non
     assert "0 faces in 6 pictures" in again.stderr  # its own drawings are no input
 
 
+@pytest.mark.slow
 def test_nothing_readable_leaves_older_results_alone(folder: Path, tmp_path: Path) -> None:
     octamark("predict", folder / "good.png", "-m", "nano", "-o", tmp_path)
     before = (tmp_path / "predictions.jsonl").read_bytes()
@@ -206,6 +208,7 @@ def test_missing_and_empty_inputs_are_reported(folder: Path, tmp_path: Path) -> 
     assert len(ran.stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_full_disk_is_one_line(folder: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")

@@ -54,6 +54,7 @@ def strict(path: Path) -> dict:
 CURVES = {"crop scaled by": {"scale": ([0.9, 1.0], [4.0, 3.0])}, "angle": {"never": ([0.0, 90.0], [3.0, 60.0])}}
 
 
+@pytest.mark.slow
 def test_everything_is_written_and_readable(result: Result, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

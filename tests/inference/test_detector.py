@@ -99,6 +99,7 @@ def test_a_missing_weight_file_is_an_error_that_says_what_to_do(
         FaceDetector()
 
 
+@pytest.mark.slow
 def test_tiles_find_each_small_face_once(panorama: tuple[Picture, NDArray[np.float64]]) -> None:
     picture, centres = panorama
     assert len(FaceDetector()(picture)[0]) < len(centres)
@@ -110,6 +111,7 @@ def test_tiles_find_each_small_face_once(panorama: tuple[Picture, NDArray[np.flo
     assert nearest.min(axis=1).max() < 8
 
 
+@pytest.mark.slow
 def test_tiles_keep_faces_that_no_tile_holds(photograph: Picture) -> None:
     large = np.asarray(cv2.resize(photograph, (2600, 2600), interpolation=cv2.INTER_CUBIC), np.uint8)
     (plain,), _ = FaceDetector()(large)

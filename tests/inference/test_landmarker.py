@@ -118,6 +118,7 @@ def test_landmark_boxes_crop_as_training_did(nano: Landmarker, photograph: Pictu
         nano(photograph, tight, box_kind="label")  # type: ignore[call-overload]
 
 
+@pytest.mark.slow
 def test_eight_threads_give_what_one_gives(nano: Landmarker, photograph: Picture) -> None:
     pictures = [np.roll(photograph, shift, axis=1) for shift in range(0, 160, 20)]
     alone = [nano(picture) for picture in pictures]

@@ -147,6 +147,7 @@ def test_a_point_that_nobody_labelled_has_the_gain_of_all(many: tuple[F64, F64, 
     assert gain[4, 0] == gain[4, 1]
 
 
+@pytest.mark.slow
 def test_points_without_a_label_count_for_nothing_in_the_figures() -> None:
     raw, _, errors = drawn(1500, seed=3)
     distances = np.full(1500, 30.0)
@@ -158,6 +159,7 @@ def test_points_without_a_label_count_for_nothing_in_the_figures() -> None:
     assert all(np.isfinite(value) for value in figures.values())
 
 
+@pytest.mark.slow
 def test_cross_fitting_checks_faces_that_were_not_fitted() -> None:
     raw, _, errors = drawn(1500, seed=3)
     distances = np.full(1500, 30.0)

@@ -114,6 +114,7 @@ def exported(config: NetworkConfig) -> tuple[OctaveNetwork, bytes]:
     return network, to_onnx(predictor, card(64), storage="float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", VARIANTS, ids=str)
 def test_the_graph_computes_what_torch_computes(config: NetworkConfig) -> None:
     network, data = exported(config)
@@ -248,6 +249,7 @@ def kernels(data: bytes) -> list[tuple[NDArray[np.float32], NDArray[np.float32] 
     return found
 
 
+@pytest.mark.slow
 def test_file_is_small_and_says_what_it_is() -> None:
     network, whole = exported(NetworkConfig(width=8))
     fitted = calibration()
@@ -309,6 +311,7 @@ def released(name: str) -> tuple[OctaveNetwork, ShapeCorrection, Recipe, ModelCa
     return network, shape, config, one, to_onnx(predictor, one, storage="float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", models.available())
 def test_released_weights_on_a_real_face(name: str, photograph: NDArray[np.uint8]) -> None:
     """The shipped file, the released checkpoint in torch, and its float32 export agree on the photograph."""
@@ -326,6 +329,7 @@ def test_released_weights_on_a_real_face(name: str, photograph: NDArray[np.uint8
     assert np.abs(stored[0] - truth.position.numpy()).mean() < 0.3  # int4 storage moves points this little
 
 
+@pytest.mark.slow
 def test_released_weights_on_labelled_faces(w300_root: Path) -> None:
     """Torch against ONNX Runtime under 0.01 px on real faces, where they are at hand."""
     names = w300.read_split_file(w300_root / "splits" / "val.txt")[:24]

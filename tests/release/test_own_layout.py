@@ -40,6 +40,7 @@ def exported() -> bytes:
     return to_onnx(predictor, card(points.name))
 
 
+@pytest.mark.slow
 def test_the_file_alone_is_enough(exported: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("three.toml").write_text('name = "three"\npoints = ["a", "b", "c", "d"]\n')  # another file of that name

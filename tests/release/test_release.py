@@ -140,6 +140,7 @@ def test_few_faces_give_a_global_calibration(tmp_path: Path) -> None:
     assert (loaded(few[0].read(), landmark_boxes(few[0].landmarks)[None], box_kind="landmarks").spread > 0).all()
 
 
+@pytest.mark.slow
 def test_points_without_a_label_count_for_nothing(tmp_path: Path) -> None:
     """Offset, calibration, crop rule and scores of faces with hidden labels are those of the labels that are left."""
     root = write_w300(tmp_path, per_folder=15, validation=30)

@@ -48,6 +48,7 @@ def found(picture: Tensor, near: Tensor) -> Tensor:
     return torch.stack([(weight * x).sum(), (weight * y).sum()]) / weight.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.4, 0.8, 1.3])
 def test_labels_follow_the_warp_exactly(strength: float) -> None:
     """Dots are drawn at the labels of a photograph; in the caricature they are where the new labels say."""
@@ -257,6 +258,7 @@ def test_stylised_faces_are_labelled_and_reproduce(strength: str) -> None:
     assert (other != drawn).any()
 
 
+@pytest.mark.slow
 def test_the_command_draws_a_sheet_and_a_set_to_score_on(tmp_path: Path) -> None:
     root = write_w300(tmp_path / "w300", per_folder=4, validation=6)
     said = run("caricatures", "--data", root, "-o", tmp_path / "sheet.png", "--strength", "strong")
@@ -278,6 +280,7 @@ def test_the_command_draws_a_sheet_and_a_set_to_score_on(tmp_path: Path) -> None
         run("caricatures", "--data", root, "-o", tmp_path / "x.png", "--strength", "wild")
 
 
+@pytest.mark.slow
 def test_a_recipe_with_caricatures_trains_and_reproduces(tmp_path: Path) -> None:
     root = write_w300(tmp_path / "w300", per_folder=8, validation=4)
     stage = {"size": 64, "epochs": 2, "batch": 8, "learning_rate": 5e-3}

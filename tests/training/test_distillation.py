@@ -92,6 +92,7 @@ def test_gradients_reach_the_student_alone() -> None:
     assert p.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_the_teacher_reads_undamaged_views_and_stays_as_it_is(root: Path, teacher: str, tmp_path: Path) -> None:
     one = recipe(distillation={"teacher": teacher, "weight": 2.0}, seed=4)
     student = trainer(one, root, tmp_path / "student")
@@ -110,6 +111,7 @@ def test_the_teacher_reads_undamaged_views_and_stays_as_it_is(root: Path, teache
     assert all(p.grad is None for p in distiller(student).network.parameters())
 
 
+@pytest.mark.slow
 def test_it_draws_the_student_to_the_teacher(root: Path, teacher: str, tmp_path: Path) -> None:
     """The student's heatmaps end nearer to the teacher's than those of a network that learned from labels alone."""
     taught = {"teacher": teacher, "weight": 5.0}
@@ -130,6 +132,7 @@ def test_it_draws_the_student_to_the_teacher(root: Path, teacher: str, tmp_path:
     assert distances[1] < distances[0]
 
 
+@pytest.mark.slow
 def test_resumed_goes_on_with_its_teacher(root: Path, teacher: str, tmp_path: Path) -> None:
     one = recipe(distillation={"teacher": teacher})
     longer = one.model_copy(update={"stages": (*one.stages, *one.stages)})
@@ -141,6 +144,7 @@ def test_resumed_goes_on_with_its_teacher(root: Path, teacher: str, tmp_path: Pa
     assert {**ends[0], "seconds": ""} == {**ends[1], "seconds": ""}
 
 
+@pytest.mark.slow
 def test_command_line_with_faces_that_have_no_labels(
     root: Path, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

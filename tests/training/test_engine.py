@@ -76,6 +76,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_it_learns_and_leaves_all_that_a_run_should(root: Path, tmp_path: Path) -> None:
     best = trainer(config(epochs=25), root, tmp_path / "run").run()
     rows = curve(tmp_path / "run")
@@ -97,6 +98,7 @@ def test_same_seed_same_curve_other_seed_another(root: Path, tmp_path: Path) -> 
     assert curve(tmp_path / "a") != curve(tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_goes_on_with_the_same_curve(root: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE.format(epochs=60))
@@ -142,6 +144,7 @@ def test_a_finished_run_may_gain_stages(root: Path, tmp_path: Path) -> None:
     assert meta["epoch"] == 3
 
 
+@pytest.mark.slow
 def test_two_processes(root: Path, tmp_path: Path) -> None:
     """torchrun with gloo: one run, one log, and weights that both processes agreed on."""
     recipe = tmp_path / "recipe.toml"

@@ -108,6 +108,7 @@ def test_the_adversary_takes_the_prediction_where_a_label_is_missing() -> None:
     torch.testing.assert_close(read[1], target[1], rtol=0, atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -50,6 +50,7 @@ def rows(run: Path) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"consistency": 1.0}])
 def test_a_run_resumes_on_the_same_curve(look: Path, root: Path, tmp_path: Path, changes: dict[str, object]) -> None:
     whole = trainer(recipe(look, epochs=2, **changes), root, tmp_path / "whole")

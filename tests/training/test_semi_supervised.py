@@ -142,6 +142,7 @@ def test_either_alone(root: Path, faces: Path, tmp_path: Path, left_out: str) ->
     assert ("discriminator" in checkpoints.load(one.folder.last)[0]) == (left_out == "teacher")
 
 
+@pytest.mark.slow
 def test_neither_is_the_supervised_loop(root: Path, faces: Path, tmp_path: Path) -> None:
     trainer(recipe({}), root, faces, tmp_path / "neither").run()
     plain = recipe({}).model_copy(update={"unlabelled": None})
@@ -161,6 +162,7 @@ def test_the_teacher_is_the_average_of_the_run(root: Path, faces: Path, tmp_path
     assert all(grad.grad is None for grad in mean_teacher(one).network.parameters())
 
 
+@pytest.mark.slow
 def test_resumed_goes_on_with_both_optimisers(root: Path, faces: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     trainer(recipe(stage={"epochs": 4}), root, faces, whole).run()
@@ -185,6 +187,7 @@ def test_resumed_goes_on_with_both_optimisers(root: Path, faces: Path, tmp_path:
         assert all(torch.equal(value, theirs[1][name]) for name, value in mine[1].items()), mine[0]
 
 
+@pytest.mark.slow
 def test_two_processes(root: Path, faces: Path, tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(recipe().model_dump_json())
@@ -254,6 +257,7 @@ def test_weights_rise() -> None:
     assert Weight(1.0).at(0.0) == 1.0
 
 
+@pytest.mark.slow
 def test_command_line(root: Path, faces: Path, tmp_path: Path) -> None:
     """A run, then its adaptation without a recipe: ``octamark train --init RUN --unlabelled FACES``."""
     path = tmp_path / "recipe.toml"

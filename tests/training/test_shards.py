@@ -165,6 +165,7 @@ print(peak - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_set_takes_the_memory_of_its_batches(tmp_path: Path) -> None:
     """160 MiB of faces, every one read twice on average: the process keeps some batches of them, not the set."""

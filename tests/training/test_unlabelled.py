@@ -72,6 +72,7 @@ def test_crops_are_those_of_the_released_rule(folder: Path, tmp_path: Path) -> N
     assert not torch.equal(wider, open_shards(tmp_path / "out").pictures[:])
 
 
+@pytest.mark.slow
 def test_large_faces_are_kept_larger_for_larger_networks(folder: Path, tmp_path: Path) -> None:
     with Image.open(folder / "one.png") as image:
         (tmp_path / "in").mkdir()
