@@ -26,7 +26,7 @@ check: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/typer octamark.cli utils docs --name octamark --title "Command line" --output docs/reference/command_line.md
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # A warning that an old dependency gives about another one is not ours; errors are.
 lowest: $(VENV)/.uv

@@ -1,0 +1,42 @@
+"""README.md: its length, and that its figures are those of docs/measurements/results.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from octamark import models
+
+REPOSITORY = Path(__file__).parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def table() -> dict[str, list[str]]:
+    """Model -> the cells of its row in the README's table."""
+    rows = re.findall(r"^\| `([\w-]+)` \| (.*) \|$", README, re.MULTILINE)
+    return {name: cells.split(" | ") for name, cells in rows}
+
+
+def test_the_table_has_the_figures_of_the_measurements() -> None:
+    results = json.loads((REPOSITORY / "docs" / "measurements" / "results.json").read_text(encoding="utf-8"))
+    cards = {row[0].strip("`"): row for row in results["cards"]["rows"]}
+    columns = [title for title, _ in results["cards"]["columns"]]
+    size, nme = columns.index("file, MB"), columns.index("NME, %, YuNet boxes")
+    times = {row[0]: row[1] for row in results["speed"]["rows"]}
+    assert sorted(table()) == sorted(models.available())
+    for name, (megabytes, milliseconds, error, _) in table().items():
+        assert megabytes == f"{cards[name][size]:.2f}"
+        assert milliseconds == f"{times[f'octamark {name}, batch 1']:.1f}"
+        assert error == f"{cards[name][nme]:.2f}"
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 120
+
+
+def test_it_names_the_two_commands_of_a_fresh_clone() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    for target in ("demo", "test"):
+        assert f"make {target}" in README
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
