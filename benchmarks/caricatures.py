@@ -82,7 +82,7 @@ def by_box(rows: Sequence[Sequence[Value]], model: str, faces: int) -> Measureme
         text="Labels' boxes and `picture`: all faces; YuNet's boxes: the faces that it finds.",
         columns=(
             ("", ""), ("YuNet finds, %", ".0f"), ("labels' boxes", ".2f"), ("YuNet's boxes", ".2f"),
-            ("`--box picture`", ".2f"),
+            ("`--full-frame`", ".2f"),
         ),
         rows=rows,
         data=f"300W, validation split, {faces} faces",
@@ -254,7 +254,7 @@ def errors_by_picture(landmarker: octamark.Landmarker, faces: FaceSet) -> list[f
         x, y, side = squares(landmark_boxes(points), ROOM)[0]
         left, top = max(0, round(x - side / 2)), max(0, round(y - side / 2))
         part = np.ascontiguousarray(picture[top : round(y + side / 2), left : round(x + side / 2)])
-        landmarks.append(landmarker(part, "picture").landmarks[0] + [left, top])
+        landmarks.append(landmarker(part, full_frame=True).landmarks[0] + [left, top])
     return percent(np.array(landmarks), faces[1])
 
 

@@ -24,7 +24,9 @@ class Data(_Section):
     """
 
     name: str = Field("", pattern=r"^[a-zA-Z0-9_-]*$", description="of the set; its format by default")
-    format: Literal["300w", "wflw", "cofw", "aflw19", "webcaricature", "cariface", "coco", "folder", "shards"] = "300w"
+    format: Literal["300w", "wflw", "cofw", "aflw19", "webcaricature", "cariface", "coco", "folder", "shards"] = Field(
+        "300w", description="how labels and pictures are stored"
+    )
     path: str | None = Field(None, description="folder or file of the set; --data on the command line comes first")
     split: str | None = Field(None, description='split of the set; by default its only one, or "train"')
     validation: str | float | None = Field(
@@ -61,9 +63,9 @@ class Data(_Section):
 class Network(_Section):
     """The network's shape; see octamark.nets.network.NetworkConfig."""
 
-    size: Literal["nano", "tiny", "small", "medium", "base"] = "small"
-    alpha: float = Field(0.25, ge=0.0, le=1.0)
-    attention: bool = True
+    size: Literal["nano", "tiny", "small", "medium", "base"] = Field("small", description="number of channels")
+    alpha: float = Field(0.25, ge=0.0, le=1.0, description="share of the channels that have low frequency")
+    attention: bool = Field(True, description="attention from the low to the high frequency")
 
     @model_validator(mode="after")
     def _two_frequencies(self) -> Network:
@@ -77,8 +79,10 @@ class Network(_Section):
 class Loss(_Section):
     """The loss; see octamark.training.losses."""
 
-    name: Literal["laplace_kl", "soft_argmax_l1"] = "laplace_kl"
-    beta: float = Field(1.0, gt=0.0)
+    name: Literal["laplace_kl", "soft_argmax_l1"] = Field(
+        "laplace_kl", description="LaplaceKL, or the distance of points from labels"
+    )
+    beta: float = Field(1.0, gt=0.0, description="factor of the heatmaps before the softmax")
     target_scale: float = Field(1.0, gt=0.0, description="scale of the target Laplace density, heatmap pixels")
     maps: float = Field(
         0.0, ge=0.0, description="weight of the KL divergence from that density, drawn as a map, to the predicted map"
@@ -108,8 +112,8 @@ class Augment(_Section):
 class Optimiser(_Section):
     """The optimiser (see octamark.training.muon), and the exponential moving average of the weights."""
 
-    name: Literal["muon", "adamw"] = "muon"
-    weight_decay: float = Field(0.01, ge=0.0)
+    name: Literal["muon", "adamw"] = Field("muon", description="Muon with AdamW, or AdamW alone")
+    weight_decay: float = Field(0.01, ge=0.0, description="decay of the weights per step, times the learning rate")
     clip: float = Field(5.0, gt=0.0, description="largest norm of the gradient")
     ema: float = Field(0.998, ge=0.0, lt=1.0, description="decay of the moving average, per step")
     init_weight: float = Field(
@@ -118,9 +122,9 @@ class Optimiser(_Section):
 
 
 class Adversary(_Section):
-    """The source's adversary; see octamark.training.objectives.adversary."""
+    """The adversary of Laplace Landmark Localization; see octamark.training.objectives.adversary."""
 
-    weight: float = Field(0.05, gt=0.0, description="lambda of the source's equation 5")
+    weight: float = Field(0.05, gt=0.0, description="lambda in equation 5 of the source")
     warm_up: float = Field(0.1, ge=0.0, lt=1.0, description="share of the run's steps in which the weight rises from 0")
     learning_rate: float = Field(2e-4, gt=0.0, description="of the discriminator's Adam")
     width: int = Field(32, ge=4, le=512, description="channels of the discriminator's first layer")
@@ -129,7 +133,7 @@ class Adversary(_Section):
 class Teacher(_Section):
     """The mean teacher; see octamark.training.objectives.teacher."""
 
-    weight: float = Field(1.0, gt=0.0)
+    weight: float = Field(1.0, gt=0.0, description="of the distance between network and teacher")
     warm_up: float = Field(0.1, ge=0.0, lt=1.0, description="share of the run's steps in which the weight rises from 0")
     spread_at_half_weight: float = Field(
         1.0, gt=0.0, description="the teacher's spread, heatmap pixels, at which a point has half its weight"
@@ -143,7 +147,7 @@ class Distillation(_Section):
     """A larger network's heatmaps as further targets; see octamark.training.objectives.distillation."""
 
     teacher: str = Field(description="released model, run or checkpoint (.safetensors), of the recipe's layout")
-    weight: float = Field(2.0, gt=0.0)
+    weight: float = Field(2.0, gt=0.0, description="of the divergence from the teacher's heatmaps")
     spread_at_half_weight: float = Field(
         1.0, gt=0.0, description="the teacher's spread, heatmap pixels, at which a point has half its weight"
     )
@@ -197,22 +201,24 @@ class Stage(_Section):
     """One pass of training at one input size; stages follow each other (progressive resizing)."""
 
     size: int = Field(256, ge=32, multiple_of=32, description="side of the input, pixels")
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=1, description="passes over the training faces")
     steps_per_epoch: int | None = Field(
         None, ge=1, description="in place of one pass over the faces, which then follow each other without end"
     )
     batch: int = Field(16, ge=1, description="pictures a step, over all processes")
-    learning_rate: float = Field(2e-3, gt=0.0)
+    learning_rate: float = Field(
+        2e-3, gt=0.0, description="the highest; it rises in the warm-up, then falls to 1 % of it"
+    )
     warm_up: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps with a rising rate")
     target_scale: float | None = Field(None, gt=0.0, description="in place of loss.target_scale, in this stage")
 
 
 class Recipe(_Section):
-    """A recipe. ``seed`` fixes weights, order and augmentation."""
+    """A whole recipe."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    layout: str = "ibug68"
-    seed: int = Field(0, ge=0, lt=2**31)
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="of the model: small letters, digits, - and _")
+    layout: str = Field("ibug68", description="landmark layout, by name or as the path of a .toml file")
+    seed: int = Field(0, ge=0, lt=2**31, description="fixes the first weights, the order of faces and augmentation")
     data: tuple[Data, ...] = Field((Data(),), min_length=1)
     network: Network = Network()
     loss: Loss = Loss()
