@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from octamark import models
 
 REPOSITORY = Path(__file__).parent.parent
@@ -33,6 +35,12 @@ def test_the_table_has_the_figures_of_the_measurements() -> None:
 
 def test_it_is_short() -> None:
     assert len(README.splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "NOTICE.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (REPOSITORY / page).read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (REPOSITORY / target).exists(), f"{page}: {target}"
 
 
 def test_it_names_the_two_commands_of_a_fresh_clone() -> None:

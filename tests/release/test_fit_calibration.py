@@ -235,3 +235,11 @@ def test_the_offset_of_labels_is_found_whatever_the_faces_size() -> None:
     assert offset == pytest.approx((0.01, -0.002), abs=1e-3)
     moved = shifted(found, offset, one)
     assert np.nanmedian((truth - moved) / unit) == pytest.approx(0, abs=1e-3)
+
+
+def test_points_of_an_untrained_network_give_no_offset() -> None:
+    points = layout("ibug68")
+    truth = np.repeat(100 * points.diagram[None], 3, axis=0)
+    clumped = 50 + 0.02 * truth  # all points nearly in one place, far from the labels for so small a face
+    assert fit_offset(clumped, truth + 40, points) == (0.0, 0.0)
+    assert fit_offset(truth, truth + 1, points) != (0.0, 0.0)

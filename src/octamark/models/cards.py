@@ -22,9 +22,12 @@ METADATA_KEY = "octamark"
 LAYOUT_KEY = "octamark.layout"
 """Metadata key of the layout, as :func:`octamark.layouts.dumps` writes it."""
 
+MAX_OFFSET = 0.5
+"""Largest offset of a card, in shares of the inter-ocular distance."""
+
 _Shift = Annotated[float, Field(ge=-5.0, le=5.0)]
 _NotNegative = Annotated[float, Field(ge=0.0)]
-_Offset = Annotated[float, Field(ge=-0.5, le=0.5)]
+_Offset = Annotated[float, Field(ge=-MAX_OFFSET, le=MAX_OFFSET)]
 
 
 class CropRule(BaseModel):

@@ -18,6 +18,7 @@ from octamark.inference.detector import Detector
 from octamark.layouts import Layout
 from octamark.models import CropRule
 from octamark.models.calibration import CONFIDENCE_SHARE, KNOTS, RATIOS, Calibration, laplace_ratios, root_mean_square
+from octamark.models.cards import MAX_OFFSET
 
 FOLDS = 5
 """Parts of the held-out faces; figures of a fit are measured on each part after a fit to the others."""
@@ -88,7 +89,8 @@ def fit_offset(found: NDArray[np.floating], truth: NDArray[np.floating], layout:
     """How far labels (n, M, 2) lie to one side of found points, (x, y) in shares of the inter-ocular distance.
 
     The median over faces of the mean over labelled points; a network that learns from mirrored pictures cannot learn
-    it. Faces without any label (NaN) are left out.
+    it. Faces without any label (NaN) are left out. A shift that no card allows comes from a network that has not learned
+    the points, not from labels: then the offset is 0.
     """
     away = np.asarray(truth, np.float64) - found
     labelled = np.asarray(np.isfinite(away).all(axis=2))
@@ -96,6 +98,8 @@ def fit_offset(found: NDArray[np.floating], truth: NDArray[np.floating], layout:
     shares = mean / layout.reference_distance(found)[:, None]
     shares = shares[labelled.any(axis=1) & np.isfinite(shares).all(axis=1)]
     x, y = np.median(shares, axis=0) if len(shares) else (0.0, 0.0)
+    if max(abs(x), abs(y)) > MAX_OFFSET:
+        return 0.0, 0.0
     return round(float(x), 5), round(float(y), 5)
 
 
