@@ -89,8 +89,8 @@ def fit_offset(found: NDArray[np.floating], truth: NDArray[np.floating], layout:
     """How far labels (n, M, 2) lie to one side of found points, (x, y) in shares of the inter-ocular distance.
 
     The median over faces of the mean over labelled points; a network that learns from mirrored pictures cannot learn
-    it. Faces without any label (NaN) are left out. A shift that no card allows comes from a network that has not learned
-    the points, not from labels: then the offset is 0.
+    it. Faces without any label (NaN) are left out. A shift that no card allows comes from a network that has not
+    learned the points, not from labels: then the offset is 0.
     """
     away = np.asarray(truth, np.float64) - found
     labelled = np.asarray(np.isfinite(away).all(axis=2))
