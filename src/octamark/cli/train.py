@@ -254,7 +254,7 @@ def export(
     for name, value in finished.card.scores.items():
         note(f"{name}: {value:.2f}")
     if isinstance(finished.card, ModelCard) and not any(finished.card.crop.detector_residual):
-        note("YuNet finds too few of the training faces to fit its boxes: give boxes of your own, or --full-frame")
+        note("YuNet finds too few of the training faces to fit its boxes: give your own boxes, or --full-frame")
     if finished.card.calibration.kind == "global":
         note("too few labelled points are held out for more: the spread is calibrated with one factor for all points")
     note(f"{out}: {len(finished.onnx) / 1e6:.2f} MB")
