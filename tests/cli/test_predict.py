@@ -176,7 +176,7 @@ def test_mistakes_of_the_caller(folder: Path, tmp_path: Path) -> None:
     refused("unknown model 'huge'; models: ", good, "-m", "huge")
     refused("unknown format 'xml'; formats: json, jsonl, csv, pts, coco", good, "-f", "xml")
     refused("format pts writes several files: name a folder with -o", good, "-f", "pts")
-    refused("cannot be made a folder", good, "-o", good)
+    refused("the folder cannot be made", good, "-o", good)
     refused("threads=999", good, "--threads", "999")
     refused("unknown device 'gpu'; devices: cpu, cuda", good, "--device", "gpu")
     (tmp_path / "bad.onnx").write_bytes(b"nonsense")

@@ -12,9 +12,9 @@ from octamark.training.optimisation import moments, optimiser, set_moments
 from octamark.training.recipe import Optimiser
 
 
-def network(stem: int = 0) -> OctaveNetwork:
+def network() -> OctaveNetwork:
     torch.manual_seed(0)
-    return OctaveNetwork(NetworkConfig(landmarks=5, width=8, stem=stem))
+    return OctaveNetwork(NetworkConfig(landmarks=5, width=8))
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 20), (2, 20, 6), (1, 8, 8)])
@@ -35,9 +35,8 @@ def test_orthogonalised_takes_any_size_and_zero() -> None:
     assert not orthogonalised(torch.zeros(1, 4, 9)).any()
 
 
-@pytest.mark.parametrize("stem", [0, 4])
-def test_kernels_between_features_are_muons(stem: int) -> None:
-    net = network(stem)
+def test_kernels_between_features_are_muons() -> None:
+    net = network()
     made = optimiser(net, Optimiser())
     assert isinstance(made, Muon)
     names = {id(p): name for name, p in net.named_parameters()}
@@ -45,7 +44,7 @@ def test_kernels_between_features_are_muons(stem: int) -> None:
     assert sum(map(len, groups)) == len(names)
     assert set.union(*groups) == set(names.values())
     inner = next(groups[i] for i, group in enumerate(made.param_groups) if group.get("orthogonal"))
-    ends = ("stem.", "head.", "encoder.0.first.")
+    ends = ("head.", "encoder.0.first.")
     assert not any(name.startswith(ends) for name in inner)
     outside = set(names.values()) - inner
     assert all(p.ndim == 1 or names[id(p)].startswith(ends) for p in net.parameters() if names[id(p)] in outside)

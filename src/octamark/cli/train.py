@@ -274,7 +274,7 @@ def curves(
     for run in runs:
         _, meta = checkpoints.load(run / "last.safetensors" if run.is_dir() else run)
         name = meta["config"]["name"]
-        rows[name if name not in rows else f"{run} ({len(rows) + 1})"] = meta["rows"]
+        rows[name if name not in rows else f"{name} ({len(rows) + 1}: {run.name})"] = meta["rows"]
     make_folder(out.parent)
     plot(rows, out)
     note(f"curves of {counted(len(rows), 'run')}: {out}")
