@@ -409,7 +409,8 @@ class Faces(_Measures):
         return Faces(**rows)
 
     def __repr__(self) -> str:
-        return f"Faces({len(self)} faces, layout={self.layout.name!r}, picture {self.size[0]}x{self.size[1]})"
+        count = f"{len(self)} face{'' if len(self) == 1 else 's'}"
+        return f"Faces({count}, layout={self.layout.name!r}, picture {self.size[0]}x{self.size[1]})"
 
 
 def _mean_known(values: NDArray[np.floating]) -> F64:
