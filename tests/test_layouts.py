@@ -525,3 +525,10 @@ def test_unknown_and_unreadable(tmp_path: Path) -> None:
     for name, said in (("missing.toml", "cannot be read"), ("bytes.toml", "not a TOML table")):
         with pytest.raises(LayoutError, match=f"{name}: {said}"):
             layout(tmp_path / name)
+
+
+def test_every_layout_file_is_known_and_drawn() -> None:
+    folder = resources.files("octamark.layouts")
+    files = {Path(path.name).stem for path in folder.iterdir() if path.name.endswith(".toml")}
+    assert files - {"chips", "conversions"} == set(BUILTIN)
+    assert {path.stem for path in (DOCUMENT.parent / "layouts").glob("*.png")} == set(BUILTIN)

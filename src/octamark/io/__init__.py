@@ -94,8 +94,8 @@ def open_writer(
     Args:
         name: a key of :data:`FORMATS`.
         target: an existing folder, or an open binary stream for formats that can be written to one.
-        model, layout: of the records to come. Needed by nothing; with ``resume``, jsonl and csv refuse to go on from a
-            file of another model or layout.
+        model, layout: of the records to come; optional. coco uses the layout for its category. With ``resume``, jsonl
+            and csv refuse to go on from a file of another model or layout.
         resume: go on from the files of an earlier run that are in the folder; :meth:`Writer.is_done` tells which
             pictures to leave out. jsonl: an unfinished last line is cut off. csv: the rows of the last picture are cut
             off and the picture is not done, since its rows may be incomplete. pts: a picture is done if there is a
@@ -143,15 +143,14 @@ def read_entries(path: Path, layout: Layout | None = None, *, further_faces: boo
             return pts.read(path, layout, further_faces=further_faces)
         return read_entries(whole, layout)
     suffix = path.suffix.lower()
-    if suffix == ".jsonl":
-        return jsonl.read(path, layout)
-    if suffix == ".csv":
-        return csv.read(path, layout)
-    if suffix != ".json":
-        raise DataError(f"{path}: not a file of landmarks; allowed: .json, .jsonl, .csv, or a folder of .pts files")
-    content = json.load(path)
-    is_coco = isinstance(content, dict) and "annotations" in content
-    return coco.parse(content, path, layout) if is_coco else json.parse(content, path, layout)
+    if suffix == ".json":  # of two formats
+        content = json.load(path)
+        is_coco = isinstance(content, dict) and "annotations" in content
+        return coco.parse(content, path, layout) if is_coco else json.parse(content, path, layout)
+    by_suffix = {Path(form.file).suffix: form for form in FORMATS.values() if form.file is not None}
+    if suffix not in by_suffix:
+        raise DataError(f"{path}: not a file of landmarks; allowed: {listed(by_suffix)}, or a folder of .pts files")
+    return by_suffix[suffix].read(path, layout)
 
 
 def read_records(path: Path, layout: Layout | None = None) -> list[Record]:

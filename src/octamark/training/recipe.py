@@ -6,7 +6,7 @@ import copy
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -270,8 +270,10 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _regional_alone(self) -> Recipe:
-        if self.regional is not None and (self.unlabelled or self.distillation or self.caricature):
-            raise ValueError("regional: leave out the sections unlabelled, distillation and caricature")
+        optional = {name: field for name, field in Recipe.model_fields.items() if field.default is None}
+        others = [name for name, field in optional.items() if _section_of(field.annotation) and name != "regional"]
+        if self.regional is not None and any(getattr(self, name) is not None for name in others):
+            raise ValueError(f"regional: leave out the sections {listed(others)}")
         if self.regional is not None and (self.init is not None or self.loss.name != "laplace_kl"):
             raise ValueError("regional: leave out init (it starts from regional.global_model); its loss is laplace_kl")
         return self
@@ -352,25 +354,20 @@ def _explain(problem: Any) -> str:
     return f"{place}: {problem['msg'].removeprefix('Value error, ')}{value}"
 
 
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "data": Data,
-    "network": Network,
-    "loss": Loss,
-    "augment": Augment,
-    "optimiser": Optimiser,
-    "stages": Stage,
-    "unlabelled": Unlabelled,
-    "adversary": Adversary,
-    "teacher": Teacher,
-    "distillation": Distillation,
-    "regional": Regional,
-    "caricature": Caricature,
-}
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section in an annotation such as ``Teacher | None`` or ``tuple[Stage, ...]``; None where there is none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((section for part in get_args(annotation) if (section := _section_of(part)) is not None), None)
 
 
 def _allowed(place: tuple[str | int, ...]) -> list[str]:
-    names = [part for part in place if isinstance(part, str)]
-    return list(_SECTIONS[names[-1]].model_fields if names else Recipe.model_fields)
+    """The keys of the section at a place of the recipe."""
+    section: type[BaseModel] = Recipe
+    for name in place:
+        if isinstance(name, str):
+            section = _section_of(section.model_fields[name].annotation) or section
+    return list(section.model_fields)
 
 
 def load(path: Path, **changes: Any) -> Recipe:

@@ -141,7 +141,7 @@ class WholeFaces:
             generator=step.generator, caricatures=self.caricatures,
         )  # fmt: skip
         views = None
-        if self.settings is not None and self.terms.needs_unlabelled(stage.size):
+        if self.settings is not None and self.terms.uses_unlabelled(stage.size):
             others = self._resized(stage.size)
             drawn = endless_batch(len(others), self.settings.batch, self.recipe.seed + 1, step.number)
             drawn = drawn[self.fabric.global_rank :: self.fabric.world_size]

@@ -123,7 +123,7 @@ class Term(Protocol):
     def active(self, size: int) -> bool:
         """Whether it has a part in stages of this input size."""
 
-    def needs_unlabelled(self) -> bool:
+    def uses_unlabelled(self) -> bool:
         """Whether it learns from unlabelled faces, if there are any."""
 
     def __call__(self, batch: Batch, prediction: Prediction) -> tuple[Tensor, dict[str, Tensor]]:
@@ -142,7 +142,7 @@ class Stateless:
     def active(self, size: int) -> bool:
         return True
 
-    def needs_unlabelled(self) -> bool:
+    def uses_unlabelled(self) -> bool:
         return False
 
     def state(self) -> State:
@@ -194,9 +194,9 @@ class FaceObjective:
                 logs[term.column] = logs.get(term.column, 0.0) + weighted
         return loss, logs
 
-    def needs_unlabelled(self, size: int) -> bool:
+    def uses_unlabelled(self, size: int) -> bool:
         """Whether steps at this input size learn from unlabelled faces."""
-        return any(term.active(size) and term.needs_unlabelled() for term in self.terms.values())
+        return any(term.active(size) and term.uses_unlabelled() for term in self.terms.values())
 
     def state(self) -> State:
         return {group: tensors for term in self.terms.values() for group, tensors in term.state().items()}

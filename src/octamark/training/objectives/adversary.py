@@ -44,7 +44,7 @@ class Adversary:
     def active(self, size: int) -> bool:
         return True
 
-    def needs_unlabelled(self) -> bool:
+    def uses_unlabelled(self) -> bool:
         return True
 
     def __call__(self, batch: Batch, prediction: Prediction) -> tuple[Tensor, dict[str, Tensor]]:

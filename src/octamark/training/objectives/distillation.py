@@ -56,7 +56,7 @@ class Distiller(Stateless):
     def active(self, size: int) -> bool:
         return self.size == size
 
-    def needs_unlabelled(self) -> bool:
+    def uses_unlabelled(self) -> bool:
         return True
 
     def __call__(self, batch: Batch, prediction: Prediction) -> tuple[Tensor, dict[str, Tensor]]:

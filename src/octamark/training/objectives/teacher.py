@@ -51,7 +51,7 @@ class MeanTeacher(Stateless):
         self.network = OctaveNetwork(like.config).requires_grad_(False).eval()
         self.network.load_state_dict(average.state, assign=True)
 
-    def needs_unlabelled(self) -> bool:
+    def uses_unlabelled(self) -> bool:
         return True
 
     def __call__(self, batch: Batch, prediction: Prediction) -> tuple[Tensor, dict[str, Tensor]]:
