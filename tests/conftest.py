@@ -40,10 +40,20 @@ def photograph(photograph_path: Path) -> NDArray[np.uint8]:
     return read_picture(photograph_path)
 
 
+DATA = Path(os.environ.get("OCTAMARK_DATA", REPOSITORY.parent / "shared" / "data"))
+"""Labelled faces outside the repository, which tests use where they are there."""
+
+
+@pytest.fixture(scope="session")
+def labelled_data() -> Path:
+    """The folder of labelled faces, which may be missing."""
+    return DATA
+
+
 @pytest.fixture(scope="session")
 def w300_root() -> Path:
     """The labelled faces of 300W; OCTAMARK_DATA or ../shared/data."""
-    root = Path(os.environ.get("OCTAMARK_DATA", REPOSITORY.parent / "shared" / "data")) / "300w"
+    root = DATA / "300w"
     if not root.is_dir():
         pytest.skip(f"needs the 300W faces in {root} (set OCTAMARK_DATA to the folder that holds 300w)")
     return root

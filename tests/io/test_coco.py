@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from octamark.io import read_entries
 from octamark.io.coco import point_order
 from octamark.layouts import layout
 
-DATA = os.environ.get("OCTAMARK_DATA")
 ORDER = np.random.default_rng(0).permutation(68)
 
 
@@ -126,14 +124,14 @@ def test_categories_of_other_things_are_left_out(tmp_path: Path) -> None:
     assert len(entry.faces) == 1
 
 
-def real(name: str) -> Path:
-    if DATA is None or not (Path(DATA) / name).is_file():
-        pytest.skip(f"OCTAMARK_DATA holds no {name}")
-    return Path(DATA) / name
+def real(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        pytest.skip(f"needs {folder / name} (set OCTAMARK_DATA to the folder of labelled sets)")
+    return folder / name
 
 
-def test_profiles_as_they_are_and_shuffled(tmp_path: Path) -> None:
-    path = real("profiles/val.json")
+def test_profiles_as_they_are_and_shuffled(labelled_data: Path, tmp_path: Path) -> None:
+    path = real(labelled_data, "profiles/val.json")
     samples = datasets.read("coco", path, layout=IBUG)
     assert len(samples) == 160
     assert {int(np.isfinite(sample.landmarks[:, 0]).sum()) for sample in samples} == {30}
@@ -147,8 +145,8 @@ def test_profiles_as_they_are_and_shuffled(tmp_path: Path) -> None:
         np.testing.assert_array_equal(face.landmarks.astype(np.float32), sample.landmarks)
 
 
-def test_manga_as_it_is() -> None:
-    path = real("manga/val.json")
+def test_manga_as_it_is(labelled_data: Path) -> None:
+    path = real(labelled_data, "manga/val.json")
     whole = json.loads(path.read_text())
     chosen = layout("manga60")
     samples = datasets.read("coco", path, layout=chosen)
