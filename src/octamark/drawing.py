@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from octamark.errors import LayoutError, listed
 from octamark.faces import Face, Faces, Landmarks
-from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, squares
+from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, scale_points, squares
 from octamark.inference.refiner import Refiner
 from octamark.layouts import Layout
 
@@ -27,12 +27,13 @@ LOW_CONFIDENCE = 0.5
 """Points with a confidence below this are drawn hollow."""
 
 READABLE_FACE = 200
-"""Overlays enlarge pictures until their smallest face is this many pixels high or wide, as far as the limits allow."""
+"""Overlays enlarge pictures until their smallest face is this high or wide, pixels, as far as the limits allow."""
 
 MAX_ENLARGED_SIDE = 2048
 """No picture is enlarged beyond this width or height."""
 
 MAX_ENLARGEMENT = 8
+"""No picture is enlarged by a larger factor."""
 
 MAX_HEATMAP_SIDE = 2048
 """Heatmap pictures of larger ones are drawn at this width or height."""
@@ -74,7 +75,7 @@ def overlay(
         size = (picture.shape[1] * factor, picture.shape[0] * factor)
         canvas = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC), np.uint8)
     for index, face in enumerate(faces):
-        points = (face.landmarks.astype(np.float64) + 0.5) * factor - 0.5
+        points = scale_points(face.landmarks.astype(np.float64), factor)
         _draw_face(canvas, face, points, drawn, lines)
         if len(faces) > 1:
             _draw_number(canvas, index, points)
@@ -86,8 +87,8 @@ def _enlargement(picture: Picture, faces: Faces) -> int:
     if not len(faces):
         return 1
     smallest = min(_extent(face.landmarks) for face in faces)
-    wanted = int(np.ceil(READABLE_FACE / max(smallest, 1.0)))
-    return max(1, min(wanted, MAX_ENLARGEMENT, MAX_ENLARGED_SIDE // int(max(picture.shape[:2]))))
+    factor = int(np.ceil(READABLE_FACE / max(smallest, 1.0)))
+    return max(1, min(factor, MAX_ENLARGEMENT, MAX_ENLARGED_SIDE // int(max(picture.shape[:2]))))
 
 
 def _extent(points: NDArray[np.floating]) -> float:
@@ -196,21 +197,24 @@ _HEATMAP_TO_INPUT = np.array([[4, 0, 1.5], [0, 4, 1.5], [0, 0, 1]])
 
 
 def _add_map(strength: NDArray[np.float32], heatmap: NDArray[np.float32], matrix: NDArray[np.float64]) -> None:
-    """Put a heatmap (h, w) into a picture of strengths (H, W), where it is stronger; ``matrix`` (2, 3) says where."""
+    """Draw a heatmap (h, w) into a picture of strengths (H, W), in place, where it is stronger than what is there.
+
+    ``matrix`` (2, 3) takes pixels of the heatmap to pixels of the picture.
+    """
     height, width = strength.shape
     corners = apply(matrix, np.array([[-1, -1], [1, -1], [-1, 1], [1, 1]]) * heatmap.shape[1])
     x1, y1 = np.clip(np.floor(corners.min(axis=0)), 0, (width, height)).astype(int)
     x2, y2 = np.clip(np.ceil(corners.max(axis=0)) + 1, 0, (width, height)).astype(int)
     if x2 > x1 and y2 > y1:
         placed = matrix - [[0, 0, x1], [0, 0, y1]]
-        seen = cv2.warpAffine(heatmap, placed, (int(x2 - x1), int(y2 - y1)))
-        strength[y1:y2, x1:x2] = np.maximum(strength[y1:y2, x1:x2], seen)
+        warped = cv2.warpAffine(heatmap, placed, (int(x2 - x1), int(y2 - y1)))
+        strength[y1:y2, x1:x2] = np.maximum(strength[y1:y2, x1:x2], warped)
 
 
 def refinement_picture(
     picture: Picture, before: Face, after: Face, refiner: Refiner, *, region: str = "left_eye", size: int = 640
 ) -> Picture:
-    """What refinement did to one face, (size, 2 * size, 3).
+    """A picture of what refinement changed in one face, (size, 2 * size, 3).
 
     On the left the face with the crops that the regional network read, the chosen one in white. On the right that crop,
     with the points before refinement as rings and the refined ones as dots.
@@ -234,10 +238,10 @@ def refinement_picture(
     input_size = refiner.card.rule.size
     corners = np.array([[0, 0], [input_size, 0], [input_size, input_size], [0, input_size]]) - 0.5
     quads = {name: apply(transform, corners) for name, transform in transforms.items()}
-    whole = crop_transform(squares(landmark_boxes(np.concatenate(list(quads.values()))), 1.05)[0], size)
-    left = crop(picture, whole, size)
+    overview = crop_transform(squares(landmark_boxes(np.concatenate(list(quads.values()))), 1.05)[0], size)
+    left = crop(picture, overview, size)
     for name in sorted(quads, key=lambda name: name == region):
-        quad = apply(invert(whole), quads[name])
+        quad = apply(invert(overview), quads[name])
         for first, second in zip(quad, np.roll(quad, -1, axis=0), strict=True):
             _line(left, first, second, _WHITE if name == region else LOCAL_COLOUR, size / 240)
     scale = input_size / size
@@ -264,9 +268,9 @@ def diagram(layout: Layout, size: int = 1000) -> Picture:
     outline = set(layout.outline)
     for index, point in enumerate(points):
         _circle(canvas, point, size / 220, (200, 90, 0) if index in outline else (0, 110, 170), -1)
-    taken: list[tuple[float, float, float, float]] = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+    occupied: list[tuple[float, float, float, float]] = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
     for index, point in enumerate(points):
-        _number(canvas, str(index), point, size, taken)
+        _number(canvas, str(index), point, size, occupied)
     font = cv2.FONT_HERSHEY_SIMPLEX
     title = f"{layout.name}: {layout.count} points, 0-based"
     cv2.putText(canvas, title, (size // 40, size // 25), font, size / 1400, (60, 60, 60), 1, cv2.LINE_AA)
@@ -278,11 +282,11 @@ def _number(
     text: str,
     point: NDArray[np.float64],
     size: int,
-    taken: list[tuple[float, float, float, float]],
+    occupied: list[tuple[float, float, float, float]],
 ) -> None:
-    """Write a number beside its point, at the one of sixteen places where it covers least of what is there.
+    """Write a number beside its point, at the one of sixteen places where it covers least of other points and numbers.
 
-    ``taken`` holds the boxes (x1, y1, x2, y2) of points and numbers; the number's own is added.
+    ``occupied`` holds the boxes (x1, y1, x2, y2) of points and numbers; the number's own is added.
     """
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, size / 2600
     (width, height), _ = cv2.getTextSize(text, font, scale, 1)
@@ -293,14 +297,14 @@ def _number(
             y = point[1] + np.sin(angle) * (distance * size + height / 2) + height / 2
             box = (x - 1, y - height - 1, x + width + 1, y + 1)
             hidden = sum(
-                max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
-                * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
-                for other in taken
+                max(0.0, min(box[2], box_there[2]) - max(box[0], box_there[0]))
+                * max(0.0, min(box[3], box_there[3]) - max(box[1], box_there[1]))
+                for box_there in occupied
             )
             if hidden < least_hidden - 1e-6:
                 best, least_hidden = box, hidden
     assert best is not None
-    taken.append(best)
+    occupied.append(best)
     place = (round(best[0] + 1), round(best[3] - 1))
     cv2.putText(canvas, text, place, font, scale, (60, 60, 60), 1, cv2.LINE_AA)
 

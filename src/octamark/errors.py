@@ -1,15 +1,15 @@
-"""What can go wrong, as one small tree.
+"""The exceptions of octamark.
 
     OctamarkError            everything octamark raises on purpose
     ├── PictureError         a picture that cannot be read or used
     ├── PredictionError      a picture that was read, but whose faces could not be found
-    ├── BoxError             face boxes that make no sense
+    ├── BoxError             face boxes that cannot be used
     ├── LayoutError          an unknown layout or part, or a layout table with mistakes
     ├── WeightsError         an unknown model, a damaged or foreign weight file
-    ├── DeviceError          a device or thread count that cannot be had
+    ├── DeviceError          a device or thread count that is not available
     ├── DataError            a data set with a missing or malformed file
     ├── ConfigError          a training recipe, or a setting, with unknown keys or impossible values
-    ├── TrainingError        a run that cannot go on
+    ├── TrainingError        a training run that cannot continue
     └── OutputError          a result that cannot be written
 
 Messages say what was given, what is allowed, and which file.
@@ -33,7 +33,7 @@ class PredictionError(OctamarkError):
 
 
 class BoxError(OctamarkError):
-    """Face boxes that make no sense."""
+    """Face boxes that cannot be used."""
 
 
 class LayoutError(OctamarkError):
@@ -45,7 +45,7 @@ class WeightsError(OctamarkError):
 
 
 class DeviceError(OctamarkError):
-    """A device or thread count that cannot be had."""
+    """A device or thread count that is not available."""
 
 
 class DataError(OctamarkError):
@@ -57,7 +57,7 @@ class ConfigError(OctamarkError):
 
 
 class TrainingError(OctamarkError):
-    """A run that cannot go on."""
+    """A training run that cannot continue."""
 
 
 class OutputError(OctamarkError):

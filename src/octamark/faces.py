@@ -1,4 +1,4 @@
-"""Faces: what a prediction is."""
+"""Faces and landmarks: the results of a prediction."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """Points with their expected errors: what a network saw in one crop, or a part of a face.
+    """Points with their expected errors, of one crop or of a part of a face.
 
     Attributes:
         points: (K, 2) (x, y) pixels of the picture, 0-based, pixel centres at integers.
         spread: (K, 2) expected absolute error per axis, pixels of the picture.
         confidence: (K,) in 0..1, the probability that a point is less than 5 % of the inter-ocular distance off.
-        heatmaps: (K, h, w) probabilities over the crop; None where nobody asked for them.
+        heatmaps: (K, h, w) probabilities over the crop; None unless requested.
     """
 
     points: NDArray[np.floating]
@@ -45,7 +45,7 @@ class Landmarks:
 
 
 class _Measures:
-    """What a Face and Faces compute from their points; for a Face without the first axis."""
+    """Measures that Face and Faces share. Shapes are those of Faces; a Face has no first axis."""
 
     layout: Layout
     landmarks: F32
@@ -118,14 +118,14 @@ class _Measures:
         return np.asarray(scale * np.interp(coverage, shares, ratios), np.float32)
 
     def _converted(self, to: str | Path | Layout) -> dict[str, Any]:
-        """The fields that change when the points become those of another layout."""
+        """The fields of the faces in another layout, as far as they differ."""
         target = layout(to)
-        found = conversion(self.layout, target)
-        confidence = found.points(self.confidence[..., None])[..., 0]
+        change = conversion(self.layout, target)
+        confidence = change.points(self.confidence[..., None])[..., 0]
         return {
             "layout": target,
-            "landmarks": found.points(self.landmarks),
-            "spread": found.spread(self.spread),
+            "landmarks": change.points(self.landmarks),
+            "spread": change.spread(self.spread),
             "confidence": confidence,
         }
 
@@ -227,7 +227,7 @@ class Faces(_Measures):
         scores: (n,) the detector's scores; 1 for boxes that the caller gave.
         crops: (n, 2, 3) similarities from pixels of the network's input to pixels of the picture; None for faces that
             were read from a file.
-        heatmaps: (n, M, h, w) probabilities over the crop, each map summing to 1; None unless asked for. They are the
+        heatmaps: (n, M, h, w) probabilities over the crop, each map summing to 1; None unless requested. They are the
             network's own output: the shape correction, the card's offset and the refinement are not in them.
         ids: (n,) the number of each face's track in a video; None outside video.
         radius_ratios: pairs (ratio, share), both rising from 0: that share of points is less than ``ratio`` times the
@@ -255,7 +255,7 @@ class Faces(_Measures):
 
     @classmethod
     def empty(cls, layout: Layout, size: tuple[int, int]) -> Faces:
-        """No face, in a picture of that (width, height)."""
+        """Faces without any face, of a picture of that (width, height)."""
         count = layout.count
         points = np.zeros((0, count, 2), np.float32)
         return cls(

@@ -23,7 +23,7 @@ MIN_BOX_SIDE = 2
 """The smallest side of a face box in pixels."""
 
 _STRIP = 1 << 20
-"""How many bytes of a picture are reduced at once."""
+"""Bytes of a picture that are reduced at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +74,9 @@ class Crop:
         return Crop(self.picture, np.concatenate([linear, offset[:, None]], axis=1), self.centre)
 
 
-def scale_points(points: Floats, scale: float) -> F64:
-    """Points (..., 2) of a picture after it was resized by ``scale``."""
-    return (np.asarray(points, dtype=np.float64) + 0.5) * scale - 0.5
+def scale_points(points: Any, scale: float) -> Any:
+    """Points (..., 2) of a picture after it was resized by ``scale``; an array of numpy or torch, as given."""
+    return (points + 0.5) * scale - 0.5
 
 
 def mirror_points(points: Floats, width: float, mirror: NDArray[np.int64]) -> F64:
@@ -108,19 +108,19 @@ def check_boxes(boxes: Any, picture: Picture, where: str = "") -> NDArray[np.flo
         raise BoxError(f"{where}boxes must be (n, 4), x1 y1 x2 y2 of each face; got shape {checked.shape}")
     height, width = picture.shape[:2]
     for index, (x1, y1, x2, y2) in enumerate(checked):
-        given = f"{where}box {index} ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
+        box_name = f"{where}box {index} ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
         if not np.isfinite(checked[index]).all():
-            raise BoxError(f"{given}: not finite")
+            raise BoxError(f"{box_name}: not finite")
         if x2 <= x1 or y2 <= y1:
-            raise BoxError(f"{given}: boxes are x1 y1 x2 y2 with x1 < x2 and y1 < y2")
+            raise BoxError(f"{box_name}: boxes are x1 y1 x2 y2 with x1 < x2 and y1 < y2")
         if min(float(x2) - float(x1), float(y2) - float(y1)) < MIN_BOX_SIDE:
             shares = min(x1, y1) >= 0 and max(x2, y2) <= 1
             hint = f"; shares of the picture? Multiply x by {width} and y by {height}" if shares else ""
-            raise BoxError(f"{given}: a side below {MIN_BOX_SIDE} pixels; boxes are in pixels{hint}")
+            raise BoxError(f"{box_name}: a side below {MIN_BOX_SIDE} pixels; boxes are in pixels{hint}")
         if x2 <= -0.5 or y2 <= -0.5 or x1 >= width - 0.5 or y1 >= height - 0.5:
-            raise BoxError(f"{given}: outside the picture of {width}x{height} pixels")
+            raise BoxError(f"{box_name}: outside the picture of {width}x{height} pixels")
         if max(float(x2) - float(x1), float(y2) - float(y1)) > 20 * max(width, height):
-            raise BoxError(f"{given}: more than 20 times the picture of {width}x{height} pixels")
+            raise BoxError(f"{box_name}: more than 20 times the picture of {width}x{height} pixels")
     return checked
 
 
@@ -207,7 +207,7 @@ def apply(transform: Floats, points: Floats) -> F64:
 
 
 def transform_with_spread(transforms: Any, points: Any, spread: Any, xp: Any = np) -> tuple[Any, Any]:
-    """Points and spreads (..., K, 2) under transforms (..., K, 2, 3) that belong to each.
+    """Points and spreads (..., K, 2) after transforms (..., K, 2, 3), one for each point; numpy or torch by ``xp``.
 
     The errors of the two axes are taken as independent, so that their variances add under a rotation.
     """
@@ -284,18 +284,18 @@ def procrustes_mean(shapes: Any, mirror: Any = None, xp: Any = np, rounds: int =
     return mean
 
 
-def _reduced(picture: Picture, shrink: int) -> Picture:
-    """Means of squares of ``shrink`` by ``shrink`` pixels; at the right and lower border the last pixel is repeated.
+def _reduced(picture: Picture, factor: int) -> Picture:
+    """Means of squares of ``factor`` by ``factor`` pixels; at the right and lower border the last pixel is repeated.
 
     It works strip by strip, so that no copy of the whole picture is made.
     """
-    rows, columns = (-(-side // shrink) for side in picture.shape[:2])
+    rows, columns = (-(-side // factor) for side in picture.shape[:2])
     reduced = np.empty((rows, columns, 3), np.uint8)
-    step = max(1, _STRIP // (columns * shrink * shrink * 3))
+    step = max(1, _STRIP // (columns * factor * factor * 3))
     for first in range(0, rows, step):
-        strip = picture[first * shrink : (first + step) * shrink]
+        strip = picture[first * factor : (first + step) * factor]
         count = min(step, rows - first)
-        below, beside = count * shrink - strip.shape[0], columns * shrink - strip.shape[1]
+        below, beside = count * factor - strip.shape[0], columns * factor - strip.shape[1]
         if below or beside:
             strip = np.asarray(cv2.copyMakeBorder(strip, 0, below, 0, beside, cv2.BORDER_REPLICATE), np.uint8)
         reduced[first : first + count] = cv2.resize(strip, (columns, count), interpolation=cv2.INTER_AREA)
@@ -305,14 +305,14 @@ def _reduced(picture: Picture, shrink: int) -> Picture:
 def crop(picture: Picture, transform: Floats, size: int) -> Picture:
     """The (size, size, 3) crop whose points :func:`crop_transform` takes to the picture; black outside the picture.
 
-    Bilinear. Where the picture is shrunk by 2 or more, the part that the crop shows is first reduced by area averages:
+    Bilinear. Where the picture is reduced by 2 or more, the part that the crop shows is first reduced by area averages:
     large faces do not alias, and the cost depends on the size of the face, not of the picture.
     """
     matrix = np.asarray(transform, dtype=np.float64)
-    near = _near(picture, matrix[None], size, int(np.hypot(matrix[0, 0], matrix[1, 0])))
-    if near is None:
+    visible = _visible_part(picture, matrix[None], size, int(np.hypot(matrix[0, 0], matrix[1, 0])))
+    if visible is None:
         return np.zeros((size, size, 3), dtype=np.uint8)
-    part, (matrix,) = near
+    part, (matrix,) = visible
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(part, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT), np.uint8)
 
@@ -320,13 +320,13 @@ def crop(picture: Picture, transform: Floats, size: int) -> Picture:
 def crops(picture: Picture, transforms: Floats, size: int) -> Picture:
     """Crops (n, size, size, 3) that lie near each other, as by :func:`crop`; their common part is reduced once."""
     matrices = np.asarray(transforms, dtype=np.float64)
-    near = _near(picture, matrices, size, int(np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]).min()))
-    if near is None:
+    visible = _visible_part(picture, matrices, size, int(np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]).min()))
+    if visible is None:
         return np.zeros((len(matrices), size, size, 3), dtype=np.uint8)
-    return np.stack([crop(near[0], matrix, size) for matrix in near[1]])
+    return np.stack([crop(visible[0], matrix, size) for matrix in visible[1]])
 
 
-def _near(picture: Picture, matrices: F64, size: int, shrink: int) -> tuple[Picture, F64] | None:
+def _visible_part(picture: Picture, matrices: F64, size: int, factor: int) -> tuple[Picture, F64] | None:
     """The part of a picture that crops (n, 2, 3) show, reduced by whole pixels, and the crops in it; None outside."""
     height, width = picture.shape[:2]
     square = np.array([[-1.0, -1.0], [size, -1.0], [-1.0, size], [size, size]])
@@ -337,9 +337,9 @@ def _near(picture: Picture, matrices: F64, size: int, shrink: int) -> tuple[Pict
         return None
     part, matrices = picture[first[1] : last[1], first[0] : last[0]], matrices.copy()
     matrices[:, :, 2] -= first
-    shrink = min(shrink, max(part.shape[:2]))
-    if shrink >= 2:
-        part = _reduced(part, shrink)
-        matrices /= shrink
-        matrices[:, :, 2] += 0.5 / shrink - 0.5
+    factor = min(factor, max(part.shape[:2]))
+    if factor >= 2:
+        part = _reduced(part, factor)
+        matrices /= factor
+        matrices[:, :, 2] += 0.5 / factor - 0.5
     return part, matrices

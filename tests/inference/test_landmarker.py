@@ -348,7 +348,7 @@ def test_options(photograph: Picture, box: NDArray[np.float32]) -> None:
         octamark.load("nano", colour="red")
     with pytest.raises(ConfigError, match=r"min_confidence 2\.0; allowed: 0 to 1"):
         octamark.load("nano", min_confidence=2.0)
-    with pytest.raises(AttributeError, match="a Landmarker does not change; make another one to set card"):
+    with pytest.raises(AttributeError, match="a Landmarker is immutable; make another one to set card"):
         never.card = never.card  # type: ignore[misc]
     boxes = np.stack([box, box + 200])  # the second holds a shirt
     faces = never(photograph, boxes)

@@ -122,8 +122,3 @@ def test_batch_equals_one_by_one() -> None:
     together = model(batch)
     assert (together[0] - together[1]).abs().max() > 1e-3
     torch.testing.assert_close(together, torch.cat([model(one[None]) for one in batch]), rtol=0, atol=1e-5)
-
-
-def test_config_as_dict_builds_the_same_config() -> None:
-    config = NetworkConfig(landmarks=19, width=16, alpha=0.5, attention=False)
-    assert NetworkConfig(**config.as_dict()) == config

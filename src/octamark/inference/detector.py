@@ -126,9 +126,9 @@ class FaceDetector:
                     tile = picture[top : top + side, left : left + side]
                     tile_boxes, tile_scores = self._detect(np.ascontiguousarray(tile), LONGEST_SIDE, 0.0)
                     tile_boxes = tile_boxes + np.array([left, top, left, top], np.float32)
-                    whole = _lie_whole_in_tile(tile_boxes, left, top, side, width, height)
-                    all_boxes.append(tile_boxes[whole])
-                    all_scores.append(tile_scores[whole])
+                    inside = _lie_whole_in_tile(tile_boxes, left, top, side, width, height)
+                    all_boxes.append(tile_boxes[inside])
+                    all_scores.append(tile_scores[inside])
             side *= 2
         return _without_duplicates(np.concatenate(all_boxes), np.concatenate(all_scores))
 
@@ -212,12 +212,12 @@ def _lie_whole_in_tile(
 
 def _without_duplicates(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> Detections:
     """Boxes and scores without the boxes that overlap one with a higher score."""
-    kept: list[int] = []
+    selected: list[int] = []
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     for index in np.argsort(-scores, kind="stable"):
-        low = np.maximum(boxes[kept, :2], boxes[index, :2])
-        high = np.minimum(boxes[kept, 2:], boxes[index, 2:])
+        low = np.maximum(boxes[selected, :2], boxes[index, :2])
+        high = np.minimum(boxes[selected, 2:], boxes[index, 2:])
         shared = np.clip(high - low, 0, None).prod(axis=1)
-        if not (shared > _DUPLICATE_OVERLAP * np.minimum(areas[kept], areas[index])).any():
-            kept.append(int(index))
-    return boxes[kept], scores[kept]
+        if not (shared > _DUPLICATE_OVERLAP * np.minimum(areas[selected], areas[index])).any():
+            selected.append(int(index))
+    return boxes[selected], scores[selected]

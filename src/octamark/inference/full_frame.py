@@ -19,15 +19,15 @@ _ROUNDS = 2
 
 
 def search_full_frame(picture: Picture, read: Read, rule: CropRule) -> Crop:
-    """The crop of the one face that a picture shows, taking for granted that it is there.
+    """The crop of the face that fills a picture. The best guess is returned in any case, also where there is no face.
 
-    Of several guesses the one with the highest mean confidence is taken, and then follows its own landmarks as long as
-    the confidence rises.
+    Several guesses are read. The crop of the one with the highest mean confidence then moves to its own landmarks, as
+    long as the confidence rises.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
         read: the network.
-        rule: how its crops are cut.
+        rule: how the network's crops are cut.
     """
     height, width = picture.shape[:2]
     guesses = []
@@ -36,14 +36,14 @@ def search_full_frame(picture: Picture, read: Read, rule: CropRule) -> Crop:
             centre = np.array([width / 2 - 0.5, height * middle - 0.5])
             side = size * min(height, width) * rule.margin
             guesses.append(Crop(picture, crop_transform(np.array([*centre, side]), rule.size), centre))
-    crop, seen = max(zip(guesses, read(guesses), strict=True), key=lambda guess: guess[1].mean_confidence)
+    crop, landmarks = max(zip(guesses, read(guesses), strict=True), key=lambda guess: guess[1].mean_confidence)
     for _ in range(_ROUNDS):
-        square = squares(landmark_boxes(seen.points), rule.margin)[0]
+        square = squares(landmark_boxes(landmarks.points), rule.margin)[0]
         if square[2] <= 1:
             break
         following = Crop(picture, crop_transform(square, rule.size), square[:2])
-        (again,) = read([following])
-        if again.mean_confidence <= seen.mean_confidence:
+        (reread,) = read([following])
+        if reread.mean_confidence <= landmarks.mean_confidence:
             break
-        crop, seen = following, again
+        crop, landmarks = following, reread
     return crop

@@ -87,14 +87,14 @@ class Landmarker:
 
     Args:
         model: name of a model that ships, or path (or bytes) of an .onnx file that ``octamark export`` wrote.
-        options: how it is run.
+        options: how the model is run.
         detector: finds faces where no boxes are given: a function from a picture (H, W, 3) to boxes (n, 4) and scores
             (n,); None makes a :class:`FaceDetector`.
         changes: options by name, in place of those in ``options``.
 
     Attributes:
         card: what the model file says about itself.
-        layout: which landmarks it finds.
+        layout: which landmarks the model finds.
         options, detector: as given.
         refiner: the regional network, None where this landmarker does not use one.
 
@@ -143,7 +143,7 @@ class Landmarker:
             object.__setattr__(self, attribute, value)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a Landmarker does not change; make another one to set {name}")
+        raise AttributeError(f"a Landmarker is immutable; make another one to set {name}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._model, self.options, self.detector)  # type: ignore[attr-defined]
@@ -197,7 +197,7 @@ class Landmarker:
             full_frame: one face fills each picture, such as a drawing in which the detector sees none: several guesses
                 are read, and the one with the highest mean confidence counts. It takes no boxes; the face's box is the
                 one around its landmarks, its score the mean confidence.
-            heatmaps: keep the probability maps.
+            heatmaps: also return the probability maps, as ``faces.heatmaps``.
 
         Returns:
             Faces, or a list of them for a list of pictures. No face is an empty Faces.
@@ -205,7 +205,7 @@ class Landmarker:
         Raises:
             PictureError: a picture that cannot be read.
             BoxError: boxes of another shape, not finite, without area or outside the picture; a list of boxes whose
-                length differs from the number of pictures.
+                length differs from the number of pictures; boxes together with ``full_frame``; an unknown ``box_kind``.
         """
         if box_kind not in BOX_KINDS:
             raise BoxError(f"box_kind {box_kind!r}; allowed: {listed(BOX_KINDS)}")
@@ -221,15 +221,19 @@ class Landmarker:
             raise BoxError("full_frame takes no boxes: the face fills the picture")
         if not isinstance(picture, list | tuple):
             return self.predict([read_picture(picture)], [boxes], box_kind, full_frame, heatmaps)[0]
-        each: Any = [None] * len(picture) if boxes is None else boxes
-        if not isinstance(each, list | tuple) or len(each) != len(picture):
-            given = f"{len(each)} lists of boxes" if isinstance(each, list | tuple) else f"a {type(each).__name__}"
-            raise BoxError(f"{len(picture)} pictures but {given}; give a list with boxes (or None) for each picture")
+        picture_boxes: Any = [None] * len(picture) if boxes is None else boxes
+        if not isinstance(picture_boxes, list | tuple) or len(picture_boxes) != len(picture):
+            received = (
+                f"{len(picture_boxes)} lists of boxes"
+                if isinstance(picture_boxes, list | tuple)
+                else f"a {type(picture_boxes).__name__}"
+            )
+            raise BoxError(f"{len(picture)} pictures but {received}; give a list with boxes (or None) for each picture")
         results: list[Faces] = []
         for start in range(0, len(picture), _PICTURES):
-            some = slice(start, start + _PICTURES)
-            pictures = [_read(source, start + index) for index, source in enumerate(picture[some])]
-            results += self.predict(pictures, each[some], box_kind, full_frame, heatmaps, first=start)
+            batch = slice(start, start + _PICTURES)
+            pictures = [_read(source, start + index) for index, source in enumerate(picture[batch])]
+            results += self.predict(pictures, picture_boxes[batch], box_kind, full_frame, heatmaps, first=start)
         return results
 
     def predict(
@@ -250,23 +254,25 @@ class Landmarker:
         """
         located: list[tuple[Picture, NDArray[np.float32] | None, NDArray[np.float32] | None, list[Crop]]] = []
         for index, picture in enumerate(pictures):
-            given = None if boxes is None else boxes[index]
+            given_boxes = None if boxes is None else boxes[index]
             if full_frame:
                 located.append((picture, None, None, [search_full_frame(picture, self.read, self.card.crop)]))
                 continue
-            if given is None:
-                found, scores = self.detector(picture)
+            if given_boxes is None:
+                face_boxes, scores = self.detector(picture)
             else:
-                found = check_boxes(given, picture, f"picture {first + index}: " if len(pictures) > 1 or first else "")
-                scores = np.ones(len(found), np.float32)
-            crops = crops_of_boxes(picture, found, self.card.crop, "detector" if given is None else box_kind)
-            located.append((picture, found, scores, crops))
-        crops = [crop for *_, some in located for crop in some]
+                face_boxes = check_boxes(
+                    given_boxes, picture, f"picture {first + index}: " if len(pictures) > 1 or first else ""
+                )
+                scores = np.ones(len(face_boxes), np.float32)
+            crops = crops_of_boxes(picture, face_boxes, self.card.crop, "detector" if given_boxes is None else box_kind)
+            located.append((picture, face_boxes, scores, crops))
+        crops = [crop for *_, picture_crops in located for crop in picture_crops]
         crops, landmarks = self._landmarks(crops, heatmaps)
         results, start = [], 0
-        for picture, found_boxes, found_scores, own in located:
-            part = slice(start, start + len(own))
-            start += len(own)
+        for picture, found_boxes, found_scores, picture_crop_list in located:
+            part = slice(start, start + len(picture_crop_list))
+            start += len(picture_crop_list)
             results.append(self._faces(picture, crops[part], landmarks[part], found_boxes, found_scores, heatmaps))
         return results
 
@@ -291,30 +297,30 @@ class Landmarker:
         placed = np.asarray(transforms, np.float64).reshape(-1, 2, 3)
         last = self.card.crop.size - 0.5
         corners = np.array([[-0.5, -0.5], [last, -0.5], [last, last], [-0.5, last]])
-        boxes = np.array([landmark_boxes(apply(one, corners)) for one in placed], np.float32).reshape(-1, 4)
-        about = np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2 if centres is None else centres, np.float64)
-        crops = [Crop(picture, *where) for where in zip(placed, about, strict=True)]
+        boxes = np.array([landmark_boxes(apply(transform, corners)) for transform in placed], np.float32).reshape(-1, 4)
+        turn_centres = np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2 if centres is None else centres, np.float64)
+        crops = [Crop(picture, *placement) for placement in zip(placed, turn_centres, strict=True)]
         return self._faces(picture, *self._landmarks(crops, heatmaps), boxes, np.ones(len(boxes), np.float32), heatmaps)
 
     def read(self, crops: Sequence[Crop], heatmaps: bool = False) -> list[Landmarks]:
-        """What the network sees in each crop, in pixels of the pictures; runs of :data:`_BATCH` crops."""
+        """The landmarks of each crop, in pixels of its picture; :data:`_BATCH` crops share a run of the network."""
         names = ["landmarks", "spread", "confidence"] + (["heatmaps"] if heatmaps else [])
         results = []
         for start in range(0, len(crops), _BATCH):
-            some = crops[start : start + _BATCH]
-            pixels = np.stack([crop.pixels(self.card.crop.size) for crop in some])
+            batch = crops[start : start + _BATCH]
+            pixels = np.stack([crop.pixels(self.card.crop.size) for crop in batch])
             outputs = self._session.run(names, {"crops": pixels})  # type: ignore[attr-defined]
-            for crop, points, spread, confidence, *maps in zip(some, *outputs, strict=True):
+            for crop, points, spread, confidence, *maps in zip(batch, *outputs, strict=True):
                 wide = points.astype(np.float64), spread.astype(np.float64)
                 moved, turned = transform_with_spread(crop.transform, *wide)
                 results.append(Landmarks(moved, turned, confidence, *maps))
         return results
 
     def _landmarks(self, crops: Sequence[Crop], heatmaps: bool) -> tuple[list[Crop], list[Landmarks]]:
-        """Every stage behind the detector: read, read again turned, read the regions."""
+        """The final crops and landmarks: read once, read again where a turned crop helps, then refined by region."""
 
-        def read(some: Sequence[Crop]) -> list[Landmarks]:
-            return self.read(some, heatmaps)
+        def read(batch: Sequence[Crop]) -> list[Landmarks]:
+            return self.read(batch, heatmaps)
 
         options, rule = self.options, self.card.crop
         rotation = options.rotation if self.layout.has_diagram else "never"  # the diagram tells what is upright
@@ -332,33 +338,33 @@ class Landmarker:
         scores: NDArray[np.float32] | None,
         heatmaps: bool,
     ) -> Faces:
-        """The faces of one picture; without boxes and scores they are those of the landmarks."""
+        """The faces of one picture; without boxes and scores, these come from the landmarks and their confidence."""
         faces = Faces.empty(self.layout, (picture.shape[1], picture.shape[0]))
         if not landmarks:
             if not heatmaps:
                 return faces
             side = self.card.crop.size // 4
             return replace(faces, heatmaps=np.zeros((0, self.layout.count, side, side), np.float32))
-        points = shifted(np.stack([seen.points for seen in landmarks]), self.card.offset, self.layout)
-        confidence = np.stack([seen.confidence for seen in landmarks]).astype(np.float32)
-        mean = confidence.mean(axis=1)
-        found = Faces(
+        points = shifted(np.stack([face.points for face in landmarks]), self.card.offset, self.layout)
+        confidence = np.stack([face.confidence for face in landmarks]).astype(np.float32)
+        mean_confidence = confidence.mean(axis=1)
+        result = Faces(
             self.layout,
             faces.size,
             landmarks=points.astype(np.float32),
-            spread=np.stack([seen.spread for seen in landmarks]).astype(np.float32),
+            spread=np.stack([face.spread for face in landmarks]).astype(np.float32),
             confidence=confidence,
             boxes=landmark_boxes(points).astype(np.float32) if boxes is None else boxes,
-            scores=mean if scores is None else scores,
+            scores=mean_confidence if scores is None else scores,
             crops=np.stack([crop.transform for crop in crops]),
-            heatmaps=np.stack([seen.heatmaps for seen in landmarks]) if heatmaps else None,  # type: ignore[misc]
+            heatmaps=np.stack([face.heatmaps for face in landmarks]) if heatmaps else None,  # type: ignore[misc]
             radius_ratios=self._calibration(crops).ratios,
         )
-        kept = mean >= self.options.min_confidence
-        return found if kept.all() else found[kept]
+        confident = mean_confidence >= self.options.min_confidence
+        return result if confident.all() else result[confident]
 
     def _calibration(self, crops: Sequence[Crop]) -> Calibration:
-        """What the spreads of these faces mean: the regional network's calibration where all of them were refined."""
+        """The calibration of these faces: the regional network's where all of them were refined, else the model's."""
         if self.refiner is None:
             return self.card.calibration
         size = self.card.crop.size
@@ -369,7 +375,7 @@ class Landmarker:
 def crops_of_boxes(
     picture: Picture, boxes: NDArray[np.floating], rule: CropRule, box_kind: BoxKind = "detector"
 ) -> list[Crop]:
-    """How the faces in boxes (n, 4) are cut for a network, by the rule of its card; see :meth:`Landmarker.__call__`."""
+    """The crops of the faces in boxes (n, 4), by the crop rule of a network's card; see :meth:`Landmarker.__call__`."""
     boxes = np.asarray(boxes).reshape(-1, 4)
     if box_kind == "landmarks":
         around = squares(boxes, rule.margin)
@@ -382,6 +388,7 @@ def crops_of_boxes(
 
 
 def _rebuild(model: str | Path | bytes, options: InferenceOptions, detector: Detector) -> Landmarker:
+    """The landmarker that a pickle describes."""
     return Landmarker(model, options, detector=detector)
 
 
@@ -401,6 +408,7 @@ def _changed(options: InferenceOptions, changes: dict[str, Any]) -> InferenceOpt
 
 
 def _read(source: Any, index: int) -> Picture:
+    """A picture of a list; messages of errors begin with its number."""
     try:
         return read_picture(source)
     except PictureError as error:
@@ -408,10 +416,10 @@ def _read(source: Any, index: int) -> Picture:
 
 
 def _refiner(options: InferenceOptions, card: ModelCard, points: Layout) -> Refiner | None:
-    """The regional network, where a landmarker of this card has a use for it.
+    """The regional network that a landmarker of this card uses, or None.
 
     Raises:
-        WeightsError: a network of another layout that was asked for, and as :class:`Refiner`.
+        WeightsError: the options name a network of another layout; and as :class:`Refiner`.
     """
     released = options.regions == models.REGIONS
     if options.refine == "never" or (options.refine == "auto" and released and card.name != models.REGIONS_MODEL):

@@ -31,16 +31,16 @@ Refine = Literal["auto", "always", "never"]
 REFINE: tuple[Refine, ...] = ("auto", "always", "never")
 
 MIN_CROP_RATIO, FULL_CROP_RATIO = 1.0, 1.25
-"""With ``"auto"``, a face is refined whose crop is at least the first many times as wide as the network's input; from
-the second on the refined landmarks count alone, in between both are blended."""
+"""Width of a face's crop over that of the network's input. With ``"auto"``, a face is refined from the first ratio on;
+from the second on its refined landmarks count alone; in between, both are blended."""
 
 MAX_SPREAD_RATIO = (1.0, 1.1)
-"""With ``"auto"``, refined landmarks count less where their mean spread is more than the first many times that of the
-global ones, and not at all from the second on: parts of a drawing, seen alone, are not what the regional network
-knows."""
+"""Mean spread of the refined landmarks over that of the global ones. With ``"auto"``, refined landmarks count less
+above the first ratio and not at all from the second on: the regional network may not know what it reads, such as a part
+of a drawing."""
 
 _BATCH = 4
-"""Faces per run of the network: what is in memory at once."""
+"""Faces per run of the network, whose crops are in memory together."""
 
 
 class Refiner:
@@ -70,18 +70,21 @@ class Refiner:
         counts = (len(self.card.bias), self._session.get_inputs()[0].shape[1], self._session.get_outputs()[0].shape[1])
         expected = (len(self.table.kinds), len(self.table.regions), len(self.table.landmarks))
         if counts != expected:
-            parts = [f"{n} {what}" for n, what in zip(counts, ("kinds", "regions", "readings"), strict=True)]
-            raise WeightsError(f"{name}: made for {listed(parts)}; its layout {self.layout.name} has {expected}")
+            graph, table = (
+                listed(f"{count} {noun}" for count, noun in zip(numbers, ("kinds", "regions", "readings"), strict=True))
+                for numbers in (counts, expected)
+            )
+            raise WeightsError(f"{name}: made for {graph}, but its layout {self.layout.name} has {table}")
 
     def __repr__(self) -> str:
         return f"Refiner({self.card.name!r}, layout={self.card.layout!r}, {self.card.parameters:,} parameters)"
 
     def transforms(self, landmarks: Sequence[Landmarks]) -> F64:
-        """Where the crops of faces lie: (n, R, 2, 3) from their pixels to those of the pictures."""
+        """The crops of faces: (n, R, 2, 3) from pixels of the crops to pixels of the pictures."""
         return np.asarray(place(*_stacked(landmarks), self.table, self.card.rule))
 
     def read(self, pictures: Sequence[Picture], landmarks: Sequence[Landmarks]) -> tuple[F64, F64]:
-        """What the network reads in the regions of faces: points and raw spreads (n, K, 2), pixels of the pictures.
+        """The network's readings of the regions of faces: points and raw spreads (n, K, 2), pixels of the pictures.
 
         Args:
             pictures: of each face, (H, W, 3) uint8 RGB of any size.
@@ -92,7 +95,7 @@ class Refiner:
             transforms = self.transforms(landmarks[start : start + _BATCH])
             size = self.card.rule.size
             chunk = zip(pictures[start : start + _BATCH], transforms, strict=True)
-            pixels = np.stack([crops(picture, own, size) for picture, own in chunk])
+            pixels = np.stack([crops(picture, face_transforms, size) for picture, face_transforms in chunk])
             readings, raw = self._session.run(["readings", "spread"], {"crops": pixels})
             owners = transforms[:, self.table.owners]
             moved, turned = transform_with_spread(owners, readings.astype(np.float64), raw.astype(np.float64))
@@ -101,7 +104,7 @@ class Refiner:
         return np.concatenate(points), np.concatenate(spreads)
 
     def join(self, landmarks: Sequence[Landmarks], readings: F64, spread: F64) -> tuple[F64, F64]:
-        """Points (n, M, 2) of both networks together, and their spreads before calibration, pixels of the pictures."""
+        """Landmarks (n, M, 2) combined from both networks, and their uncalibrated spreads, pixels of the pictures."""
         bias = np.array(self.card.bias)[self.table.reading_kinds]
         joined: tuple[F64, F64] = fuse(
             *_stacked(landmarks), readings, spread, bias, self.card.sharpness, self.table.joining
@@ -113,7 +116,7 @@ class Refiner:
 
         Args:
             faces: the crops that the landmarks were read in.
-            landmarks: what the global network saw.
+            landmarks: those of the global network.
             size: side of that network's input, pixels.
         """
         if not faces:
@@ -124,15 +127,15 @@ class Refiner:
         radius = CONFIDENCE_SHARE * self.layout.reference_distance(points)[:, None]
         confidence = self.card.calibration.within(spread, radius).astype(np.float32)
         return [
-            Landmarks(points[i], spread[i], confidence[i], heatmaps=seen.heatmaps) for i, seen in enumerate(landmarks)
+            Landmarks(points[i], spread[i], confidence[i], heatmaps=face.heatmaps) for i, face in enumerate(landmarks)
         ]
 
     def refine(self, faces: Sequence[Crop], landmarks: Sequence[Landmarks], size: int, mode: Refine) -> list[Landmarks]:
         """The landmarks of faces, refined where ``mode`` asks for it; see :meth:`__call__` for the arguments.
 
-        ``"auto"`` refines faces that are larger than the network's input, and leaves those as they were of which the
-        regional network expects larger errors; at both limits old and refined landmarks are blended, so that the result
-        changes continuously with the picture.
+        ``"auto"`` refines faces that are larger than the network's input, unless the regional network expects larger
+        errors than the global one. At both limits old and refined landmarks are blended, so that the result changes
+        continuously with the picture.
         """
         ratios = [crop.side(size) / size for crop in faces]
         least = MIN_CROP_RATIO if mode == "auto" else 0.0
@@ -151,6 +154,6 @@ class Refiner:
 def _stacked(landmarks: Sequence[Landmarks]) -> tuple[F64, F64]:
     """Points and spreads of faces, (n, M, 2) each."""
     return (
-        np.stack([np.asarray(seen.points, np.float64) for seen in landmarks]),
-        np.stack([np.asarray(seen.spread, np.float64) for seen in landmarks]),
+        np.stack([np.asarray(face.points, np.float64) for face in landmarks]),
+        np.stack([np.asarray(face.spread, np.float64) for face in landmarks]),
     )

@@ -1,4 +1,4 @@
-"""The crops of a regional network: which landmarks each holds, where it lies on a face, how readings are joined.
+"""The crops of a regional network: which landmarks each holds, where it lies on a face, how readings are combined.
 
 The regions come from the layout's table. One network serves both sides: the regions of the person's right side are
 mirrored. Written for numpy and torch alike, so that training places crops as prediction does: ``xp`` is the module
@@ -24,7 +24,7 @@ class Region(NamedTuple):
 
     Attributes:
         name: in the layout's table.
-        kind: the region whose channels of the network it uses; its own name, but for mirrored ones.
+        kind: name of the region whose channels of the network it uses: its own, or of a mirrored region its partner's.
         landmarks: indices in the layout, in the order of the channels.
         channels: of the regional network, first and behind the last.
         mirrored: whether the network sees it mirrored left to right.
@@ -41,7 +41,7 @@ class RegionTable:
     """The regions of a layout.
 
     Attributes:
-        layout: whose they are.
+        layout: the layout.
         regions: in the order of the layout's table.
         channels: how many heatmaps the regional network has.
         landmarks, owners: (K,) landmark and region of each reading; a landmark in two regions is read twice.
@@ -54,22 +54,22 @@ class RegionTable:
         if not layout.regions:
             raise LayoutError(f"layout {layout.name} has no regions; its table lists the crops under [regions]")
         self.layout = layout
-        first: dict[str, tuple[int, int]] = {}
+        ranges: dict[str, tuple[int, int]] = {}
         count = 0
         twins = {name: _twin(name, layout) for name in layout.regions}
         for name, points in layout.regions.items():
             if twins[name] is None:
-                first[name] = (count, count + len(points))
+                ranges[name] = (count, count + len(points))
                 count += len(points)
         self.channels = count
         regions = []
         for name, points in layout.regions.items():
             twin = twins[name]
             if twin is None:
-                regions.append(Region(name, name, points, first[name], mirrored=False))
+                regions.append(Region(name, name, points, ranges[name], mirrored=False))
             else:
                 partners = tuple(int(layout.mirror[index]) for index in layout.regions[twin])
-                regions.append(Region(name, twin, partners, first[twin], mirrored=True))
+                regions.append(Region(name, twin, partners, ranges[twin], mirrored=True))
         self.regions = tuple(regions)
 
     @cached_property
@@ -79,10 +79,12 @@ class RegionTable:
 
     @cached_property
     def landmarks(self) -> np.ndarray:
+        """(K,) the landmark of each reading, as an index in the layout."""
         return np.array([index for region in self.regions for index in region.landmarks])
 
     @cached_property
     def owners(self) -> np.ndarray:
+        """(K,) the region of each reading, as an index of :attr:`regions`."""
         return np.repeat(np.arange(len(self.regions)), [len(region.landmarks) for region in self.regions])
 
     @cached_property
@@ -98,22 +100,22 @@ class RegionTable:
     @cached_property
     def joining(self) -> np.ndarray:
         """(K, M) float32: 1 where a reading is of a landmark."""
-        joined = np.zeros((len(self.landmarks), self.layout.count), np.float32)
-        joined[np.arange(len(self.landmarks)), self.landmarks] = 1
-        return joined
+        matrix = np.zeros((len(self.landmarks), self.layout.count), np.float32)
+        matrix[np.arange(len(self.landmarks)), self.landmarks] = 1
+        return matrix
 
 
 def _twin(name: str, layout: Layout) -> str | None:
     """The left region that a right one mirrors, if the table has it."""
-    other = f"left_{name.removeprefix('right_')}"
-    if not name.startswith("right_") or other not in layout.regions:
+    left = f"left_{name.removeprefix('right_')}"
+    if not name.startswith("right_") or left not in layout.regions:
         return None
-    partners = {int(layout.mirror[index]) for index in layout.regions[other]}
-    return other if partners == set(layout.regions[name]) else None
+    partners = {int(layout.mirror[index]) for index in layout.regions[left]}
+    return left if partners == set(layout.regions[name]) else None
 
 
 def place(landmarks: Any, spread: Any, table: RegionTable, rule: RegionRule, xp: Any = np) -> Any:
-    """Where the crops of each face lie: centred on the region's landmarks, sized by their extent and spread, upright.
+    """The crops of each face: upright squares, centred on a region's landmarks, sized by their extent and spread.
 
     Args:
         landmarks, spread: (n, M, 2) points and expected errors, in any frame of square pixels.
@@ -152,13 +154,14 @@ def place(landmarks: Any, spread: Any, table: RegionTable, rule: RegionRule, xp:
 
 
 def _like(values: np.ndarray, example: Any, xp: Any) -> Any:
+    """Values as an array of the module ``xp``, of the type and on the device of the example."""
     return values if xp is np else xp.as_tensor(values, dtype=example.dtype, device=example.device)
 
 
 def fuse(
     points: Any, spread: Any, readings: Any, reading_spread: Any, bias: Any, sharpness: Any, joining: Any, xp: Any = np
 ) -> tuple[Any, Any]:
-    """Global points and regional readings of the same landmarks as one, weighted by inverse variance.
+    """The landmarks of both networks combined: global points and regional readings, weighted by inverse variance.
 
     A weight is (e^bias / spread^2) ^ sharpness; the bias is that of the reading's kind of region, 0 for the global
     network. With bias 0 and sharpness 1 that is the inverse variance itself; the sharpness is an inverse temperature.

@@ -26,12 +26,11 @@ TILT_BAND = (15.0, 25.0)
 in between both readings are blended."""
 
 CONFIDENCE_BAND = 0.05
-"""The upright reading counts half where its mean confidence equals the first reading's, not at all or alone where it
-is this much lower or higher."""
+"""How the upright reading is weighted against the first: one half where their mean confidences are equal, 0 where its
+own is this much lower, 1 where it is this much higher."""
 
 MIN_GAIN = 0.15
-"""A face that seems upright is taken for one that lies only if a quarter turn raises its mean confidence by this
-much."""
+"""A quarter turn of a face that seems upright is accepted only if it raises the mean confidence by more than this."""
 
 LOST, LOST_LEANING = 0.4, 0.6
 """Faces of a lower mean confidence are read again in quarter turns; the second value holds for faces that lean."""
@@ -39,9 +38,8 @@ LOST, LOST_LEANING = 0.4, 0.6
 Read = Callable[[Sequence[Crop]], list[Landmarks]]
 """Reads crops: one :class:`Landmarks` for each, in pixels of the pictures."""
 
-
 Reading = tuple[Crop, Landmarks]
-"""A crop, and what was seen in it."""
+"""A crop, and the landmarks that were read in it."""
 
 
 class RotationSearch:
@@ -69,9 +67,9 @@ class RotationSearch:
         weights = {index: self._lean_weight(*face) for index, face in faces.items()}
         chosen = {i: face for i, face in faces.items() if self.mode == "always" or weights[i] > 0}
         upright = self._upright(chosen)
-        again = {i: self._lean_weight(*upright[i]) for i in upright if weights[i] > 0}
-        for i, face in self._upright({i: upright[i] for i in again if again[i] > 0}).items():
-            upright[i] = _more_confident(upright[i], face, again[i])
+        second_weights = {i: self._lean_weight(*upright[i]) for i in upright if weights[i] > 0}
+        for i, face in self._upright({i: upright[i] for i in second_weights if second_weights[i] > 0}).items():
+            upright[i] = _more_confident(upright[i], face, second_weights[i])
         for i, face in upright.items():
             faces[i] = _more_confident(faces[i], face, 1.0 if self.mode == "always" else weights[i])
         leaning = {i for i in faces if weights[i] >= 0.5}
@@ -82,47 +80,52 @@ class RotationSearch:
         faces |= turned
         for i, face in self._upright(turned).items():
             faces[i] = _more_confident(faces[i], face)
-        return [crop for crop, _ in faces.values()], [seen for _, seen in faces.values()]
+        return [crop for crop, _ in faces.values()], [face_landmarks for _, face_landmarks in faces.values()]
 
-    def _lean(self, crop: Crop, seen: Landmarks) -> float:
+    def _lean(self, crop: Crop, landmarks: Landmarks) -> float:
         """How far a face leans in its crop, degrees from 0 to 180."""
-        return abs((self._tilt(seen) - crop.angle + 180) % 360 - 180)
+        return abs((self._tilt(landmarks) - crop.angle + 180) % 360 - 180)
 
-    def _lean_weight(self, crop: Crop, seen: Landmarks) -> float:
-        return ramp(self._lean(crop, seen), *TILT_BAND)
+    def _lean_weight(self, crop: Crop, landmarks: Landmarks) -> float:
+        return ramp(self._lean(crop, landmarks), *TILT_BAND)
 
-    def _tilt(self, seen: Landmarks) -> float:
-        return float(tilt(seen.points, self.layout.diagram))
+    def _tilt(self, landmarks: Landmarks) -> float:
+        return float(tilt(landmarks.points, self.layout.diagram))
 
     def _upright(self, faces: Mapping[int, Reading]) -> dict[int, Reading]:
-        """What a crop that stands upright around the landmarks of each face shows."""
+        """Each face read again in an upright crop around its landmarks; without faces whose landmarks coincide."""
         crops = {}
-        for index, (crop, seen) in faces.items():
-            angle = self._tilt(seen)
-            square = upright_square(seen.points, angle, self.rule.margin)
+        for index, (crop, face_landmarks) in faces.items():
+            angle = self._tilt(face_landmarks)
+            square = upright_square(face_landmarks.points, angle, self.rule.margin)
             if square[2] > 1:
                 crops[index] = Crop(crop.picture, crop_transform(square, self.rule.size, angle), crop.centre)
         landmarks = self.read(list(crops.values()))
-        return {index: (crop, seen) for (index, crop), seen in zip(crops.items(), landmarks, strict=True)}
+        return {
+            index: (crop, face_landmarks)
+            for (index, crop), face_landmarks in zip(crops.items(), landmarks, strict=True)
+        }
 
     def _quarter_turns(self, faces: Mapping[int, Reading], leaning: Iterable[int]) -> dict[int, Reading]:
-        """Those of the faces that a crop turned by 90, 180 or 270 degrees shows better, each with the best turn.
+        """The faces that are read better in a crop turned by 90, 180 or 270 degrees, each with its best turn.
 
-        Here readings replace each other: which way up a face is cannot be blended.
+        The better reading replaces the other one, because two ways up cannot be blended.
         """
-        tried = [(i, crop.rotated(angle)) for i, (crop, _) in faces.items() for angle in (90.0, 180.0, 270.0)]
+        turned_crops = [(i, crop.rotated(angle)) for i, (crop, _) in faces.items() for angle in (90.0, 180.0, 270.0)]
         best: dict[int, Reading] = {}
-        for (index, crop), seen in zip(tried, self.read([crop for _, crop in tried]), strict=True):
+        for (index, crop), face_landmarks in zip(
+            turned_crops, self.read([crop for _, crop in turned_crops]), strict=True
+        ):
             needed = faces[index][1].mean_confidence + (0.0 if index in leaning else MIN_GAIN)
             if index in best:
                 needed = max(needed, best[index][1].mean_confidence)
-            if seen.mean_confidence > needed:
-                best[index] = (crop, seen)
+            if face_landmarks.mean_confidence > needed:
+                best[index] = (crop, face_landmarks)
         return best
 
 
 def _more_confident(first: Reading, second: Reading, weight: float = 1.0) -> Reading:
-    """Two readings of a face blended by their confidence, the second with no more than ``weight``."""
+    """Two readings of a face blended by their confidence; the share of the second is at most ``weight``."""
     gain = second[1].mean_confidence - first[1].mean_confidence
     share = weight * ramp(gain, -CONFIDENCE_BAND, CONFIDENCE_BAND)
     return (second if share >= 0.5 else first)[0], blend(first[1], second[1], share)

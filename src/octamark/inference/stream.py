@@ -17,18 +17,18 @@ from octamark.images import DEFAULT_LIMITS, Limits, PictureLike, picture_size, r
 from octamark.inference.landmarker import Landmarker
 
 MAX_PIXELS = 30_000_000
-"""Decoded pixels, of all pictures together, that wait for the network; a larger picture is decoded alone."""
+"""Pixels that may wait for the network, of all decoded pictures together; a larger picture is decoded alone."""
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What became of one input.
+    """The faces of one input, or the error that took their place.
 
     Attributes:
         index: of the input, from 0.
         source: the input as it was given.
         faces: the prediction; None where there is an error.
-        error: why there is none; its message names the input.
+        error: why there are no faces; its message names the input. None where there are.
         picture: (H, W, 3) uint8 RGB where ``keep_pictures`` asks for it.
     """
 
@@ -74,10 +74,10 @@ def stream(
     """
 
     def predicted(chunk: list[tuple[int, PictureLike, Picture]]) -> Iterator[Result]:
-        """Results of a chunk; where it fails as a whole, of each picture alone."""
+        """The results of a chunk. If the chunk fails, its pictures are predicted one by one."""
         try:
             pictures = [picture for *_, picture in chunk]
-            found = landmarker.predict(pictures, full_frame=full_frame, heatmaps=heatmaps)
+            results = landmarker.predict(pictures, full_frame=full_frame, heatmaps=heatmaps)
         except Exception as error:  # whatever cv2, ONNX Runtime or a detector of one's own raises
             if len(chunk) == 1:
                 index, source, _ = chunk[0]
@@ -88,7 +88,7 @@ def stream(
             for part in chunk:
                 yield from predicted([part])
             return
-        for (index, source, picture), faces in zip(chunk, found, strict=True):
+        for (index, source, picture), faces in zip(chunk, results, strict=True):
             yield Result(index, source, faces, None, picture if keep_pictures else None)
 
     chunk: list[tuple[int, PictureLike, Picture]] = []
@@ -112,7 +112,7 @@ def stream(
 def _decoded(
     inputs: Iterable[PictureLike], ahead: int, threads: int, limits: Limits
 ) -> Iterator[tuple[int, PictureLike, Picture | OctamarkError]]:
-    """Inputs with their pictures, or with why they cannot be read, in order."""
+    """The inputs in order, each with its index and its picture, or the error where it cannot be read."""
     waiting: deque[tuple[int, PictureLike, int, Future[Picture | OctamarkError]]] = deque()
     pixels = 0
     with ThreadPoolExecutor(threads, thread_name_prefix="octamark-decode") as pool:
@@ -121,15 +121,15 @@ def _decoded(
                 size = picture_size(source) or (0, 0)
                 area = size[0] * size[1]
                 while waiting and (len(waiting) >= ahead or pixels + area > MAX_PIXELS):
-                    first, name, its_area, future = waiting.popleft()
-                    pixels -= its_area
-                    yield first, name, future.result()
+                    done_index, done_source, done_area, future = waiting.popleft()
+                    pixels -= done_area
+                    yield done_index, done_source, future.result()
                     del future
                 waiting.append((index, source, area, pool.submit(_read, source, limits)))
                 pixels += area
             while waiting:
-                first, name, _, future = waiting.popleft()
-                yield first, name, future.result()
+                done_index, done_source, _, future = waiting.popleft()
+                yield done_index, done_source, future.result()
                 del future
         finally:
             pool.shutdown(cancel_futures=True)

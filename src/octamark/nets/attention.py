@@ -1,4 +1,4 @@
-"""Multi-frequency attention: the low frequency looks the whole high frequency over."""
+"""Multi-frequency attention: each position of the low frequency attends to all positions of the high one."""
 
 from __future__ import annotations
 

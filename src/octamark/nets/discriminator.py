@@ -13,18 +13,18 @@ from torch.nn.utils.parametrizations import spectral_norm
 class Discriminator(nn.Module):
     """D([picture, heatmaps]) of Laplace Landmark Localization (section 2, equation 4).
 
-    Four convolutions, three of them of stride 2; the last layer's places each see most of the face, and each is a
-    verdict of its own. No normalisation layer, so that verdicts on real and fake sets do not depend on each other.
-    Every layer is spectrally normalised (Lipschitz constant about 1): its slope stays bounded, and with it what it
-    sends back into the network, however easily it tells the two kinds apart. Computed in float32, also where the
-    network runs in bfloat16: it is small, and the norms are found by power iteration.
+    Four convolutions, three of them of stride 2; each position of the last layer sees most of the face and gives a
+    logit of its own. There is no normalisation layer, so that the logits of real and fake sets are independent. Every
+    layer is spectrally normalised (Lipschitz constant about 1), so that the gradients that the network receives stay
+    bounded, however easily D tells the two kinds apart. Computed in float32, also where the network runs in bfloat16:
+    it is small, and the norms are found by power iteration.
 
     Input: pictures (n, 3, s h, s w), RGB in 0..1, reduced by area averages to the heatmaps' resolution, which keeps
     both on the pixel convention; probability maps (n, M, h, w), h and w at least 8. Output: (n, 1, h/8, w/8) logits,
     above 0 where the maps look as if drawn from labels.
 
-    Each map enters divided by its own maximum. Probabilities over h*w places are about 1/(h w) where the network is
-    unsure and 1/(4 b^2) where it is sure: as they are, unsure maps would be nothing but zeros beside the picture.
+    Each map is divided by its own maximum first. Probabilities over h*w positions are about 1/(h w) where the network
+    is uncertain and 1/(4 b^2) where it is confident: undivided, uncertain maps would be almost 0 beside the picture.
     """
 
     def __init__(self, landmarks: int, width: int = 32) -> None:

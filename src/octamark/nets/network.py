@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ SIZE_MULTIPLE = 32
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What fixes a network's shape.
+    """The shape of a network.
 
     Args:
         landmarks: M, the number of heatmaps.
@@ -43,9 +43,6 @@ class NetworkConfig:
     width: int = 32
     alpha: float = 0.25
     attention: bool = True
-
-    def as_dict(self) -> dict[str, int | float | str | bool]:
-        return asdict(self)
 
 
 class Split(nn.Module):
@@ -126,7 +123,7 @@ class OctaveNetwork(nn.Module):
         self.head = BilinearOctaveConv(2 * width, config.landmarks, alpha_in=alpha, alpha_out=0.0, stride=1, bias=True)
 
     def features(self, pictures: Tensor) -> list[Maps]:
-        """Every stage's maps in order: stem, four encoder layers, attention, two decoder layers."""
+        """The maps behind each stage, in order: stem, four encoder layers, attention, two decoder layers."""
         if pictures.shape[-1] % SIZE_MULTIPLE or pictures.shape[-2] % SIZE_MULTIPLE:
             raise ValueError(f"input sides must be multiples of {SIZE_MULTIPLE}; got {tuple(pictures.shape)}")
         maps = self.stem(Maps(pictures * 4.0 - 2.0, None))

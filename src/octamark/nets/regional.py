@@ -22,11 +22,11 @@ from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.nets.sampling import cut
 
 LEAST_SPREAD = 1e-3
-"""Smallest spread of a reading, crop pixels: at 0 nothing else would have weight."""
+"""Smallest spread of a reading, crop pixels: a spread of 0 would leave other readings without weight."""
 
 
 class RegionalReading(NamedTuple):
-    """What the regional network reads from the crops: K readings a face, in the order of the table.
+    """Readings of the regional network: K of each face, in the order of the table.
 
     Attributes:
         maps: probability maps (n, K, h, w).
@@ -64,11 +64,11 @@ class RegionalNetwork(nn.Module):
             self.register_buffer(name, torch.from_numpy(values), persistent=False)
 
     def read(self, crops: Tensor) -> RegionalReading:
-        """Crops (n, R, 3, size, size) in 0..1, in the order of the table's regions."""
+        """The readings of crops (n, R, 3, size, size) in 0..1, in the order of the table's regions."""
         count = crops.shape[1]
         stacked = crops.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         scores = self.network(stacked).unflatten(0, (-1, count))  # n, R, C, h, w
-        chosen = [scores[:, at, slice(*region.channels)] for at, region in enumerate(self.table.regions)]
+        chosen = [scores[:, index, slice(*region.channels)] for index, region in enumerate(self.table.regions)]
         maps = heatmaps.probabilities(torch.cat(chosen, dim=1), self.beta)
         return RegionalReading(maps, heatmaps.decode(maps))
 
@@ -89,7 +89,7 @@ class RegionalNetwork(nn.Module):
 
 
 class RegionalView(NamedTuple):
-    """What both networks read from faces, all in pixels of the global network's input.
+    """The readings of both networks, all in pixels of the global network's input.
 
     Attributes:
         points: (n, M, 2) of the global network.
@@ -129,7 +129,7 @@ class RegionalModel(nn.Module):
         return self
 
     def forward(self, views: Tensor, crop: Callable[[Points], tuple[Tensor, Tensor]]) -> RegionalView:
-        """Read the whole face, place the crops, read them, combine the points.
+        """The readings of whole faces and of the crops that they place, and both combined.
 
         Args:
             views: (n, 3, s, s) in 0..1, crops of whole faces.
@@ -181,9 +181,11 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
 
 
 def regional_start(network: OctaveNetwork, global_network: OctaveNetwork, table: RegionTable) -> bool:
-    """Whether a regional network could take the global one's weights, each heatmap those of its landmark; it has them
-    then, and is unchanged if the shapes differ."""
-    shapes = [replace(each.config, landmarks=0) for each in (network, global_network)]
+    """Whether the global network's weights fit the regional network, into which they are then copied.
+
+    Each heatmap gets the weights of its landmark. Where the shapes differ, the regional network stays as it is.
+    """
+    shapes = [replace(part.config, landmarks=0) for part in (network, global_network)]
     if shapes[0] != shapes[1] or global_network.config.landmarks != table.layout.count:
         return False
     chosen = list(table.channel_landmarks)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def middle(count: int, side: int, size: int, zoom: float = 1.0) -> Tensor:
-    """Matrices (n, 2, 3) from pixels of the middle crops to pixels of stored crops: what no augmentation gives.
+    """Matrices (n, 2, 3) from pixels of the middle crops, those without augmentation, to pixels of stored crops.
 
     Args:
         side, size: sides of the stored crop and of the network's crop, pixels.
@@ -30,9 +30,9 @@ def cut(pictures: Tensor, matrices: Tensor, size: int) -> Tensor:
         (n, 3, size, size), or (n, r, 3, size, size).
     """
     if matrices.ndim == 4:
-        many = matrices.shape[1]
-        grid = _grid(matrices.flatten(0, 1), pictures.shape[-1], size).view(len(pictures), many * size, size, 2)
-        crops: Tensor = _read(pictures, grid).unflatten(2, (many, size)).transpose(1, 2)  # type: ignore[no-untyped-call]
+        per_picture = matrices.shape[1]
+        grid = _grid(matrices.flatten(0, 1), pictures.shape[-1], size).view(len(pictures), per_picture * size, size, 2)
+        crops: Tensor = _read(pictures, grid).unflatten(2, (per_picture, size)).transpose(1, 2)  # type: ignore[no-untyped-call]
         return crops
     return _read(pictures, _grid(matrices, pictures.shape[-1], size))
 
@@ -47,8 +47,8 @@ def _grid(matrices: Tensor, side: int, size: int) -> Tensor:
 
 def _read(pictures: Tensor, grid: Tensor) -> Tensor:
     """Pictures at the places of a grid, float in 0..1."""
-    read = F.grid_sample(pictures.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return read if pictures.is_floating_point() else read / 255
+    sampled = F.grid_sample(pictures.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return sampled if pictures.is_floating_point() else sampled / 255
 
 
 def move_points(landmarks: Tensor, matrices: Tensor, mirrored: Tensor, mirror: Tensor) -> Tensor:

@@ -69,8 +69,8 @@ def sensor(pictures: Tensor, generator: torch.Generator) -> Tensor:
     drawn, weights = torch.where(grey, drawn[:, :1], drawn), light.new_tensor(GREY).reshape(1, 3, 1, 1)
     light = torch.where(grey.to(device), (light * weights).sum(dim=1, keepdim=True), light)
     photons, reading, drawn = photons.to(device), reading.to(device), drawn.to(device)
-    seen = light + drawn * torch.sqrt(light / photons + reading**2)
-    return F.interpolate(seen.clamp(0.0, 1.0) ** (1 / _GAMMA), size=side, mode="bilinear")
+    noisy = light + drawn * torch.sqrt(light / photons + reading**2)
+    return F.interpolate(noisy.clamp(0.0, 1.0) ** (1 / _GAMMA), size=side, mode="bilinear")
 
 
 def sharpen(pictures: Tensor, generator: torch.Generator) -> Tensor:

@@ -25,7 +25,7 @@ from octamark.synthesis.warp import Spline, unfolded, warped
 STRENGTHS = {"weak": (0.4, 0.5), "medium": (0.8, 0.8), "strong": (1.3, 1.0)}
 """Named strengths of stylised faces: the strength of the exaggeration, and how much of the style is blended in."""
 
-_APART = 0.012  # of the face's size: of two points nearer than this, only the first steers the warp
+_APART = 0.012  # share of the face's size; of two points that are nearer than this, only the first steers the warp
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Caricaturist:
         self.kinds = sorted({kind for kind, _, _ in self.parts})
 
     def shapes(self, landmarks: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
-        """Exaggerated landmarks (n, M, 2) in pixels: where the points should go, before folds are looked for.
+        """Exaggerated landmarks (n, M, 2) in pixels. A warp to them may fold; :meth:`__call__` looks for that.
 
         Args:
             landmarks: (n, M, 2) of faces, pixels.
@@ -79,10 +79,12 @@ class Caricaturist:
         face_generators = generators(count, generator)
 
         def uniform(numbers: int) -> Tensor:  # n, numbers
-            return torch.stack([torch.rand(numbers, generator=each) for each in face_generators]).to(landmarks)
+            return torch.stack([torch.rand(numbers, generator=own_generator) for own_generator in face_generators]).to(
+                landmarks
+            )
 
         def free(numbers: int) -> Tensor:
-            drawn = torch.stack([torch.randn(numbers, generator=each) for each in face_generators])
+            drawn = torch.stack([torch.randn(numbers, generator=own_generator) for own_generator in face_generators])
             return drawn.clamp(-2, 2).to(landmarks)
 
         def normal(numbers: int) -> Tensor:
@@ -101,7 +103,9 @@ class Caricaturist:
                 moved = shift * shift.new_tensor([side or 0.4, 1.0])
                 face[:, points] = middle + factor[:, None] * (face[:, points] - middle) + moved[:, None]
                 if kind == "eye":  # the brow above moves with its eye
-                    brows = [brow for other, where, brow in self.parts if (other, where) == ("brow", side)]
+                    brows = [
+                        brow for brow_kind, brow_side, brow in self.parts if (brow_kind, brow_side) == ("brow", side)
+                    ]
                     for brow in brows:
                         above = (factor[:, None, 1:] - 1) * (face[:, brow].mean(1, keepdim=True) - middle)
                         face[:, brow] = face[:, brow] + moved[:, None] + above * above.new_tensor([0.3, 1])
@@ -110,8 +114,8 @@ class Caricaturist:
         for _ in range(3):
             height = torch.sin((face * 4 * free(2)[:, None]).sum(-1) + 6.3 * uniform(1))  # n, M
             face = face + settings.bend * normal(2)[:, None] * height[..., None]
-        wanted: Tensor = face @ frames[..., :2].transpose(1, 2) + frames[:, None, :, 2]
-        return wanted
+        targets: Tensor = face @ frames[..., :2].transpose(1, 2) + frames[:, None, :, 2]
+        return targets
 
     def __call__(
         self, landmarks: Tensor, side: int, strength: Tensor, generator: torch.Generator
@@ -128,10 +132,10 @@ class Caricaturist:
             without a fold.
         """
         extent = (landmarks.amax(dim=1) - landmarks.amin(dim=1)).amax(dim=1)
-        wanted = self.shapes(landmarks.double(), strength.to(landmarks).double(), generator)
+        targets = self.shapes(landmarks.double(), strength.to(landmarks).double(), generator)
         border = 0.02 * side
-        wanted = wanted.clamp(border, side - 1 - border)
-        return unfolded(landmarks.double(), wanted, side, _APART * extent)
+        targets = targets.clamp(border, side - 1 - border)
+        return unfolded(landmarks.double(), targets, side, _APART * extent)
 
 
 class Drawn(NamedTuple):
@@ -178,11 +182,11 @@ class Caricatures:
 
     @classmethod
     def of(cls, settings: CaricatureSettings | None, layout: Layout, landmarks: Tensor) -> Caricatures | None:
-        """Those of a recipe's section, about the mean shape of the training faces; None without a section.
+        """The caricatures of a recipe's section, about the mean shape of the training faces; None without a section.
 
         Args:
-            landmarks: (n, M, 2) of the training faces; those with missing points (NaN) do not count. If none is
-                complete, the layout's diagram takes the place of the mean shape.
+            landmarks: (n, M, 2) of the training faces. Faces with missing points (NaN) are left out; if all are, the
+                layout's diagram takes the place of the mean shape.
         """
         if settings is None:
             return None
@@ -235,11 +239,11 @@ def draw(
 def stylised(
     stored: Tensor, landmarks: Tensor, caricaturist: Caricaturist, strength: str, seed: int = 0, first: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Stored crops as caricatures of one of :data:`STRENGTHS`; each depends on its number and the seed alone.
+    """Stored crops as caricatures of a strength in :data:`STRENGTHS`; each depends on its number and the seed alone.
 
     Args:
         stored: (n, 3, s, s) uint8; landmarks: (n, M, 2) in their pixels.
-        first: number of the first of them.
+        first: number of the first crop.
 
     Returns:
         Pictures of the same shape and type, and their landmarks (n, M, 2).

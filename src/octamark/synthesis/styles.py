@@ -28,12 +28,14 @@ def stylise(pictures: Tensor, generator: torch.Generator, blend: float = 1.0) ->
         blend: largest share of the drawing in the result; the smallest is 60 % of it.
     """
     out = torch.empty_like(pictures)
-    for index, each in enumerate(generators(len(pictures), generator)):
+    for index, own_generator in enumerate(generators(len(pictures), generator)):
         picture = pictures[index : index + 1]
-        style = [*STYLES.values()][int(torch.randint(len(STYLES), (1,), generator=each))]
-        share = blend * float(_each(1, each, 0.6, 1.0))
-        drawn = picture + share * (style(lit(picture), each) - picture)
-        out[index : index + 1] = grain(drawn, each) if float(torch.rand(1, generator=each)) < 0.4 else drawn
+        style = [*STYLES.values()][int(torch.randint(len(STYLES), (1,), generator=own_generator))]
+        share = blend * float(_uniform(1, own_generator, 0.6, 1.0))
+        drawn = picture + share * (style(lit(picture), own_generator) - picture)
+        out[index : index + 1] = (
+            grain(drawn, own_generator) if float(torch.rand(1, generator=own_generator)) < 0.4 else drawn
+        )
     return out.clamp_(0.0, 1.0)
 
 
@@ -43,18 +45,18 @@ def generators(count: int, generator: torch.Generator) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
 
-def _each(count: int, generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """(n, 1, 1, 1) uniform numbers."""
+def _uniform(count: int, generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Uniform random numbers (n, 1, 1, 1) from ``low`` to ``high``."""
     return low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator)
 
 
 def _grey(pictures: Tensor) -> Tensor:
-    """(n, 1, h, w)."""
+    """Pictures as grey (n, 1, h, w)."""
     return (pictures * pictures.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
 
 
 def _blur(pictures: Tensor, sigma: float) -> Tensor:
-    """Gaussian, sigma in pixels."""
+    """Pictures with Gaussian blur, sigma in pixels."""
     kernel = 2 * math.ceil(2.5 * sigma) + 1
     return kornia.filters.gaussian_blur2d(pictures, (kernel, kernel), (sigma, sigma))
 
@@ -93,14 +95,14 @@ def saturated(pictures: Tensor, factor: Tensor) -> Tensor:
 
 
 def lines(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Dark lines on white (n, 1, h, w), by the extended difference of Gaussians (H. Winnemöller, 2011)."""
+    """Drawings in dark lines on white (n, 1, h, w), by the extended difference of Gaussians (H. Winnemöller, 2011)."""
     side = pictures.shape[-1]
     sigma = max(0.6, (0.003 + 0.005 * float(torch.rand(1, generator=generator))) * side)
     grey = _grey(pictures)
-    sharp = 18 + 20 * _each(len(pictures), generator).to(pictures.device)
+    sharp = 18 + 20 * _uniform(len(pictures), generator).to(pictures.device)
     edges = (1 + sharp) * _blur(grey, sigma) - sharp * _blur(grey, 1.6 * sigma)
-    threshold = _each(len(pictures), generator, 0.25, 0.6).to(pictures.device)
-    soft = _each(len(pictures), generator, 3.0, 12.0).to(pictures.device)
+    threshold = _uniform(len(pictures), generator, 0.25, 0.6).to(pictures.device)
+    soft = _uniform(len(pictures), generator, 3.0, 12.0).to(pictures.device)
     return torch.where(edges >= threshold, torch.ones_like(edges), 1 + torch.tanh(soft * (edges - threshold))).clamp(
         0, 1
     )
@@ -114,7 +116,7 @@ def line_drawing(pictures: Tensor, generator: torch.Generator) -> Tensor:
 def inked(white: Tensor, generator: torch.Generator) -> Tensor:
     """Drawings (n, 1, h, w; 1 where paper shows) in dark ink on light paper, 40 % of them black on white."""
     count = len(white)
-    plain = _each(count, generator) < 0.4
+    plain = _uniform(count, generator) < 0.4
     paper = 1 - 0.25 * torch.rand(count, 3, 1, 1, generator=generator) * ~plain
     ink = 0.35 * torch.rand(count, 3, 1, 1, generator=generator) * ~plain
     paper, ink = paper.to(white.device), ink.to(white.device)
@@ -122,7 +124,7 @@ def inked(white: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def hatching(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Contours and strokes in up to three directions, more of them where it is darker."""
+    """Drawings of contours and of strokes in up to three directions, more of them where the picture is darker."""
     count, _, height, width = pictures.shape
     light = _blur(_grey(smooth(pictures, 0.03)), 0.004 * width + 0.3)
     light = (light - light.amin((2, 3), keepdim=True)) / (
@@ -130,11 +132,11 @@ def hatching(pictures: Tensor, generator: torch.Generator) -> Tensor:
     )
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     wobble = F.interpolate(torch.randn(count, 1, 8, 8, generator=generator), size=(height, width), mode="bicubic")
-    period = _each(count, generator, 0.012, 0.022) * width
-    turn = _each(count, generator, 0, math.pi)
+    period = _uniform(count, generator, 0.012, 0.022) * width
+    turn = _uniform(count, generator, 0, math.pi)
     white = torch.ones(count, 1, height, width)
     for step, threshold in enumerate((0.75, 0.5, 0.28)):
-        angle = turn + step * (math.pi / 3 + 0.2 * _each(count, generator))
+        angle = turn + step * (math.pi / 3 + 0.2 * _uniform(count, generator))
         phase = (x * torch.cos(angle) + y * torch.sin(angle)) / period.clamp_min(2.5) + 0.5 * wobble
         wave = (0.5 + 0.5 * torch.sin(2 * math.pi * phase)).to(pictures.device)
         dark = ((threshold - light) / 0.35).clamp(0, 1)
@@ -143,18 +145,18 @@ def hatching(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def painting(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Brush dabs (M. Kuwahara's filter, 1976), livelier colours, a relief of strokes."""
+    """Paintings: brush dabs (M. Kuwahara's filter, 1976), livelier colours, a relief of strokes."""
     side = pictures.shape[-1]
     radius = max(1, round((0.008 + 0.016 * float(torch.rand(1, generator=generator))) * side))
     out = kuwahara(kuwahara(pictures, radius), max(1, radius // 2))
-    out = saturated(out, _each(len(pictures), generator, 0.7, 1.5).to(pictures.device))
+    out = saturated(out, _uniform(len(pictures), generator, 0.7, 1.5).to(pictures.device))
     strokes = torch.randn(len(pictures), 1, max(4, side // 3), max(4, side // 10), generator=generator)
     strokes = F.interpolate(strokes, size=pictures.shape[-2:], mode="bilinear").to(pictures.device)
     return (out * (1 + 0.05 * strokes)).clamp(0, 1)
 
 
 def kuwahara(pictures: Tensor, radius: int) -> Tensor:
-    """Each pixel is replaced by the mean of the one of its four corner windows whose grey varies least."""
+    """Pictures in which each pixel is the mean of that of its four corner windows whose grey varies least."""
     window = radius + 1
     padded = F.pad(torch.cat([pictures, _grey(pictures), _grey(pictures) ** 2], 1), (radius,) * 4, mode="replicate")
     means = F.avg_pool2d(padded, window, stride=1)  # n, 5, h + radius, w + radius
@@ -166,12 +168,12 @@ def kuwahara(pictures: Tensor, radius: int) -> Tensor:
 
 
 def cartoon(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Flat shading in few lively colours, dark outlines."""
+    """Cartoons: flat shading in few lively colours, dark outlines."""
     count, device = len(pictures), pictures.device
     flat = smooth(pictures, 0.035, 0.012)
     flat = posterised(flat, torch.randint(3, 8, (count, 1, 1, 1), generator=generator).to(device).float())
-    flat = saturated(flat, _each(count, generator, 0.8, 1.7).to(device))
-    light = _each(count, generator, 0.0, 0.25).to(device)
+    flat = saturated(flat, _uniform(count, generator, 0.8, 1.7).to(device))
+    light = _uniform(count, generator, 0.0, 0.25).to(device)
     return (flat + light * (1 - flat)) * lines(smooth(pictures, 0.025), generator)
 
 
@@ -187,24 +189,24 @@ def palette(pictures: Tensor, generator: torch.Generator) -> Tensor:
     low = place.floor().clamp(max=2).long()
     part = place - low
     flat = low.flatten(2).expand(-1, 3, -1)
-    first, second = colours.gather(2, flat).view_as(pictures), colours.gather(2, flat + 1).view_as(pictures)
-    return first + part * (second - first)
+    darker, brighter = colours.gather(2, flat).view_as(pictures), colours.gather(2, flat + 1).view_as(pictures)
+    return darker + part * (brighter - darker)
 
 
 def wash(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Diluted ink: soft greys on light paper, with slightly darker edges."""
+    """Drawings in diluted ink: soft greys on light paper, with slightly darker edges."""
     grey = _grey(smooth(pictures, 0.035))
     pooled = (_blur(grey, 0.015 * pictures.shape[-1]) - grey).clamp(-0.3, 0.3)
-    strength = _each(len(pictures), generator, 0.6, 1.1).to(pictures.device)
+    strength = _uniform(len(pictures), generator, 0.6, 1.1).to(pictures.device)
     return inked((1 - strength * (1 - grey) - 0.8 * pooled.clamp_min(0)).clamp(0, 1), generator)
 
 
 def pencil(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Contours and soft shading, like the side of a pencil: the grey picture divided by its blurred copy."""
+    """Pencil drawings with contours and soft shading: the grey picture divided by its blurred copy."""
     grey = _grey(pictures)
     sigma = (0.01 + 0.04 * float(torch.rand(1, generator=generator))) * pictures.shape[-1]
     divided = (grey / _blur(grey, sigma).clamp_min(0.05)).clamp(0, 1)
-    return inked(divided ** _each(len(pictures), generator, 1.5, 5.0).to(pictures.device), generator)
+    return inked(divided ** _uniform(len(pictures), generator, 1.5, 5.0).to(pictures.device), generator)
 
 
 def grain(pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -214,13 +216,13 @@ def grain(pictures: Tensor, generator: torch.Generator) -> Tensor:
     for part, weight in ((1, 0.4), (2, 0.4), (5, 0.3)):
         drawn = torch.randn(count, 1, height // part + 1, width // part + 1, generator=generator)
         noise += weight * F.interpolate(drawn, size=(height, width), mode="bilinear")
-    period = _each(count, generator, 0.012, 0.03) * width
+    period = _uniform(count, generator, 0.012, 0.03) * width
     rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
     weave = torch.sin(2 * math.pi * rows / period.clamp_min(2.2)) * torch.sin(
         2 * math.pi * columns / period.clamp_min(2.2)
     )
-    woven = (_each(count, generator) < 0.4).float()
-    strength = _each(count, generator, 0.01, 0.06)
+    woven = (_uniform(count, generator) < 0.4).float()
+    strength = _uniform(count, generator, 0.01, 0.06)
     return (pictures + (strength * (noise + 1.5 * woven * weave)).to(pictures.device)).clamp(0, 1)
 
 

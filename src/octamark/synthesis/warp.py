@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAST_AREA = 0.12
-"""A warp folds where a small square of the new picture shows less than this share of its own area in the old one."""
+"""A warp counts as folded where a small square of the new picture shows less than this share of its area in the old."""
 
 CONVERGED = 1e-4
-"""Pixels of the old picture. A warp counts as inverted if every label comes from nearer than this to its old place."""
+"""Pixels of the old picture. A warp counts as inverted if every label comes from this near to its old place."""
 
 _GRID = 40  # squares along each side of a picture in which folds are looked for
 _STEPS = (1.0, 0.75, 0.55, 0.4, 0.25, 0.12)  # shares of the movement that are tried in turn
@@ -51,18 +51,18 @@ class Spline(NamedTuple):
             start: (n, p, 2) first guess.
 
         Returns:
-            Places (n, p, 2), and how far (n,) the farthest of each picture still is from where it should come from,
-            pixels of the old picture; NaN or large where the method did not converge.
+            Places (n, p, 2), and the largest error (n,) of each picture: the distance, in pixels of the old picture,
+            between where a place comes from and where it should. NaN or large where the method did not converge.
         """
         x, step = start.clone(), 0.25
         for _ in range(rounds):
             beside = [x, x + x.new_tensor([step, 0.0]), x + x.new_tensor([0.0, step])]
-            here, right, below = self(torch.cat(beside, dim=1)).chunk(3, dim=1)
-            error = (places - here).abs()
+            current, right, below = self(torch.cat(beside, dim=1)).chunk(3, dim=1)
+            error = (places - current).abs()
             if error.max() < _NEAR:
                 break
-            jacobian = torch.stack([(right - here) / step, (below - here) / step], dim=-1)  # n, p, 2, 2
-            move = torch.linalg.solve_ex(jacobian, (places - here)[..., None])[0][..., 0]
+            jacobian = torch.stack([(right - current) / step, (below - current) / step], dim=-1)  # n, p, 2, 2
+            move = torch.linalg.solve_ex(jacobian, (places - current)[..., None])[0][..., 0]
             x = x + move.clamp(-0.02 * self.side, 0.02 * self.side)
         else:
             error = (places - self(x)).abs()
@@ -70,7 +70,7 @@ class Spline(NamedTuple):
 
 
 def _radial(a: Tensor, b: Tensor) -> Tensor:
-    """r^2 ln r^2 of the distances r between places (n, p, 2) and (n, k, 2): (n, p, k)."""
+    """The radial functions r^2 ln r^2 (n, p, k) of the distances r between places (n, p, 2) and (n, k, 2)."""
     across, down = (a[:, :, None, axis] - b[:, None, :, axis] for axis in (0, 1))
     squared = across.square_().addcmul_(down, down)
     return (squared + 1e-12).log_().mul_(squared)
@@ -118,11 +118,12 @@ def folds(warp: Spline) -> Tensor:
     return (area < LEAST_AREA * cell).flatten(1).any(dim=1)
 
 
-def unfolded(old: Tensor, wanted: Tensor, side: int, least: Tensor) -> tuple[Spline, Tensor, Tensor]:
+def unfolded(old: Tensor, target: Tensor, side: int, least: Tensor) -> tuple[Spline, Tensor, Tensor]:
     """A warp that moves points to given places, or as far towards them as it can without a fold.
 
     Args:
-        old: (n, M, 2) points of the pictures, pixels; wanted: (n, M, 2) where they should go.
+        old: (n, M, 2) points of the pictures, pixels.
+        target: (n, M, 2) where they should go.
         least: see :func:`spline`.
 
     Returns:
@@ -132,8 +133,8 @@ def unfolded(old: Tensor, wanted: Tensor, side: int, least: Tensor) -> tuple[Spl
     share = old.new_full((len(old),), torch.inf)
     pending = torch.ones(len(old), dtype=torch.bool, device=old.device)
     while True:
-        share[pending] = _share_without_fold(old[pending], wanted[pending], side, least[pending], share[pending])
-        new = old + share[:, None, None] * (wanted - old)
+        share[pending] = _share_without_fold(old[pending], target[pending], side, least[pending], share[pending])
+        new = old + share[:, None, None] * (target - old)
         warp = spline(new, old, side, least)
         places, error = warp.invert(old, new)
         pending = ~(error <= CONVERGED) & (share > 0)
@@ -141,16 +142,16 @@ def unfolded(old: Tensor, wanted: Tensor, side: int, least: Tensor) -> tuple[Spl
             return warp, places, share
 
 
-def _share_without_fold(old: Tensor, wanted: Tensor, side: int, least: Tensor, below: Tensor) -> Tensor:
+def _share_without_fold(old: Tensor, target: Tensor, side: int, least: Tensor, below: Tensor) -> Tensor:
     """For each picture the largest step of :data:`_STEPS` under ``below`` (n,) whose warp has no fold; 0 if none."""
     share = old.new_zeros(len(old))
     for step in _STEPS:
-        open_ = torch.nonzero((share == 0) & (step < below))[:, 0]
-        if not len(open_):
+        untried = torch.nonzero((share == 0) & (step < below))[:, 0]
+        if not len(untried):
             continue
-        moved = old[open_] + step * (wanted[open_] - old[open_])
-        good = ~folds(spline(moved, old[open_], side, least[open_]))
-        share[open_[good]] = step
+        moved = old[untried] + step * (target[untried] - old[untried])
+        good = ~folds(spline(moved, old[untried], side, least[untried]))
+        share[untried[good]] = step
     return share
 
 
