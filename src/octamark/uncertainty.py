@@ -87,11 +87,11 @@ def sparsification(errors: Floats, score: Floats, steps: int = 50) -> tuple[F64,
     """
     values = np.asarray(errors, np.float64)
     removed = np.arange(steps) / steps
-    kept = np.maximum(len(values) - np.floor(removed * len(values)).astype(int), 1)
+    remaining = np.maximum(len(values) - np.floor(removed * len(values)).astype(int), 1)
     curves = []
     for order in (np.argsort(score, kind="stable"), np.argsort(values, kind="stable")):
         means = np.cumsum(values[order]) / np.arange(1, len(values) + 1)
-        curves.append(means[kept - 1] / (values.mean() or 1.0))
+        curves.append(means[remaining - 1] / (values.mean() or 1.0))
     return removed, curves[0], curves[1]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from drawn_faces import draw_face, write_pts, write_w300
-from octamark.datasets import read_pts, w300
+from octamark.datasets import read, read_pts, w300
 from octamark.errors import DataError
 
 
@@ -24,36 +24,36 @@ def test_splits(root: Path, split: str, count: int) -> None:
 
 
 def test_points_are_zero_based_with_or_without_header(root: Path) -> None:
-    for sample in w300.read(root, "train", only=["afw/face_0", "afw/face_1"]):
+    samples = read("300w", root, "train", only=["afw/face_0", "afw/face_1"])
+    assert len(samples) == 2
+    for sample in samples:
         _, truth = draw_face(int(sample.name[-1]))
         np.testing.assert_allclose(sample.landmarks, truth, atol=1e-3)
 
 
-def test_split_files_select_and_leave_out(root: Path) -> None:
+def test_split_files_select(root: Path) -> None:
     names = w300.read_split_file(root / "splits" / "val.txt")
-    kept, left = w300.read(root, only=names), w300.read(root, but=names)
-    assert [sample.name for sample in kept] == names
-    assert len(left) == 10
-    assert not {sample.name for sample in left} & set(names)
+    assert len(names) == 2
+    assert [sample.name for sample in w300.read(root, "val")] == names
+    assert [sample.name for sample in read("300w", root, "train", only=names)] == names
 
 
 def test_real_faces_when_at_hand(w300_root: Path) -> None:
-    names = w300.read_split_file(w300_root / "splits" / "val.txt")
-    assert len(w300.read(w300_root, only=names)) == 201
-    assert len(w300.read(w300_root, but=names)) == 1808
+    assert len(w300.read(w300_root, "val")) == 201
+    assert len(w300.read(w300_root, "train")) == 2009
 
 
-def refused(said: str, path: Path, **options: list[str] | str) -> None:
+def refused(message: str, path: Path, split: str = "train") -> None:
     with pytest.raises(DataError) as caught:
-        w300.read(path, **options)  # type: ignore[arg-type]
-    assert said in str(caught.value)
+        w300.read(path, split)
+    assert message in str(caught.value)
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     root = write_w300(tmp_path, per_folder=2)
     refused("no split 'test'; splits: train, common, challenge, full", root, split="test")
-    refused("has no face afw/nobody", root, only=["afw/nobody"])
-    refused("has no face afw/nobody", root, but=["afw/nobody"])
+    with pytest.raises(DataError, match="split train has no face afw/nobody"):
+        read("300w", root, "train", only=["afw/nobody"])
     (root / "afw" / "face_0.jpg").unlink()
     refused("face_0.pts: no picture beside it", root)
     (root / "ibug" / "face_0.pts").write_text("{ 1 2 3 }")

@@ -26,7 +26,7 @@ class Format:
     """A format of labelled sets.
 
     Attributes:
-        title: one line for people.
+        title: one line of description.
         layout: name of the layout of its points; None if the files do not say it and the caller must.
         splits: names of its splits, the default first; ``all`` for a format without splits.
         read: (root, split, layout) -> faces; call :func:`read` instead, which checks the result.
@@ -64,7 +64,7 @@ FORMATS: dict[str, Format] = {
         "a folder of pictures with .pts files, or one .csv, .jsonl or .json: any layout", None, ("all",), folder.read
     ),
 }
-"""Name -> format that :func:`read` reads."""
+"""The formats that :func:`read` reads, by name."""
 
 
 def read(
@@ -118,10 +118,10 @@ def read(
     if repeated := [name for name, times in Counter(sample.name for sample in samples).items() if times > 1]:
         raise DataError(f"{root}: {listed(repeated[:3])}: more than one face of this name ({len(repeated)} names)")
     if names := set(only):
-        keep, missing = known_names(sorted(names), [sample.name for sample in samples])
+        known, missing = known_names(sorted(names), [sample.name for sample in samples])
         if missing:
             raise DataError(f"{root}: split {split} has no face {listed(missing[:3])} ({len(missing)} not found)")
-        samples = [sample for sample in samples if sample.name in set(keep)]
+        samples = [sample for sample in samples if sample.name in set(known)]
     finder = FileFinder()
     samples = [_with_picture(sample, root, finder) for sample in samples]
     for sample in samples:

@@ -33,10 +33,10 @@ def read(root: Path, split: str, layout: Layout) -> list[Sample]:
 def _json_file(root: Path) -> Path:
     if root.is_file():
         return root
-    found = find_files(root, (".json",), deep=False) or find_files(root / "annotations", (".json",), deep=False)
-    if len(found) != 1:
-        names = listed(path.relative_to(root) for path in found[:5]) or "none"
+    files = find_files(root, (".json",), deep=False) or find_files(root / "annotations", (".json",), deep=False)
+    if len(files) != 1:
+        names = listed(path.relative_to(root) for path in files[:5]) or "none"
         raise DataError(
             f"{root}: expected one .json in it or in its folder annotations, found {names}; or name the .json"
         )
-    return found[0]
+    return files[0]

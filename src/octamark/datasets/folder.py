@@ -51,9 +51,11 @@ def _from_pts(root: Path, labels: list[Path], layout: Layout) -> list[Sample]:
         pictures[stem] = finder.with_suffix(stem, SUFFIXES)
         if not pictures[stem] and stem.suffix.lower() in SUFFIXES and (picture := finder.find(stem.parent, stem.name)):
             named[stem] = picture
-    for stem, found in pictures.items():
+    for stem, candidates in pictures.items():
         others = set(named.values())
-        pictures[stem] = [named[stem]] if stem in named else [picture for picture in found if picture not in others]
+        pictures[stem] = (
+            [named[stem]] if stem in named else [picture for picture in candidates if picture not in others]
+        )
     samples = []
     for path in labels:
         stem = path.with_suffix("")

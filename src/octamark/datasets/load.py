@@ -23,7 +23,7 @@ SHARDS = "shards"
 
 
 class DataSection(Protocol):
-    """What a data section of a recipe says (octamark.training.recipe.Data)."""
+    """A data section of a recipe; octamark.training.recipe.Data has the meaning of each setting."""
 
     @property
     def title(self) -> str: ...
@@ -51,7 +51,7 @@ class LabelledSet:
 
     Attributes:
         name: the section's name.
-        section: what the recipe says of it.
+        section: its section of the recipe.
         path: the set's folder or file.
         training, validation: faces to train on and held out, in the recipe's layout; both empty for shards.
     """
@@ -114,7 +114,9 @@ def training_and_validation(
 ) -> tuple[list[Sample], list[Sample]]:
     """The faces to train on and those held out, of all sections together; see :func:`labelled_sets`."""
     sets = labelled_sets(sections, paths, layout, seed)
-    return [face for each in sets for face in each.training], [face for each in sets for face in each.validation]
+    return [face for labelled in sets for face in labelled.training], [
+        face for labelled in sets for face in labelled.validation
+    ]
 
 
 def split_of(section: DataSection) -> str:
@@ -137,13 +139,13 @@ def _without(sets: Sequence[LabelledSet], pictures: set[str]) -> list[LabelledSe
     Raises:
         DataError: a set of which no face is left.
     """
-    kept = [
+    remaining = [
         replace(labelled, training=[face for face in labelled.training if face.source not in pictures])
         for labelled in sets
     ]
-    if empty := [labelled.name for labelled in kept if not labelled.training and not labelled.is_shards]:
+    if empty := [labelled.name for labelled in remaining if not labelled.training and not labelled.is_shards]:
         raise DataError(f"data {empty[0]!r}: every picture of it is held out to validate on; none is left to train on")
-    return kept
+    return remaining
 
 
 def _titles(sections: Sequence[DataSection]) -> list[str]:
@@ -231,12 +233,13 @@ def _source_layout(section: DataSection, layout: Layout) -> Layout | None:
 
 
 def _check_normalisers(validation: Sequence[Sample], layout: Layout) -> None:
-    """That the errors of held-out faces can be normalised.
+    """Check that the errors of the held-out faces can be normalised.
 
-    Faces that lack labels for it are left out of scores; a face with all labels, or all faces, must not.
+    A face that lacks labels for it is left out of the scores. It is an error if a face with all labels cannot be
+    normalised, or if no face can.
 
     Raises:
-        DataError: they cannot.
+        DataError: errors cannot be normalised; the message names the faces.
     """
     truth = np.stack([face.landmarks for face in validation])
     unknown = np.isnan(distances(truth, layout, usual_normaliser(layout)))
@@ -252,32 +255,35 @@ def _check_normalisers(validation: Sequence[Sample], layout: Layout) -> None:
 def _listed(
     section: DataSection, root: Path, samples: Sequence[Sample], held_out_file: str
 ) -> tuple[list[Sample], list[Sample]]:
-    """Divided by a file that lists the names of faces to hold out."""
+    """Training and held-out faces, divided by a file that lists the names of the faces to hold out."""
     split_file = (root if root.is_dir() else root.parent) / held_out_file
     if not split_file.is_file():
         raise DataError(
             f"{split_file}: no such file; data.validation names one in the data folder that lists the faces to hold "
             f"out, or another split ({listed(FORMATS[section.format].splits)}), or is a share such as 0.1"
         )
-    everyone = {sample.name: sample for sample in samples}
-    held_out, missing = known_names(read_split_file(split_file), everyone)
+    by_name = {sample.name: sample for sample in samples}
+    held_out, missing = known_names(read_split_file(split_file), by_name)
     if missing:
         raise DataError(
             f"{split_file}: lists {listed(missing[:3])} ({len(missing)} names), not in split {split_of(section)}"
         )
-    if len(held_out) == len(everyone):
+    if len(held_out) == len(by_name):
         raise DataError(f"{split_file}: lists every face of split {split_of(section)}; none is left to train on")
-    validation = [everyone.pop(name) for name in sorted(held_out)]
+    validation = [by_name.pop(name) for name in sorted(held_out)]
     sources = {sample.source for sample in validation}
-    if shared := sorted(name for name, sample in everyone.items() if sample.source in sources):
+    if shared := sorted(name for name, sample in by_name.items() if sample.source in sources):
         raise DataError(f"{split_file}: lists a face of the same picture as {listed(shared[:3])}, which it leaves out")
-    return list(everyone.values()), validation
+    return list(by_name.values()), validation
 
 
 def _other_split(
     section: DataSection, root: Path, layout: Layout, samples: Sequence[Sample], held_out_split: str
 ) -> tuple[list[Sample], list[Sample]]:
-    """Divided by another split of the set: its pictures, or persons where the set tells them, are not trained on."""
+    """Training and held-out faces, divided by another split of the set: that split is held out.
+
+    Its pictures, or its persons where the set tells them, are not trained on.
+    """
     validation = _read(section, root, held_out_split, layout)
     kind, group = _group(section)
     held_out = {group(sample) for sample in validation}
@@ -290,9 +296,9 @@ def _other_split(
 def _drawn(
     section: DataSection, root: Path, samples: Sequence[Sample], share: float, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
-    """Divided at random: whole pictures, or whole persons where the set tells them, so that nobody is on both sides.
+    """Training and held-out faces, divided at random by whole pictures, or by whole persons where the set tells them.
 
-    Where each belongs depends on its name and the seed alone: when a set grows, few of its faces change sides.
+    The side of each depends on its name and the seed alone: when a set grows, few of its faces change sides.
     """
     kind, group = _group(section)
     groups = {group(sample) for sample in samples}
@@ -309,7 +315,7 @@ def _drawn(
 
 
 def _group(section: DataSection) -> tuple[str, Callable[[Sample], str]]:
-    """What is held out as a whole: ``person`` where the set tells them, or ``picture``; and which one a face is of."""
+    """What is held out as a whole, a ``person`` where the set tells them or a ``picture``; and a face's key in it."""
     if FORMATS[section.format].by_person:
         return "person", lambda sample: sample.name.partition("/")[0]
     return "picture", lambda sample: sample.source

@@ -28,7 +28,7 @@ class Sample:
         landmarks: (M, 2) float32, 0-based (x, y) pixels of the picture; NaN where a point has no label.
         occluded: (M,) bool, whether a labelled point is hidden; None if the set does not say.
         box: (4,) float32 xyxy, the face box of the set in 0-based pixels; None if it has none.
-        subsets: subsets of the set that the face belongs to: pose, expression, ...
+        subsets: names of the set's subsets that the face belongs to, such as ``pose`` or ``expression``.
         index: position of the face in its file of labels, from 0.
     """
 
@@ -60,9 +60,9 @@ def picture_named(stem: Path, labels: Path, finder: FileFinder | None = None) ->
     Raises:
         DataError: there is none.
     """
-    found = (finder or FileFinder()).with_suffix(stem, SUFFIXES)
-    if found:
-        return found[0]
+    pictures = (finder or FileFinder()).with_suffix(stem, SUFFIXES)
+    if pictures:
+        return pictures[0]
     beside = "no picture beside it" if stem.parent == labels.parent else f"no picture {stem}"
     raise DataError(f"{labels}: {beside} ({listed(stem.name + suffix for suffix in SUFFIXES)})")
 
@@ -71,7 +71,7 @@ def samples_of(entries: Sequence[PictureEntry], folders: Sequence[Path]) -> list
     """The labelled faces of a file, in its order. Faces without any labelled point are left out.
 
     Args:
-        entries: what the file says.
+        entries: the pictures and faces of the file.
         folders: where the pictures are looked for, by the names in the file.
 
     Raises:
@@ -112,7 +112,7 @@ def labels_of(face: FaceEntry) -> tuple[NDArray[np.float32], NDArray[np.bool_] |
 
 
 def check_size(entry: PictureEntry, picture: Path) -> None:
-    """Compare the size that a file gives of a picture with the picture's own; a picture that cannot be read passes.
+    """Check that the size that a file gives for a picture is the picture's; one that cannot be read is not checked.
 
     Raises:
         DataError: they differ.
@@ -130,30 +130,30 @@ def check_size(entry: PictureEntry, picture: Path) -> None:
 
 def face_names(pictures: Iterable[str]) -> list[str]:
     """A name for each face from its picture's: the name without suffix, ``name#2``, ``name#3`` for further faces."""
-    seen: dict[str, int] = {}
+    counts: dict[str, int] = {}
     names = []
     for picture in pictures:
         stem = picture.rsplit(".", 1)[0] if "." in picture.rsplit("/", 1)[-1] else picture
-        seen[stem] = seen.get(stem, 0) + 1
-        names.append(stem if seen[stem] == 1 else f"{stem}#{seen[stem]}")
+        counts[stem] = counts.get(stem, 0) + 1
+        names.append(stem if counts[stem] == 1 else f"{stem}#{counts[stem]}")
     return names
 
 
 def known_names(names: Iterable[str], known: Iterable[str]) -> tuple[list[str], list[str]]:
     """Names of faces in the spelling of ``known`` (Unicode form, slashes), and those that are not known."""
     spellings = {plain_name(name): name for name in known} | {name: name for name in known}
-    found, missing = [], []
+    spelled, missing = [], []
     for name in names:
         spelling = spellings.get(name, spellings.get(plain_name(name)))
         if spelling is None:
             missing.append(name)
         else:
-            found.append(spelling)
-    return found, missing
+            spelled.append(spelling)
+    return spelled, missing
 
 
 def package_for(path: Path, package: str, module: str = "") -> ModuleType:
-    """A package that only some sets need, imported.
+    """The imported package (or its module) that only some sets need.
 
     Raises:
         DataError: it is not installed; the message says how to install it.

@@ -11,7 +11,6 @@ challenge = ibug; full = common + challenge. val = the faces of train that split
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from octamark.datasets.samples import Sample, known_names, picture_named
@@ -45,53 +44,48 @@ def read_split_file(path: Path) -> list[str]:
     return names
 
 
-def read(root: Path, split: str = "train", *, only: Iterable[str] = (), but: Iterable[str] = ()) -> list[Sample]:
+def read(root: Path, split: str = "train") -> list[Sample]:
     """The faces of a split, sorted by name.
 
     Args:
         root: folder that holds afw, helen, lfpw, ibug.
         split: a key of :data:`SPLITS`.
-        only: names (``helen/trainset/123``) to keep; empty keeps all.
-        but: names to leave out.
 
     Raises:
-        DataError: an unknown split or name, a missing folder, a .pts without its picture, a malformed .pts.
+        DataError: an unknown split, a missing folder, a .pts without its picture, a malformed .pts, an unknown name in
+            splits/val.txt.
     """
     if split not in SPLITS:
         raise DataError(f"300W has no split {split!r}; splits: {listed(SPLITS)}")
-    found: dict[str, Path] = {}
+    labels: dict[str, Path] = {}  # by the face's name
     for folder in SPLITS[split]:
         if not (root / folder).is_dir():
             raise DataError(f"{root}: holds no folder {folder}; split {split} needs {listed(SPLITS[split])}")
         files = find_files(root / folder, (".pts",), deep=False)
-        found |= {f"{folder}/{path.stem}": path for path in files}
-    if not found:
+        labels |= {f"{folder}/{path.stem}": path for path in files}
+    if not labels:
         raise DataError(f"{root}: no .pts files in {listed(SPLITS[split])}")
     if split == "val":
-        held_out, missing = known_names(read_split_file(root / VALIDATION), found)
+        held_out, missing = known_names(read_split_file(root / VALIDATION), labels)
         if missing:
             raise DataError(
                 f"{root / VALIDATION}: lists {listed(missing[:3])} ({len(missing)} names), which do not exist"
             )
-        found = {name: found[name] for name in held_out}
-    (keep, not_kept), (leave, not_left) = known_names(only, found), known_names(but, found)
-    if missing := sorted(set(not_kept + not_left)):
-        raise DataError(f"{root}: split {split} has no face {listed(missing[:3])} ({len(missing)} not found)")
-    names = sorted((set(keep) or found.keys()) - set(leave))
+        labels = {name: labels[name] for name in held_out}
     finder = FileFinder()
     return [
         Sample(
             name,
-            picture_named(found[name].with_suffix(""), found[name], finder),
-            read_pts(found[name], POINTS),
+            picture_named(path.with_suffix(""), path, finder),
+            read_pts(path, POINTS),
             subsets=_subsets(name),
         )
-        for name in names
+        for name, path in sorted(labels.items())
     ]
 
 
 def _subsets(name: str) -> frozenset[str]:
     """The set that a face came from, and which half of the full test split it is in."""
-    origin, rest = name.split("/", 1)
-    half = {"challenge"} if origin == "ibug" else {"common"} if rest.startswith("testset") else set()
+    origin, path = name.split("/", 1)
+    half = {"challenge"} if origin == "ibug" else {"common"} if path.startswith("testset") else set()
     return frozenset({origin, *half})

@@ -23,7 +23,7 @@ from octamark.io.pts import first_face
 def matched(
     samples: Sequence[Sample], entries: Sequence[PictureEntry], points: int, source: Path
 ) -> tuple[Predictions, list[str]]:
-    """The prediction for each sample.
+    """The prediction for each sample, and the names of predictions that belong to none.
 
     A prediction belongs to the sample of exactly its name. Otherwise it belongs to the faces of the picture whose path
     it is, with or without its suffix; and, if no name fits in this way, to the picture of its stem if only one has it.
@@ -32,7 +32,7 @@ def matched(
     confidence are kept if every face has them.
 
     Args:
-        entries: what the file of predictions says; each file of a folder of .pts files by itself.
+        entries: the pictures of the file of predictions; of a folder of .pts files, one for each file.
         points: number of landmarks.
         source: the file or folder, for messages.
 
@@ -43,18 +43,18 @@ def matched(
         DataError: no name fits a sample, or two fit the same one equally well; a predicted point that is not finite; a
             picture size that is not the picture's.
     """
-    found = {entry.file: entry for entry in entries}
-    names = _assign(samples, found, source)
+    by_name = {entry.file: entry for entry in entries}
+    names = _assign(samples, by_name, source)
     used = set(names.values())
-    further = _further_faces(found, used) if source.is_dir() else {}
-    stray = [name for name in found if name not in used and not any(name in more for more in further.values())]
+    further = _further_faces(by_name, used) if source.is_dir() else {}
+    unmatched = [name for name in by_name if name not in used and not any(name in more for more in further.values())]
     count = len(samples)
     landmarks = np.full((count, points, 2), np.nan, np.float32)
     spread, confidence = landmarks.copy(), landmarks[..., 0].copy()
     shared = {name for name, times in Counter(names.values()).items() if times > 1}
     for index, name in names.items():
-        check_size(found[name], samples[index].picture)
-        faces = [face for key in (name, *further.get(name, ())) for face in found[key].faces]
+        check_size(by_name[name], samples[index].picture)
+        faces = [face for key in (name, *further.get(name, ())) for face in by_name[key].faces]
         if not faces:
             continue
         for face in faces:
@@ -73,14 +73,14 @@ def matched(
             spread[index] = face.spread
         if face.confidence is not None:
             confidence[index] = face.confidence
-    seen = np.isfinite(landmarks).all(axis=(1, 2))
-    full = [seen.any() and bool(np.isfinite(values[seen]).all()) for values in (spread, confidence)]
-    return Predictions(landmarks, spread if full[0] else None, confidence if full[1] else None), stray
+    predicted = np.isfinite(landmarks).all(axis=(1, 2))
+    complete = [predicted.any() and bool(np.isfinite(values[predicted]).all()) for values in (spread, confidence)]
+    return Predictions(landmarks, spread if complete[0] else None, confidence if complete[1] else None), unmatched
 
 
-def _assign(samples: Sequence[Sample], found: Iterable[str], source: Path) -> dict[int, str]:
-    """Sample -> the name of its prediction, by ever looser readings of the names."""
-    given = list(found)
+def _assign(samples: Sequence[Sample], prediction_names: Iterable[str], source: Path) -> dict[int, str]:
+    """Index of a sample -> the name of its prediction. Names are compared exactly first, then ever more loosely."""
+    names = list(prediction_names)
     pictures = _picture_names(samples)
     paths = [_plain(os.path.abspath(sample.picture)) for sample in samples]
     exact = {sample.name: [index] for index, sample in enumerate(samples)}
@@ -103,12 +103,12 @@ def _assign(samples: Sequence[Sample], found: Iterable[str], source: Path) -> di
     ]
     assigned: dict[int, str] = {}
     for keys, form in readings:
-        _fit(assigned, keys, form, given, samples, source)
+        _fit(assigned, keys, form, names, samples, source)
     if not assigned:  # folders may tell faces of one stem apart: stems alone only where nothing fits better
-        _fit(assigned, by_stem, lambda name: Path(_without_suffix(_plain(name))).name, given, samples, source)
+        _fit(assigned, by_stem, lambda name: Path(_without_suffix(_plain(name))).name, names, samples, source)
     if not assigned:
         raise DataError(
-            f"{source}: none of its {len(given)} pictures is one of the truth; it has {listed(given[:3])}, the truth "
+            f"{source}: none of its {len(names)} pictures is one of the truth; it has {listed(names[:3])}, the truth "
             f"{listed(sample.name for sample in samples[:3])}"
         )
     return assigned
@@ -118,25 +118,29 @@ def _fit(
     assigned: dict[int, str],
     keys: dict[str, list[int]],
     form: Callable[[str], str],
-    given: Sequence[str],
+    names: Sequence[str],
     samples: Sequence[Sample],
     source: Path,
 ) -> None:
-    """Give the samples that are still without a prediction those whose name, read in this form, is a key."""
+    """Assign the names that are keys when written in this form to the samples of the key; one that has a name keeps it.
+
+    Raises:
+        DataError: two names for one sample.
+    """
     fits: dict[int, str] = {}
-    for name in given:
+    for name in names:
         for index in keys.get(form(name), ()):
             if index in assigned:
                 continue
             if index in fits and fits[index] != name:
-                both = listed(sorted((fits[index], name)))
-                raise DataError(f"{source}: {both}: more than one picture that may be {samples[index].name}")
+                candidates = listed(sorted((fits[index], name)))
+                raise DataError(f"{source}: {candidates}: more than one picture that may be {samples[index].name}")
             fits[index] = name
     assigned |= fits
 
 
 def _picture_names(samples: Sequence[Sample]) -> list[str]:
-    """What each sample's picture is called: its own name, or the first face's where readers numbered the faces."""
+    """The name of each sample's picture: the sample's own, without the number of a further face (``a`` for ``a#2``)."""
     pictures = {sample.name: sample.picture for sample in samples}
     names = []
     for sample in samples:
@@ -147,17 +151,17 @@ def _picture_names(samples: Sequence[Sample]) -> list[str]:
 
 
 def _grouped(keys: Iterable[str], pictures: Sequence[str]) -> dict[str, list[int]]:
-    """Key -> its samples, for keys that stand for the faces of one picture only."""
+    """Key -> indices of its samples, without the keys that several pictures share."""
     groups: dict[str, list[int]] = {}
     for index, key in enumerate(keys):
         groups.setdefault(key, []).append(index)
     return {key: places for key, places in groups.items() if len({pictures[index] for index in places}) == 1}
 
 
-def _further_faces(found: Iterable[str], used: set[str]) -> dict[str, list[str]]:
-    """Files NAME#2, NAME#3, ... of a folder that belong to NAME: the further faces that ``predict -f pts`` writes."""
+def _further_faces(names: Iterable[str], used: set[str]) -> dict[str, list[str]]:
+    """NAME -> NAME#2, NAME#3, ...: the further faces of a picture, as ``predict -f pts`` writes them."""
     further: dict[str, list[str]] = {}
-    for name in found:
+    for name in names:
         base = first_face(name)
         if base is not None and name not in used and base in used:
             further.setdefault(base, []).append(name)

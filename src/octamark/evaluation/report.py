@@ -22,14 +22,14 @@ PLOTS = ("ced.png", "reliability.png", "robustness.png", "worst.png")
 
 
 def write(result: Result, folder: Path, robustness: Curves | None = None) -> list[str]:
-    """Write all files of a result; returns messages about what could not be drawn.
+    """Messages about what could not be drawn, after all files of a result were written to a folder.
 
     Raises:
         OutputError: the folder cannot be written to.
     """
     rows = result.rows()
-    whole = {**result.summary(), **({"robustness": robustness} if robustness else {}), "pictures": rows}
-    write_atomically(folder / RESULTS, json.dumps(_finite(whole), indent=1).encode())
+    content = {**result.summary(), **({"robustness": robustness} if robustness else {}), "pictures": rows}
+    write_atomically(folder / RESULTS, json.dumps(_finite(content), indent=1).encode())
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -62,13 +62,13 @@ def read_scores(folder: Path) -> Scores:
     """
     path = folder / RESULTS if folder.is_dir() else folder
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-        rows = {row["name"]: row["nme_percent"] for row in whole["pictures"] if row["scored"]}
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = {row["name"]: row["nme_percent"] for row in content["pictures"] if row["scored"]}
         errors = {name: math.nan if value == "" else float(value) / 100 for name, value in rows.items()}
         if not errors:
             raise ValueError("no faces")
-        faces = f"{whole['set']} {whole['split']}".strip()
-        return Scores(f"{whole['model']} ({folder})", faces, whole["boxes"], whole["normaliser"], errors)
+        faces = f"{content['set']} {content['split']}".strip()
+        return Scores(f"{content['model']} ({folder})", faces, content["boxes"], content["normaliser"], errors)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:

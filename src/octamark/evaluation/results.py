@@ -24,7 +24,7 @@ THRESHOLDS = (0.08, 0.10)
 """NME above which a face is a failure, and up to which the area under the curve is taken."""
 
 SHARES = (0.50, 0.90, 0.95)
-"""Regions whose coverage is checked."""
+"""Nominal coverages of the regions around the points that are checked."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,18 @@ class Result:
         def lengths(normaliser: str) -> F64:
             return metrics.distances(self.truth, self.about.layout, normaliser, self._boxes)
 
-        chosen = lengths(self.about.normaliser)
-        if not np.isfinite(chosen).any():
+        distances = lengths(self.about.normaliser)
+        if not np.isfinite(distances).any():
             names = metrics.normaliser_names(self.about.layout)
-            able = [name for name in names if np.isfinite(lengths(name)).any()]
+            usable = [name for name in names if np.isfinite(lengths(name)).any()]
             raise DataError(
                 f"{self.about.set}: no face has the labels that normaliser {self.about.normaliser} needs; normalisers "
-                f"that work here: {listed(able) or 'none'}"
+                f"that work here: {listed(usable) or 'none'}"
             )
-        return chosen
+        return distances
 
     def check(self) -> None:
-        """Raise before the work if no face can be scored.
+        """Check that a face can be scored, before a model runs.
 
         Raises:
             DataError: as :attr:`distances`.
@@ -123,7 +123,7 @@ class Result:
 
     @cached_property
     def eyes(self) -> F64:
-        """(n,) error of the eye opening (distance of the lids over the eye's width)."""
+        """(n,) error of the eye opening (distance of the lids over the eye's width), see octamark.metrics."""
         return metrics.eye_opening_error(self.predictions.landmarks, self.truth, self.about.layout)
 
     @cached_property
@@ -240,7 +240,7 @@ class Reliability:
 
     @classmethod
     def of(cls, result: Result) -> Reliability:
-        """Those of a result, whose predictions must have spreads."""
+        """The reliability of a result, whose predictions must have spreads."""
         predictions, calibration = result.predictions, result.calibration
         assert predictions.spread is not None
         radii = {} if calibration is None else {s: calibration.radius(predictions.spread, s) for s in _LEVELS}
@@ -263,7 +263,7 @@ class Reliability:
         confidence: NDArray[np.floating] | None,
         radii: Mapping[float, NDArray[np.floating]],
     ) -> Reliability:
-        """Those of n faces, all lengths in one unit such as pixels.
+        """The reliability of n faces from their errors, all lengths in one unit such as pixels.
 
         Args:
             errors: (n, M, 2) signed, NaN for a point without a label or a face that was not found.
@@ -275,25 +275,28 @@ class Reliability:
         """
         errors, spread = np.asarray(errors, np.float64), np.asarray(spread, np.float64)
         unit = np.asarray(unit, np.float64)[:, None]
-        away, both = np.linalg.norm(errors, axis=2), root_mean_square(spread)
-        kept = np.isfinite(away) & np.isfinite(both) & (spread > 0).all(axis=2) & np.isfinite(unit)
-        sure = kept & np.isfinite(eyes)[:, None]  # where the confidence's own distance is known
+        distance, axis_mean = np.linalg.norm(errors, axis=2), root_mean_square(spread)
+        usable = np.isfinite(distance) & np.isfinite(axis_mean) & (spread > 0).all(axis=2) & np.isfinite(unit)
+        with_eyes = usable & np.isfinite(eyes)[:, None]  # where the confidence's own distance is known
         return cls(
-            errors=(away / unit)[kept],
-            spread=(both / unit)[kept],
-            signed=(errors / unit[..., None])[kept],
-            axis_spread=(spread / unit[..., None])[kept],
-            confidence=None if confidence is None else np.asarray(confidence, np.float64)[sure],
-            hit=(away < CONFIDENCE_SHARE * np.asarray(eyes)[:, None])[sure],
-            covered={s: uncertainty.coverage(away[kept], radius[kept]) for s, radius in radii.items() if kept.any()},
-            expected=(both / unit).mean(axis=1),
-            nme=np.ma.masked_invalid(away / unit).mean(axis=1).filled(np.nan),
+            errors=(distance / unit)[usable],
+            spread=(axis_mean / unit)[usable],
+            signed=(errors / unit[..., None])[usable],
+            axis_spread=(spread / unit[..., None])[usable],
+            confidence=None if confidence is None else np.asarray(confidence, np.float64)[with_eyes],
+            hit=(distance < CONFIDENCE_SHARE * np.asarray(eyes)[:, None])[with_eyes],
+            covered={
+                s: uncertainty.coverage(distance[usable], radius[usable]) for s, radius in radii.items() if usable.any()
+            },
+            expected=(axis_mean / unit).mean(axis=1),
+            nme=np.ma.masked_invalid(distance / unit).mean(axis=1).filled(np.nan),
         )
 
     def summary(self) -> dict[str, Any]:
+        """The figures by name; shares in percent where the name says so."""
         known = np.isfinite(self.expected) & np.isfinite(self.nme)
         expected, nme = self.expected[known], self.nme[known]
-        made: dict[str, Any] = {
+        figures: dict[str, Any] = {
             "log_likelihood_per_axis": uncertainty.log_likelihood(self.signed, self.axis_spread),
             "coverage_percent": {f"{share:.0%}": self.covered[share] * 100 for share in SHARES if self.covered},
             "spearman_per_point": uncertainty.spearman(self.spread, self.errors),
@@ -303,10 +306,10 @@ class Reliability:
             "pictures_over_8_percent": int((nme > THRESHOLDS[0]).sum()),
         }
         if self.confidence is not None and len(self.confidence):
-            made["confidence_mean"] = float(self.confidence.mean())
-            made["points_within_5_percent"] = float(self.hit.mean())
-            made["confidence_calibration_error"] = uncertainty.calibration_error(self.confidence, self.hit)
-        return made
+            figures["confidence_mean"] = float(self.confidence.mean())
+            figures["points_within_5_percent"] = float(self.hit.mean())
+            figures["confidence_calibration_error"] = uncertainty.calibration_error(self.confidence, self.hit)
+        return figures
 
 
 _LEVELS = tuple(sorted({*np.round(np.arange(0.05, 1.0, 0.05), 2).tolist(), *SHARES}))
@@ -317,7 +320,7 @@ class Scores:
     """The part of a result that is compared with another one.
 
     Attributes:
-        label: what was scored, for people.
+        label: what was scored, as titles and messages name it.
         faces: set and split of the faces.
         boxes: how its faces were found.
         normaliser: of the errors.
@@ -341,15 +344,15 @@ def difference(first: Scores, second: Scores) -> dict[str, Estimate]:
         raise DataError(
             f"{first.label} was normalised by {first.normaliser}, {second.label} by {second.normaliser}: not comparable"
         )
-    if other := sorted(first.nme.keys() ^ second.nme.keys()):
+    if unshared := sorted(first.nme.keys() ^ second.nme.keys()):
         raise DataError(
-            f"{first.label} and {second.label} were scored on different faces: only one has {listed(other[:3])} "
-            f"({len(other)} such faces)"
+            f"{first.label} and {second.label} were scored on different faces: only one has {listed(unshared[:3])} "
+            f"({len(unshared)} such faces)"
         )
     errors = [np.array([scores.nme[name] for name in first.nme]) for scores in (first, second)]
-    both = int(np.isfinite(errors).all(axis=0).sum())
+    found_by_both = int(np.isfinite(errors).all(axis=0).sum())
     failures = [metrics.failures(values, THRESHOLDS[0]) for values in errors]
     return {
-        f"NME, %, {both} faces that both found": metrics.paired_difference(*errors).scaled(100),
+        f"NME, %, {found_by_both} faces that both found": metrics.paired_difference(*errors).scaled(100),
         f"failures at 8 %, %, {len(first.nme)} faces": metrics.paired_difference(*failures).scaled(100),
     }

@@ -23,7 +23,7 @@ def measure(
     *,
     advance: Callable[[], None] = lambda: None,
 ) -> Curves:
-    """Errors over shifts of the crop (shares of its side), scales, and rotations of the face about it (degrees).
+    """The errors over shifts of the crop (shares of its side), over scales, and over rotations of the face (degrees).
 
     Rotated faces are read with the landmarker's rotation search and without it.
 
@@ -41,13 +41,16 @@ def measure(
     views |= {f"shift y {s}": View(placement, shift=(0.0, s)) for s in SHIFTS}
     views |= {f"scale {s}": View(placement, scale=s) for s in SCALES}
     angles = {f"angle {a}": View(placement, angle=a) for a in ANGLES}
-    seen = predict(landmarker, samples, views | angles, advance=advance)
-    nme = {name: error(one) for name, one in seen.items()}
+    predictions = predict(landmarker, samples, views | angles, advance=advance)
+    nme = {name: error(view_predictions) for name, view_predictions in predictions.items()}
     rotated = {f"rotation: {landmarker.options.rotation}": (list(ANGLES), [nme[name] for name in angles])}
     if passes(landmarker) == 2:
-        once = landmarker.with_options(rotation="never")
-        first = predict(once, samples, angles, advance=advance)
-        rotated["rotation: never"] = (list(ANGLES), [error(one) for one in first.values()])
+        without_search = landmarker.with_options(rotation="never")
+        unsearched = predict(without_search, samples, angles, advance=advance)
+        rotated["rotation: never"] = (
+            list(ANGLES),
+            [error(view_predictions) for view_predictions in unsearched.values()],
+        )
     return {
         "crop moved, % of its side": {
             "to the right": ([100 * s for s in SHIFTS], [nme[f"shift x {s}"] for s in SHIFTS]),

@@ -1,4 +1,4 @@
-"""A landmarker over a labelled set: one decoding per picture, any number of crops of it, flat memory."""
+"""A landmarker run on a labelled set: each picture is decoded once, whatever the number of crops, in flat memory."""
 
 from __future__ import annotations
 
@@ -59,18 +59,19 @@ class Predictions:
     confidence: F32 | None = None
     scale: F64 | None = None
 
-    def take(self, kept: NDArray[np.bool_]) -> Predictions:
-        """Those of some faces, by a mask (n,)."""
+    def take(self, mask: NDArray[np.bool_]) -> Predictions:
+        """The predictions for the faces that a mask (n,) selects."""
         parts = (self.landmarks, self.spread, self.confidence, self.scale)
-        return Predictions(*(None if part is None else part[kept] for part in parts))  # type: ignore[arg-type]
+        return Predictions(*(None if part is None else part[mask] for part in parts))  # type: ignore[arg-type]
 
     @cached_property
     def found(self) -> NDArray[np.bool_]:
+        """(n,) whether each face was found."""
         return np.asarray(np.isfinite(self.landmarks).any(axis=(1, 2)))
 
 
 def label_crop(rule: CropRule) -> Placement:
-    """The crop that training used, from the labels."""
+    """A placement at the crop that training used, which follows from the labels."""
 
     def place(sample: Sample, picture: Picture) -> Crop:
         return _crop(sample, picture, landmark_boxes(sample.landmarks), rule, "landmarks")
@@ -79,7 +80,7 @@ def label_crop(rule: CropRule) -> Placement:
 
 
 def own_box_crop(rule: CropRule) -> Placement:
-    """From the set's own face box, read as a detector's box.
+    """A placement at the set's own face box, which is treated as a detector's box.
 
     Raises (when called):
         DataError: a sample without a box.
@@ -103,7 +104,7 @@ def detected_box(detector: Detector, sample: Sample, picture: Picture) -> F32 | 
 
 
 def detector_crop(rule: CropRule, detector: Detector | None = None) -> Placement:
-    """From the detected box that overlaps the labels' box most, by an IoU of at least 0.2."""
+    """A placement at the detected box that overlaps the labels' box most, by an IoU of at least 0.2."""
     find = detector or FaceDetector()
 
     def place(sample: Sample, picture: Picture) -> Crop | None:
@@ -134,18 +135,20 @@ def predict(
     broken: Callable[[Sample, str], None] | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Predictions]:
-    """Read every sample's face through each view.
+    """The predictions for all samples, by the name of each view.
 
     Args:
         views: name -> view; views of the same placement share its computation (a detector runs once a picture).
-        broken: told of each picture that cannot be read, whose face then counts as not found; None raises instead.
+        broken: called with each sample whose picture cannot be read, and the reason; its face then counts as not
+            found. None raises the error.
         advance: called for each sample, for a progress bar.
 
     Returns:
         Name -> predictions for all samples.
 
     Raises:
-        PictureError: a picture that cannot be read. DataError: a sample without what the view needs.
+        PictureError: a picture that cannot be read, without ``broken``.
+        DataError: a sample without the box that a view needs.
     """
     count, points = len(samples), landmarker.layout.count
     arrays = {
@@ -191,7 +194,7 @@ def _pictures(
     """Samples with their pictures, decoded a few ahead on a second thread."""
     waiting: deque[tuple[Sample, Future[Picture]]] = deque()
 
-    def first() -> tuple[Sample, Picture | None]:
+    def next_picture() -> tuple[Sample, Picture | None]:
         sample, future = waiting.popleft()
         try:
             return sample, future.result()
@@ -206,8 +209,8 @@ def _pictures(
             for sample in samples:
                 waiting.append((sample, pool.submit(sample.read)))
                 if len(waiting) > _AHEAD:
-                    yield first()
+                    yield next_picture()
             while waiting:
-                yield first()
+                yield next_picture()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -76,7 +76,7 @@ def score_model(
     """
     if boxes not in BOXES:
         raise ConfigError(f"boxes {boxes!r}; allowed: {listed(BOXES)}")
-    uncertainty.scipy_stats()  # say before the work that it is missing
+    uncertainty.scipy_stats()  # fails before the work where scipy is missing
     comparison = _comparison(truth, landmarker.layout)
     chosen = _normaliser(normaliser, comparison.layout)
     about = About(
@@ -84,33 +84,33 @@ def score_model(
     )
     Result(about, comparison.samples, Predictions(np.empty((0, comparison.layout.count, 2), np.float32))).check()
     placement = placement_for(boxes, landmarker.card.crop)
-    lost: set[str] = set()
+    unreadable: set[str] = set()
 
-    def lose(sample: Sample, problem: str) -> None:
-        lost.add(sample.name)
+    def leave_out(sample: Sample, problem: str) -> None:
+        unreadable.add(sample.name)
         assert broken is not None
         broken(sample, problem)
 
     predictions = predict(
-        landmarker, comparison.samples, {"": View(placement)}, broken=None if broken is None else lose,
+        landmarker, comparison.samples, {"": View(placement)}, broken=None if broken is None else leave_out,
         advance=lambda: advance("faces"),
     )[""]  # fmt: skip
-    kept = [sample for sample in comparison.samples if sample.name not in lost]
-    if not kept:
-        raise DataError(f"{truth.set}: none of its {len(lost)} pictures can be read")
+    readable = [sample for sample in comparison.samples if sample.name not in unreadable]
+    if not readable:
+        raise DataError(f"{truth.set}: none of its {len(unreadable)} pictures can be read")
     predictions = comparison.convert(
-        predictions.take(np.array([sample.name not in lost for sample in comparison.samples]))
+        predictions.take(np.array([sample.name not in unreadable for sample in comparison.samples]))
     )
-    refiner = landmarker.refiner  # whose calibration holds for what it refined
-    result = Result(about, kept, predictions, (refiner or landmarker).card.calibration)
+    refiner = landmarker.refiner  # refined landmarks have its calibration
+    result = Result(about, readable, predictions, (refiner or landmarker).card.calibration)
     if not jitter:
         return result, None
 
     def error(disturbed: Predictions) -> float:
-        errors = Result(about, kept, comparison.convert(disturbed)).nme
+        errors = Result(about, readable, comparison.convert(disturbed)).nme
         return 100 * float(errors[np.isfinite(errors)].mean()) if np.isfinite(errors).any() else float("nan")
 
-    return result, measure(landmarker, kept, placement, error, advance=lambda: advance("disturbed"))
+    return result, measure(landmarker, readable, placement, error, advance=lambda: advance("disturbed"))
 
 
 def read_truth(path: Path, layout: Layout) -> list[Sample]:

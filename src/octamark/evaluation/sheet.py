@@ -30,8 +30,8 @@ def worst(result: Result, count: int = COUNT) -> Picture:
 
 def _tile(result: Result, index: int) -> Picture:
     sample, predicted = result.samples[index], result.predictions.landmarks[index]
-    found = bool(result.predictions.found[index])
-    shown = np.concatenate([sample.landmarks, predicted]) if found else sample.landmarks
+    was_found = bool(result.predictions.found[index])
+    shown = np.concatenate([sample.landmarks, predicted]) if was_found else sample.landmarks
     x, y, side = squares(landmark_boxes(shown), 1.25)[0]
     transform = crop_transform(np.array([x, y, max(side, 8.0)]), TILE)
     tile = np.ascontiguousarray(crop(sample.read(), transform, TILE))
@@ -43,7 +43,7 @@ def _tile(result: Result, index: int) -> Picture:
         for point in cloud:
             if np.isfinite(point).all():
                 cv2.circle(tile, _at(point), 28, colour, -1, cv2.LINE_AA, 4)
-    score = f"{result.nme[index]:.1%}" if found else "not found"
+    score = f"{result.nme[index]:.1%}" if was_found else "not found"
     name = sample.name[-40:].encode("ascii", "replace").decode()  # OpenCV's font has nothing else
     for text, line in ((name, 14), (score, 30)):
         for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
