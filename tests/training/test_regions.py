@@ -16,7 +16,7 @@ from octamark.errors import ConfigError, LayoutError, WeightsError
 from octamark.layouts import layout
 from octamark.training.engine import Trainer
 from octamark.training.recipe import Recipe, parse
-from octamark.training.regions import jitter, shrunk
+from octamark.training.regions import at_lower_resolution, jitter
 
 STAGE = {"size": 64, "epochs": 6, "batch": 8, "learning_rate": 5e-3}
 
@@ -152,7 +152,7 @@ def test_random_placements() -> None:
 def test_shrinking_keeps_places_and_loses_detail() -> None:
     picture = torch.zeros(1, 3, 128, 128, dtype=torch.uint8)
     picture[:, :, 40:60, 70:90] = 200
-    soft = shrunk(picture, 24, torch.Generator().manual_seed(2))
+    soft = at_lower_resolution(picture, 24, torch.Generator().manual_seed(2))
     assert soft.shape == picture.shape
     weight = soft[0, 0].float()
     axis = torch.arange(128.0)

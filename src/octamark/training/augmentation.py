@@ -56,7 +56,7 @@ def _some(share: float, count: int, generator: torch.Generator) -> Tensor:
 
 
 def colours(pictures: Tensor, config: Augment, generator: torch.Generator) -> Tensor:
-    """Brightness, contrast, saturation, channel gains and grey, as one 3x3 matrix and offset per picture."""
+    """Pictures in other colours: brightness, contrast, saturation, channel gains and grey, as one 3x3 matrix each."""
     count, device = len(pictures), pictures.device
     grey = torch.tensor(GREY).expand(3, 3)
     saturation = torch.exp(_normal(count, generator) * config.colour)
@@ -70,7 +70,7 @@ def colours(pictures: Tensor, config: Augment, generator: torch.Generator) -> Te
 
 
 def occlude(pictures: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
-    """One rectangle per picture, filled with one colour, with coarse noise, or with a piece of another picture."""
+    """Pictures with one rectangle each covered: by one colour, by coarse noise, or by a piece of another picture."""
     count, _, height, width = pictures.shape
     device = pictures.device
     sides = 0.15 + 0.35 * torch.rand(count, 2, generator=generator)  # shares of height and width

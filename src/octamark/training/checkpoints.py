@@ -70,10 +70,15 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
 
 
 def check_held_out(meta: Mapping[str, Any], faces: Iterable[Sample], path: Path) -> None:
-    """That a run has not learned from ``faces``, which are held out now, by the names that ``meta`` has.
+    """Check by their names that a run has not learned from faces that are held out now.
+
+    Args:
+        meta: the metadata of the run's checkpoint.
+        faces: those held out.
+        path: the checkpoint, for the message.
 
     Raises:
-        DataError: it has: the set is divided otherwise than it was.
+        DataError: it has learned from some: the set is divided otherwise than it was.
     """
     if learned := sorted({face.name for face in faces} & set(meta.get("learned_from", ()))):
         raise DataError(

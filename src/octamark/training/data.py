@@ -14,7 +14,7 @@ from torch import Tensor
 
 from octamark.datasets import Sample
 from octamark.errors import DataError
-from octamark.geometry import apply, crop, crop_transform, invert, landmark_boxes, squares
+from octamark.geometry import apply, crop, crop_transform, invert, landmark_boxes, scale_points, squares
 from octamark.layouts import Layout, convert, layout
 from octamark.nets.sampling import cut, middle, move_points
 from octamark.training.shards import PictureStack, open_shards, resize_all, writing_shards
@@ -22,9 +22,8 @@ from octamark.training.shards import PictureStack, open_shards, resize_all, writ
 ROOM = 1.6
 """Side of a stored crop over the side of the crop that the network sees: room for rotation, scale and shift."""
 
-
 MEMORY = 2 << 30
-"""Bytes of stored crops that a run keeps in memory; more are kept in shards on disk."""
+"""Bytes of stored crops up to which a run holds them in memory; above, they are stored in shards on disk."""
 
 
 def zoom(side: int, size: int) -> float:
@@ -127,7 +126,8 @@ class FaceStore:
         """The landmarks in pixels of crops of another side."""
         if side == self.pictures.shape[-1]:
             return self.landmarks
-        return (self.landmarks + 0.5) * (side / self.pictures.shape[-1]) - 0.5
+        scaled: Tensor = scale_points(self.landmarks, side / self.pictures.shape[-1])
+        return scaled
 
     def to(self, device: torch.device) -> FaceStore:
         """The store on a device; what is memory-mapped stays on disk."""
@@ -171,10 +171,10 @@ def _decoded(
         advance()
         return picture, apply(invert(transform), sample.landmarks).astype(np.float32)
 
-    left = iter(samples)
+    remaining = iter(samples)
     with ThreadPoolExecutor(threads) as pool:
-        while some := list(islice(left, 64)):  # a pool of threads would decode all of them ahead
-            yield from pool.map(decode, some)
+        while chunk := list(islice(remaining, 64)):  # a pool of threads would decode all of them ahead
+            yield from pool.map(decode, chunk)
 
 
 def mirror_misfits(faces: Sequence[Sample], points: Layout) -> list[str]:
@@ -265,7 +265,7 @@ def mixed_batch(counts: Sequence[int], shares: Sequence[float], batch: int, seed
 def centre_crops(
     faces: FaceStore, chosen: Tensor, size: int, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Stored faces as prediction crops them: no augmentation. Pictures (n, 3, size, size) and landmarks (n, M, 2)."""
+    """Pictures (n, 3, size, size) and landmarks (n, M, 2) of stored faces, cropped as for prediction: not augmented."""
     pictures, landmarks = faces.take(chosen, device or faces.landmarks.device)
     matrices = middle(len(chosen), pictures.shape[-1], size).to(pictures.device)
     still = torch.zeros(len(chosen), dtype=torch.bool, device=pictures.device)

@@ -12,7 +12,10 @@ from octamark.errors import DeviceError
 
 
 def launch(device: str) -> Fabric:
-    """Fabric in bfloat16 on the asked device; under torchrun with as many processes as it started.
+    """Fabric in bfloat16 on a device; under torchrun with as many processes as it started.
+
+    Args:
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
     Raises:
         DeviceError: a device that is unknown or not there.

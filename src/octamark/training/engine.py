@@ -49,13 +49,13 @@ from octamark.training.watcher import Epoch, Watcher
 from octamark.training.whole_faces import WholeFaces
 
 COLUMNS = ("epoch", "stage", "size", "learning_rate")
-"""Of ``log.csv``; then those of the objective and of the task's validation, and last :data:`LAST_COLUMNS`."""
+"""The first columns of ``log.csv``. The objective's, those of the task's validation and :data:`LAST_COLUMNS` follow."""
 
 LAST_COLUMNS = ("validation_nme", "validation_fr8", "seconds")
 
 
 class Task(Protocol):
-    """A kind of network, and its faces."""
+    """A kind of network, the batches that it reads, and how it is validated."""
 
     validation_columns: tuple[str, ...]  # of the log
     stored_size: int  # input side, pixels, for which faces are stored
@@ -88,7 +88,7 @@ class Trainer:
         unlabelled: of a recipe with a section ``unlabelled``: a folder of pictures, or what ``octamark crops`` wrote.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         resume: go on from ``last.safetensors`` in ``out``; the recipe may have gained stages at its end.
-        watcher: is told of the progress.
+        watcher: receives the progress.
 
     Raises:
         OutputError: ``out`` holds a run already and ``resume`` is false, or cannot be made or written.
@@ -149,16 +149,16 @@ class Trainer:
         logger = (
             TensorBoardLogger(self.folder.path, name="tensorboard", version="") if self.fabric.is_global_zero else None
         )
-        first = 0
+        stage_start = 0
         for index, stage in enumerate(self.recipe.stages):
-            last, device = first + stage.epochs, self.fabric.device
-            if self.epoch < last:
-                faces, held_out = (self.task.for_stage(each, stage).to(device) for each in (training, validation))
-            while self.epoch < last:
+            stage_end, device = stage_start + stage.epochs, self.fabric.device
+            if self.epoch < stage_end:
+                faces, held_out = (self.task.for_stage(store, stage).to(device) for store in (training, validation))
+            while self.epoch < stage_end:
                 began = time.monotonic()
-                means = self._train_epoch(faces, stage, self.epoch - first)
+                means = self._train_epoch(faces, stage, self.epoch - stage_start)
                 nme, failures, further = self._validate(held_out, stage.size)
-                if self.epoch == first:  # the best epoch is one of the last stage, at the size that ships
+                if self.epoch == stage_start:  # the best epoch is one of the last stage, at the size that ships
                     self.best = math.inf
                 self.epoch += 1
                 is_best = nme < self.best or self.recipe.caricature is not None  # photographs alone cannot tell
@@ -172,14 +172,14 @@ class Trainer:
                     self._save(is_best)
                 self.fabric.barrier()
                 self.watcher.finished_epoch(Epoch(self.epoch, total, means["loss"], nme, failures, self.best))
-            first = last
+            stage_start = stage_end
         if logger is not None:
             logger.finalize("success")
             shutil.rmtree(self.folder.crops, ignore_errors=True)
         return self.best
 
     def _train_epoch(self, faces: FaceStore, stage: Stage, stage_epoch: int) -> dict[str, float]:
-        """One epoch; the means over its steps of what the objective logs, by column."""
+        """Train one epoch; returns the means over its steps of the objective's logs, by column."""
         recipe, done, all_steps = self.recipe, self._steps(self.epoch), self._steps()
         steps = self._steps_of(stage)
         self.model.train()
@@ -223,8 +223,8 @@ class Trainer:
         """
         with self.average.instead_of(self.network):
             errors, further = self.task.validate(self.model, faces, size)
-        known = errors[np.isfinite(errors)]
-        return float(known.mean()), metrics.failure_rate(known), further
+        finite = errors[np.isfinite(errors)]
+        return float(finite.mean()), metrics.failure_rate(finite), further
 
     def _chosen(self, stage: Stage) -> Iterator[Tensor]:
         """Indices of each step's faces for this process."""
@@ -245,15 +245,15 @@ class Trainer:
 
     def _steps(self, epochs: int | None = None) -> int:
         """Steps of the first so many epochs; of the whole run by default."""
-        steps, left = 0, math.inf if epochs is None else epochs
+        steps, remaining = 0, math.inf if epochs is None else epochs
         for stage in self.recipe.stages:
-            done = min(left, stage.epochs)
+            done = min(remaining, stage.epochs)
             steps += int(done) * self._steps_of(stage)
-            left -= done
+            remaining -= done
         return steps
 
     def _mean(self, value: Tensor) -> float:
-        """Over all processes."""
+        """The mean of a value over all processes."""
         mean: Tensor = self.fabric.all_reduce(value)  # type: ignore[assignment]
         return float(mean)
 
@@ -305,7 +305,11 @@ class Trainer:
         return FaceStore.joined(training, size), FaceStore.joined(validation, size)
 
     def _make_folder(self) -> None:
-        """By the first process; every process raises what it could not write."""
+        """Make the run's folder in the first process.
+
+        Raises:
+            OutputError: the folder cannot be made; every process raises it.
+        """
         problem = None
         if self.fabric.is_global_zero:
             try:

@@ -1,4 +1,4 @@
-"""A run's folder: what a stopped run leaves there, and what it needs to go on."""
+"""A run's folder: its recipe, log and checkpoints, from which a stopped run is resumed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ _KEPT = ("epoch", "best_nme", "average_updates")
 
 
 class RunFolder:
-    """``config.json`` (the recipe), ``log.csv``, ``last.safetensors`` (what a resumed run goes on from),
-    ``best.safetensors``, and while it runs ``crops`` (shards of faces that do not fit into memory).
+    """The folder of a run.
+
+    It holds ``config.json`` (the recipe), ``log.csv``, ``last.safetensors`` (from which a run is resumed),
+    ``best.safetensors``, and during a run ``crops`` (shards of faces that do not fit into memory).
 
     Args:
         path: the folder.
-        resume: whether a run in it goes on.
+        resume: whether the run in it is resumed.
 
     Raises:
         OutputError: it holds a run already and ``resume`` is false.
@@ -41,10 +43,10 @@ class RunFolder:
             raise ConfigError(f"{path}: nothing to resume, no last.safetensors there")
 
     def make(self, recipe: Recipe) -> None:
-        """Make the folder and write the recipe, which shows that it can be written.
+        """Make the folder and write the recipe into it.
 
         Raises:
-            OutputError: it cannot.
+            OutputError: the folder cannot be made or written to.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from octamark.nets.heatmaps import Points, draw
 
 
 def labelled_mean(values: Tensor, target: Tensor) -> Tensor:
-    """Mean of values over the entries whose target (same shape) is known, a scalar; 0 where none is."""
+    """Mean (a scalar) of values over the entries whose target, of the same shape, is not NaN; 0 where all are."""
     known = values[torch.isfinite(target)]
     return known.mean() if known.numel() else values.sum() * 0.0
 
@@ -49,7 +49,10 @@ def laplace_kl(
 
 
 def soft_argmax_l1(points: Points, target: Tensor, target_scale: float = 1.0) -> Tensor:
-    """Soft-argmax and L1, in heatmap pixels: the baseline of LaplaceKL. ``target_scale`` is unused."""
+    """Mean absolute error per axis of the soft-argmax points, heatmap pixels, a scalar: the baseline of LaplaceKL.
+
+    ``target_scale`` is not used; it is there for the signature of :data:`LOSSES`.
+    """
     return labelled_mean((points.position - _filled(target, points.position)).abs(), target)
 
 

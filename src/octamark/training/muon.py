@@ -13,7 +13,7 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Near to U V^T for each of the matrices U S V^T (n, rows, columns), by Newton-Schulz iteration in bfloat16."""
+    """About U V^T for each of the matrices U S V^T (n, rows, columns), by Newton-Schulz iteration in bfloat16."""
     a, b, c = _NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = (matrices.mT if tall else matrices).bfloat16()
@@ -39,7 +39,7 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step; the gradients of the orthogonal groups are spent by it."""
+        """Take one step. It sets the gradients of the orthogonal groups to None."""
         if closure is not None:
             raise ValueError("Muon takes no closure")
         for group in self.param_groups:

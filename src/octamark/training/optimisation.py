@@ -14,7 +14,7 @@ from octamark.training.muon import Muon
 from octamark.training.recipe import Optimiser, Stage
 
 BETAS = (0.9, 0.999)
-"""Of AdamW."""
+"""Decay of the two moments of AdamW, per step."""
 
 
 def optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
@@ -27,8 +27,8 @@ def optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
     ends = {id(p) for part in parts for end in _ends(part) for p in end.parameters()}
     trained = [p for p in network.parameters() if p.requires_grad]
     inner = [p for p in trained if p.ndim == 4 and id(p) not in ends and settings.name == "muon"]
-    taken = {id(p) for p in inner}
-    decayed = [p for p in trained if p.ndim > 1 and id(p) not in taken]
+    inner_ids = {id(p) for p in inner}
+    decayed = [p for p in trained if p.ndim > 1 and id(p) not in inner_ids]
     free = [p for p in trained if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
     if settings.name == "adamw":
@@ -75,8 +75,8 @@ class ExponentialAverage:
     """Moving average of a network's weights and buffers; young averages forget faster: min(decay, (1+t)/(10+t)).
 
     Args:
-        init_weight: share of the weights that the network has now in the result, which keeps it accurate on what it
-            could do before (WiSE-FT; M. Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
+        init_weight: share of the network's present weights in the result, so that it stays accurate on what the network
+            could do before training (WiSE-FT; M. Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
     """
 
     def __init__(self, network: nn.Module, decay: float, init_weight: float = 0.0) -> None:
@@ -106,6 +106,7 @@ class ExponentialAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
+        """Move the average towards the network's weights; buffers of whole numbers are copied."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         averages, values = [], []

@@ -187,11 +187,11 @@ class Regional(_Section):
     consistency: float = Field(
         0.0, ge=0.0, description="weight of the distance between what is read from two views of each face"
     )
-    low_resolution: float = Field(0.5, ge=0.0, le=1.0, description="share of steps whose faces are shrunk first")
-    lowest: int = Field(128, ge=32, description="side of the face's crop when shrunk most")
+    low_resolution: float = Field(0.5, ge=0.0, le=1.0, description="share of steps whose faces are reduced first")
+    lowest: int = Field(128, ge=32, description="smallest side to which the face's crop is reduced")
 
     @model_validator(mode="after")
-    def _shrunk_below_view(self) -> Regional:
+    def _lowest_below_view(self) -> Regional:
         if self.lowest > self.view:
             raise ValueError(f"lowest {self.lowest} is more than view {self.view}")
         return self
@@ -214,7 +214,7 @@ class Stage(_Section):
 
 
 class Recipe(_Section):
-    """A whole recipe."""
+    """The recipe of a training run."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="of the model: small letters, digits, - and _")
     layout: str = Field("ibug68", description="landmark layout, by name or as the path of a .toml file")

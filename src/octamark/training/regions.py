@@ -1,4 +1,4 @@
-"""Training of regional networks: on crops of faces that the points of a frozen global network place."""
+"""Training of regional networks, on crops that the points of a frozen global network place."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ class Regions:
         if len({stage.size for stage in recipe.stages}) > 1:
             raise ConfigError(f"{recipe.name}: the crops of regions have one size; give all stages the same")
         name = self.settings.global_model
-        global_network, theirs, _ = trained_network(checkpoint_path(name, "regional.global_model"))
-        if theirs.layout != recipe.layout or theirs.margin != recipe.margin:
+        global_network, global_recipe, _ = trained_network(checkpoint_path(name, "regional.global_model"))
+        if global_recipe.layout != recipe.layout or global_recipe.margin != recipe.margin:
             raise ConfigError(
-                f"regional.global_model {name!r}: has the layout {theirs.layout} and margin {theirs.margin}, the "
-                f"recipe has {recipe.layout} and {recipe.margin}"
+                f"regional.global_model {name!r}: has the layout {global_recipe.layout} and margin "
+                f"{global_recipe.margin}, the recipe has {recipe.layout} and {recipe.margin}"
             )
-        self.view_size, self.global_scale = theirs.stages[-1].size, theirs.loss.target_scale
+        self.view_size, self.global_scale = global_recipe.stages[-1].size, global_recipe.loss.target_scale
         self.table = RegionTable(layout)
         network = regional_network(recipe, self.table)
         regional_start(network, global_network, self.table)
         regional = RegionalNetwork(network, self.table, recipe.loss.beta)
-        model = RegionalModel(global_network, theirs.loss.beta, regional, region_rule(recipe))
+        model = RegionalModel(global_network, global_recipe.loss.beta, regional, region_rule(recipe))
         self.network: RegionalModel = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stored_size = self.settings.view
         self.mirror = torch.from_numpy(layout.mirror.copy())
@@ -81,7 +81,7 @@ class Regions:
         """Nothing: regional networks learn from labelled faces."""
 
     def prepare(self, faces: FaceStore) -> None:
-        """Nothing."""
+        """Nothing: regional networks need no preparation."""
 
     def for_stage(self, faces: FaceStore, stage: Stage) -> FaceStore:
         """The stored faces: regions are cut from them at full resolution."""
@@ -101,7 +101,7 @@ class Regions:
         frames, mirrored = frames.to(device), mirrored.to(device)
         landmarks = move_points(landmarks, frames, mirrored, mirror)  # n, M, 2 of the view
         if float(torch.rand(1, generator=generator)) < self.settings.low_resolution:
-            stored = shrunk(stored, round(self.settings.lowest * ROOM), generator)
+            stored = at_lower_resolution(stored, round(self.settings.lowest * ROOM), generator)
         views = damaged(cut(stored, frames, self.view_size), config, generator)
         crops = len(stored) * len(self.table.regions)
         moved = jitter(crops, stage.size, self.settings.turn, self.settings.jitter, generator)
@@ -162,7 +162,7 @@ def jitter(count: int, size: int, turn: float, share: float, generator: torch.Ge
     return torch.cat([linear, offset[..., None]], dim=-1)
 
 
-def shrunk(pictures: Tensor, lowest: int, generator: torch.Generator) -> Tensor:
+def at_lower_resolution(pictures: Tensor, lowest: int, generator: torch.Generator) -> Tensor:
     """Pictures (n, 3, s, s) uint8 reduced to a side from ``lowest`` to their own (log-uniform), and enlarged again."""
     side = pictures.shape[-1]
     share = float(torch.rand(1, generator=generator))
@@ -173,5 +173,5 @@ def shrunk(pictures: Tensor, lowest: int, generator: torch.Generator) -> Tensor:
 
 def _mean(errors: np.ndarray) -> float:
     """The mean of what is not NaN; NaN where nothing is left."""
-    known = errors[np.isfinite(errors)]
-    return float(known.mean()) if len(known) else float("nan")
+    finite = errors[np.isfinite(errors)]
+    return float(finite.mean()) if len(finite) else float("nan")

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from octamark.errors import DataError, OutputError
-from octamark.geometry import Picture
+from octamark.geometry import Picture, scale_points
 from octamark.images import write_atomically
 
 SHARD_BYTES = 32 << 20
@@ -45,7 +45,7 @@ _OLD_KEY = "octamark unlabelled"  # of files that version 1 wrote, without landm
 
 
 def resize(picture: Picture, side: int) -> Picture:
-    """A square picture (s, s, 3) at another side: area averages to shrink it, bilinear to enlarge it."""
+    """A square picture (s, s, 3) at another side: area averages to reduce it, bilinear to enlarge it."""
     if picture.shape[0] == side:
         return picture
     method = cv2.INTER_AREA if side < picture.shape[0] else cv2.INTER_LINEAR
@@ -100,7 +100,7 @@ class PictureStack:
 
 @dataclass(frozen=True)
 class Shards:
-    """What :func:`open_shards` found.
+    """Stored crops that :func:`open_shards` opened.
 
     Attributes:
         pictures: (n, 3, s, s) uint8, memory-mapped.
@@ -181,7 +181,7 @@ def open_shards(path: Path) -> Shards:
             )
     stack = PictureStack(pictures)
     scaled = [
-        (points + 0.5) * (stack.side / part.shape[-1]) - 0.5 if part.shape[-1] != stack.side else points
+        scale_points(points, stack.side / part.shape[-1]) if part.shape[-1] != stack.side else points
         for part, points in zip(pictures, landmarks or pictures, strict=True)
     ]
     return Shards(stack, torch.cat(scaled) if landmarks else None, *metas[0], tuple(files))
@@ -197,7 +197,7 @@ class ShardWriter:
         self._written = 0
 
     def add(self, picture: Picture, landmarks: NDArray[np.floating] | None = None) -> None:
-        """One picture (s, s, 3) uint8 and its landmarks (M, 2)."""
+        """Add one picture (s, s, 3) uint8 and its landmarks (M, 2); a full shard is written."""
         self._pictures.append(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))))
         if landmarks is not None:
             self._landmarks.append(torch.from_numpy(np.asarray(landmarks, np.float32)))
@@ -206,7 +206,7 @@ class ShardWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is collected."""
+        """Write the collected crops as a shard."""
         if not self._pictures:
             return
         points = torch.stack(self._landmarks) if self._landmarks else None

@@ -1,4 +1,4 @@
-"""A sheet of augmented training samples with their points: the picture to look at before a long run."""
+"""A sheet of augmented training samples with their points, to check before a long run."""
 
 from __future__ import annotations
 

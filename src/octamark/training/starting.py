@@ -82,12 +82,12 @@ def adaptation(init: str) -> Recipe:
         WeightsError: as :func:`checkpoint_path`, or a damaged checkpoint.
     """
     path = checkpoint_path(init)
-    theirs = parse(checkpoints.load(path)[1]["config"], str(path))
-    stage = {**theirs.stages[-1].model_dump(), "epochs": 10, "learning_rate": 5e-4}
-    changes: dict[str, Any] = {"name": f"{theirs.name}-adapted", "init": init, "stages": [stage]}
+    init_recipe = parse(checkpoints.load(path)[1]["config"], str(path))
+    stage = {**init_recipe.stages[-1].model_dump(), "epochs": 10, "learning_rate": 5e-4}
+    changes: dict[str, Any] = {"name": f"{init_recipe.name}-adapted", "init": init, "stages": [stage]}
     changes |= {"unlabelled": {"teacher": {}}, "distillation": None, "caricature": None}
-    changes["optimiser"] = {**theirs.optimiser.model_dump(), "init_weight": 0.0}
-    return parse({**theirs.model_dump(), **changes}, str(path))
+    changes["optimiser"] = {**init_recipe.optimiser.model_dump(), "init_weight": 0.0}
+    return parse({**init_recipe.model_dump(), **changes}, str(path))
 
 
 def starting_network(recipe: Recipe) -> OctaveNetwork:
@@ -104,20 +104,20 @@ def starting_network(recipe: Recipe) -> OctaveNetwork:
     if recipe.init is None:
         return OctaveNetwork(network_config(recipe))
     path = checkpoint_path(recipe.init)
-    network, theirs, _ = trained_network(path)
-    if theirs.network != recipe.network:
-        before, now = theirs.network.model_dump(), recipe.network.model_dump()
+    network, init_recipe, _ = trained_network(path)
+    if init_recipe.network != recipe.network:
+        before, now = init_recipe.network.model_dump(), recipe.network.model_dump()
         apart = [f"{key} {before[key]!r} (recipe: {now[key]!r})" for key in before if before[key] != now[key]]
         raise WeightsError(f"{path}: cannot start this recipe, it was trained with {listed(apart)}")
-    if theirs.layout == recipe.layout:
+    if init_recipe.layout == recipe.layout:
         return network
     if recipe.optimiser.init_weight:
         raise WeightsError(
-            f"{path}: has layout {theirs.layout}, the recipe has {recipe.layout}, so that their last layers cannot be "
-            "averaged; leave out optimiser.init_weight"
+            f"{path}: has layout {init_recipe.layout}, the recipe has {recipe.layout}, so that the last layers cannot "
+            "be averaged; leave out optimiser.init_weight"
         )
     fresh = OctaveNetwork(network_config(recipe))
-    rows = counterparts(layout(theirs.layout), layout(recipe.layout))
+    rows = counterparts(layout(init_recipe.layout), layout(recipe.layout))
     state = fresh.state_dict()
     for name, value in network.state_dict().items():
         state[name] = _head_rows(value, state[name], rows) if name.startswith("head.") else value
@@ -126,17 +126,19 @@ def starting_network(recipe: Recipe) -> OctaveNetwork:
 
 
 def counterparts(source: Layout, target: Layout) -> Tensor:
-    """Weights (N, M) of the points of one layout in each point of another; rows sum to 1, or are 0 without counterpart.
+    """How each point of one layout is made of the points of another: (N, M) weights, whose rows sum to 1.
 
-    They are those of the conversion between the two layouts (octamark.layouts.convert); where there is none, points of
-    the same name are counterparts.
+    A point without a counterpart has a row of zeros. The weights are those of the conversion between the two layouts
+    (octamark.layouts.convert); where there is none, points of the same name are counterparts.
     """
     single = np.zeros((source.count, source.count, 2))
     single[np.arange(source.count), np.arange(source.count)] = 1.0  # one face for each point, which alone is not at 0
     try:
         weights = np.asarray(convert(single, source, target)[0])[..., 0].T
     except LayoutError:
-        weights = np.array([[float(name == other) for other in source.point_names] for name in target.point_names])
+        weights = np.array(
+            [[float(name == source_name) for source_name in source.point_names] for name in target.point_names]
+        )
     return torch.from_numpy(np.nan_to_num(np.asarray(weights, np.float32)))
 
 
@@ -152,17 +154,17 @@ def margin_of_init(recipe: Recipe) -> float | None:
     if recipe.init is None:
         return None
     path = checkpoint_path(recipe.init)
-    theirs = parse(checkpoints.load(path)[1]["config"], str(path))
-    source, target = layout(theirs.layout), layout(recipe.layout)
+    init_recipe = parse(checkpoints.load(path)[1]["config"], str(path))
+    source, target = layout(init_recipe.layout), layout(recipe.layout)
     rows = counterparts(source, target).numpy()
     if source.name == target.name or not source.has_diagram or not rows.sum(axis=1).all() or len(rows) < 2:
         return None
-    side, other = (np.ptp(shape, axis=0).max() for shape in (source.diagram, rows @ source.diagram))
-    return float(theirs.margin * side / other)
+    side, target_side = (np.ptp(shape, axis=0).max() for shape in (source.diagram, rows @ source.diagram))
+    return float(init_recipe.margin * side / target_side)
 
 
 def _head_rows(value: Tensor, fresh: Tensor, rows: Tensor) -> Tensor:
-    """Weights or biases of a head (N, ...): mixed from those of another layout (M, ...); fresh without counterpart."""
+    """Weights or biases of a head (N, ...): means of another layout's (M, ...), fresh ones without counterpart."""
     mixed = torch.tensordot(rows, value, dims=1)
     known = (rows.sum(dim=1) > 0).reshape(-1, *[1] * (value.ndim - 1))
     return torch.where(known, mixed, fresh)

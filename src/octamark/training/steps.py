@@ -1,4 +1,4 @@
-"""What a batch of one step may depend on."""
+"""One step of a run, and its random numbers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Step:
     """One step of a run.
 
     Attributes:
-        number: of the steps before it, over all epochs.
+        number: how many steps came before it, over all epochs.
         progress: share of the run's steps before it.
-        generator: the step's randomness, on the CPU.
+        generator: of the step's random numbers, on the CPU.
     """
 
     number: int
@@ -23,5 +23,5 @@ class Step:
 
 
 def step_generator(seed: int, epoch: int, index: int, rank: int) -> torch.Generator:
-    """The randomness of one step, which depends on seed, epoch, step of the epoch and process alone."""
+    """The generator of one step's random numbers, which depends on seed, epoch, step and process (rank) alone."""
     return torch.Generator().manual_seed(((seed * 10_007 + epoch) * 10_007 + index) * 64 + rank)

@@ -21,7 +21,7 @@ from octamark.training.data import ROOM
 from octamark.training.shards import PictureStack, open_shards, resize, writing_shards
 
 LEAST_FACE = 32
-"""Smaller faces (root of the detector box's area, pixels) are left out: a landmark there is under a pixel."""
+"""Smaller faces (root of the detector box's area, pixels) are left out: landmarks cannot be told apart in them."""
 
 LEAST_SIDE = 205
 """Faces are stored at this side at least: a network's input of 128 pixels with its room."""
@@ -33,7 +33,7 @@ _CHUNK = 64  # pictures that threads may decode ahead
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of what a folder of pictures held: usable faces, pictures by outcome, and faces that are too small."""
+    """Contents of a folder of pictures: numbers of usable faces, of pictures by outcome, of too small faces."""
 
     faces: int = 0
     pictures: int = 0
@@ -98,11 +98,11 @@ def pictures_in(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give one of pictures, or what octamark crops wrote")
-    found = find_pictures(folder)
-    if not found.paths:
-        left_out = f"; left out: {found.left_out_text}" if found.left_out else ""
+    pictures = find_pictures(folder)
+    if not pictures.paths:
+        left_out = f"; left out: {pictures.left_out_text}" if pictures.left_out else ""
         raise DataError(f"{folder}: no pictures in this folder ({listed(SUFFIXES)}){left_out}")
-    return list(found.paths)
+    return list(pictures.paths)
 
 
 def collect(

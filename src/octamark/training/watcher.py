@@ -1,4 +1,4 @@
-"""What a caller sees of a training run."""
+"""The progress of a training run, as a caller receives it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to; NME and failure rate (at 8 %) are fractions, of the moving average on validation."""
+    """Results of one epoch. NME and failure rate (at 8 %) are fractions, of the averaged weights on validation."""
 
     number: int
     total: int
@@ -18,7 +18,7 @@ class Epoch:
 
 
 class Watcher:
-    """The command line draws progress bars from it. Does nothing by itself."""
+    """Receives the progress of a run. Its methods do nothing; a subclass, such as a progress bar, overrides them."""
 
     def finding(self, done: int, total: int) -> None: ...
 

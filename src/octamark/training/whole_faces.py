@@ -41,7 +41,7 @@ class WholeFaces:
         faces: of a recipe with a section ``unlabelled``: a folder of pictures, or what ``octamark crops`` wrote. The
             faces of a folder are found once and kept as shards in ``folder``, where a resumed run finds them.
         folder: the run's folder.
-        resumed: whether the run goes on: it then needs no checkpoint to start from.
+        resumed: whether the run is resumed; it then needs no checkpoint to start from.
 
     Raises:
         ConfigError: a recipe with the section and no faces, or too few unlabelled faces a step.
@@ -118,7 +118,7 @@ class WholeFaces:
         watcher.found(self.counts)
 
     def prepare(self, faces: FaceStore) -> None:
-        """What needs the training faces before the first epoch.
+        """Prepare what depends on the training faces, before the first epoch.
 
         Raises:
             ConfigError: caricatures of faces of which none has all its labels.

@@ -1,8 +1,8 @@
-"""What a network is trained to do: a function ``objective(batch, model) -> (loss, logs)``, composed by the recipe.
+"""Objectives: functions ``objective(batch, model) -> (loss, logs)``, which the recipe composes.
 
-:class:`FaceObjective` is the one of networks that read whole faces. It lets the model read the batch once and adds up
-terms, each with its weight; octamark.training.objectives.regional has the one of regional networks. An objective also
-knows what a checkpoint must hold for it, which faces it needs and the columns that it adds to the log.
+:class:`FaceObjective` trains networks that read whole faces: the model reads the batch once, and the loss is a weighted
+sum of terms. octamark.training.objectives.regional trains regional networks. An objective also knows which tensors a
+checkpoint must hold for it, whether it needs unlabelled faces, and the columns that it adds to the log.
 """
 
 from __future__ import annotations
@@ -74,24 +74,24 @@ class Batch:
 
 
 class Prediction(NamedTuple):
-    """What the network predicts for a batch: probability maps (n + u, M, h, w), and their points in heatmap pixels."""
+    """The network's prediction for a batch: probability maps (n + u, M, h, w), and their points in heatmap pixels."""
 
     p: Tensor
     points: Points
 
     def labelled(self, batch: Batch) -> Prediction:
-        """Those of the labelled faces."""
+        """The prediction for the labelled faces."""
         count = len(batch.landmarks)
         return Prediction(self.p[:count], Points(self.points.position[:count], self.points.spread[:count]))
 
     def unlabelled(self, batch: Batch) -> Prediction:
-        """Those of the unlabelled faces."""
+        """The prediction for the unlabelled faces."""
         count = len(batch.landmarks)
         return Prediction(self.p[count:], Points(self.points.position[count:], self.points.spread[count:]))
 
 
 class Objective(Protocol):
-    """What the engine trains by.
+    """A loss that the engine minimises.
 
     Attributes:
         columns: of the log; ``loss`` is the first.
@@ -103,25 +103,25 @@ class Objective(Protocol):
         """The loss, a scalar, and a scalar for some of the columns."""
 
     def state(self) -> State:
-        """What a checkpoint must hold besides network, average and optimiser."""
+        """The tensors that a checkpoint must hold besides network, average and optimiser."""
 
     def restore(self, groups: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
-        """Take back what :meth:`state` gave; ``path`` names the checkpoint in errors."""
+        """Restore what :meth:`state` returned; ``path`` names the checkpoint in errors."""
 
 
 class Term(Protocol):
     """One part of :class:`FaceObjective`.
 
     Attributes:
-        column: of the log, which gets the weighted value; None where ``logs`` tell enough.
-        columns: of the logs that a call returns.
+        column: of the log, to which the weighted value is added; None for no column.
+        columns: of the log that a call returns values for.
     """
 
     column: str | None
     columns: tuple[str, ...]
 
     def active(self, size: int) -> bool:
-        """Whether it has a part in stages of this input size."""
+        """Whether the term is part of the loss in stages of this input size."""
 
     def uses_unlabelled(self) -> bool:
         """Whether it learns from unlabelled faces, if there are any."""
@@ -149,7 +149,7 @@ class Stateless:
         return {}
 
     def restore(self, groups: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
-        """Nothing to take back."""
+        """Nothing to restore."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Adversary:
         return True
 
     def __call__(self, batch: Batch, prediction: Prediction) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step of D, and then the network's part."""
+        """Train D for one step; returns the network's part of its loss, and both for the log."""
         count, fake = len(batch.landmarks), prediction.unlabelled(batch).p
         pictures, others = batch.pictures[:count], batch.pictures[count:]
         judged = self.learn(pictures, prediction.labelled(batch).points, batch.target, others, fake)
@@ -56,7 +56,9 @@ class Adversary:
         return fooling, {"discriminator": judged, "fooling": fooling}
 
     def learn(self, pictures: Tensor, points: Points, target: Tensor, others: Tensor, fake: Tensor) -> Tensor:
-        """One step of D: raises log D(real) + log(1 - D(fake)); returns that, negated. Nothing reaches the network.
+        """Train D for one step to raise log D(real) + log(1 - D(fake)); returns that sum, negated.
+
+        No gradient reaches the network.
 
         Args:
             pictures, points, target: labelled pictures (n, 3, s, s), the network's points on them, and the labels
@@ -75,7 +77,7 @@ class Adversary:
         return loss.detach()
 
     def fooling(self, others: Tensor, fake: Tensor) -> Tensor:
-        """The network's part, to be lowered: -log D(fake), whose slope does not vanish where D recognises the fakes.
+        """The network's loss: -log D(fake), whose slope does not vanish where D recognises the fakes.
 
         It has the same fixed points as the source's log(1 - D(fake)). Gradients reach ``fake``, and no part of D.
         """

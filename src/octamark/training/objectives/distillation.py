@@ -33,24 +33,25 @@ class Distiller(Stateless):
     column: str | None = "distillation"
 
     def __init__(self, recipe: Recipe, settings: Distillation, fabric: Fabric) -> None:
-        network, theirs, _ = trained_network(checkpoint_path(settings.teacher, "distillation.teacher"))
-        self.size, sizes = theirs.stages[-1].size, sorted({stage.size for stage in recipe.stages})
-        if theirs.layout != recipe.layout:
-            problem = f"knows the layout {theirs.layout}, the recipe's is {recipe.layout}"
-        elif theirs.margin != recipe.margin:
-            problem = f"was trained with margin {theirs.margin}, the recipe's is {recipe.margin}"
+        network, teacher_recipe, _ = trained_network(checkpoint_path(settings.teacher, "distillation.teacher"))
+        self.size, sizes = teacher_recipe.stages[-1].size, sorted({stage.size for stage in recipe.stages})
+        if teacher_recipe.layout != recipe.layout:
+            problem = f"knows the layout {teacher_recipe.layout}, the recipe's is {recipe.layout}"
+        elif teacher_recipe.margin != recipe.margin:
+            problem = f"was trained with margin {teacher_recipe.margin}, the recipe's is {recipe.margin}"
         elif self.size not in sizes:
             stages = listed([f"{size}x{size}" for size in sizes])
             problem = f"reads {self.size}x{self.size}, the recipe's stages have {stages}"
-        elif theirs.loss.name != "laplace_kl":
+        elif teacher_recipe.loss.name != "laplace_kl":
             problem = (
-                f"was trained with the loss {theirs.loss.name}; only laplace_kl trains the spreads that weigh points"
+                f"was trained with the loss {teacher_recipe.loss.name}; only laplace_kl trains the spreads that weigh "
+                "points"
             )
         else:
             problem = ""
         if problem:
             raise ConfigError(f"distillation.teacher {settings.teacher!r}: {problem}")
-        self.fabric, self.beta, self.settings = fabric, theirs.loss.beta, settings
+        self.fabric, self.beta, self.settings = fabric, teacher_recipe.loss.beta, settings
         self.network = network.to(fabric.device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
 
     def active(self, size: int) -> bool:
@@ -63,7 +64,7 @@ class Distiller(Stateless):
         return self.distance(batch.undamaged, prediction.p), {}
 
     def distance(self, plain: Tensor, p: Tensor) -> Tensor:
-        """How far the network's heatmaps are from the teacher's: :func:`heatmap_kl`, a scalar.
+        """The divergence :func:`heatmap_kl` of the network's heatmaps from the teacher's, a scalar.
 
         Args:
             plain: (n, 3, s, s) the views of the faces, undamaged.
@@ -77,8 +78,8 @@ class Distiller(Stateless):
 def heatmap_kl(taught: Tensor, p: Tensor, half: float) -> Tensor:
     """KL(taught || p) of probability maps (n, M, h, w), a scalar: the mean of maps weighted by the teacher's certainty.
 
-    The weight is octamark.training.losses.certainty of the taught map's spread (mean of both axes): maps that the
-    teacher is unsure of hardly count. Gradients reach ``p`` alone.
+    The weight is octamark.training.losses.certainty of the taught map's spread (mean of both axes): maps of
+    which the teacher is uncertain hardly count. Gradients reach ``p`` alone.
     """
     taught = taught.detach()
     spread = heatmaps.decode(taught).spread.mean(dim=2)  # n, M

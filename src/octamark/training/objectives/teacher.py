@@ -19,12 +19,12 @@ from octamark.training.optimisation import ExponentialAverage
 class MeanTeacher(Stateless):
     """Averaged weights that read plain crops (A. Tarvainen, H. Valpola: Mean teachers are better role models, 2017).
 
-    Every crop is read twice, as it is and mirrored, and the two heatmaps of a landmark are averaged. Their position is
-    better than either of the two, which is what the network can learn from itself, and where the two disagree the
-    spread grows.
+    Every crop is read twice, as it is and mirrored, and the two heatmaps of a landmark are averaged. The averaged
+    position is more accurate than either of the two, so that the network can learn from it; where the two disagree,
+    the spread grows.
 
-    Its weights are the tensors of the average themselves: whatever updates or restores the average has updated the
-    teacher. The log has the distance to it (``consistency``, before the weight) and its mean spread in heatmap pixels
+    The teacher shares its weights with the average: what updates or restores the average also updates the teacher. The
+    log has the distance to it (``consistency``, before the weight) and its mean spread in heatmap pixels
     (``teacher_spread``).
 
     Args:
@@ -78,8 +78,8 @@ class MeanTeacher(Stateless):
         plain = middle(len(faces), faces.shape[-1], size, zoom).to(faces.device)  # u, 2, 3
         crops = cut(faces, plain, size).contiguous(memory_format=torch.channels_last)  # u, 3, size, size
         with self.fabric.autocast():
-            both = read_twice(self.network, crops, self.beta, self.mirror)
-        points = heatmaps.to_input_pixels(heatmaps.decode(both), STRIDE)
+            maps = read_twice(self.network, crops, self.beta, self.mirror)
+        points = heatmaps.to_input_pixels(heatmaps.decode(maps), STRIDE)
         stored = Points(points.position * zoom + plain[:, None, :, 2], points.spread * zoom)
         position = move_points(stored.position, matrices, mirrored, self.mirror)
         spread = move_spreads(stored.spread, matrices, mirrored, self.mirror)
@@ -99,8 +99,8 @@ def consistency(
     """LaplaceKL between the network's densities and the teacher's: KL(Laplace(s~, b) || Laplace(s_t, b_t)).
 
     Each point's target scale b_t is the teacher's own spread there, but no less than ``target_scale``: the teacher is
-    not taken to be more exact than a label. Its weight is half^2 / (half^2 + b_t^2): points that the teacher is unsure
-    of hardly count, and an untrained teacher teaches nothing.
+    not taken to be more exact than a label. Its weight is half^2 / (half^2 + b_t^2): points of which the teacher is
+    uncertain hardly count, and an untrained teacher teaches nothing.
 
     Args:
         p, points: probability maps (u, M, h, w) and what was read from them.
