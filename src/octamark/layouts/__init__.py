@@ -1,4 +1,4 @@
-"""Layouts: which landmarks there are, what they are called, how they belong together, and conversions between them.
+"""Layouts: the landmarks of a convention, their names and parts, and conversions between conventions.
 
 A layout is data, one .toml file each. Sides are the person's own: the right eye is on the left of the picture.
 """
@@ -94,17 +94,17 @@ def loads(text: str, source: str = "layout") -> Layout:
         raise LayoutError(f"{source}: not a TOML table ({error})") from error
     except (ValueError, RecursionError) as error:
         raise LayoutError(f"{source}: not a JSON object ({error})") from error
-    found = parse(table, source)
-    if found.name not in BUILTIN:
-        return found
-    builtin = _builtin(found.name)
-    given, known = to_table(found), to_table(builtin)
+    parsed = parse(table, source)
+    if parsed.name not in BUILTIN:
+        return parsed
+    builtin = _builtin(parsed.name)
+    values, builtin_values = to_table(parsed), to_table(builtin)
     compared = set(table) - set(DRAWING_KEYS) - {"count"} | ({"points"} if "parts" in table else set())
-    differing = ["count"] if found.count != builtin.count else []
-    differing += sorted(key for key in compared if given.get(key) != known.get(key))
+    differing = ["count"] if parsed.count != builtin.count else []
+    differing += sorted(key for key in compared if values.get(key) != builtin_values.get(key))
     if differing:
         raise LayoutError(
-            f"{source}: {found.name} is a layout of this package with other values of {listed(differing)}; "
+            f"{source}: {parsed.name} is a layout of this package with other values of {listed(differing)}; "
             "give yours another name"
         )
     return builtin

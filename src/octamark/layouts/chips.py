@@ -24,7 +24,8 @@ class ChipTemplate:
         size: usual side of a chip in pixels.
         margin: usual margin on each side, as a share of the square of ``points``.
         points: (K, 2) where the points of the layout lie, in the unit square of a chip without margin.
-        fit_in_chip: whether the similarity has its least squared error in pixels of the chip, or of the picture.
+        fit_in_chip: True if the squared error of the similarity is least in pixels of the chip, False if in pixels of
+            the picture.
     """
 
     layout: str
@@ -46,14 +47,14 @@ class ChipTemplate:
         Points that are NaN are left out; a face of which fewer than two points are known has NaN.
         """
         target = self.pixels(size, margin)
-        found = np.full((len(landmarks), 2, 3), np.nan)
-        for row, points in zip(found, np.asarray(landmarks, np.float64), strict=True):
+        transforms = np.full((len(landmarks), 2, 3), np.nan)
+        for row, points in zip(transforms, np.asarray(landmarks, np.float64), strict=True):
             known = np.isfinite(points).all(axis=-1)
             if known.sum() >= 2 and self.fit_in_chip:
                 row[:] = invert(fit_similarity(points[known], target[known]))
             elif known.sum() >= 2:
                 row[:] = fit_similarity(target[known], points[known])
-        return found
+        return transforms
 
 
 @cache

@@ -39,11 +39,11 @@ class Conversion:
 
         NaN for points without counterpart and for means in which a value is NaN.
         """
-        given = _floats(values)
-        finite = np.isfinite(given)
-        means = self.weights @ np.where(finite, given, 0).astype(np.float64)
+        array = _floats(values)
+        finite = np.isfinite(array)
+        means = self.weights @ np.where(finite, array, 0).astype(np.float64)
         missing = (self.weights > 0).astype(np.float64) @ (~finite).astype(np.float64) > 0
-        return np.asarray(np.where(missing | ~self.known[:, None], np.nan, means), given.dtype)
+        return np.asarray(np.where(missing | ~self.known[:, None], np.nan, means), array.dtype)
 
     def spread(self, spread: Floats) -> Floats:
         """Expected errors of the converted points: (..., M, 2) -> (..., N, 2), NaN as in :meth:`points`.
@@ -51,12 +51,12 @@ class Conversion:
         A mean is more certain than its points, as far as their errors are independent of each other: they are taken
         to be correlated by :data:`octamark.layouts.definition.POINT_CORRELATION`.
         """
-        given = _floats(spread)
-        together = np.asarray(self.points(given), np.float64)
-        apart = self.weights**2 @ np.where(np.isfinite(given), given, 0).astype(np.float64) ** 2
+        array = _floats(spread)
+        together = np.asarray(self.points(array), np.float64)
+        apart = self.weights**2 @ np.where(np.isfinite(array), array, 0).astype(np.float64) ** 2
         variance = POINT_CORRELATION * together**2 + (1 - POINT_CORRELATION) * apart
         single = (self.weights > 0).sum(axis=1)[:, None] == 1
-        return np.asarray(np.where(single, together, np.sqrt(variance)), given.dtype)
+        return np.asarray(np.where(single, together, np.sqrt(variance)), array.dtype)
 
     def then(self, other: Conversion) -> Conversion:
         """This conversion followed by another."""
@@ -97,19 +97,19 @@ def conversion(from_layout: Layout, to_layout: Layout) -> Conversion:
     Raises:
         LayoutError: layouts between which there is no conversion; the message lists what ``from_layout`` converts to.
     """
-    first, last = from_layout.name, to_layout.name
-    if first == last:
+    from_name, to_name = from_layout.name, to_layout.name
+    if from_name == to_name:
         return Conversion(np.eye(from_layout.count), np.ones(from_layout.count, bool))
     table = _table()
-    if (first, last) in table:
-        return _read(table[first, last], from_layout.count)
+    if (from_name, to_name) in table:
+        return _read(table[from_name, to_name], from_layout.count)
     for source, middle in table:
-        if source == first and (middle, last) in table:
-            step = _read(table[first, middle], from_layout.count)
-            return step.then(_read(table[middle, last], len(step.weights)))
-    reached = sorted({to for source, to in table if source == first})
+        if source == from_name and (middle, to_name) in table:
+            step = _read(table[from_name, middle], from_layout.count)
+            return step.then(_read(table[middle, to_name], len(step.weights)))
+    reached = sorted({to for source, to in table if source == from_name})
     raise LayoutError(
-        f"no conversion from {first} to {last}; {first} converts to: {listed(reached) or 'no other layout'}"
+        f"no conversion from {from_name} to {to_name}; {from_name} converts to: {listed(reached) or 'no other layout'}"
     )
 
 
@@ -138,5 +138,5 @@ def convert(landmarks: Floats, from_layout: Layout, to_layout: Layout) -> tuple[
         )
     if from_layout.name == to_layout.name:
         return landmarks, False
-    found = conversion(from_layout, to_layout)
-    return found.points(landmarks), not bool(found.exact[found.known].all())
+    change = conversion(from_layout, to_layout)
+    return change.points(landmarks), not bool(change.exact[change.known].all())

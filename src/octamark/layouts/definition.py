@@ -1,4 +1,4 @@
-"""What a layout is: its points, their names, and the parts, mirror pairs, normalisers and openings that they make."""
+"""Layout: points, their names, and the parts, mirror pairs, normalisers and openings that they form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Floats = NDArray[np.floating]
 F64 = NDArray[np.float64]
 
 POINT_CORRELATION = 0.5
-"""Correlation of the errors of points that are averaged, as it is assumed for the spread of their mean.
+"""Assumed correlation of the errors of points that are averaged; the spread of their mean follows from it.
 
 Measured between the points of one eye on the 201 validation faces of 300W: 0.46 to 0.73 (nano and small, x and y).
 """
@@ -24,7 +24,7 @@ Measured between the points of one eye on the 201 validation faces of 300W: 0.46
 
 @dataclass(frozen=True)
 class Opening:
-    """The points that tell how far an eye or a mouth is open: distance of its edges over distance of its corners.
+    """The points by which the opening of an eye or a mouth is measured: those of its corners and of its edges.
 
     Attributes:
         corners: outer and inner corner of an eye; right and left corner of a mouth.

@@ -22,7 +22,7 @@ KEYS = (
 """Keys of a layout file. Required: name, and points or count."""
 
 DRAWING_KEYS = ("title", "edges", "diagram")
-"""Keys that say how a layout is shown, not what its points mean."""
+"""Keys about how a layout is drawn, not about what its points mean."""
 
 
 def parse(table: Mapping[str, Any], source: str) -> Layout:
@@ -106,8 +106,8 @@ def parse(table: Mapping[str, Any], source: str) -> Layout:
 def to_table(layout: Layout) -> dict[str, Any]:
     """A layout as plain values with the keys of a layout file; :func:`parse` gives the same layout back."""
 
-    def opening(one: Opening, edges: str) -> dict[str, Any]:
-        return {"corners": list(one.corners), edges: [list(pair) for pair in one.pairs]}
+    def opening(eye_or_mouth: Opening, edges: str) -> dict[str, Any]:
+        return {"corners": list(eye_or_mouth.corners), edges: [list(pair) for pair in eye_or_mouth.pairs]}
 
     table: dict[str, Any] = {
         "name": layout.name,
@@ -144,7 +144,7 @@ def _point_names(value: Any) -> tuple[str, ...]:
 
 
 def _default_parts(names: Sequence[str], count: int) -> dict[str, list[int]]:
-    """Points whose names differ only in a number at the end make a part: lip_0, lip_1 -> lip."""
+    """Parts of points whose names differ only in a number at the end: lip_0, lip_1 -> lip."""
     if not names:
         return {"point": list(range(count))}
     parts: dict[str, list[int]] = {}
@@ -162,11 +162,11 @@ def _default_mirror(names: Sequence[str]) -> list[tuple[int, ...]]:
         )
     pairs: list[tuple[int, ...]] = []
     for index, name in enumerate(names):
-        other = other_side(name)
-        if other != name and other not in names:
-            raise ValueError(f"point {name} has no partner {other}; write mirror = [...] to say which it is")
-        if other != name and index < names.index(other):
-            pairs.append((index, names.index(other)))
+        partner = other_side(name)
+        if partner != name and partner not in names:
+            raise ValueError(f"point {name} has no partner {partner}; write mirror = [...] to say which it is")
+        if partner != name and index < names.index(partner):
+            pairs.append((index, names.index(partner)))
     return pairs
 
 
@@ -217,11 +217,11 @@ def _edges(value: Any, names: Sequence[str]) -> list[tuple[int, int]]:
     return [pair for chain in value for pair in itertools.pairwise(expand(chain, names))]
 
 
-def _opening(value: Any, what: str, edges: str, names: Sequence[str]) -> Opening:
+def _opening(value: Any, kind: str, edges: str, names: Sequence[str]) -> Opening:
     """An eye as { corners = [36, 39], lids = [[37, 41], [38, 40]] }; a mouth has lips in place of lids."""
     if set(value) != {"corners", edges} or not value[edges]:
         number = f" ({len(value[edges])} pairs)" if edges in value else ""
-        raise ValueError(f"{what} has corners and {edges}, found {listed(value) or 'nothing'}{number}")
+        raise ValueError(f"{kind} has corners and {edges}, found {listed(value) or 'nothing'}{number}")
     first, second = expand(value["corners"], names)
     facing = []
     for pair in value[edges]:

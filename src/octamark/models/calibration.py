@@ -23,14 +23,14 @@ CONFIDENCE_SHARE = 0.05
 """``confidence`` is the probability of an error below this share of the face's inter-ocular distance."""
 
 KNOTS, RATIOS = 9, 24
-"""Lengths of the two tables, the same in all files, so that a graph can be calibrated again in place."""
+"""Lengths of the two tables; the same in all files, so that the calibration in a graph can be replaced."""
 
 Floats = NDArray[np.floating]
 Table = tuple[tuple[float, float], ...]
 
 
 class Calibration(BaseModel):
-    """The three fitted maps.
+    """The three fitted maps of a model.
 
     Attributes:
         kind: ``"per_point"``: a gain for every pair of mirrored points and every axis, and measured ``ratios``;
@@ -73,7 +73,7 @@ class Calibration(BaseModel):
         return cls(gain=((1.0, 1.0),) * points, own=1.0, face=0.0, knots=knots, ratios=laplace_ratios())
 
     def spread(self, raw: Floats) -> NDArray[np.float64]:
-        """Expected absolute errors of raw spreads, both (n, M, 2), pixels of the crop: what the graph computes."""
+        """Expected absolute errors of raw spreads, both (n, M, 2), pixels of the crop, as the graph computes them."""
         log_raw = np.log(np.maximum(np.asarray(raw, np.float64), 1e-6))
         log_mean = log_raw.mean(axis=(1, 2), keepdims=True)
         u = np.array(self.gain) * np.exp(self.own * log_raw + self.face * log_mean)
@@ -102,7 +102,7 @@ def laplace_ratios() -> Table:
 
 
 def root_mean_square(spread: Floats) -> NDArray[np.float64]:
-    """One number for both axes' spreads: (..., 2) -> (...)."""
+    """The root mean square of both axes' spreads: (..., 2) -> (...)."""
     return np.asarray(np.sqrt((np.asarray(spread, np.float64) ** 2).mean(axis=-1)))
 
 

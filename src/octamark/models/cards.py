@@ -1,4 +1,4 @@
-"""Cards: what every weight file says about itself.
+"""Cards: the description of a model that its weight file holds.
 
 A card is JSON in the ONNX metadata under ``octamark``: a :class:`ModelCard`, or the :class:`RegionCard` of a regional
 network. The layout of the landmarks lies beside it, under ``octamark.layout``.
@@ -72,7 +72,7 @@ class RegionRule(BaseModel):
 
 
 class Card(BaseModel):
-    """What the card of every weight file says: what the file is, where it comes from and how good it is.
+    """The card of a weight file: what the model is, what it was trained on and how accurate it is.
 
     Attributes:
         name: of the model; layout: name of the layout of its landmarks.
@@ -158,7 +158,9 @@ def _parse(text: str | None, source: str, kind: type[_Card]) -> _Card:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        problem = "a model card that this version cannot use: " + "; ".join(_explain(each) for each in error.errors())
+        problem = "a model card that this version cannot use: " + "; ".join(
+            _explain(problem_entry) for problem_entry in error.errors()
+        )
         if kind is ModelCard and _fits(text, RegionCard):
             problem = "a regional network, which is used beside a model: --regions, or regions= in Python"
         if kind is RegionCard and _fits(text, ModelCard):
@@ -168,8 +170,10 @@ def _parse(text: str | None, source: str, kind: type[_Card]) -> _Card:
 
 def _explain(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"]) or "the card"
-    given = problem["input"]
-    value = f", got {given!r}" if isinstance(given, int | float | str) and len(str(given)) < 40 else ""
+    value_given = problem["input"]
+    value = (
+        f", got {value_given!r}" if isinstance(value_given, int | float | str) and len(str(value_given)) < 40 else ""
+    )
     return f"{place}: {problem['msg'].removeprefix('Value error, ')}{value}"
 
 
@@ -230,11 +234,11 @@ def check_graph(
         WeightsError: missing inputs or outputs, another input size than the card's, or graph, calibration and layout
             that disagree about the number of landmarks. One message names all differences.
     """
-    found = {value.name: tuple(value.shape) for value in (*inputs, *outputs)}
+    shapes = {value.name: tuple(value.shape) for value in (*inputs, *outputs)}
     count, any_size = layout.count, None
     if isinstance(card, ModelCard):
         size, place = card.crop.size, "crop.size"
-        wanted: dict[str, tuple[int | None, ...]] = {
+        expected: dict[str, tuple[int | None, ...]] = {
             "crops": (any_size, size, size, 3),
             "landmarks": (any_size, count, 2),
             "spread": (any_size, count, 2),
@@ -244,17 +248,17 @@ def check_graph(
     else:
         assert isinstance(card, RegionCard)
         size, place = card.rule.size, "rule.size"
-        wanted = {
+        expected = {
             "crops": (any_size, any_size, size, size, 3),
             "readings": (any_size, any_size, 2),
             "spread": (any_size, any_size, 2),
         }
-    if missing := wanted.keys() - found.keys():
+    if missing := expected.keys() - shapes.keys():
         raise WeightsError(f"{source}: a graph without {listed(sorted(missing))}; export it with this version")
     problems = [
-        f"{name} is {_shape(found[name])} in the graph, {_shape(shape)} by the card"
-        for name, shape in wanted.items()
-        if not _agree(found[name], shape)
+        f"{name} is {_shape(shapes[name])} in the graph, {_shape(shape)} by the card"
+        for name, shape in expected.items()
+        if not _agree(shapes[name], shape)
     ]
     if (calibrated := len(card.calibration.gain)) != count:
         problems.append(f"the calibration is for {calibrated} points")
@@ -265,9 +269,10 @@ def check_graph(
         )
 
 
-def _agree(found: tuple[int | str | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(found) == len(wanted) and all(
-        other is None or not isinstance(side, int) or side == other for side, other in zip(found, wanted, strict=True)
+def _agree(shape: tuple[int | str | None, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(
+        wanted_side is None or not isinstance(side, int) or side == wanted_side
+        for side, wanted_side in zip(shape, expected, strict=True)
     )
 
 

@@ -1,4 +1,4 @@
-"""What is fitted after training: how detector boxes map to label boxes, and what the raw spread means."""
+"""What is fitted after training: the map from detector boxes to crops, the offset, the calibration of the spread."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ FOLDS = 5
 """Parts of the held-out faces; figures of a fit are measured on each part after a fit to the others."""
 
 LEAST_POINTS = 500
-"""Labelled points from which on every pair of mirrored points has a gain of its own."""
+"""With at least this many labelled points, every pair of mirrored points has a gain of its own."""
 
 LEAST_EXPONENT_POINTS = 40
-"""Labelled points from which on a global calibration has fitted exponents; below it is one factor."""
+"""With at least this many labelled points, a global calibration has fitted exponents; with fewer it is one factor."""
 
 LEAST_BOXES = 10
-"""Detected faces from which on the map from detector boxes to crops is fitted."""
+"""With at least this many detected faces, the map from detector boxes to crops is fitted."""
 
 F64 = NDArray[np.float64]
 
@@ -47,25 +47,25 @@ def detected_boxes(
 
 
 def fit_crop_rule(
-    samples: Sequence[Sample], found: Sequence[NDArray[np.float32] | None], *, size: int, margin: float
+    samples: Sequence[Sample], boxes: Sequence[NDArray[np.float32] | None], *, size: int, margin: float
 ) -> CropRule:
     """The map from detector boxes to the crops of training, by medians over the faces that the detector found.
 
-    Faces of which every point is labelled count alone if there are :data:`LEAST_BOXES` of them. If the detector found
+    Only faces with all labels are used, if there are :data:`LEAST_BOXES` of them. If the detector found
     fewer faces than that (in drawings, for example), nothing is fitted: crops are ``margin`` times the square root
     of a box's area, around its centre, and the residual is 0.
     """
-    pairs = [(box, sample) for box, sample in zip(found, samples, strict=True) if box is not None]
+    pairs = [(box, sample) for box, sample in zip(boxes, samples, strict=True) if box is not None]
     complete = [pair for pair in pairs if np.isfinite(pair[1].landmarks).all()]
     pairs = complete if len(complete) >= LEAST_BOXES else pairs  # the box around a part of the points is smaller
     if len(pairs) < LEAST_BOXES:
         unfitted = {"detector_scale": margin, "detector_shift": (0.0, 0.0), "detector_residual": (0.0, 0.0, 0.0)}
         return CropRule(size=size, margin=margin, **unfitted)
     detected = np.stack([box for box, _ in pairs])
-    wanted = squares(landmark_boxes(np.stack([sample.landmarks for _, sample in pairs])), margin)
+    targets = squares(landmark_boxes(np.stack([sample.landmarks for _, sample in pairs])), margin)
     plain = detector_squares(detected, 1.0, (0.0, 0.0))
-    shift = (wanted[:, :2] - plain[:, :2]) / plain[:, 2:]
-    log_scale = np.log(wanted[:, 2] / plain[:, 2])
+    shift = (targets[:, :2] - plain[:, :2]) / plain[:, 2:]
+    log_scale = np.log(targets[:, 2] / plain[:, 2])
     centre, middle = np.median(shift, axis=0), float(np.median(log_scale))
     residual = np.concatenate([(shift - centre) / np.exp(middle), (log_scale - middle)[:, None]], axis=1).std(axis=0)
     return CropRule(
@@ -78,24 +78,24 @@ def fit_crop_rule(
 
 
 def calibration_kind(faces: int, points: int) -> Literal["per_point", "global"]:
-    """What :func:`fit_calibration` and its check on left-out folds will fit to so many held-out faces.
+    """The kind of calibration that :func:`fit_calibration` will fit to so many held-out faces of that many points.
 
-    Training can say it before it begins: below :data:`LEAST_POINTS` labelled points the calibration is global.
+    It is global where a fit to all folds but one has fewer than :data:`LEAST_POINTS` labelled points.
     """
     return "per_point" if (faces - -(-faces // FOLDS)) * points >= LEAST_POINTS else "global"
 
 
-def fit_offset(found: NDArray[np.floating], truth: NDArray[np.floating], layout: Layout) -> tuple[float, float]:
+def fit_offset(predicted: NDArray[np.floating], truth: NDArray[np.floating], layout: Layout) -> tuple[float, float]:
     """How far labels (n, M, 2) lie to one side of found points, (x, y) in shares of the inter-ocular distance.
 
     The median over faces of the mean over labelled points; a network that learns from mirrored pictures cannot learn
     it. Faces without any label (NaN) are left out. A shift that no card allows comes from a network that has not
     learned the points, not from labels: then the offset is 0.
     """
-    away = np.asarray(truth, np.float64) - found
+    away = np.asarray(truth, np.float64) - predicted
     labelled = np.asarray(np.isfinite(away).all(axis=2))
     mean = np.where(labelled[..., None], away, 0.0).sum(axis=1) / np.maximum(labelled.sum(axis=1), 1)[:, None]
-    shares = mean / layout.reference_distance(found)[:, None]
+    shares = mean / layout.reference_distance(predicted)[:, None]
     shares = shares[labelled.any(axis=1) & np.isfinite(shares).all(axis=1)]
     x, y = np.median(shares, axis=0) if len(shares) else (0.0, 0.0)
     if max(abs(x), abs(y)) > MAX_OFFSET:
@@ -143,9 +143,11 @@ def fit_calibration(
     if kind == "per_point":
         _, shared = np.unique(np.minimum(np.arange(len(mirror)), mirror), return_inverse=True)
         gain_of = np.stack([2 * shared, 2 * shared + 1], axis=1)
-        each = np.broadcast_to(gain_of, log_raw.shape)[mask]
-        # a point that nobody labelled keeps the gain of all
-        gains, exponents = _most_likely(columns, each, away[mask], np.full(gain_of.max() + 1, start[0]), exponents)
+        gain_numbers = np.broadcast_to(gain_of, log_raw.shape)[mask]
+        # a point without any label keeps the gain of all
+        gains, exponents = _most_likely(
+            columns, gain_numbers, away[mask], np.full(gain_of.max() + 1, start[0]), exponents
+        )
     gain = np.exp(gains)[gain_of]
     own_exponent, face_exponent = (float(value) for value in exponents)
     u = gain * np.exp(own_exponent * log_raw + face_exponent * face)
@@ -186,10 +188,10 @@ def cross_fitted(
     radii = {share: np.zeros(confidence.shape) for share in SHARES}
     labelled = np.isfinite(np.asarray(errors)).all(axis=2).sum(axis=1)  # of each face
     fold = np.arange(len(raw)) % FOLDS
-    left = min(int(labelled[fold != number].sum()) for number in range(FOLDS))
-    if not left:
+    fewest_points = min(int(labelled[fold != number].sum()) for number in range(FOLDS))
+    if not fewest_points:
         return {}
-    kind: Literal["per_point", "global"] = "per_point" if left >= LEAST_POINTS else "global"
+    kind: Literal["per_point", "global"] = "per_point" if fewest_points >= LEAST_POINTS else "global"
     for number in range(FOLDS):
         out = fold == number
         if not out.any():
@@ -265,12 +267,12 @@ def _most_likely(
     begin = np.concatenate([gains + exponents @ centre, exponents * scale])
     middle = np.log(max(away.mean(), 1e-6))
     bounds = [(middle - 20, middle + 20)] * count + [(w, w) if fixed else (0, None) for w in begin[count:]]
-    found = minimize(
+    solution = minimize(
         loss, begin, jac=True, method="L-BFGS-B", bounds=bounds,
         options={"maxiter": 5000, "maxfun": 20000, "maxcor": 50, "ftol": 1e-15, "gtol": 1e-9},
     ).x  # fmt: skip
-    exponents = found[count:] / scale
-    return found[:count] - exponents @ centre, exponents
+    exponents = solution[count:] / scale
+    return solution[:count] - exponents @ centre, exponents
 
 
 def _knots(u: NDArray[np.float64], away: NDArray[np.float64]) -> tuple[tuple[float, float], ...]:
@@ -282,6 +284,6 @@ def _knots(u: NDArray[np.float64], away: NDArray[np.float64]) -> tuple[tuple[flo
 
 
 def _rising(values: F64, least: float) -> F64:
-    """Values (n,), each raised to at least the one before plus ``least``."""
+    """Values (n,), each at least the one before plus ``least``: lower ones are raised."""
     steps = np.arange(len(values)) * least
     return np.asarray(np.maximum.accumulate(values - steps) + steps)

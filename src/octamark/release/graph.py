@@ -1,4 +1,4 @@
-"""From a trained network to one ONNX file: small, without what only a debugger reads, with its card and its layout."""
+"""From a trained network to one small ONNX file, with its card and its layout in the metadata."""
 
 from __future__ import annotations
 
@@ -98,10 +98,10 @@ def with_card(data: bytes, card: Card) -> bytes:
 def _finish(model: onnx.ModelProto, card: Card, layout: Layout | None = None) -> bytes:
     """The model's bytes with that card, and that layout; None keeps the layout that the metadata hold."""
     model.producer_name, model.producer_version = "octamark", card.version
-    held = {entry.key: entry.value for entry in model.metadata_props if entry.key == LAYOUT_KEY}
+    properties = {entry.key: entry.value for entry in model.metadata_props if entry.key == LAYOUT_KEY}
     if layout is not None:
-        held = {LAYOUT_KEY: layouts.dumps(layout)}
-    helper.set_model_props(model, {METADATA_KEY: card.model_dump_json(), **held})
+        properties = {LAYOUT_KEY: layouts.dumps(layout)}
+    helper.set_model_props(model, {METADATA_KEY: card.model_dump_json(), **properties})
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString()
     return data
@@ -133,9 +133,9 @@ def _shorten(model: onnx.ModelProto) -> None:
         node.name = format(index, "x")
         for values in (node.input, node.output):
             values[:] = [names.setdefault(value, format(len(names), "x")) for value in values]
-        kept = [attribute for attribute in node.attribute if not _is_default(node.op_type, attribute)]
+        attributes = [attribute for attribute in node.attribute if not _is_default(node.op_type, attribute)]
         del node.attribute[:]
-        node.attribute.extend(kept)
+        node.attribute.extend(attributes)
 
 
 def _is_default(operator: str, attribute: onnx.AttributeProto) -> bool:

@@ -36,7 +36,7 @@ from octamark.release.calibration import (
 from octamark.release.graph import recalibrated, to_onnx
 from octamark.release.predictor import Predictor
 from octamark.release.quantization import Storage
-from octamark.release.shape_correction import LEAST_FACES, fit_shape, found_shapes
+from octamark.release.shape_correction import LEAST_FACES, fit_shape, predicted_shapes
 from octamark.synthesis.caricature import Caricatures
 from octamark.training import checkpoints
 from octamark.training.data import FaceStore
@@ -80,7 +80,7 @@ def load_network(path: Path) -> tuple[OctaveNetwork, Recipe, dict[str, Any]]:
 
 
 def learned_from(recipe: Recipe, faces: int, held_out: int) -> tuple[str, str]:
-    """A card's ``training_data`` and ``terms``."""
+    """A card's ``training_data`` and ``terms``, for a recipe and its numbers of training and held-out faces."""
     sources = [name for name in (recipe.init, recipe.distillation and recipe.distillation.teacher) if name]
     terms = "those of the training pictures" + (f", and of {listed(sources)}" if sources else "")
     sets = []
@@ -180,7 +180,7 @@ def _shape_correction(
         return None
     size, mirror = recipe.stages[-1].size, torch.from_numpy(points.mirror.copy())
     faces = FaceStore.load(samples, size, recipe.margin)
-    shapes, labels = found_shapes(
+    shapes, labels = predicted_shapes(
         network, faces, mirror, size=size, beta=recipe.loss.beta, seed=recipe.seed,
         caricatures=Caricatures.of(recipe.caricature, points, faces.landmarks), advance=tick,
     )  # fmt: skip
@@ -201,7 +201,7 @@ def calibrate(
 
     Args:
         graph: bytes of the model file.
-        samples: labelled faces; points without a label (NaN) count for nothing.
+        samples: labelled faces; points without a label (NaN) are left out.
         detector: finds the faces; :class:`octamark.FaceDetector` by default.
         seed: of the random movements of boxes.
         tick: called after each face.
@@ -230,12 +230,12 @@ def calibrate(
     assert in_labels.scale is not None
     points, unit = landmarker.layout, in_labels.scale[:, None, None]
     offset = fit_offset(in_labels.landmarks, truth, points)
-    found = {name: shifted(view.landmarks, offset, points) for name, view in predictions.items()}
-    raw, off, mirror = in_labels.spread / unit, (found["labels"] - truth) / unit, points.mirror
-    fitted = fit_calibration(raw, off, mirror)
+    moved = {name: shifted(view.landmarks, offset, points) for name, view in predictions.items()}
+    raw, signed_errors, mirror = in_labels.spread / unit, (moved["labels"] - truth) / unit, points.mirror
+    fitted = fit_calibration(raw, signed_errors, mirror)
     eyes = points.reference_distance(truth) / in_labels.scale
     scored = np.isfinite(distances(truth, points, usual_normaliser(points)))
-    errors = {name: nme(landmarks, truth, points)[scored] for name, landmarks in found.items()}
+    errors = {name: nme(landmarks, truth, points)[scored] for name, landmarks in moved.items()}
     detected = errors["detector"][predictions["detector"].found[scored]]
     scores = {
         f"validation NME, %, label boxes, {int(scored.sum())} faces": _percent(errors["labels"]),
@@ -243,15 +243,15 @@ def calibrate(
         f"validation NME, %, YuNet boxes, {len(detected)} faces found": _percent(detected),
         "failures at 8 %, %, YuNet boxes": _percent(failures(detected)),
         "validation NME, %, YuNet boxes moved and scaled by up to 10 %": _percent(errors["moved"]),
-        **{f"{name} (cross-fitted)": value for name, value in cross_fitted(raw, off, eyes, mirror).items()},
+        **{f"{name} (cross-fitted)": value for name, value in cross_fitted(raw, signed_errors, eyes, mirror).items()},
     }
-    known = {name: value for name, value in scores.items() if np.isfinite(value)}  # no failures: no ranking of them
-    final = card.model_copy(update={"calibration": fitted, "offset": offset, "scores": known})
+    finite = {name: value for name, value in scores.items() if np.isfinite(value)}  # no failures: no ranking of them
+    final = card.model_copy(update={"calibration": fitted, "offset": offset, "scores": finite})
     return recalibrated(graph, final), final
 
 
 def _nme_in_label_boxes(landmarker: Landmarker, samples: Sequence[Sample], tick: Callable[[], None]) -> float:
-    """NME, %, in crops from labels, after the offset that was fitted on these faces."""
+    """NME in percent, in crops from labels, after an offset that was fitted on these faces."""
     views = {"labels": View(label_crop(landmarker.card.crop))}
     landmarks = predict(landmarker, samples, views, advance=tick)["labels"].landmarks
     truth, points = np.stack([sample.landmarks for sample in samples]), landmarker.layout

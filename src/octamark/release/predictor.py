@@ -44,8 +44,8 @@ def _fold(conv: OctaveConv, name: str, norm: nn.BatchNorm2d) -> None:
     for path in paths:
         per_output = (1, -1, 1, 1) if isinstance(path, nn.ConvTranspose2d) else (-1, 1, 1, 1)
         path.weight.data *= gain.view(per_output)
-    own = getattr(conv, f"{name}_to_{name}")
-    (own if own is not None else paths[0]).bias = nn.Parameter(shift)
+    same_frequency = getattr(conv, f"{name}_to_{name}")
+    (same_frequency if same_frequency is not None else paths[0]).bias = nn.Parameter(shift)
 
 
 class _PooledStem(nn.Module):
@@ -117,17 +117,17 @@ class Predictor(nn.Module):
         log_mean = log_raw.mean(dim=(1, 2), keepdim=True)  # n, 1, 1
         u = self.calibration_gain * (self.calibration_own * log_raw + self.calibration_face * log_mean).exp()
         spread = self._chain(u, "knots")
-        both = (spread**2).mean(dim=-1).sqrt()  # n, M
+        axis_mean = (spread**2).mean(dim=-1).sqrt()  # n, M
         radius = CONFIDENCE_SHARE * self._inter_ocular(position)[:, None]
-        return position, spread, self._chain(radius / both.clamp(min=1e-6), "ratios"), p
+        return position, spread, self._chain(radius / axis_mean.clamp(min=1e-6), "ratios"), p
 
     def _chain(self, x: Tensor, table: str) -> Tensor:
-        """A chain of straight lines from (0, 0)."""
+        """Values ``x`` under a table of the calibration: a chain of straight lines from (0, 0)."""
         start, length, slope = (cast(Tensor, getattr(self, f"calibration_{table}_{part}")) for part in _LINE)
         return (torch.minimum(torch.relu(x[..., None] - start), length) * slope).sum(dim=-1)
 
     def _inter_ocular(self, points: Tensor) -> Tensor:
-        """(n, M, 2) -> (n,)."""
+        """The distance that the confidence refers to, see :class:`Predictor`: (n, M, 2) -> (n,)."""
         if self.eyes:
             first, second = (points[:, group].mean(dim=1) for group in self.eyes)
             return ((first - second) ** 2).sum(dim=-1).sqrt()

@@ -46,7 +46,7 @@ def quantize_weights(model: onnx.ModelProto, storage: Storage, coarsest: str) ->
     """
     if storage == "float32":
         return
-    held = {}
+    weights = {}
     for tensor in list(model.graph.initializer):
         values = numpy_helper.to_array(tensor)
         if values.dtype != np.float32 or values.size < 64 or tensor.name.startswith("calibration"):
@@ -56,13 +56,13 @@ def quantize_weights(model: onnx.ModelProto, storage: Storage, coarsest: str) ->
                 f"{tensor.name}: weights that are not finite or above 65504, the most that float16 holds; float32 "
                 "storage keeps larger ones"
             )
-        held[tensor.name] = values
+        weights[tensor.name] = values
         model.graph.initializer.remove(tensor)
-    level = {name: values.size for name, values in held.items() if name.startswith(coarsest) and values.ndim == 4}
+    level = {name: values.size for name, values in weights.items() if name.startswith(coarsest) and values.ndim == 4}
     assert level, f"no weights of {coarsest}"
     large = {name for name, size in level.items() if size >= LARGE * sum(level.values())}
     widening = _Widening(model)
-    for name, values in held.items():
+    for name, values in weights.items():
         square = values.ndim == 2 and values.shape[0] == values.shape[1]
         if storage == "float16" or values.size < 256 or not (values.ndim == 4 or square):
             widening.half(name, values)
@@ -124,8 +124,8 @@ class _Widening:
 
 
 def _storable(scale: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
-    kept: NDArray[np.float16] = np.maximum(scale, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
-    return kept
+    storable: NDArray[np.float16] = np.maximum(scale, np.finfo(np.float16).smallest_subnormal).astype(np.float16)
+    return storable
 
 
 def _steps(values: NDArray[np.float32], scale: NDArray[np.float16], low: int, high: int) -> NDArray[np.float32]:
@@ -141,6 +141,8 @@ def _closest_scale(values: NDArray[np.float32]) -> NDArray[np.float16]:
     axes = _INPUT_AXES[values.ndim]
     largest = np.abs(values).max(axis=axes, keepdims=True) / 7.5
     scales = np.stack([_storable(largest * share) for share in np.linspace(0.5, 1, 21)])
-    off = [np.square(_steps(values, scale, -8, 7) * scale - values).sum(axis=axes, keepdims=True) for scale in scales]
-    best: NDArray[np.float16] = np.take_along_axis(scales, np.argmin(off, axis=0)[None], axis=0)[0]
+    errors = [
+        np.square(_steps(values, scale, -8, 7) * scale - values).sum(axis=axes, keepdims=True) for scale in scales
+    ]
+    best: NDArray[np.float16] = np.take_along_axis(scales, np.argmin(errors, axis=0)[None], axis=0)[0]
     return best

@@ -40,7 +40,7 @@ from octamark.training.regions import region_rule, regional_network
 F64 = NDArray[np.float64]
 
 STEADY = 0.2
-"""Weight of the distance between two readings of a face, beside the error, in the fit of the fusion."""
+"""Weight of the distance between two readings of a face, relative to the error, in the fit of the fusion."""
 
 
 class RegionalRelease(NamedTuple):
@@ -52,7 +52,7 @@ class RegionalRelease(NamedTuple):
 
 
 class FaceReadings(NamedTuple):
-    """What both networks read of n faces, pixels of the pictures; NaN where the detector found none.
+    """The readings of n faces by both networks, pixels of the pictures; NaN for a face that the detector did not find.
 
     Attributes:
         points, spread: (n, M, 2) of the global network.
@@ -65,7 +65,7 @@ class FaceReadings(NamedTuple):
     reading_spread: F64
 
     def take(self, chosen: NDArray[np.bool_]) -> FaceReadings:
-        """Those of some faces, by a mask (n,)."""
+        """The readings of the faces that a mask (n,) selects."""
         return FaceReadings(*(part[chosen] for part in self))
 
 
@@ -178,25 +178,25 @@ def release_regions(
 
     views = {"labels": View(label_crop(card.crop)), "detector": View(detector_crop(card.crop))}
     predictions = predict(landmarker, validation, views, advance=tick)
-    faces = {name: _read(refiner, validation, found, tick) for name, found in predictions.items()}
+    faces = {name: _read(refiner, validation, predicted, tick) for name, predicted in predictions.items()}
     truth = np.stack([sample.landmarks for sample in validation]).astype(np.float64)
     scale = predictions["labels"].scale
     assert scale is not None
     unit = (scale * card.crop.size / FACE_UNITS)[:, None, None]
-    again = _read_again(refiner, landmarker, validation, recipe.seed, tick)
+    nudged = _read_nudged(refiner, landmarker, validation, recipe.seed, tick)
     target = shifted(truth, (-offset[0], -offset[1]), points_layout)  # labels where a mirrored network can find them
-    fitted = fit_fusion(faces["labels"], target, table, again)
+    fitted = fit_fusion(faces["labels"], target, table, nudged)
     points, raw = fitted.join(faces["labels"], table)
-    off = (shifted(points, offset, points_layout) - truth) / unit
-    calibration = fit_calibration(raw / unit, off, points_layout.mirror)
-    folds = _fold_fusions(faces["labels"], target, table, again)
+    signed_errors = (shifted(points, offset, points_layout) - truth) / unit
+    calibration = fit_calibration(raw / unit, signed_errors, points_layout.mirror)
+    folds = _fold_fusions(faces["labels"], target, table, nudged)
     held_out = {name: _held_out(folds, part, table) for name, part in faces.items()}
     scores: dict[str, float] = {}
     for name, boxes in (("labels", "label boxes"), ("detector", "YuNet boxes")):
-        kept = predictions[name].found & np.isfinite(distances(truth, points_layout, usual_normaliser(points_layout)))
-        for prefix, found in (("", held_out[name][0]), ("without refinement, ", faces[name].points)):
-            moved = shifted(found[kept], offset, points_layout)
-            scores |= _scores(f"{prefix}{boxes}, {int(kept.sum())} faces", moved, truth[kept], points_layout)
+        scored = predictions[name].found & np.isfinite(distances(truth, points_layout, usual_normaliser(points_layout)))
+        for prefix, predicted in (("", held_out[name][0]), ("without refinement, ", faces[name].points)):
+            moved = shifted(predicted[scored], offset, points_layout)
+            scores |= _scores(f"{prefix}{boxes}, {int(scored.sum())} faces", moved, truth[scored], points_layout)
     scores["validation NME of the last epoch, %"] = float(meta["rows"][-1]["validation_nme"]) * 100
     errors = (shifted(held_out["labels"][0], offset, points_layout) - truth) / unit
     eyes = points_layout.reference_distance(truth) / unit[:, 0, 0]
@@ -228,14 +228,14 @@ def _model_file(model: str) -> str:
 
 
 def fit_fusion(
-    faces: FaceReadings, truth: F64, table: RegionTable, again: FaceReadings | None = None, steps: int = 400
+    faces: FaceReadings, truth: F64, table: RegionTable, nudged: FaceReadings | None = None, steps: int = 400
 ) -> Fusion:
-    """The biases and the sharpness that make the mean error of the fused points least, by gradient descent.
+    """The biases and the sharpness that minimise the mean error of the fused points, by gradient descent.
 
     Args:
         truth: (n, M, 2), pixels of the pictures; NaN for a point without a label, which is left out.
-        again: the same faces read in slightly moved pictures, moved back; then :data:`STEADY` times the distance
-            between both readings counts too. Both terms are relative to those of the global network alone.
+        nudged: the same faces read in slightly moved pictures, moved back; :data:`STEADY` times the distance between
+            both readings is then added to the loss. Both terms are relative to those of the global network alone.
     """
     points, spread, readings, reading_spread, labels = (torch.from_numpy(part) for part in (*faces, truth))
     joining, kinds = torch.from_numpy(table.joining.astype(np.float64)), torch.from_numpy(table.reading_kinds)
@@ -243,7 +243,7 @@ def fit_fusion(
     log_sharpness = torch.zeros((), dtype=torch.float64, requires_grad=True)
     unit = torch.from_numpy(table.layout.reference_distance(truth))[:, None]
     known = torch.isfinite(labels).all(dim=-1) & torch.isfinite(unit)
-    moved = None if again is None else [torch.from_numpy(part) for part in again]
+    nudged_parts = None if nudged is None else [torch.from_numpy(part) for part in nudged]
 
     def distance(first: Tensor, second: Tensor) -> Tensor:
         apart = ((first - second)[known].square().sum(-1) + 1e-12).sqrt()
@@ -255,9 +255,18 @@ def fit_fusion(
         sharpness = log_sharpness.exp()
         fused: Tensor = fuse(points, spread, readings, reading_spread, bias[kinds], sharpness, joining, torch)[0]
         loss = distance(fused, labels) / plain
-        if moved is not None:
-            other = fuse(moved[0], moved[1], moved[2], moved[3], bias[kinds], sharpness, joining, torch)[0]
-            loss = loss + STEADY * distance(fused, other) / distance(points, moved[0])
+        if nudged_parts is not None:
+            nudged_fused = fuse(
+                nudged_parts[0],
+                nudged_parts[1],
+                nudged_parts[2],
+                nudged_parts[3],
+                bias[kinds],
+                sharpness,
+                joining,
+                torch,
+            )[0]
+            loss = loss + STEADY * distance(fused, nudged_fused) / distance(points, nudged_parts[0])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -267,7 +276,7 @@ def fit_fusion(
 def _read(
     refiner: Refiner, samples: Sequence[Sample], predictions: Predictions, tick: Callable[[], None]
 ) -> FaceReadings:
-    """Every face's regions, read where the points of the global network put them."""
+    """The readings of every face's regions, in crops that the points of the global network place."""
     assert predictions.spread is not None
     readings = np.full((2, len(samples), len(refiner.table.landmarks), 2), np.nan)
     points, spread = predictions.landmarks.astype(np.float64), predictions.spread.astype(np.float64)
@@ -279,17 +288,17 @@ def _read(
     return FaceReadings(points, spread, *readings)
 
 
-def _read_again(
+def _read_nudged(
     refiner: Refiner, landmarker: Landmarker, samples: Sequence[Sample], seed: int, tick: Callable[[], None]
 ) -> FaceReadings:
-    """Every face read in its picture after a small known movement, and moved back."""
+    """The readings of every face in its picture after a small known movement, moved back."""
     rng, faces = np.random.default_rng(seed), list[FaceReadings]()
     for sample in samples:
         picture, matrix = nudge(sample.read(), rng)
         box = landmark_boxes(apply(matrix, sample.landmarks))
-        found = landmarker(picture, box[None], box_kind="landmarks")
-        points, spread = found.landmarks.astype(np.float64), found.spread.astype(np.float64)
-        landmarks = Landmarks(points[0], spread[0], found.confidence[0])
+        prediction = landmarker(picture, box[None], box_kind="landmarks")
+        points, spread = prediction.landmarks.astype(np.float64), prediction.spread.astype(np.float64)
+        landmarks = Landmarks(points[0], spread[0], prediction.confidence[0])
         readings, raw = refiner.read([picture], [landmarks])
         back = invert(matrix)
         faces.append(FaceReadings(apply(back, points), spread, apply(back, readings), raw))
@@ -297,15 +306,15 @@ def _read_again(
     return FaceReadings(*(np.concatenate(parts) for parts in zip(*faces, strict=True)))
 
 
-def _fold_fusions(faces: FaceReadings, truth: F64, table: RegionTable, again: FaceReadings) -> list[Fusion]:
-    """For each of ``FOLDS`` parts of the faces, the fusion that was fitted on the others."""
+def _fold_fusions(faces: FaceReadings, truth: F64, table: RegionTable, nudged: FaceReadings) -> list[Fusion]:
+    """For each of :data:`FOLDS` folds of the faces, the fusion that was fitted on the other folds."""
     fold = np.arange(len(truth)) % FOLDS
     others = [fold != number for number in range(FOLDS)]
-    return [fit_fusion(faces.take(kept), truth[kept], table, again.take(kept)) for kept in others]
+    return [fit_fusion(faces.take(mask), truth[mask], table, nudged.take(mask)) for mask in others]
 
 
 def _held_out(fusions: list[Fusion], faces: FaceReadings, table: RegionTable) -> tuple[F64, F64]:
-    """Fused points and spreads of faces, each part's by the fusion that was not fitted on it."""
+    """Fused points and spreads of faces; each fold has the fusion that was not fitted on it."""
     fold = np.arange(len(faces.points)) % FOLDS
     points, spreads = np.zeros_like(faces.points), np.zeros_like(faces.points)
     for number, fusion in enumerate(fusions):
@@ -314,13 +323,13 @@ def _held_out(fusions: list[Fusion], faces: FaceReadings, table: RegionTable) ->
     return points, spreads
 
 
-def _scores(about: str, found: F64, truth: F64, points_layout: Layout) -> dict[str, float]:
+def _scores(about: str, points: F64, truth: F64, points_layout: Layout) -> dict[str, float]:
     """NME, whole and by groups of parts, and failures, in percent."""
-    whole = nme(found, truth, points_layout)
-    parts = part_nme(found, truth, points_layout)
+    errors = nme(points, truth, points_layout)
+    parts = part_nme(points, truth, points_layout)
     return {
-        f"validation NME, %, {about}": float(whole.mean() * 100),
+        f"validation NME, %, {about}": float(errors.mean() * 100),
         **{f"NME of {name}, %, {about}": float(np.nanmean(part) * 100) for name, part in parts.items()
            if np.isfinite(part).any()},
-        f"failures at 8 %, %, {about}": failure_rate(whole) * 100,
+        f"failures at 8 %, %, {about}": failure_rate(errors) * 100,
     }  # fmt: skip

@@ -18,10 +18,10 @@ from octamark.training.data import FaceStore
 from octamark.training.recipe import Augment
 
 LEAST_FACES = 100
-"""Faces below which no correction is fitted; it takes some hundreds to gain anything."""
+"""With fewer faces no correction is fitted: it takes some hundreds to gain anything."""
 
 WORTHWHILE = 0.995
-"""A correction is kept if it leaves less than this share of the error on faces that it was not fitted on."""
+"""A correction is used if it leaves less than this share of the error on faces that it was not fitted on."""
 
 RIDGES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 """Strengths of the penalty, relative to the mean variance of a coordinate; cross-validation chooses one."""
@@ -30,10 +30,10 @@ LEAST_VARIANCE = 1e-6
 """Least variance of a coordinate that the penalty is relative to, of shapes of size 1; identical faces have none."""
 
 _PLACED = {"rotation": 8.0, "scale": 0.05, "shift": 0.03}  # about as a detector's box places crops
-_STILL = Augment.model_validate(dict.fromkeys(Augment.model_fields, 0.0) | _PLACED)
+_MOVED_ONLY = Augment.model_validate(dict.fromkeys(Augment.model_fields, 0.0) | _PLACED)
 
 
-def found_shapes(
+def predicted_shapes(
     network: OctaveNetwork,
     faces: FaceStore,
     mirror: Tensor,
@@ -57,7 +57,7 @@ def found_shapes(
             pictures, landmarks = faces.pictures[first : first + 32], faces.landmarks[first : first + 32]
             for (shapes, labels), drawn in zip(views, (None, caricatures), strict=True):
                 _, crops, landmarks_in_crops = augment(
-                    pictures, landmarks, config=_STILL, mirror=mirror, size=size, generator=generator,
+                    pictures, landmarks, config=_MOVED_ONLY, mirror=mirror, size=size, generator=generator,
                     caricatures=drawn,
                 )  # fmt: skip
                 maps = network(crops.contiguous(memory_format=torch.channels_last))
@@ -66,19 +66,19 @@ def found_shapes(
                 labels.append(landmarks_in_crops)
             for _ in pictures:
                 advance()
-    found, truth = (torch.stack([torch.cat(view[part]) for view in views]) for part in (0, 1))
-    return found, truth
+    points_of_views, truth = (torch.stack([torch.cat(view[part]) for view in views]) for part in (0, 1))
+    return points_of_views, truth
 
 
-def fit_shape(found: Tensor, truth: Tensor, mirror: Tensor) -> ShapeCorrection | None:
+def fit_shape(predicted: Tensor, truth: Tensor, mirror: Tensor) -> ShapeCorrection | None:
     """The correction that moves points nearest to their labels: ridge regression in each face's own frame.
 
     The fit uses every face and its mirror image, so that both are corrected alike. A face weighs less the larger its
     mean squared error, in the fit and in the choice of the penalty; the penalty is the best one in cross-validation.
 
     Args:
-        found, truth: (v, n, M, 2) points and labels, pixels of the crops, of v views of n faces; faces with missing
-            labels (NaN) do not count. Labels that lie to one side must be moved back before
+        predicted, truth: (v, n, M, 2) points and labels, pixels of the crops, of v views of n faces; faces with missing
+            labels (NaN) are left out. Labels that lie to one side must be moved back first
             (octamark.release.calibration.fit_offset): in the mirror images they would lie to the other side, and the
             fit would learn to tell mirror images apart.
         mirror: (M,) the layout's mirror permutation.
@@ -87,12 +87,12 @@ def fit_shape(found: Tensor, truth: Tensor, mirror: Tensor) -> ShapeCorrection |
         None if no correction helps, or for fewer than :data:`LEAST_FACES` faces.
     """
     complete = torch.isfinite(truth).all(dim=3).all(dim=2).all(dim=0)
-    found, truth = found[:, complete], truth[:, complete]
-    views, count = found.shape[:2]
+    predicted, truth = predicted[:, complete], truth[:, complete]
+    views, count = predicted.shape[:2]
     if count < LEAST_FACES:
         return None
-    both = [torch.cat([x, _mirrored(x, mirror)]).double() for x in (found, truth)]  # 2 v, n, M, 2
-    points, labels = (x.flatten(0, 1) for x in both)
+    with_mirror_images = [torch.cat([x, _mirrored(x, mirror)]).double() for x in (predicted, truth)]  # 2 v, n, M, 2
+    points, labels = (x.flatten(0, 1) for x in with_mirror_images)
     mean = procrustes_mean(labels, mirror, torch)
     frames = shape_frames(points, mean)
     difference = in_frames(points - points.mean(dim=1, keepdim=True), frames) - mean
@@ -106,9 +106,9 @@ def fit_shape(found: Tensor, truth: Tensor, mirror: Tensor) -> ShapeCorrection |
     penalty = torch.eye(x.shape[1], dtype=x.dtype) * spread
 
     def solved(ridge: float, left_out: int | None = None) -> Tensor:
-        kept = [part for part in range(FOLDS) if part != left_out]
-        left = squares[kept].sum(dim=0) + ridge * len(kept) / FOLDS * penalty
-        solution: Tensor = torch.linalg.solve(left, products[kept].sum(dim=0))
+        folds = [part for part in range(FOLDS) if part != left_out]
+        system = squares[folds].sum(dim=0) + ridge * len(folds) / FOLDS * penalty
+        solution: Tensor = torch.linalg.solve(system, products[folds].sum(dim=0))
         return solution
 
     def error(matrices: Iterable[Tensor]) -> float:
