@@ -299,7 +299,7 @@ def test_a_broken_picture_is_reported_and_left_out(tmp_path: Path) -> None:
     said = evaluate(root, "-m", "nano", "-o", tmp_path / "out", "--box-jitter", code=1)
     assert "error: ibug/face_0: " in said
     assert "face_0.jpg: not a picture in a known format" in said
-    assert "error: 1 picture could not be read and left out" in said
+    assert "error: 1 picture could not be read: left out" in said
     whole = results(tmp_path / "out")
     assert whole["faces"] == 5
     assert "ibug/face_0" not in {row["name"] for row in whole["pictures"]}

@@ -53,7 +53,7 @@ def main() -> None:
     """Run the ``octamark`` command. An error is printed as one line, without a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names may hold characters that the terminal has not
+            stream.reconfigure(errors="backslashreplace")  # the terminal may lack characters of file names
     warnings.simplefilter("ignore")  # of the libraries, such as PIL's about metadata
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: results so far are kept
     try:

@@ -1,4 +1,4 @@
-"""``octamark caricatures``: labelled photographs as labelled caricatures, to look at or to score on."""
+"""``octamark caricatures``: labelled caricatures from labelled photographs, for a look or for scores."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def caricatures(
     data: Annotated[Path, typer.Option("--data", help="300W's folder, with splits/val.txt")],
     out: Annotated[Path, typer.Option("-o", "--out", help="A .png for a sheet of 32, or a folder for all faces")],
     strength: Annotated[str, typer.Option("--strength", help="weak, medium or strong")] = "medium",
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Draws shapes and styles")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the random shapes and styles")] = 0,
 ) -> None:
-    """Turn 300W's validation faces into caricatures, labels included.
+    """Turn 300W's validation faces into labelled caricatures.
 
-    A folder gets pictures with .pts files beside them: octamark evaluate FOLDER --format folder --layout ibug68. A
-    picture that cannot be read is reported and skipped, and the exit code is then 1.
+    A folder gets pictures with .pts files beside them, which octamark evaluate FOLDER --format folder --layout ibug68
+    reads. A picture that cannot be read is reported and skipped, and the exit code is then 1.
     """
     need_packages()
     import numpy as np

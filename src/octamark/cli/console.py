@@ -1,4 +1,4 @@
-"""Messages for people, on standard error so that results can be piped; and options that several verbs have."""
+"""Messages on standard error, so that results can be piped, and options that several verbs have."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MODEL = typer.Option(
     "-m", "--model", help="nano, tiny-128, tiny, small, small-art (for drawings), or the path of an .onnx file"
 )
 ROTATION = typer.Option("--rotation", help="Read faces again in an upright crop: auto (those that lean), always, never")
-REFINE = typer.Option("--refine", help="Read the face's parts at full resolution: auto (large faces), always, never")
+REFINE = typer.Option("--refine", help="Read regions of the face at full resolution: auto (large faces), always, never")
 REGIONS = typer.Option("--regions", help="The network that --refine uses: regions, or the path of an .onnx file")
-THREADS = typer.Option("--threads", help="Processor threads of the landmark network")
+THREADS = typer.Option("--threads", help="Processor threads of the landmark networks; by default ONNX Runtime chooses")
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 stdout = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -35,7 +35,7 @@ def note(message: str) -> None:
 
 
 def _printable(message: str) -> str:
-    """The message with characters escaped that are not valid Unicode, as file names may hold."""
+    """The message, with escapes for characters that are not valid Unicode, which file names may hold."""
     return message.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -58,7 +58,7 @@ def progress(*, visible: bool = True) -> Progress:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder, made if it is missing. A file is written to it and removed, so that errors come before the work.
+    """The folder, made if it is missing. A test file is written and removed, so that errors come before the work.
 
     Raises:
         OutputError: the folder cannot be made or written to, or is a file.

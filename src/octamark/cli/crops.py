@@ -14,10 +14,16 @@ from octamark.cli.train import need_packages
 def crops(
     folder: Annotated[Path, typer.Argument(help="A folder of pictures; subfolders are searched too")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write; it must not exist yet")],
-    size: Annotated[int, typer.Option("--size", min=32, help="Side of the largest network input they are for")] = 128,
-    margin: Annotated[float, typer.Option("--margin", min=1.01, max=3.0, help="Of the recipe's crops")] = 1.25,
+    size: Annotated[
+        int,
+        typer.Option("--size", min=32, help="Side of the network's input, pixels; the largest of the recipe's stages"),
+    ] = 128,
+    margin: Annotated[float, typer.Option("--margin", min=1.01, max=3.0, help="data.margin of the recipe")] = 1.25,
 ) -> None:
-    """Find the faces in pictures without labels, for octamark train --unlabelled."""
+    """Find and crop the faces of unlabelled pictures for training.
+
+    octamark train --unlabelled reads the folder that this writes.
+    """
     need_packages()
     from octamark.training.unlabelled import collect
 

@@ -39,7 +39,10 @@ def evaluate(
         typer.Argument(help="Folder of the data set as distributed, or a file of labels; none with --truth"),
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="300w, wflw, cofw, aflw19, webcaricature, cariface, coco or folder")
+        str,
+        typer.Option(
+            "--format", help="Format of DATA: 300w, wflw, cofw, aflw19, webcaricature, cariface, coco or folder"
+        ),
     ] = "300w",
     split: Annotated[str | None, typer.Option("--split", help="Split of the set; an unknown name lists them")] = None,
     only: Annotated[
@@ -48,7 +51,10 @@ def evaluate(
     model: Annotated[str, MODEL] = "small",
     boxes: Annotated[
         str,
-        typer.Option("--boxes", help="labels (tight around the labels), detector (YuNet) or own (those of the set)"),
+        typer.Option(
+            "--boxes",
+            help="Boxes of the faces: labels (tight around the labels), detector (YuNet) or own (those of the set)",
+        ),
     ] = "labels",
     norm: Annotated[
         str | None,
@@ -76,7 +82,7 @@ def evaluate(
         ),
     ] = None,
     box_jitter: Annotated[
-        bool, typer.Option("--box-jitter", help="Also measure with moved and scaled boxes and with rotated faces")
+        bool, typer.Option("--box-jitter", help="Also score with moved and scaled boxes and with rotated faces")
     ] = False,
     rotation: Annotated[str, ROTATION] = "auto",
     refine: Annotated[str, REFINE] = "auto",
@@ -89,7 +95,7 @@ def evaluate(
     """Score a model, or a file of predictions, on labelled faces.
 
     Prints a table and writes results.json, pictures.csv, predictions.json, ced.png, reliability.png and worst.png. A
-    picture that cannot be read is reported and left out; the exit code is then 1.
+    picture that cannot be read is reported and left out, and the exit code is then 1.
     """
     from octamark.evaluation import report
     from octamark.evaluation.scoring import score_file
@@ -120,7 +126,7 @@ def evaluate(
                 saved[name] = run.model(name, out / place)
         _print_difference(*(saved[name] for name in compare))
     if failed:
-        fail(f"{counted(len(failed), 'picture')} could not be read and left out")
+        fail(f"{counted(len(failed), 'picture')} could not be read: left out")
         raise typer.Exit(1)
 
 
@@ -209,7 +215,7 @@ def _finish(result: Result, folder: Path, curves: Curves | None) -> Scores:
     return result.scores
 
 
-_TRUST = {
+_RELIABILITY_TITLES = {
     "log_likelihood_per_axis": "log likelihood of the errors, per axis",
     "spearman_per_point": "Spearman correlation of spread and error, per point",
     "spearman_per_picture": "Spearman correlation of spread and error, per face",
@@ -251,7 +257,7 @@ def _print(summary: dict[str, Any]) -> None:
                 table.add_row(f"labels inside the {share} regions, %", f"{observed:.1f}", "")
         else:
             text = str(value) if isinstance(value, int) else "-" if value != value else f"{value:.3f}"
-            table.add_row(_TRUST[key], text, "")
+            table.add_row(_RELIABILITY_TITLES[key], text, "")
     stdout.print(table)
     stdout.print(f"NME {_interval(summary['nme_percent'])[0]} %: {summary['model']}, {conditions}")
     if summary["faces_not_found"]:

@@ -1,4 +1,4 @@
-"""``octamark models`` and ``octamark layouts``: the models and layouts that there are."""
+"""``octamark models`` and ``octamark layouts``: descriptions of models and layouts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def models(
         list[str] | None, typer.Argument(help="Names of models, or .onnx files; all that ship by default")
     ] = None,
 ) -> None:
-    """Print the cards of models: layout, crops, scores, training data and its terms of use."""
+    """Print the cards of models.
+
+    A card has the layout, the crop rule, the scores, the training data and its terms of use.
+    """
     for name in names or [*available(), REGIONS]:
         card = _card(name)
         table = Table(title=f"{card.name}, {len(read(name)) / 1e6:.2f} MB", title_justify="left", show_header=False)
@@ -54,7 +57,7 @@ def _card(name: str) -> ModelCard | RegionCard:
 
 
 def _crops(card: ModelCard | RegionCard) -> Iterator[tuple[str, str]]:
-    """How faces are cut for a card's network: titles and texts."""
+    """The crop rule of a card's network: titles and texts."""
     if isinstance(card, RegionCard):
         yield "reads", f"regions of faces, placed by the landmarks of {card.global_model}"
         yield (
@@ -76,7 +79,10 @@ def layouts(
     names: Annotated[list[str] | None, typer.Argument(help="Layouts, or paths of .toml tables; all by default")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for numbered diagrams, NAME.png")] = None,
 ) -> None:
-    """Print the parts and normalisers of layouts; with --out, also draw numbered diagrams."""
+    """Print the parts and normalisers of layouts.
+
+    With --out, numbered diagrams are drawn, too.
+    """
     from octamark.drawing import diagram
     from octamark.images import write_picture
 

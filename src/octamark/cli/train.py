@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _DATA = typer.Option(
     "--data",
     help="Folder (or file) of the labelled faces; for 300W the one that holds afw, helen and lfpw. For a recipe with "
-    "several sets NAME=PATH, repeated",
+    "several sets NAME=PATH, once for each set",
 )
 
 
@@ -29,10 +29,10 @@ _PACKAGES = ("kornia", "lightning_fabric", "matplotlib", "onnx", "onnxscript", "
 
 
 def need_packages() -> None:
-    """Refuse to go on where packages for training are missing.
+    """Check that the packages for training are installed.
 
     Raises:
-        OctamarkError: some are.
+        OctamarkError: some are missing; the message says how to install them.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -67,18 +67,22 @@ def train(
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option("--init", help="Released model, run or checkpoint to start from; without a recipe, to adapt"),
+        typer.Option(
+            "--init",
+            help="Released model, run or checkpoint to start from; without a recipe, the one to adapt to --unlabelled",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run; runs/NAME by default")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder of --out")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda")] = "auto",
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Only draw 32 augmented samples into this picture, then stop")
     ] = None,
 ) -> None:
-    """Train a network by a recipe, on labelled faces and, with --unlabelled, on pictures without labels too.
+    """Train a network by a recipe.
 
-    Several processes: torchrun --nproc-per-node N -m octamark train ...
+    It learns from labelled faces and, with --unlabelled, from pictures without labels, too. Several processes: torchrun
+    --nproc-per-node N -m octamark train ...
     """
     need_packages()
     from octamark.datasets.load import labelled_sets
@@ -105,9 +109,9 @@ def train(
     if hint := calibration_hint(held_out, points.count):
         note(hint)
     faces = [face for labelled in sets for face in labelled.training]
-    if settings.augment.mirror and (wrong := mirror_misfits(faces, points)):
+    if settings.augment.mirror and (misfits := mirror_misfits(faces, points)):
         note(
-            f"layout {points.name}: in mirrored faces {listed(wrong)} do not lie where their partners' labels are; "
+            f"layout {points.name}: in mirrored faces {listed(misfits)} do not lie where their partners' labels are; "
             "correct mirror in the layout's file, or set augment.mirror = 0"
         )
     if (margin := margin_of_init(settings)) is not None and abs(margin / settings.margin - 1) > 0.15:
@@ -160,7 +164,7 @@ def train(
 
 
 def calibration_hint(held_out: int, points: int) -> str:
-    """What to know, before a run, of its export: empty where the held-out faces are enough to calibrate every point."""
+    """A hint, before a run, that its export cannot calibrate every point; empty if enough faces are held out for it."""
     from octamark.release.calibration import calibration_kind
 
     if calibration_kind(held_out, points) == "per_point":
@@ -176,7 +180,8 @@ def _recipe(path: Path | None, init: str | None, unlabelled: bool) -> Recipe:
     """The recipe with what the command line adds to it.
 
     Raises:
-        ConfigError: neither a recipe nor a start, or a recipe and unlabelled faces that do not go together.
+        ConfigError: neither a recipe nor a model to adapt; a recipe that needs unlabelled faces without them, or that
+            does not take them.
     """
     from octamark.training.recipe import load, parse
     from octamark.training.starting import adaptation
@@ -203,17 +208,24 @@ def export(
     data: Annotated[list[str], _DATA] = [],  # noqa: B006, typer copies it
     global_model: Annotated[
         str | None,
-        typer.Option("--global-model", help="Of a regional run: the model that reads whole faces, by name or .onnx"),
+        typer.Option(
+            "--global-model", help="For a regional run: the model that reads whole faces, a name or an .onnx file"
+        ),
     ] = None,
-    storage: Annotated[str, typer.Option("--storage", help="Of the weights: int4, int8, float16 or float32")] = "int4",
+    storage: Annotated[
+        str, typer.Option("--storage", help="Precision of the stored weights: int4, int8, float16 or float32")
+    ] = "int4",
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            "--checkpoint", help="Also write averaged weights (float16) and shape correction as a .safetensors"
+            "--checkpoint", help="Also write the weights (float16) and the shape correction as this .safetensors file"
         ),
     ] = None,
 ) -> None:
-    """Write a trained network as one ONNX file, with its decoding, and crop rule and scores in its card."""
+    """Write a trained network as one .onnx file.
+
+    It is calibrated and scored on the validation faces first; crop rule, calibration and scores are in its card.
+    """
     need_packages()
     from octamark.models import ModelCard
     from octamark.release.model import release
@@ -262,9 +274,9 @@ def export(
 
 def curves(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or checkpoints (.safetensors)")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The .png to write")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The .png file to write")],
 ) -> None:
-    """Draw the training curves of runs into one picture."""
+    """Draw the training curves of runs as one picture."""
     need_packages()
     from octamark.training import checkpoints
     from octamark.training.curves import plot
