@@ -42,5 +42,5 @@ def truth_of(samples: Sequence[Sample]) -> F32:
 
 
 def result_of(samples: Sequence[Sample], found: Predictions, **about: object) -> Result:
-    said = {"set": "drawn", "split": "all", "model": "hand", "boxes": "boxes unknown", "normaliser": "inter-ocular"}
-    return Result(About(**{**said, "layout": IBUG, **about}), samples, found)  # type: ignore[arg-type]
+    message = {"set": "drawn", "split": "all", "model": "hand", "boxes": "boxes unknown", "normaliser": "inter-ocular"}
+    return Result(About(**{**message, "layout": IBUG, **about}), samples, found)  # type: ignore[arg-type]

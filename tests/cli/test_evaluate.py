@@ -54,7 +54,7 @@ def results(folder: Path) -> dict:
 
 @pytest.mark.slow
 def test_a_model_on_a_set(root: Path, tmp_path: Path) -> None:
-    said = evaluate(root, "-m", "nano", "-o", tmp_path / "new" / "out", "--threads", "1")
+    message = evaluate(root, "-m", "nano", "-o", tmp_path / "new" / "out", "--threads", "1")
     out = tmp_path / "new" / "out"
     assert {path.name for path in out.iterdir()} == FILES
     whole = results(out)
@@ -70,14 +70,14 @@ def test_a_model_on_a_set(root: Path, tmp_path: Path) -> None:
     assert [row["name"] for row in rows] == [s.name for s in samples]
     np.testing.assert_allclose([float(row["nme_percent"]) for row in rows], errors * 100, atol=1e-2)
     conditions = "300w full, tight boxes around the labels, normaliser inter-ocular"
-    assert f"nano on {conditions}, 9 faces" in said
-    assert f"NME {errors.mean() * 100:.2f} %: nano, {conditions}\n" in said
+    assert f"nano on {conditions}, 9 faces" in message
+    assert f"NME {errors.mean() * 100:.2f} %: nano, {conditions}\n" in message
     for row in ("NME, %", "failures at 8%, %", "failures at 10%, %", "AUC at 8% (0 to 1)", "NME of the mouth, %",
                 "eye opening, error", "labels inside the 90% regions, %", "95 % interval"):  # fmt: skip
-        assert row in said
-    assert f"{errors.mean() * 100:.2f}" in said
-    assert f"{failure_rate(errors) * 100:.2f}" in said
-    assert f"results in {out}" in said
+        assert row in message
+    assert f"{errors.mean() * 100:.2f}" in message
+    assert f"{failure_rate(errors) * 100:.2f}" in message
+    assert f"results in {out}" in message
 
 
 @pytest.mark.slow
@@ -88,9 +88,9 @@ def test_its_predictions_score_the_same(root: Path, tmp_path: Path) -> None:
     assert first["faces"] == second["faces"] == 3
     assert second["nme_percent"]["value"] == pytest.approx(first["nme_percent"]["value"], abs=5e-4)
     assert second["auc"]["10%"]["value"] == pytest.approx(first["auc"]["10%"]["value"], abs=5e-5)
-    said = evaluate("--compare", tmp_path / "a", tmp_path / "b" / "results.json")
-    assert "NME, %, 3 faces that both found" in said
-    assert "0.000" in said
+    message = evaluate("--compare", tmp_path / "a", tmp_path / "b" / "results.json")
+    assert "NME, %, 3 faces that both found" in message
+    assert "0.000" in message
 
 
 @pytest.mark.slow
@@ -114,13 +114,13 @@ def test_what_predict_writes_can_be_scored(root: Path, tmp_path: Path, form: str
         entries = [json.loads(line) for line in text.splitlines()] if lines else json.loads(text)
         kept = [entry for entry in entries if "ibug" in entry["file"]] + [entries[-1] | {"file": "nobody.png"}]
         given.write_text("\n".join(map(json.dumps, kept)) if lines else json.dumps(kept))
-    said = evaluate(root, "--split", "challenge", "--predictions", given, "-o", tmp_path / "out")
+    message = evaluate(root, "--split", "challenge", "--predictions", given, "-o", tmp_path / "out")
     whole = results(tmp_path / "out")
     assert (whole["faces"], whole["faces_not_found"]) == (3, 0)
     assert whole["nme_percent"]["value"] < 60
     assert whole["boxes"] == "boxes unknown"
     if form in ("json", "jsonl"):
-        assert "1 picture without labels left out, such as nobody.png" in said
+        assert "1 picture without labels left out, such as nobody.png" in message
     assert ("reliability" in whole) == (form != "pts")
     if form == "pts":
         assert not (tmp_path / "out" / "reliability.png").exists()
@@ -167,16 +167,16 @@ def test_truth_and_predictions_from_files_alone(root: Path, tmp_path: Path) -> N
         json.dumps([{"image": f"{s.name}.png", "landmarks": m} for s, m in zip(samples[:2], moved, strict=False)]
                    + [{"image": f"{samples[2].name}.png", "landmarks": None}])
     )  # fmt: skip
-    said = evaluate("--truth", truth, "--layout", "ibug68", "--predictions", given, "-o", tmp_path / "out")
+    message = evaluate("--truth", truth, "--layout", "ibug68", "--predictions", given, "-o", tmp_path / "out")
     whole = results(tmp_path / "out")
     assert whole["nme_percent"]["value"] == pytest.approx(4, abs=1e-3)
     assert whole["failure_rate_percent"]["8%"]["value"] == pytest.approx(100 / 3)
     assert whole["auc"]["8%"]["value"] == pytest.approx((6 + 2) / 24, abs=1e-4)
     assert whole["set"] == "truth.json"
-    assert "1 of 204 points without a label, not scored" in said
-    assert "1 face not found: left out of NME, a failure at every threshold" in said
-    assert "no sheet of the worst faces: " in said
-    assert "mine.json on truth.json, boxes unknown, normaliser inter-ocular, 3 faces" in said
+    assert "1 of 204 points without a label, not scored" in message
+    assert "1 face not found: left out of NME, a failure at every threshold" in message
+    assert "no sheet of the worst faces: " in message
+    assert "mine.json on truth.json, boxes unknown, normaliser inter-ocular, 3 faces" in message
 
 
 def test_a_folder_of_pts_by_stems(root: Path, tmp_path: Path) -> None:
@@ -191,11 +191,13 @@ def test_a_folder_of_pts_by_stems(root: Path, tmp_path: Path) -> None:
 
 def test_boxes_of_the_detector_and_only_some_faces(root: Path, tmp_path: Path) -> None:
     (tmp_path / "some.txt").write_text("ibug/face_2\nibug/face_0\n")
-    said = evaluate(root, "-m", "nano", "--only", tmp_path / "some.txt", "--boxes", "detector", "-o", tmp_path / "out")
+    message = evaluate(
+        root, "-m", "nano", "--only", tmp_path / "some.txt", "--boxes", "detector", "-o", tmp_path / "out"
+    )
     whole = results(tmp_path / "out")
     assert [row["name"] for row in whole["pictures"]] == ["ibug/face_0", "ibug/face_2"]
     assert whole["boxes"] == "boxes of the YuNet detector"
-    assert "nano on 300w full (some.txt), boxes of the YuNet detector, normaliser inter-ocular, 2 faces" in said
+    assert "nano on 300w full (some.txt), boxes of the YuNet detector, normaliser inter-ocular, 2 faces" in message
 
 
 def test_faces_not_found_are_said(root: Path, tmp_path: Path) -> None:
@@ -203,7 +205,7 @@ def test_faces_not_found_are_said(root: Path, tmp_path: Path) -> None:
     for sample in samples:
         Image.new("RGB", (160, 160)).save(tmp_path / f"{sample.picture.stem}.png")
         write_pts(tmp_path / f"{sample.picture.stem}.pts", sample.landmarks)
-    said = evaluate(
+    message = evaluate(
         tmp_path,
         "--format",
         "folder",
@@ -216,7 +218,7 @@ def test_faces_not_found_are_said(root: Path, tmp_path: Path) -> None:
         "-o",
         tmp_path / "out",
     )
-    assert "3 faces not found: left out of NME, a failure at every threshold" in said
+    assert "3 faces not found: left out of NME, a failure at every threshold" in message
     whole = results(tmp_path / "out")
     assert whole["nme_percent"]["value"] is None
     assert whole["failure_rate_percent"]["8%"]["value"] == 100
@@ -226,7 +228,7 @@ def test_faces_not_found_are_said(root: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_moved_boxes(root: Path, tmp_path: Path) -> None:
     (tmp_path / "some.txt").write_text("ibug/face_0\nibug/face_1\n")
-    said = evaluate(
+    message = evaluate(
         root,
         "-m",
         "nano",
@@ -249,18 +251,18 @@ def test_moved_boxes(root: Path, tmp_path: Path) -> None:
         "NME, %; crop scaled by; scale",
         "rotation: never",
     ):
-        assert title in said
+        assert title in message
 
 
 @pytest.mark.slow
 def test_two_models_are_compared(root: Path, tmp_path: Path) -> None:
-    said = evaluate(root, "--split", "challenge", "--compare", "nano", "tiny", "-o", tmp_path)
+    message = evaluate(root, "--split", "challenge", "--compare", "nano", "tiny", "-o", tmp_path)
     one, two = (report.read_scores(tmp_path / place) for place in "AB")
-    assert "nano on 300w challenge" in said
-    assert "tiny on 300w challenge" in said
-    assert "tiny minus nano: 300w challenge, tight boxes around the labels, normaliser inter-ocular" in said
+    assert "nano on 300w challenge" in message
+    assert "tiny on 300w challenge" in message
+    assert "tiny minus nano: 300w challenge, tight boxes around the labels, normaliser inter-ocular" in message
     change = 100 * np.mean([two.nme[name] - one.nme[name] for name in one.nme])
-    assert f"{change:+.3f}" in said
+    assert f"{change:+.3f}" in message
     again = evaluate("--compare", tmp_path / "B", tmp_path / "A")
     assert f"{-change:+.3f}" in again
     mixed = evaluate(root, "--split", "challenge", "--compare", tmp_path / "A", "tiny", "-o", tmp_path / "mixed")
@@ -273,12 +275,12 @@ def test_two_models_are_compared(root: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_truth_of_98_points(tmp_path: Path) -> None:
     write_wflw(tmp_path / "wflw")
-    said = evaluate(tmp_path / "wflw", "--format", "wflw", "-m", "nano", "-o", tmp_path / "out")
+    message = evaluate(tmp_path / "wflw", "--format", "wflw", "-m", "nano", "-o", tmp_path / "out")
     whole = results(tmp_path / "out")
     assert (whole["layout"], whole["approximate"], whole["faces"]) == ("ibug68", True, 3)
-    assert "approximate: points were converted to layout ibug68, where their places differ a little" in said
+    assert "approximate: points were converted to layout ibug68, where their places differ a little" in message
     assert whole["subset_nme_percent"]["pose"]["faces"] == 2
-    assert "NME of blur (1 face), %" in said
+    assert "NME of blur (1 face), %" in message
     evaluate(
         tmp_path / "wflw", "--format", "wflw", "--boxes", "own", "--norm", "face-box", "-m", "nano", "-o", tmp_path
     )
@@ -296,10 +298,10 @@ def test_layouts_that_do_not_meet(tmp_path: Path) -> None:
 def test_a_broken_picture_is_reported_and_left_out(tmp_path: Path) -> None:
     root = write_w300(tmp_path / "w300", per_folder=2)
     (root / "ibug" / "face_0.jpg").write_bytes(b"no picture")
-    said = evaluate(root, "-m", "nano", "-o", tmp_path / "out", "--box-jitter", code=1)
-    assert "error: ibug/face_0: " in said
-    assert "face_0.jpg: not a picture in a known format" in said
-    assert "error: 1 picture could not be read: left out" in said
+    message = evaluate(root, "-m", "nano", "-o", tmp_path / "out", "--box-jitter", code=1)
+    assert "error: ibug/face_0: " in message
+    assert "face_0.jpg: not a picture in a known format" in message
+    assert "error: 1 picture could not be read: left out" in message
     whole = results(tmp_path / "out")
     assert whole["faces"] == 5
     assert "ibug/face_0" not in {row["name"] for row in whole["pictures"]}
@@ -313,15 +315,15 @@ def test_without_matplotlib(root: Path, tmp_path: Path, monkeypatch: pytest.Monk
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    said = evaluate(root, "-m", "nano", "--split", "challenge", "-o", tmp_path)
-    assert "plots need matplotlib: pip install matplotlib" in said
+    message = evaluate(root, "-m", "nano", "--split", "challenge", "-o", tmp_path)
+    assert "plots need matplotlib: pip install matplotlib" in message
     assert read_picture(tmp_path / "worst.png").shape == (320, 1280, 3)
     assert {path.name for path in tmp_path.iterdir()} == FILES - {"ced.png", "reliability.png"}
 
 
 def test_wrong_names_list_the_right_ones(root: Path, tmp_path: Path) -> None:
-    def refused(kind: type[OctamarkError], said: str, *arguments: str | Path) -> None:
-        with pytest.raises(kind, match=said):
+    def refused(kind: type[OctamarkError], message: str, *arguments: str | Path) -> None:
+        with pytest.raises(kind, match=message):
             evaluate(*arguments, "-o", tmp_path / "out")
 
     nano = (root, "-m", "nano")

@@ -30,9 +30,9 @@ def test_sheet_train_curves(root: Path, tmp_path: Path) -> None:
     run("train", recipe, "--data", root, "--sheet", tmp_path / "sheet.png")
     assert read_picture(tmp_path / "sheet.png").shape == (2 * 64, 8 * 64, 3)
     out = tmp_path / "run"
-    said = run("train", recipe, "--data", root, "--out", out, "--device", "cpu")
-    assert "epoch 1/1" in said
-    assert "best validation NME" in said
+    message = run("train", recipe, "--data", root, "--out", out, "--device", "cpu")
+    assert "epoch 1/1" in message
+    assert "best validation NME" in message
     assert {"config.json", "log.csv", "curves.png", "last.safetensors", "best.safetensors"} <= {
         path.name for path in out.iterdir()
     }
@@ -67,9 +67,9 @@ def test_a_model_of_68_points_is_tuned_to_17_on_caricatures(tmp_path: Path) -> N
     recipe, out, model = tmp_path / "recipe.toml", tmp_path / "run", tmp_path / "mine.onnx"
     data = '[data]\nformat = "webcaricature"\nsplit = "caricatures"\nvalidation = 0.5\n'
     recipe.write_text(f'layout = "webcaricature17"\ninit = "nano"\n{RECIPE}{data}[caricature]\nshare = 0.3\n')
-    said = run("train", recipe, "--data", tmp_path / "set", "--out", out, "--device", "cpu")
-    assert "last epoch's validation NME" in said
-    assert "(inter-ocular, boxes from labels, 40 faces)" in said
+    message = run("train", recipe, "--data", tmp_path / "set", "--out", out, "--device", "cpu")
+    assert "last epoch's validation NME" in message
+    assert "(inter-ocular, boxes from labels, 40 faces)" in message
     assert "give your own boxes" in run("export", out, "--data", tmp_path / "set", "-o", model)
     landmarker = octamark.load(model)
     card = landmarker.card
@@ -83,9 +83,9 @@ def test_a_model_of_68_points_is_tuned_on_cariface(tmp_path: Path) -> None:
     write_cariface(tmp_path / "set", 6)
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(f'init = "nano"\n{RECIPE}[data]\nformat = "cariface"\nvalidation = "test"\n')
-    said = run("train", recipe, "--data", tmp_path / "set", "--out", tmp_path / "run", "--device", "cpu")
-    assert "best validation NME" in said
-    assert "6 faces" in said
+    message = run("train", recipe, "--data", tmp_path / "set", "--out", tmp_path / "run", "--device", "cpu")
+    assert "best validation NME" in message
+    assert "6 faces" in message
 
 
 def test_the_calibration_of_a_small_set_is_told_before_training(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_the_calibration_of_a_small_set_is_told_before_training(tmp_path: Path) 
     recipe = tmp_path / "recipe.toml"
     data = '[data]\nformat = "webcaricature"\nsplit = "caricatures"\nvalidation = 0.5\n'
     recipe.write_text(f'layout = "webcaricature17"\ninit = "nano"\n{RECIPE}{data}')
-    said = run("train", recipe, "--data", tmp_path / "set", "--out", tmp_path / "run", "--device", "cpu")
-    hint = said[: said.index("epoch 1/1")]
+    message = run("train", recipe, "--data", tmp_path / "set", "--out", tmp_path / "run", "--device", "cpu")
+    hint = message[: message.index("epoch 1/1")]
     assert "24 faces of 17 points are held out" in hint
     assert "to calibrate each point hold out 38 faces" in hint
     run("export", tmp_path / "run", "--data", tmp_path / "set", "-o", tmp_path / "mine.onnx")  # and it does
@@ -114,17 +114,17 @@ def test_several_sets_in_one_recipe(root: Path, tmp_path: Path) -> None:
     )
     recipe.write_text(f'layout = "five"\n{RECIPE}{sets}')
     out = tmp_path / "run"
-    said = run("train", recipe, "--data", f"photos={root}", "--out", out, "--device", "cpu")
-    assert "2 faces" in said  # held out
+    message = run("train", recipe, "--data", f"photos={root}", "--out", out, "--device", "cpu")
+    assert "2 faces" in message  # held out
     _, meta = checkpoints.load(out / "best.safetensors")
     assert {name.split("/")[0] for name in meta["learned_from"]} == {"photos", "webcaricature"}
-    for arguments, said in (
+    for arguments, message in (
         (["--data", root], "the recipe has the data sets photos, webcaricature; give NAME=PATH for each"),
         (["--data", "photos=x", "--data", "photos=y"], "each name once"),
         (["--data", f"photo={root}"], "no set of that name; its sets: photos, webcaricature"),
         ([], "data 'photos': no path; give it with --data, or as path in the recipe"),
     ):
-        with pytest.raises((ConfigError, DataError), match=said):
+        with pytest.raises((ConfigError, DataError), match=message):
             run("train", recipe, *arguments, "--out", tmp_path / "none")
 
 
@@ -138,8 +138,8 @@ def test_a_path_may_look_like_a_name(tmp_path: Path) -> None:
 def test_faces_found_once_serve_training(root: Path, tmp_path: Path, photograph_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "a.png").write_bytes(photograph_path.read_bytes())
-    said = run("crops", tmp_path / "own", "-o", tmp_path / "faces", "--size", 64)
-    assert "1 faces in 1 pictures" in said
+    message = run("crops", tmp_path / "own", "-o", tmp_path / "faces", "--size", 64)
+    assert "1 faces in 1 pictures" in message
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE)
     shared = ("--data", root, "--unlabelled", tmp_path / "faces", "--device", "cpu")

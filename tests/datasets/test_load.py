@@ -183,12 +183,12 @@ def test_several_sets_are_one_set_of_faces(tmp_path: Path) -> None:
     assert {face.landmarks.shape for one in sets for face in one.training} == {(68, 2)}  # 98 points were converted
     training, held_out = training_and_validation(sections, {"300w": root}, IBUG)
     assert (len(training), len(held_out)) == (10, 5)
-    for paths, said in (
+    for paths, message in (
         (root, r"the recipe has the data sets 300w, wild; give NAME=PATH for each"),
         ({"300W": root}, r"data '300W': the recipe has no set of that name; its sets: 300w, wild"),
         (None, r"data '300w': no path; give it with --data, or as path in the recipe"),
     ):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             labelled_sets(sections, paths, IBUG)
     with pytest.raises(DataError, match="no faces are held out to validate on: give one of 300w, wild a validation"):
         labelled_sets([Data(), sections[1]], {"300w": root}, IBUG)

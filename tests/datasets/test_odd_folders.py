@@ -182,8 +182,8 @@ TURNED = (
 )
 
 
-@pytest.mark.parametrize(("size", "said"), [((30, 20), HALF), ((40, 60), TURNED), ((61, 40), "says 61x40 pixels")])
-def test_sizes_that_are_not_the_pictures(tmp_path: Path, size: tuple[int, int], said: str) -> None:
+@pytest.mark.parametrize(("size", "message"), [((30, 20), HALF), ((40, 60), TURNED), ((61, 40), "says 61x40 pixels")])
+def test_sizes_that_are_not_the_pictures(tmp_path: Path, size: tuple[int, int], message: str) -> None:
     """Labels, and predictions of every format that has sizes."""
     turned(tmp_path / "a.png", (60, 40))
     points = draw("ibug68", 6).points
@@ -200,12 +200,12 @@ def test_sizes_that_are_not_the_pictures(tmp_path: Path, size: tuple[int, int], 
     table = tmp_path / "wrong.csv"
     rows = [f"a.png,{size[0]},{size[1]},{index},{x},{y}" for index, (x, y) in enumerate(points.tolist())]
     table.write_text("\n".join(["file,width,height,point,x,y", *rows]))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read("coco", wrong, layout=IBUG)
     for path in (wrong, listing, table):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             read("folder", path, layout=IBUG)
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             score_file(truth, path)
 
 

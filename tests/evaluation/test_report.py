@@ -28,10 +28,10 @@ def predictions(samples: list[Sample], *, lost: tuple[int, ...] = (), seed: int 
     truth = truth_of(samples)
     spread = rng.uniform(0.5, 3, truth.shape)
     found = (truth + rng.laplace(0, spread)).astype(np.float32)
-    sure = rng.uniform(0, 1, truth.shape[:2]).astype(np.float32)
-    for part in (found, spread, sure):
+    confidence = rng.uniform(0, 1, truth.shape[:2]).astype(np.float32)
+    for part in (found, spread, confidence):
         part[list(lost)] = np.nan
-    return Predictions(found, spread.astype(np.float32), sure)
+    return Predictions(found, spread.astype(np.float32), confidence)
 
 
 @pytest.fixture
@@ -135,8 +135,8 @@ def test_nobody_found_is_written_too(samples: list[Sample], tmp_path: Path) -> N
 
 def test_without_matplotlib_there_is_a_note(result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    (said,) = report.write(result, tmp_path)
-    assert said == "plots need matplotlib: pip install matplotlib"
+    (message,) = report.write(result, tmp_path)
+    assert message == "plots need matplotlib: pip install matplotlib"
     assert not (tmp_path / "ced.png").exists()
     assert (tmp_path / "worst.png").exists()
     assert strict(tmp_path / "results.json")["faces"] == 5
@@ -144,8 +144,8 @@ def test_without_matplotlib_there_is_a_note(result: Result, tmp_path: Path, monk
 
 def test_without_pictures_there_is_a_note(tmp_path: Path) -> None:
     samples = bare_samples(3)
-    (said,) = report.write(result_of(samples, predictions(samples)), tmp_path)
-    assert said.startswith("no sheet of the worst faces: set/")
+    (message,) = report.write(result_of(samples, predictions(samples)), tmp_path)
+    assert message.startswith("no sheet of the worst faces: set/")
     assert (tmp_path / "results.json").exists()
 
 

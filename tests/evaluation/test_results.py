@@ -244,8 +244,8 @@ def test_confidence_counts_only_where_its_distance_is_known() -> None:
     truth = truth_of(samples)
     truth[0, 36] = NAN
     blind = [replace(sample, landmarks=points) for sample, points in zip(samples, truth, strict=True)]
-    sure = np.ones(truth.shape[:2], np.float32)
-    given = Predictions(truth_of(samples), np.full(truth.shape, 0.5, np.float32), sure)
+    certain = np.ones(truth.shape[:2], np.float32)
+    given = Predictions(truth_of(samples), np.full(truth.shape, 0.5, np.float32), certain)
     reliability = result_of(blind, given, normaliser="box").reliability
     assert reliability is not None
     assert reliability.confidence is not None

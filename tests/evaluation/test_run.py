@@ -1,4 +1,4 @@
-"""A landmarker over a set: places to look, order, missing faces, broken pictures."""
+"""A landmarker over a set: placements, order, missing faces, broken pictures."""
 
 from __future__ import annotations
 
@@ -119,12 +119,12 @@ def test_broken_pictures_raise_or_are_told(nano: Landmarker, samples: list[Sampl
     view = {"": View(label_crop(nano.card.crop))}
     with pytest.raises(PictureError, match=r"bad\.png: not a picture"):
         predict(nano, several, view)
-    told: list[tuple[str, str]] = []
-    seen = predict(nano, several, view, broken=lambda sample, said: told.append((sample.name, said)))[""]
+    reported: list[tuple[str, str]] = []
+    seen = predict(nano, several, view, broken=lambda sample, message: reported.append((sample.name, message)))[""]
     assert seen.found.tolist() == [True, True, False, True]
-    ((name, said),) = told
+    ((name, message),) = reported
     assert name == "bad"
-    assert "bad.png: not a picture" in said
+    assert "bad.png: not a picture" in message
 
 
 def test_some_of_the_predictions() -> None:

@@ -98,10 +98,12 @@ def test_own_boxes(nano: Landmarker, samples: list[Sample]) -> None:
 def test_unknown_names(nano: Landmarker, samples: list[Sample], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="boxes 'label'; allowed: labels, detector, own"):
         score_model(drawn(samples), nano, "label")  # type: ignore[arg-type]
-    said = "layout ibug68 has no normaliser 'pupil'; allowed: inter-ocular, inter-pupil, box, diagonal, face-box, face"
-    with pytest.raises(LayoutError, match=said):
+    message = (
+        "layout ibug68 has no normaliser 'pupil'; allowed: inter-ocular, inter-pupil, box, diagonal, face-box, face"
+    )
+    with pytest.raises(LayoutError, match=message):
         score_model(drawn(samples), nano, "labels", "pupil")
-    with pytest.raises(LayoutError, match=said):
+    with pytest.raises(LayoutError, match=message):
         score_file(drawn(samples), tmp_path / "x.json", "pupil")
 
 
@@ -110,14 +112,14 @@ def test_broken_pictures_are_left_out(nano: Landmarker, samples: list[Sample], t
     several = [replace(samples[0], name="bad", picture=tmp_path / "bad.png"), *samples[1:]]
     with pytest.raises(PictureError, match=r"bad\.png"):
         score_model(drawn(several), nano, "labels")
-    told: list[str] = []
-    result, _ = score_model(drawn(several), nano, "labels", broken=lambda sample, said: told.append(sample.name))
-    assert told == ["bad"]
+    reported: list[str] = []
+    result, _ = score_model(drawn(several), nano, "labels", broken=lambda sample, message: reported.append(sample.name))
+    assert reported == ["bad"]
     assert [sample.name for sample in result.samples] == [sample.name for sample in samples[1:]]
     alone, _ = score_model(drawn(samples[1:]), nano, "labels")
     np.testing.assert_allclose(result.nme, alone.nme, atol=1e-5)  # each face keeps its own prediction
     with pytest.raises(DataError, match="drawn: none of its 1 pictures can be read"):
-        score_model(drawn(several[:1]), nano, "labels", broken=lambda sample, said: None)
+        score_model(drawn(several[:1]), nano, "labels", broken=lambda sample, message: None)
 
 
 def dense(sample: Sample) -> Sample:
@@ -187,11 +189,11 @@ def test_the_card_says_what_is_measured(w300_root: Path, nano: Landmarker) -> No
     never = octamark.load("nano", threads=1, rotation="never")
     truth = Truth("300w", "val", w300.read(w300_root, "val"), IBUG)
     result, _ = score_model(truth, never, "labels")
-    said = {name: value for name, value in nano.card.scores.items() if "label boxes" in name}
-    (mean,) = (value for name, value in said.items() if name.startswith("validation NME, %"))
+    message = {name: value for name, value in nano.card.scores.items() if "label boxes" in name}
+    (mean,) = (value for name, value in message.items() if name.startswith("validation NME, %"))
     assert result.nme.mean() * 100 == pytest.approx(mean, abs=0.005)
     assert result.summary()["failure_rate_percent"]["8%"]["value"] == pytest.approx(
-        said["failures at 8 %, %, label boxes"]
+        message["failures at 8 %, %, label boxes"]
     )
     coverage = result.summary()["reliability"]["coverage_percent"]
     for share in ("50%", "90%", "95%"):
@@ -233,8 +235,8 @@ def test_points_without_a_label_are_not_scored(nano: Landmarker, samples: list[S
         landmarks = np.full((68, 2), np.nan, np.float32)
         landmarks[half] = sample.landmarks[half]
         labelled.append(replace(sample, landmarks=landmarks))
-    said = r"no face has the labels that normaliser inter-ocular needs; normalisers that work here: box, diagonal$"
-    with pytest.raises(DataError, match=said):
+    message = r"no face has the labels that normaliser inter-ocular needs; normalisers that work here: box, diagonal$"
+    with pytest.raises(DataError, match=message):
         score_model(drawn(labelled), nano, "labels")
     result, curves = score_model(drawn(labelled), nano, "labels", "box", jitter=True)
     predicted = result.predictions.landmarks.astype(np.float64)
@@ -291,7 +293,7 @@ def test_truth_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ([], "holds no faces"),
         ([{"image": "a", "landmarks": None}], r"entry 1 \(a\): no face has labels"),
@@ -301,8 +303,8 @@ def test_truth_is_read(tmp_path: Path) -> None:
         ("{", r"given\.json:1: not JSON"),
     ],
 )
-def test_mistakes_in_the_truth_are_named(tmp_path: Path, value: object, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_mistakes_in_the_truth_are_named(tmp_path: Path, value: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         read_truth(write_text(tmp_path, value), IBUG)
 
 

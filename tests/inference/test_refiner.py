@@ -1,4 +1,4 @@
-"""The close look: when it is taken, what it changes, and pictures that are not as pictures should be."""
+"""Refinement: when it runs, what it changes, and pictures that are not as pictures should be."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_regions_partly_outside_the_picture(always: Landmarker, large: Picture, 
 
 @pytest.mark.parametrize("side", [12, 24, 48])
 def test_tiny_faces(always: Landmarker, never: Landmarker, photograph: Picture, side: int) -> None:
-    """A face of so many pixels, refined on demand: no worse than a few pixels from what the global network says."""
+    """A face of so many pixels, refined on demand: a few pixels at most from the points of the global network."""
     box = landmark_boxes(never(photograph).landmarks[0])
     scale = side / (box[2:] - box[:2]).max()
     small = np.asarray(cv2.resize(photograph, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
@@ -172,9 +172,9 @@ def test_profile_with_a_hidden_side(always: Landmarker, large: Picture) -> None:
         assert np.isfinite(faces.landmarks).all()
         spread = faces.spread[0].mean(axis=1)
         assert (spread > 0).all()
-    sure, hidden = (always(one, [box], box_kind="landmarks") for one in (large, covered))
+    visible, hidden = (always(one, [box], box_kind="landmarks") for one in (large, covered))
     right_side = [*range(5), *range(17, 22), *range(36, 42)]
-    assert hidden.spread[0, right_side].mean() > 1.5 * sure.spread[0, right_side].mean()
+    assert hidden.spread[0, right_side].mean() > 1.5 * visible.spread[0, right_side].mean()
 
 
 @pytest.mark.slow

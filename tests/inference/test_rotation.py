@@ -63,7 +63,7 @@ def test_tilt_and_the_square_that_stands_upright(angle: float) -> None:
 
 
 class Scripted:
-    """A network that knows where the face is and how it leans: the surer, the more upright the crop."""
+    """A network that knows where the face is and how it leans: more confident the more upright the crop is."""
 
     def __init__(self, face: F64, lean: float) -> None:
         self.face, self.lean, self.read = face, lean, 0
@@ -201,7 +201,7 @@ def straight(small: Landmarker, photograph: Picture) -> tuple[F64, F64, float]:
 
 
 def carried_box(matrix: F64, box: F64) -> F64:
-    """The square that a detector would give for the same face in a turned picture: same size, centre carried over."""
+    """The square that a detector would give for the same face in a turned picture: same size, its centre turned too."""
     centre = apply(matrix, (box[:2] + box[2:]) / 2)
     half = np.sqrt((box[2:] - box[:2]).prod()) / 2
     return np.array([*(centre - half), *(centre + half)])
@@ -321,7 +321,7 @@ def test_boxes_of_lying_faces_are_carried_back_exactly(turns: int) -> None:
 
 
 def test_faces_on_their_heads_have_no_quarter_look() -> None:
-    """The detector itself sees those; nothing is made up where no look finds anything."""
+    """The detector itself sees those; nothing is made up where no turn finds anything."""
     upright = np.zeros((90, 160, 3), np.uint8)
     upright[20:41, 100:131, 1] = 200
     upright[20:41, 100, 0] = 255
@@ -364,7 +364,7 @@ def test_unknown_modes_are_named() -> None:
 
 
 def test_a_face_that_seems_upright_is_not_turned_for_a_little() -> None:
-    """A quarter turn that makes an unsure reading hardly surer is chance; for a lost face it is not."""
+    """A quarter turn that raises a low confidence only a little is chance; for a lost face it is not."""
     face = (IBUG.diagram.astype(np.float64) - 0.5) * 40 + 32
 
     def search(gain: float) -> RotationSearch:

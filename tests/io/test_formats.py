@@ -92,7 +92,7 @@ def test_what_one_format_holds_another_takes_over(tmp_path: Path, first: str, se
 )
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_numbers_and_names(
-    tmp_path: Path, points: list[float], spread: list[float], sure: list[float], file: str
+    tmp_path: Path, points: list[float], spread: list[float], confidences: list[float], file: str
 ) -> None:
     landmarks = np.array(points, np.float32).reshape(1, 68, 2)
     corners = np.sort(landmarks[:, :2], axis=1).reshape(1, 4)
@@ -101,9 +101,9 @@ def test_any_numbers_and_names(
         (30, 20),
         landmarks,
         np.array(spread, np.float32).reshape(1, 68, 2),
-        np.array(sure[:68], np.float32)[None],
+        np.array(confidences[:68], np.float32)[None],
         corners,
-        np.array(sure[68:], np.float32),
+        np.array(confidences[68:], np.float32),
     )
     for name in WHOLE:
         (path,) = write_all(name, tmp_path / name, [Record(file, "stem", "m", faces)])

@@ -85,7 +85,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"knots": KNOTS_2X[:-1]}, "knots: 9 pairs from"),
         ({"knots": (*KNOTS_2X, (9.0, 30.0))}, "knots: 9 pairs from"),
@@ -106,8 +106,8 @@ NAN, INF = float("nan"), float("inf")
         ({"gain": ((1.0, 1.0, 1.0),)}, "gain"),
     ],
 )
-def test_what_is_no_calibration(changes: dict[str, object], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_what_is_no_calibration(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         made(**changes)
 
 
@@ -122,4 +122,4 @@ def test_what_ships_is_calibrated_and_survives_its_own_json() -> None:
         assert one != Calibration.identity(68)
         assert one.own + one.face > 0.3
         assert Calibration.model_validate_json(one.model_dump_json()) == one
-        assert any("cross-fitted" in said for said in card.scores)
+        assert any("cross-fitted" in message for message in card.scores)

@@ -81,12 +81,12 @@ def test_a_frozen_global_network_stays_as_it_is() -> None:
 
 
 def test_the_start_takes_over_each_landmarks_heatmap() -> None:
-    look, network = networks()
-    assert regional_start(network, look, TABLE)
+    whole_face, network = networks()
+    assert regional_start(network, whole_face, TABLE)
     crops = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(network.eval()(crops), look.eval()(crops)[:, list(TABLE.channel_landmarks)])
-    assert not regional_start(networks(width=16)[1], look, TABLE)
+        torch.testing.assert_close(network.eval()(crops), whole_face.eval()(crops)[:, list(TABLE.channel_landmarks)])
+    assert not regional_start(networks(width=16)[1], whole_face, TABLE)
 
 
 def test_a_mirrored_face_shows_the_same_crops_and_gives_partners_points() -> None:
@@ -131,7 +131,7 @@ def test_the_exported_graph_reads_as_torch_does() -> None:
 
     regional = RegionalNetwork(lively(NetworkConfig(TABLE.channels, 8)), TABLE, 1.0).eval()
     card = RegionCard(
-        name="x", layout="ibug68", look="small", parameters=1, width=8, rule=RULE, bias=(0.0,) * 5, sharpness=1.0,
+        name="x", layout="ibug68", global_model="small", parameters=1, width=8, rule=RULE, bias=(0.0,) * 5, sharpness=1.0,
         calibration=Calibration.identity(68), normaliser="inter-ocular", scores={}, training_data="none",
         terms="none", recipe={}, version="0",
     )  # fmt: skip

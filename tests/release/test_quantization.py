@@ -48,9 +48,9 @@ def kept(kernels: dict[str, NDArray[np.float32]], storage: Storage) -> dict[str,
     found = {}
     for name, kernel in kernels.items():
         each = int(np.prod(kernel.shape[1:]))
-        asked = np.eye(each, dtype=np.float32).reshape(each, *kernel.shape[1:])
+        identity = np.eye(each, dtype=np.float32).reshape(each, *kernel.shape[1:])
         feeds = {f"{other} in": np.zeros((1, *values.shape[1:]), np.float32) for other, values in kernels.items()}
-        (answer,) = session.run([f"{name} out"], {**feeds, f"{name} in": asked})
+        (answer,) = session.run([f"{name} out"], {**feeds, f"{name} in": identity})
         found[name] = np.asarray(answer)[:, :, 0, 0].T.reshape(kernel.shape)
     return found
 

@@ -42,22 +42,22 @@ def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Trainer(config, labelled_sets(config.data, root, layout(config.layout)), tmp_path / "run", device="cpu").run()
     monkeypatch.setattr(release_module, "FaceDetector", Oracle)
     ticks: list[tuple[int, int]] = []
-    made = release(tmp_path / "run", root, advance=lambda done, total: ticks.append((done, total)))
+    finished = release(tmp_path / "run", root, advance=lambda done, total: ticks.append((done, total)))
     assert ticks[-1][0] == ticks[-1][1]
 
-    (tmp_path / "drawn.onnx").write_bytes(made.onnx)
+    (tmp_path / "drawn.onnx").write_bytes(finished.onnx)
     landmarker = octamark.load(tmp_path / "drawn.onnx", rotation="never")
-    assert landmarker.card == made.card
+    assert landmarker.card == finished.card
     assert (landmarker.card.crop.size, landmarker.card.layout, landmarker.card.width) == (64, "ibug68", 8)
     errors = []
     for sample in held_out:
         faces = landmarker(sample.picture, landmark_boxes(sample.landmarks)[None], box_kind="landmarks")
         away = np.linalg.norm(faces.landmarks[0] - sample.landmarks, axis=1).mean()
         errors.append(away / landmarker.layout.distance(sample.landmarks, "inter-ocular"))
-    (said,) = (value for name, value in made.card.scores.items() if "label boxes, 12 faces" in name)
-    assert 100 * np.mean(errors) == pytest.approx(said, abs=0.01)
+    (stated_nme,) = (value for name, value in finished.card.scores.items() if "label boxes, 12 faces" in name)
+    assert 100 * np.mean(errors) == pytest.approx(stated_nme, abs=0.01)
 
-    fitted = made.card.calibration
+    fitted = finished.card.calibration
     assert fitted != Calibration.identity(68)
     np.testing.assert_array_equal(np.array(fitted.gain), np.array(fitted.gain)[landmarker.layout.mirror])
     away, spread = [], []
@@ -67,22 +67,22 @@ def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         spread.append(faces.spread[0])
     for share in (0.5, 0.9):  # of the very faces that it was fitted on
         assert np.mean(np.array(away) <= fitted.radius(np.array(spread), share)) == pytest.approx(share, abs=0.04)
-    said_names = " ".join(made.card.scores)
+    said_names = " ".join(finished.card.scores)
     for name in ("YuNet boxes, 12 faces found", "moved and scaled by up to 10 %", "last epoch", "cross-fitted"):
         assert name in said_names
 
-    (tmp_path / "drawn.safetensors").write_bytes(made.checkpoint)
+    (tmp_path / "drawn.safetensors").write_bytes(finished.checkpoint)
     shape = checkpoints.load(tmp_path / "drawn.safetensors")[0]["shape"]
     assert {name: tuple(value.shape) for name, value in shape.items()} == {"mean": (68, 2), "weight": (136, 136)}
-    assert said < made.card.scores["validation NME without the shape correction, %, label boxes"]
+    assert stated_nme < finished.card.scores["validation NME without the shape correction, %, label boxes"]
 
-    anew, card = calibrate(made.onnx, held_out, detector=Oracle(), seed=config.seed)  # type: ignore[arg-type]
+    anew, card = calibrate(finished.onnx, held_out, detector=Oracle(), seed=config.seed)  # type: ignore[arg-type]
     assert card.calibration == fitted
-    assert {**made.card.scores, **card.scores} == made.card.scores
+    assert {**finished.card.scores, **card.scores} == finished.card.scores
     assert octamark.load(anew).card == card
 
     again = release(tmp_path / "drawn.safetensors", root)
-    assert again.card.recipe == made.card.recipe
+    assert again.card.recipe == finished.card.recipe
     rounded = release(_rounded_to_half(tmp_path / "run", tmp_path / "rounded"), root)
     assert again.onnx == rounded.onnx  # the checkpoint is the run, but for its weights' precision
 

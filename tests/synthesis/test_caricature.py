@@ -261,15 +261,15 @@ def test_stylised_faces_are_labelled_and_reproduce(strength: str) -> None:
 @pytest.mark.slow
 def test_the_command_draws_a_sheet_and_a_set_to_score_on(tmp_path: Path) -> None:
     root = write_w300(tmp_path / "w300", per_folder=4, validation=6)
-    said = run("caricatures", "--data", root, "-o", tmp_path / "sheet.png", "--strength", "strong")
-    assert "6 caricatures, strong" in said
+    message = run("caricatures", "--data", root, "-o", tmp_path / "sheet.png", "--strength", "strong")
+    assert "6 caricatures, strong" in message
     assert read_picture(tmp_path / "sheet.png").shape[1] % 8 == 0
     run("caricatures", "--data", root, "-o", tmp_path / "set", "--seed", "3")
     assert len(list((tmp_path / "set").glob("*.pts"))) == len(list((tmp_path / "set").glob("*.png"))) == 6
-    said = run(
+    message = run(
         "evaluate", tmp_path / "set", "--format", "folder", "--layout", "ibug68", "-m", "nano", "-o", tmp_path / "out"
     )
-    assert "6 faces" in said or "NME" in said
+    assert "6 faces" in message or "NME" in message
     with pytest.raises(OutputError, match=r"a sheet is written as a \.png file"):
         run("caricatures", "--data", root, "-o", tmp_path / "x.jpg")
     broken = next(iter(sorted((root / "afw").glob("face_0.*g"))))

@@ -80,8 +80,8 @@ def test_heatmap_kl_of_known_maps() -> None:
 def test_heatmap_kl_grows_with_distance_and_trusts_the_certain() -> None:
     near, far = (heatmap_kl(drawn(7.0, 0.7), drawn(x, 0.7), 1.0) for x in (7.5, 9.0))
     assert 0 < near < far
-    sure, unsure = (heatmap_kl(drawn(7.0, b), torch.full((1, 1, 16, 16), 1 / 256), 0.1) for b in (0.3, 3.0))
-    assert unsure < 0.05 * sure
+    certain, unsure = (heatmap_kl(drawn(7.0, b), torch.full((1, 1, 16, 16), 1 / 256), 0.1) for b in (0.3, 3.0))
+    assert unsure < 0.05 * certain
 
 
 def test_gradients_reach_the_student_alone() -> None:
@@ -168,9 +168,9 @@ def test_command_line_with_faces_that_have_no_labels(
         "--device", "cpu", "--out", tmp_path / "run",
     )  # fmt: skip
     assert set(counts) == {4 + 16}  # labelled and unlabelled faces of each step
-    made = parse(json.loads((tmp_path / "run" / "config.json").read_text()), "x")
-    assert made.unlabelled is not None
-    assert made.unlabelled.teacher is None
+    adapted = parse(json.loads((tmp_path / "run" / "config.json").read_text()), "x")
+    assert adapted.unlabelled is not None
+    assert adapted.unlabelled.teacher is None
     assert all(float(row["distillation"]) > 0 and "consistency" not in row for row in log(tmp_path / "run"))
 
 
@@ -187,11 +187,11 @@ def test_a_teacher_that_does_not_suit_is_refused(root: Path, tmp_path: Path) -> 
     short = [{**STAGE, "epochs": 1}]
     for name, more in (("wide", {"data": {"margin": 2.0}}), ("l1", {"loss": {"name": "soft_argmax_l1"}})):
         trainer(recipe(stages=short, **more), root, tmp_path / name).run()
-    for name, said in (
+    for name, message in (
         ("wide", r"trained with margin 2\.0, the recipe's is 1\.25"),
         ("l1", "trained with the loss soft_argmax_l1"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             trainer(recipe(distillation={"teacher": str(tmp_path / name)}), root, tmp_path / "none")
 
 

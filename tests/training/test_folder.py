@@ -47,11 +47,11 @@ def test_faces_that_were_learned_from_cannot_be_held_out_later(root: Path, tmp_p
     assert gone_on.learned == {*learned, names[0]}
 
     listed.write_text("\n".join([*names[1:], other]))
-    said = f"has learned from 1 of the faces that are held out now, such as {other}"
-    with pytest.raises(DataError, match=said):
+    message = f"has learned from 1 of the faces that are held out now, such as {other}"
+    with pytest.raises(DataError, match=message):
         trainer(config(), root, run, resume=True)
     for trained in (run, run / "best.safetensors"):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             release(trained, root)
     shared = half_checkpoint(*(load_network(run)[index] for index in (0, 2)))
     assert other.encode() in (run / "last.safetensors").read_bytes()
@@ -78,8 +78,8 @@ def test_a_checkpoint_that_lacks_a_part_is_named(root: Path, tmp_path: Path) -> 
     groups, meta = checkpoints.load(run / "last.safetensors")
     without = {name: group for name, group in groups.items() if name != "moments"}
     checkpoints.save(run / "last.safetensors", without, {key: meta[key] for key in ("config", "rows", "epoch")})
-    said = r"last\.safetensors: damaged, it has no moments, best_nme, average_updates"
-    with pytest.raises(WeightsError, match=said):
+    message = r"last\.safetensors: damaged, it has no moments, best_nme, average_updates"
+    with pytest.raises(WeightsError, match=message):
         trainer(config(), root, run, resume=True)
 
 

@@ -27,9 +27,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def look(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def global_run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a global network."""
-    run = tmp_path_factory.mktemp("runs") / "look"
+    run = tmp_path_factory.mktemp("runs") / "global_run"
     config = parse({"name": "drawn", "network": {"size": "nano"}, "stages": [STAGE]}, "x")
     Trainer(config, labelled_sets(config.data, root, layout("ibug68")), run, device="cpu").run()
     return run
@@ -52,12 +52,14 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"consistency": 1.0}])
-def test_a_run_resumes_on_the_same_curve(look: Path, root: Path, tmp_path: Path, changes: dict[str, object]) -> None:
-    whole = trainer(recipe(look, epochs=2, **changes), root, tmp_path / "whole")
+def test_a_run_resumes_on_the_same_curve(
+    global_run: Path, root: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    whole = trainer(recipe(global_run, epochs=2, **changes), root, tmp_path / "whole")
     frozen = whole.network.global_network
     before = {name: value.clone() for name, value in frozen.state_dict().items()}  # type: ignore[operator, union-attr]
     whole.run()
-    half = trainer(recipe(look, epochs=2, **changes), root, tmp_path / "half")
+    half = trainer(recipe(global_run, epochs=2, **changes), root, tmp_path / "half")
 
     def stop(self: object, *_: object) -> None:
         raise StopIteration
@@ -67,7 +69,7 @@ def test_a_run_resumes_on_the_same_curve(look: Path, root: Path, tmp_path: Path,
         half.run()
     logged = rows(tmp_path / "whole")
     assert rows(tmp_path / "half") == logged[:1]
-    trainer(recipe(look, epochs=2, **changes), root, tmp_path / "half", resume=True).run()
+    trainer(recipe(global_run, epochs=2, **changes), root, tmp_path / "half", resume=True).run()
     assert rows(tmp_path / "half") == logged
     after = frozen.state_dict()  # type: ignore[operator, union-attr]
     assert all(torch.equal(value, before[name]) for name, value in after.items())
@@ -76,7 +78,7 @@ def test_a_run_resumes_on_the_same_curve(look: Path, root: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"global_model": "smal"}, "regional.global_model 'smal': no such checkpoint"),
         ({"view": 10}, "regional.view"),
@@ -85,14 +87,14 @@ def test_a_run_resumes_on_the_same_curve(look: Path, root: Path, tmp_path: Path,
     ],
 )
 def test_wrong_recipes_are_refused(
-    look: Path, root: Path, tmp_path: Path, changes: dict[str, object], said: str
+    global_run: Path, root: Path, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
-    with pytest.raises((ConfigError, WeightsError), match=said):
-        trainer(recipe(look, **changes), root, tmp_path / "run")
+    with pytest.raises((ConfigError, WeightsError), match=message):
+        trainer(recipe(global_run, **changes), root, tmp_path / "run")
 
 
-def test_sizes_margins_and_other_sections_must_suit(look: Path, root: Path, tmp_path: Path) -> None:
-    good = recipe(look).model_dump()
+def test_sizes_margins_and_other_sections_must_suit(global_run: Path, root: Path, tmp_path: Path) -> None:
+    good = recipe(global_run).model_dump()
     stages = [{**STAGE, "size": 64}, {**STAGE, "size": 96}]
     with pytest.raises(ConfigError, match="the crops of regions have one size"):
         trainer(parse({**good, "stages": stages}, "x"), root, tmp_path / "run")
@@ -102,12 +104,12 @@ def test_sizes_margins_and_other_sections_must_suit(look: Path, root: Path, tmp_
         parse({**good, "distillation": {"teacher": "small"}}, "x")
 
 
-def test_the_command_trains_and_refuses(look: Path, root: Path, tmp_path: Path) -> None:
+def test_the_command_trains_and_refuses(global_run: Path, root: Path, tmp_path: Path) -> None:
     text = f"""name = "near"
     [network]
     size = "nano"
     [regional]
-    global_model = "{look}"
+    global_model = "{global_run}"
     view = 96
     lowest = 48
     [[stages]]
@@ -116,22 +118,22 @@ def test_the_command_trains_and_refuses(look: Path, root: Path, tmp_path: Path) 
     batch = 16
     """
     (tmp_path / "near.toml").write_text(text)
-    said = run("train", tmp_path / "near.toml", "--data", root, "--out", tmp_path / "run", "--device", "cpu")
-    assert "best validation NME" in said
+    message = run("train", tmp_path / "near.toml", "--data", root, "--out", tmp_path / "run", "--device", "cpu")
+    assert "best validation NME" in message
     assert {"config.json", "log.csv", "best.safetensors", "last.safetensors", "curves.png"} <= {
         path.name for path in (tmp_path / "run").iterdir()
     }
     with pytest.raises(ConfigError, match="--global-model goes with a regional network"):
-        run("export", look, "--data", root, "-o", tmp_path / "x.onnx", "--global-model", "small")
+        run("export", global_run, "--data", root, "-o", tmp_path / "x.onnx", "--global-model", "small")
 
 
-def test_what_cannot_be_released_or_ignored_is_refused(look: Path, root: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_released_or_ignored_is_refused(global_run: Path, root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown key regional\.joint"):  # version 1 could train both networks
-        recipe(look, joint=True)
-    trainer(recipe(look, epochs=1), root, tmp_path / "regions").run()
+        recipe(global_run, joint=True)
+    trainer(recipe(global_run, epochs=1), root, tmp_path / "regions").run()
     with pytest.raises(WeightsError, match="a regional network, which reads parts of faces"):
         trainer(recipe(tmp_path / "regions"), root, tmp_path / "on_regions")
-    good = recipe(look).model_dump()
+    good = recipe(global_run).model_dump()
     for change in ({"init": "small"}, {"loss": {"name": "soft_argmax_l1"}}):
         with pytest.raises(ConfigError, match="leave out init"):
             parse({**good, **change}, "x")
@@ -161,7 +163,7 @@ def test_shrinking_keeps_places_and_loses_detail() -> None:
     assert len(soft.unique()) > 3
 
 
-def test_a_set_without_the_regions_points_is_refused(root: Path, look: Path, tmp_path: Path) -> None:
+def test_a_set_without_the_regions_points_is_refused(root: Path, global_run: Path, tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match="300w has 68 points, layout ibug68; layout wflw98 has 98"):
-        trainer(parse({**recipe(look).model_dump(), "layout": "wflw98"}, "x"), root, tmp_path / "run")
+        trainer(parse({**recipe(global_run).model_dump(), "layout": "wflw98"}, "x"), root, tmp_path / "run")
     assert models.REGIONS not in models.available()

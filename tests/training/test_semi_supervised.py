@@ -264,14 +264,14 @@ def test_command_line(root: Path, faces: Path, tmp_path: Path) -> None:
     path.write_text('name = "drawn"\n[network]\nsize = "nano"\n[[stages]]\nsize = 64\nepochs = 1\nbatch = 4\n')
     run("train", path, "--data", root, "--out", tmp_path / "plain", "--device", "cpu")
     shared = ("--data", root, "--unlabelled", faces, "--device", "cpu")
-    said = run("train", "--init", tmp_path / "plain", *shared, "--out", tmp_path / "adapted")
-    assert "unlabelled: 20 faces" in said
-    assert "epoch 10/10" in said
+    message = run("train", "--init", tmp_path / "plain", *shared, "--out", tmp_path / "adapted")
+    assert "unlabelled: 20 faces" in message
+    assert "epoch 10/10" in message
     assert "20 faces" in checkpoints.load(tmp_path / "adapted" / "best.safetensors")[1]["unlabelled"]
-    made = parse(json.loads((tmp_path / "adapted" / "config.json").read_text()), "x")
-    assert made.name == "drawn-adapted"
-    assert made.unlabelled is not None
-    assert made.unlabelled.teacher is not None
+    adapted = parse(json.loads((tmp_path / "adapted" / "config.json").read_text()), "x")
+    assert adapted.name == "drawn-adapted"
+    assert adapted.unlabelled is not None
+    assert adapted.unlabelled.teacher is not None
     started = checkpoints.load(tmp_path / "plain" / "best.safetensors")[0]["ema"]
     one = trainer(recipe({}, init=str(tmp_path / "plain")), root, faces, tmp_path / "x")
     assert all(torch.equal(value, started[name]) for name, value in one.network.state_dict().items())

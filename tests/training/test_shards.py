@@ -82,13 +82,13 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"nonsense")
     with pytest.raises(DataError, match=r"x\.safetensors: not a shard of crops"):
         open_shards(tmp_path)
-    for wrong, said in (
+    for wrong, message in (
         ({"pictures": pictures(1, 40).float()}, "must be uint8"),
         ({"pictures": pictures(1, 40)[:, :1]}, r"must be \(n, 3, s, s\)"),
         ({"pictures": pictures(2, 40), "landmarks": landmarks(1, 40), "layout": "ibug68"}, r"must be \(2, M, 2\)"),
         ({"pictures": pictures(1, 40), "landmarks": landmarks(1, 40)}, "go together"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             write_shard(tmp_path / "y.safetensors", **wrong, margin=1.25)  # type: ignore[arg-type]
     (tmp_path / "x.safetensors").unlink()
     write_shard(tmp_path / "a.safetensors", pictures(1, 40), margin=1.25)

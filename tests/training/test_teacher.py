@@ -50,7 +50,7 @@ def test_its_weights_are_the_average() -> None:
 @pytest.mark.parametrize("zoom", [1.0, 0.75])
 @pytest.mark.parametrize("mirror", [0.0, 1.0])
 def test_views_of_nothing_new_change_nothing(mirror: float, zoom: float) -> None:
-    """Without augmentation, or mirrored alone, what the teacher says is what it sees, carried over."""
+    """Without augmentation, or mirrored alone, what the teacher says is what it sees, moved into the view."""
     _, _, one = teacher()
     side, size = (102, 64) if zoom == 1.0 else (76, 64)
     faces = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

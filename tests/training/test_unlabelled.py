@@ -1,4 +1,4 @@
-"""Unlabelled folders: every face found and framed as in training, everything else counted."""
+"""Unlabelled folders: every face found and cropped as in training, everything else counted."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_refusals(tmp_path: Path) -> None:
     ):
         collect(tmp_path, tmp_path / "out", 64, 1.25)
     (tmp_path / "x.safetensors").write_bytes(b"nonsense")
-    for name, said in (("x.safetensors", "not a shard of crops"), ("missing.safetensors", "no shards; give a")):
-        with pytest.raises(DataError, match=said):
+    for name, message in (("x.safetensors", "not a shard of crops"), ("missing.safetensors", "no shards; give a")):
+        with pytest.raises(DataError, match=message):
             read(tmp_path / name)
     assert not (tmp_path / "out").exists()
