@@ -131,8 +131,8 @@ def test_the_exported_graph_reads_as_torch_does() -> None:
 
     regional = RegionalNetwork(lively(NetworkConfig(TABLE.channels, 8)), TABLE, 1.0).eval()
     card = RegionCard(
-        name="x", layout="ibug68", global_model="small", parameters=1, width=8, rule=RULE, bias=(0.0,) * 5, sharpness=1.0,
-        calibration=Calibration.identity(68), normaliser="inter-ocular", scores={}, training_data="none",
+        name="x", layout="ibug68", global_model="small", parameters=1, width=8, rule=RULE, bias=(0.0,) * 5,
+        sharpness=1.0, calibration=Calibration.identity(68), normaliser="inter-ocular", scores={}, training_data="none",
         terms="none", recipe={}, version="0",
     )  # fmt: skip
     rng = np.random.default_rng(0)
