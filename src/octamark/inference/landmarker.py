@@ -26,7 +26,7 @@ from octamark.geometry import (
     transform_with_spread,
 )
 from octamark.images import PictureLike, read_picture
-from octamark.inference.detector import Detector, FaceDetector
+from octamark.inference.detector import Detector, FaceDetector, detections
 from octamark.inference.full_frame import search_full_frame
 from octamark.inference.refiner import MIN_CROP_RATIO, REFINE, Refine, Refiner
 from octamark.inference.rotation import ROTATION, Rotation, RotationSearch
@@ -101,7 +101,7 @@ class Landmarker:
     Raises:
         WeightsError: unknown name, missing or damaged file.
         DeviceError: more threads than processors, or a device that is not there.
-        ConfigError: an unknown option, or a value that is not allowed.
+        ConfigError: an unknown option, or a value that is not allowed; a detector that cannot be called.
 
     Examples:
         >>> from octamark import load
@@ -125,6 +125,8 @@ class Landmarker:
         **changes: Any,
     ) -> None:
         options = _changed(options or InferenceOptions(), changes)
+        if detector is not None and not callable(detector):
+            raise ConfigError(f"detector {detector!r}; allowed: a function from a picture to boxes and scores, or None")
         name = "the model's bytes" if isinstance(model, bytes) else str(model)
         network = session(models.read(model), name, options.threads, options.device)
         metadata = network.get_modelmeta().custom_metadata_map
@@ -204,8 +206,8 @@ class Landmarker:
 
         Raises:
             PictureError: a picture that cannot be read.
-            BoxError: boxes of another shape, not finite, without area or outside the picture; a list of boxes whose
-                length differs from the number of pictures.
+            BoxError: boxes of another shape, not finite, without area or outside the picture, whether they are given
+                or come from a detector of one's own; a list of boxes whose length differs from the number of pictures.
         """
         if box_kind not in BOX_KINDS:
             raise BoxError(f"box_kind {box_kind!r}; allowed: {listed(BOX_KINDS)}")
@@ -255,7 +257,7 @@ class Landmarker:
                 located.append((picture, None, None, [search_full_frame(picture, self.read, self.card.crop)]))
                 continue
             if given is None:
-                found, scores = self.detector(picture)
+                found, scores = detections(self.detector, picture)
             else:
                 found = check_boxes(given, picture, f"picture {first + index}: " if len(pictures) > 1 or first else "")
                 scores = np.ones(len(found), np.float32)
