@@ -244,3 +244,21 @@ def test_a_million_pictures_would_not_be_kept(tmp_path: Path) -> None:
             del faces
             gc.collect()
             assert gone() is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
+@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_writers_do_not_share_a_file(tmp_path: Path, name: str, resume: bool) -> None:
+    first, second, *_ = records()
+    with open_writer(name, tmp_path) as writer:
+        writer.write(first)
+        with (
+            pytest.raises(OutputError, match=rf"{FORMATS[name].file}: another process is writing to it"),
+            open_writer(name, tmp_path, resume=resume) as other,
+        ):
+            other.write(first)
+        writer.write(second)
+    assert [found.file for found in read_records(tmp_path)] == FILES[:2]
+    with open_writer(name, tmp_path, resume=resume) as other:  # the first one is closed
+        other.write(second)

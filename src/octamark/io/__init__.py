@@ -102,8 +102,8 @@ def open_writer(
             ``STEM.pts``; pictures without a face are never done. json and coco cannot be resumed.
 
     Raises:
-        OutputError: an unknown name, a stream for pts, ``resume`` with json, coco or a stream, or with an existing file
-            that octamark predict did not write.
+        OutputError: an unknown name, a stream for pts, ``resume`` with json, coco or a stream, with an existing file
+            that octamark predict did not write, or with one that another process is writing to.
 
     Examples:
         >>> list(FORMATS)
