@@ -30,7 +30,7 @@ from octamark.inference.detector import Detector, FaceDetector, detections
 from octamark.inference.full_frame import search_full_frame
 from octamark.inference.refiner import MIN_CROP_RATIO, REFINE, Refine, Refiner
 from octamark.inference.rotation import ROTATION, Rotation, RotationSearch
-from octamark.inference.session import session
+from octamark.inference.session import run, session
 from octamark.layouts import Layout
 from octamark.models import Calibration, CropRule, ModelCard
 
@@ -206,6 +206,7 @@ class Landmarker:
 
         Raises:
             PictureError: a picture that cannot be read.
+            PredictionError: a network that gives values that are not finite.
             BoxError: boxes of another shape, not finite, without area or outside the picture, whether they are given
                 or come from a detector of one's own; a list of boxes whose length differs from the number of pictures.
         """
@@ -305,7 +306,7 @@ class Landmarker:
         for start in range(0, len(crops), _BATCH):
             some = crops[start : start + _BATCH]
             pixels = np.stack([crop.pixels(self.card.crop.size) for crop in some])
-            outputs = self._session.run(names, {"crops": pixels})  # type: ignore[attr-defined]
+            outputs = run(self._session, names, pixels, self.card.name)  # type: ignore[attr-defined]
             for crop, points, spread, confidence, *maps in zip(some, *outputs, strict=True):
                 wide = points.astype(np.float64), spread.astype(np.float64)
                 moved, turned = transform_with_spread(crop.transform, *wide)
