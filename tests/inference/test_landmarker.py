@@ -8,6 +8,7 @@ import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -382,3 +383,28 @@ def test_a_detector_of_ones_own(photograph: Picture, box: NDArray[np.float32]) -
     faces = octamark.load("nano", threads=1, detector=detector)(photograph)
     assert faces.scores.tolist() == [0.5, 0.25]
     np.testing.assert_array_equal(faces.boxes, np.stack([box, box + 2]))
+
+
+def test_the_old_name_of_rotation_warns_where_it_is_used() -> None:
+    for make in (
+        lambda: octamark.load("nano", upright="never"),
+        lambda: Landmarker("nano", upright="never"),
+        lambda: octamark.load("nano").with_options(upright="never"),
+    ):
+        with pytest.warns(DeprecationWarning, match="upright= is now rotation=") as caught:
+            assert make().options.rotation == "never"
+        assert caught[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match="upright="), pytest.raises(ConfigError, match="give rotation= alone"):
+        octamark.load("nano", rotation="always", upright="never")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rotation", ["auto"]), ("rotation", np.array(["auto", "x"])), ("min_confidence", "a"), ("min_confidence", None),
+     ("refine", None)],
+)  # fmt: skip
+def test_options_of_other_types_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} .*; allowed: "):
+        octamark.load("nano", **{name: value})
+    with pytest.raises(DeviceError, match=r"unknown device \['cpu'\]; devices: cpu, cuda"):
+        octamark.load("nano", device=["cpu"])  # type: ignore[arg-type]

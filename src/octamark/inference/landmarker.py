@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, NoReturn, overload
 
@@ -76,9 +77,9 @@ class InferenceOptions:
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("rotation", self.rotation, ROTATION), ("refine", self.refine, REFINE)):
-            if value not in allowed:
+            if not isinstance(value, str) or value not in allowed:
                 raise ConfigError(f"{name} {value!r}; allowed: {listed(allowed)}")
-        if not 0.0 <= self.min_confidence <= 1.0:
+        if not isinstance(self.min_confidence, Real | np.floating) or not 0.0 <= self.min_confidence <= 1.0:
             raise ConfigError(f"min_confidence {self.min_confidence!r}; allowed: 0 to 1")
 
 
@@ -124,7 +125,7 @@ class Landmarker:
         detector: Detector | None = None,
         **changes: Any,
     ) -> None:
-        options = _changed(options or InferenceOptions(), changes)
+        options = _changed(options or InferenceOptions(), _renamed(changes))
         if detector is not None and not callable(detector):
             raise ConfigError(f"detector {detector!r}; allowed: a function from a picture to boxes and scores, or None")
         name = "the model's bytes" if isinstance(model, bytes) else str(model)
@@ -152,7 +153,7 @@ class Landmarker:
 
     def with_options(self, **changes: Any) -> Landmarker:
         """A landmarker of the same model with other options, given by name."""
-        return Landmarker(self._model, self.options, detector=self.detector, **changes)  # type: ignore[attr-defined]
+        return Landmarker(self._model, self.options, detector=self.detector, **_renamed(changes))  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
         return f"Landmarker({self.card.name!r}, layout={self.card.layout!r}, {self.card.parameters:,} parameters)"
@@ -394,13 +395,24 @@ def _changed(options: InferenceOptions, changes: dict[str, Any]) -> InferenceOpt
     Raises:
         ConfigError: an unknown name; the message lists the names.
     """
-    if "upright" in changes:
-        warnings.warn("upright= is now rotation=", DeprecationWarning, stacklevel=4)
-        changes = {"rotation": changes["upright"], **{k: v for k, v in changes.items() if k != "upright"}}
     names = [field.name for field in fields(InferenceOptions)]
     if unknown := [name for name in changes if name not in names]:
         raise ConfigError(f"unknown option {listed(unknown)}; options: {listed(names)}, detector")
     return replace(options, **changes) if changes else options
+
+
+def _renamed(changes: dict[str, Any]) -> dict[str, Any]:
+    """Options by their present names; a warning at the caller's caller about an old one.
+
+    Raises:
+        ConfigError: an option under both names.
+    """
+    if "upright" not in changes:
+        return changes
+    warnings.warn("upright= is now rotation=", DeprecationWarning, stacklevel=3)
+    if "rotation" in changes:
+        raise ConfigError("upright= is the old name of rotation=; give rotation= alone")
+    return {"rotation": changes["upright"], **{name: value for name, value in changes.items() if name != "upright"}}
 
 
 def _read(source: Any, index: int) -> Picture:
@@ -452,5 +464,7 @@ def load(
 
     The options are those of :class:`InferenceOptions`; ``detector`` is as in :class:`Landmarker`.
     """
+    both = "upright" in changes and str(rotation) != "auto"
+    changes = _renamed({"rotation": rotation, **changes} if both else changes)
     options = InferenceOptions(rotation, refine, regions, min_confidence, threads, device)
     return Landmarker(model, options, detector=detector, **changes)

@@ -31,7 +31,7 @@ def session(data: bytes, name: str, threads: SupportsIndex | None, device: str) 
         DeviceError: an impossible number of threads, or a device that is unknown or cannot be used.
         WeightsError: ONNX Runtime cannot load the file.
     """
-    if device not in PROVIDERS:
+    if not isinstance(device, str) or device not in PROVIDERS:
         raise DeviceError(f"unknown device {device!r}; devices: {listed(PROVIDERS)}")
     provider, available = PROVIDERS[device], onnxruntime.get_available_providers()
     if provider not in available:
