@@ -246,6 +246,17 @@ def test_a_million_pictures_would_not_be_kept(tmp_path: Path) -> None:
             assert gone() is None
 
 
+@pytest.mark.parametrize("name", LINES)
+def test_a_file_that_was_deleted_meanwhile_is_an_error(tmp_path: Path, name: str) -> None:
+    """Records would go to a file that nobody can open any more."""
+    first, second, *_ = records()
+    with open_writer(name, tmp_path) as writer:
+        writer.write(first)
+        file_of(name, tmp_path).unlink()
+        with pytest.raises(OutputError, match="was deleted while it was being written"):
+            writer.write(second)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
 @pytest.mark.parametrize("name", LINES)
 @pytest.mark.parametrize("resume", [False, True])

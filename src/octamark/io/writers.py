@@ -103,7 +103,10 @@ class LineWriter(Writer):
         if self._stream is None:
             self._stream = _open_locked(self._path)
         try:
-            if not self._size and os.fstat(self._stream.fileno()).st_size:
+            status = os.fstat(self._stream.fileno())
+            if status.st_nlink == 0:
+                raise OutputError(f"{self._path}: was deleted while it was being written")
+            if not self._size and status.st_size:
                 self._stream.truncate(0)
             self._stream.seek(self._size)
             rest = memoryview(data)
