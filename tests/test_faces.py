@@ -251,6 +251,18 @@ def test_chips_of_a_face_that_is_no_template() -> None:
             assert error(changed) > error(transform)
 
 
+@pytest.mark.parametrize("index", [0.9, None, "0"])
+def test_other_indices_of_faces_are_errors(index: Any) -> None:
+    with pytest.raises((TypeError, LayoutError)):
+        made()[index]
+
+
+@pytest.mark.parametrize("coverage", [None, "a", [0.5], 1.5, np.nan])
+def test_other_coverages_are_refused(coverage: Any) -> None:
+    with pytest.raises(ConfigError, match=r"coverage .*; allowed: 0 to 1"):
+        made().radius(coverage)
+
+
 @pytest.mark.parametrize("template", ["insightface", "dlib"])
 def test_chips_of_faces_without_place_are_black(template: str) -> None:
     """Such as faces with missing labels, or of a network that has learned nothing."""

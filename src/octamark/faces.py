@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
@@ -112,7 +113,7 @@ class _Measures:
             >>> faces.radius(0.9).shape
             (1, 68)
         """
-        if not 0 <= coverage <= 1:
+        if not isinstance(coverage, Real | np.floating) or not 0 <= coverage <= 1:
             raise ConfigError(f"coverage {coverage!r}; allowed: 0 to 1")
         if self.radius_ratios is None:
             raise ConfigError("these faces carry no calibration (radius_ratios), so their radius is unknown")
@@ -400,7 +401,7 @@ class Faces(_Measures):
         if isinstance(index, str):
             return self.landmarks[:, list(self.layout.part(index))]
         if np.ndim(index) == 0 and not isinstance(index, slice):  # type: ignore[arg-type]
-            index = int(index)  # type: ignore[arg-type]
+            index = operator.index(index)  # type: ignore[arg-type]
             return Face(
                 self.layout,
                 self.landmarks[index],

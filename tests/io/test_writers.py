@@ -9,8 +9,9 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 import pytest
 
 from landmark_files import IBUG, faces_at, records_of, write_all
@@ -273,3 +274,24 @@ def test_two_writers_do_not_share_a_file(tmp_path: Path, name: str, resume: bool
     assert [found.file for found in read_records(tmp_path)] == FILES[:2]
     with open_writer(name, tmp_path, resume=resume) as other:  # the first one is closed
         other.write(second)
+
+
+@pytest.mark.parametrize("name", ["jsonl", "csv", "json", "coco"])
+def test_paths_may_be_texts(tmp_path: Path, name: str) -> None:
+    with open_writer(name, str(tmp_path)) as writer:
+        writer.write(records()[0])
+    assert [found.file for found in read_records(str(tmp_path / str(FORMATS[name].file)), IBUG)] == FILES[:1]
+    target: Any = None
+    with pytest.raises(OutputError, match="target None; allowed: the path of a folder, or an open binary stream"):
+        open_writer(name, target)
+
+
+def test_pts_files_hold_no_missing_points(tmp_path: Path) -> None:
+    faces = faces_at(0)
+    faces.landmarks[0, 3] = np.nan
+    with (
+        open_writer("pts", tmp_path) as writer,
+        pytest.raises(OutputError, match=r"^a\.png: \.pts files cannot hold points that are missing"),
+    ):
+        writer.write(Record("a.png", "a", "m", faces))
+    assert not list(tmp_path.iterdir())

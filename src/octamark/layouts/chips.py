@@ -79,6 +79,6 @@ def chip_template(name: str) -> ChipTemplate:
     Raises:
         ConfigError: another name; the message lists the names.
     """
-    if name not in _templates():
+    if not isinstance(name, str) or name not in _templates():
         raise ConfigError(f"template {name!r}; allowed: {listed(_templates())}")
     return _templates()[name]
