@@ -408,3 +408,18 @@ def test_options_of_other_types_are_refused(name: str, value: Any) -> None:
         octamark.load("nano", **{name: value})
     with pytest.raises(DeviceError, match=r"unknown device \['cpu'\]; devices: cpu, cuda"):
         octamark.load("nano", device=["cpu"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("picture", "form"),
+    [("a.jpg", "str"), (np.zeros((9, 9), np.uint8), r"uint8 \(9, 9\)"), (np.zeros((9, 9, 3), np.float32), "float32")],
+)
+def test_predict_takes_decoded_pictures_only(nano: Landmarker, picture: Any, form: str) -> None:
+    """Others would be read as if their numbers were 0 to 255."""
+    with pytest.raises(PictureError, match=f"^picture 0: {form}.*; predict takes decoded pictures"):
+        nano.predict([picture])
+
+
+def test_crops_that_are_not_finite_are_refused(nano: Landmarker, photograph: Picture) -> None:
+    with pytest.raises(BoxError, match="transforms hold values that are not finite"):
+        nano.read_crops(photograph, np.full((1, 2, 3), np.nan))

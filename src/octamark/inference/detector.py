@@ -6,6 +6,7 @@ import hashlib
 import threading
 from dataclasses import dataclass, field
 from functools import cache
+from numbers import Real
 from pathlib import Path
 from typing import Protocol
 
@@ -91,8 +92,8 @@ class FaceDetector:
     tiles: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.threshold < 1.0:
-            raise ConfigError(f"threshold {self.threshold}; allowed: numbers between 0 and 1")
+        if not isinstance(self.threshold, Real | np.floating) or not 0.0 < self.threshold < 1.0:
+            raise ConfigError(f"threshold {self.threshold!r}; allowed: numbers between 0 and 1")
         yunet_weights()
 
     def __call__(self, picture: Picture, /) -> Detections:

@@ -250,10 +250,19 @@ class Landmarker:
 
         Args:
             boxes: for each picture, (n, 4) boxes or None; the rest is as in :meth:`__call__`.
-            first: number of the first picture in messages about boxes.
+            first: number of the first picture in messages.
+
+        Raises:
+            PictureError: a picture of another form. The rest is as in :meth:`__call__`.
         """
         located: list[tuple[Picture, NDArray[np.float32] | None, NDArray[np.float32] | None, list[Crop]]] = []
         for index, picture in enumerate(pictures):
+            if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
+                form = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+                raise PictureError(
+                    f"picture {first + index}: {form}; predict takes decoded pictures, uint8 (H, W, 3): read_picture "
+                    "gives them, or call the landmarker itself"
+                )
             given = None if boxes is None else boxes[index]
             if full_frame:
                 located.append((picture, None, None, [search_full_frame(picture, self.read, self.card.crop)]))
@@ -291,8 +300,13 @@ class Landmarker:
 
         Returns:
             Faces; their boxes are the tight boxes around the crops, their scores 1.
+
+        Raises:
+            BoxError: transforms that are not finite.
         """
         placed = np.asarray(transforms, np.float64).reshape(-1, 2, 3)
+        if not np.isfinite(placed).all():
+            raise BoxError("transforms hold values that are not finite")
         last = self.card.crop.size - 0.5
         corners = np.array([[-0.5, -0.5], [last, -0.5], [last, last], [-0.5, last]])
         boxes = np.array([landmark_boxes(apply(one, corners)) for one in placed], np.float32).reshape(-1, 4)
