@@ -7,7 +7,7 @@ import pytest
 
 import octamark
 from octamark import drawing
-from octamark.errors import LayoutError
+from octamark.errors import ConfigError, LayoutError
 from octamark.faces import Faces
 from octamark.geometry import Picture
 from octamark.layouts import BUILTIN, layout
@@ -68,7 +68,7 @@ def test_heatmap_picture_glows_where_the_map_peaks() -> None:
     rows, columns = np.mgrid[0:800, 0:800]
     seen = np.array([(columns * drawn).sum(), (rows * drawn).sum()]) / drawn.sum()
     np.testing.assert_allclose(seen, [((40 + 0.5) * 4 - 0.5) * 2 + 50, ((20 + 0.5) * 4 - 0.5) * 2 + 30], atol=0.3)
-    with pytest.raises(ValueError, match="heatmaps=True"):
+    with pytest.raises(ConfigError, match="heatmaps=True"):
         drawing.heatmap_picture(np.zeros((800, 800, 3), np.uint8), one_face())
 
 
@@ -183,7 +183,7 @@ def test_refinement_pictures_show_the_chosen_crop_upright(region: str, photograp
     assert drawn[:, :256].min(axis=2).max() > 230  # the chosen crop in white
     with pytest.raises(LayoutError, match=r"no region 'ear'; regions: .*left_eye"):
         drawing.refinement_picture(ramp, before, after, landmarker.refiner, region="ear")
-    with pytest.raises(ValueError, match="at least 32"):
+    with pytest.raises(ConfigError, match="at least 32"):
         drawing.refinement_picture(ramp, before, after, landmarker.refiner, size=8)
 
 
@@ -201,5 +201,16 @@ def test_sheet_lays_out_rows() -> None:
     assert laid.shape == (8, 15, 3)
     assert laid[4, 5].tolist() == [4, 4, 4]
     assert not laid[4:, 10:].any()
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ConfigError, match="no pictures"):
         drawing.sheet([])
+
+
+def test_points_without_a_place_are_not_drawn(photograph: Picture) -> None:
+    """As conversions leave them, and labels that are missing."""
+    faces = octamark.load("nano", threads=1)(photograph)
+    points = faces.landmarks.copy()
+    points[:, 20:] = np.nan
+    some, none = (dataclasses.replace(faces, landmarks=values) for values in (points, np.full_like(points, np.nan)))
+    assert (drawing.overlay(photograph, some, enlarge=False) != photograph).any()
+    np.testing.assert_array_equal(drawing.overlay(photograph, none), photograph)
+    np.testing.assert_array_equal(drawing.overlay(photograph, some, parts=["mouth"], enlarge=False), photograph)

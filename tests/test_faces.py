@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -250,6 +251,27 @@ def test_chips_of_a_face_that_is_no_template() -> None:
             assert error(changed) > error(transform)
 
 
+@pytest.mark.parametrize("index", [0.9, None, "0"])
+def test_other_indices_of_faces_are_errors(index: Any) -> None:
+    with pytest.raises((TypeError, LayoutError)):
+        made()[index]
+
+
+@pytest.mark.parametrize("coverage", [None, "a", [0.5], 1.5, np.nan])
+def test_other_coverages_are_refused(coverage: Any) -> None:
+    with pytest.raises(ConfigError, match=r"coverage .*; allowed: 0 to 1"):
+        made().radius(coverage)
+
+
+@pytest.mark.parametrize("template", ["insightface", "dlib"])
+def test_chips_of_faces_without_place_are_black(template: str) -> None:
+    """Such as faces with missing labels, or of a network that has learned nothing."""
+    white = np.full((40, 50, 3), 255, np.uint8)
+    for value in (20.0, np.nan):
+        lost = replace(made(1), size=(50, 40), landmarks=np.full((1, 68, 2), value, np.float32))
+        assert not lost.chips(white, template=template).any()
+
+
 def test_chips_show_the_picture(photograph: NDArray[np.uint8], photograph_path: Path) -> None:
     """Points painted on the picture lie in the chip where its transform says; a path is a picture too."""
     height, width = photograph.shape[:2]
@@ -274,8 +296,17 @@ def test_chips_show_the_picture(photograph: NDArray[np.uint8], photograph_path: 
         faces.chips(np.zeros((50, 100, 3), np.uint8))
     with pytest.raises(ConfigError, match="template 'facenet'; allowed: insightface, dlib"):
         faces.chips(photograph, template="facenet")
-    for size, margin in ((0, None), (112, -0.1)):
-        with pytest.raises(ConfigError, match="a size of at least 1, a margin of at least 0"):
+    wrong: list[tuple[Any, Any]] = [
+        (0, None),
+        (112, -0.1),
+        (112.5, 0),
+        ("112", 0),
+        (10**6, 0),
+        (112, np.nan),
+        (112, "a"),
+    ]
+    for size, margin in wrong:
+        with pytest.raises(ConfigError, match="a whole size from 1 to 4096, a margin from 0 to 10"):
             faces.chips(photograph, size, margin)
 
 

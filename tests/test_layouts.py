@@ -10,6 +10,7 @@ import tomllib
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -363,11 +364,24 @@ def test_own_table(tmp_path: Path) -> None:
             "eyes middle: right and left, or none",
         ),
         ("eyes = {}", "eyes = { right = { corners = [0, 1], lids = [] } }", "an eye has corners and lids"),
-        ("eyes = {}", "eyes = { right = { corners = [0], lids = [[0, 1]] } }", "a value of the wrong form"),
+        (
+            "eyes = {}",
+            "eyes = { right = { corners = [0], lids = [[0, 1]] } }",
+            "eyes: a value of the wrong form; expected a table",
+        ),
+        ('eyes = ["0-1"]', 'eyes = ["0-99999999999"]', "regions: '0-99999999999' ends beyond the last point"),
+        ("count = 3", "count = 100000000", "count 100000000: a whole number of points, 1 to 10000"),
+        ("global = [2]", "global = 2.5", "global: 2.5 is no index"),
+        ("edges = [[0, 1]]", "edges = 3", "edges: a value of the wrong form; expected a list of chains"),
+        ("inter-ocular = [[0], [1]]", "inter-ocular = [0]", "normalisers: a value of the wrong form; expected a table"),
+        ("inter-ocular = [[0], [1]]", "inter-ocular = [[0], [0]]", "normaliser inter-ocular: two different groups"),
+        ("inter-ocular", "box", "normaliser box: every layout has one of this name"),
+        ("[0.2, 0.3], [0.8, 0.3], [0.5, 0.9]", "[1, 1], [1, 1], [1, 1]", "diagram: all points lie in one place"),
+        ("[0.2, 0.3]", "[1e300, 0.3]", "diagram must hold 3 points, finite"),
         ("eyes = {}", "eyes = { right = { lids = [[0, 1]] } }", "an eye has corners and lids, found lids (1 pairs)"),
         ("eyes = {}", f"eyes = {EYES}".replace("[0, 1]]", "[0, 3]]"), "between 0 and 2"),
         ("count = 3", "", "missing keys: points (names) or count"),
-        ("mirror = [[0, 1]]", "", "mirror is missing: the pairs of points that change places"),
+        ("mirror = [[0, 1]]", "", "mirror: the pairs of points that change places in a mirrored picture are missing"),
         ("count = 3", 'points = ["a", "b"]\ncount = 3', "count is 3, but points lists 2 names"),
         ("count = 3", 'points = ["a", "b", "a"]', "points: each name once, a more than once"),
         ("count = 3", 'points = ["a", "b", "1-2"]', "a list of names of letters, digits and _, found '1-2'"),
@@ -532,3 +546,9 @@ def test_every_layout_file_is_known_and_drawn() -> None:
     files = {Path(path.name).stem for path in folder.iterdir() if path.name.endswith(".toml")}
     assert files - {"chips", "conversions"} == set(BUILTIN)
     assert {path.stem for path in (DOCUMENT.parent / "layouts").glob("*.png")} == set(BUILTIN)
+
+
+@pytest.mark.parametrize("name", [None, 3, b"ibug68", []])
+def test_other_types_are_no_layouts(name: Any) -> None:
+    with pytest.raises(LayoutError, match=r"^layout .*; allowed: a name, the path of a \.toml file, or a Layout"):
+        layout(name)

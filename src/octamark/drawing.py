@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from octamark.errors import LayoutError, listed
+from octamark.errors import ConfigError, LayoutError, listed
 from octamark.faces import Face, Faces, Landmarks
 from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, scale_points, squares
 from octamark.inference.refiner import Refiner
@@ -53,7 +53,8 @@ def overlay(
     """A copy of the picture with the landmarks of all faces drawn on it, (H, W, 3), or larger for small faces.
 
     Point size follows the size of the face, and a dark rim keeps points visible on any ground. If there are several
-    faces, each has its index in ``faces`` beside it.
+    faces, each has its index in ``faces`` beside it. Points without a place (NaN), as conversions leave them, are not
+    drawn.
 
     Args:
         lines: also draw the layout's edges, on faces of more than 60 pixels.
@@ -76,7 +77,10 @@ def overlay(
         canvas = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC), np.uint8)
     for index, face in enumerate(faces):
         points = scale_points(face.landmarks.astype(np.float64), factor)
-        _draw_face(canvas, face, points, drawn, lines)
+        known = drawn & set(np.flatnonzero(np.isfinite(points).all(axis=1)).tolist())
+        if not known:
+            continue
+        _draw_face(canvas, face, points, known, lines)
         if len(faces) > 1:
             _draw_number(canvas, index, points)
     return canvas
@@ -84,16 +88,17 @@ def overlay(
 
 def _enlargement(picture: Picture, faces: Faces) -> int:
     """The whole factor by which an overlay enlarges a picture."""
-    if not len(faces):
+    extents = [extent for face in faces if np.isfinite(extent := _extent(face.landmarks))]
+    if not extents:
         return 1
-    smallest = min(_extent(face.landmarks) for face in faces)
-    factor = int(np.ceil(READABLE_FACE / max(smallest, 1.0)))
+    factor = int(np.ceil(READABLE_FACE / max(min(extents), 1.0)))
     return max(1, min(factor, MAX_ENLARGEMENT, MAX_ENLARGED_SIDE // int(max(picture.shape[:2]))))
 
 
 def _extent(points: NDArray[np.floating]) -> float:
-    """Width or height of points (M, 2), whichever is larger."""
-    return float((points.max(axis=0) - points.min(axis=0)).max())
+    """Width or height of points (M, 2), whichever is larger; NaN if none has a place."""
+    box = landmark_boxes(points)
+    return float((box[2:] - box[:2]).max())
 
 
 def _draw_face(canvas: Picture, face: Face, points: NDArray[np.float64], drawn: frozenset[int], lines: bool) -> None:
@@ -101,8 +106,9 @@ def _draw_face(canvas: Picture, face: Face, points: NDArray[np.float64], drawn: 
     outline, extent = set(face.layout.outline), _extent(points)
     radius = min(max(1.0, extent * 0.011), 60.0)
     if lines and extent > 60:
-        low = np.clip(points.min(axis=0) - 2 * radius, 0, canvas.shape[1::-1]).astype(int)
-        high = np.clip(points.max(axis=0) + 2 * radius + 1, 0, canvas.shape[1::-1]).astype(int)
+        box = landmark_boxes(points)
+        low = np.clip(box[:2] - 2 * radius, 0, canvas.shape[1::-1]).astype(int)
+        high = np.clip(box[2:] + 2 * radius + 1, 0, canvas.shape[1::-1]).astype(int)
         around = canvas[low[1] : high[1], low[0] : high[0]]
         layer = around.copy()
         for first, second in face.layout.edges:
@@ -126,7 +132,7 @@ def _draw_number(canvas: Picture, number: int, points: NDArray[np.float64]) -> N
     scale = float(np.clip(_extent(points) * 0.1, 12, max(12, 0.1 * height))) / 21  # capitals are 21 pixels at scale 1
     stroke = max(1, round(2 * scale))
     (text_width, text_height), _ = cv2.getTextSize(text, font, scale, stroke)
-    x, y = np.nan_to_num(points.min(axis=0) - (0, text_height / 2))
+    x, y = landmark_boxes(points)[:2] - (0, text_height / 2)
     x = int(np.clip(x, stroke, max(stroke, width - text_width - stroke)))
     y = int(np.clip(y, text_height + stroke, max(text_height + stroke, height - stroke)))
     cv2.putText(canvas, text, (x, y), font, scale, _RIM, 3 * stroke, cv2.LINE_AA)
@@ -162,10 +168,10 @@ def heatmap_picture(picture: Picture, faces: Faces) -> Picture:
         (H, W, 3); pictures whose width or height is above ``MAX_HEATMAP_SIDE`` are reduced to it.
 
     Raises:
-        ValueError: faces that were predicted without ``heatmaps=True``.
+        ConfigError: faces that were predicted without ``heatmaps=True``.
     """
     if len(faces) and faces.heatmaps is None:
-        raise ValueError("these faces have no heatmaps; predict with heatmaps=True")
+        raise ConfigError("these faces have no heatmaps; predict with heatmaps=True")
     full = picture.shape[:2]
     reduction = min(1.0, MAX_HEATMAP_SIDE / max(full))
     height, width = (max(1, round(side * reduction)) for side in full)
@@ -226,10 +232,10 @@ def refinement_picture(
         size: side of both halves in pixels.
 
     Raises:
-        LayoutError: no region of that name. ValueError: a size below 32.
+        LayoutError: no region of that name. ConfigError: a size below 32.
     """
     if size < 32:
-        raise ValueError(f"size {size}: at least 32 pixels")
+        raise ConfigError(f"size {size}: at least 32 pixels")
     names = [entry.name for entry in refiner.table.regions]
     if region not in names:
         raise LayoutError(f"layout {refiner.layout.name} has no region {region!r}; regions: {listed(names)}")
@@ -313,10 +319,10 @@ def sheet(tiles: Sequence[Picture], columns: int = 8) -> Picture:
     """Pictures of one size, (h, w, 3) each, side by side in rows; the last row is filled up with black.
 
     Raises:
-        ValueError: no pictures.
+        ConfigError: no pictures.
     """
     if not tiles:
-        raise ValueError("no pictures for a sheet")
+        raise ConfigError("no pictures for a sheet")
     filled = [*tiles, *[np.zeros_like(tiles[0])] * (-len(tiles) % columns)]
     rows = (filled[start : start + columns] for start in range(0, len(filled), columns))
     return np.vstack([np.hstack(row) for row in rows])

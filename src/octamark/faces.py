@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,6 +16,8 @@ from octamark.errors import ConfigError, PictureError
 from octamark.geometry import Picture, crop
 from octamark.images import PictureLike, read_picture
 from octamark.layouts import Layout, chip_template, conversion, layout
+
+_MAX_CHIP = 4096
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -109,7 +113,7 @@ class _Measures:
             >>> faces.radius(0.9).shape
             (1, 68)
         """
-        if not 0 <= coverage <= 1:
+        if not isinstance(coverage, Real | np.floating) or not 0 <= coverage <= 1:
             raise ConfigError(f"coverage {coverage!r}; allowed: 0 to 1")
         if self.radius_ratios is None:
             raise ConfigError("these faces carry no calibration (radius_ratios), so their radius is unknown")
@@ -318,11 +322,12 @@ class Faces(_Measures):
             template: ``"insightface"`` aligns eyes, nose tip and mouth corners as InsightFace's ``norm_crop`` (ArcFace)
                 does; ``"dlib"`` eye corners and the base of the nose as dlib's ``get_face_chip`` does with five points.
 
-        Pixels outside the picture are black. :meth:`chip_transforms` gives the geometry.
+        Pixels outside the picture are black, and so is the whole chip of a face of which fewer than two of the aligned
+        points are known, or all lie in one place. :meth:`chip_transforms` gives the geometry.
 
         Raises:
             PictureError: a picture that cannot be read, or of another size than the one the faces were found in.
-            ConfigError: an unknown template, a size below 1 pixel, a margin below 0.
+            ConfigError: an unknown template, a size other than 1 to 4096, a margin other than 0 to 10.
             LayoutError: a layout without conversion to the template's points.
 
         Examples:
@@ -339,8 +344,12 @@ class Faces(_Measures):
                 f"{self.size[0]}x{self.size[1]}"
             )
         side = chip_template(template).size if size is None else size
-        chips = [crop(pixels, transform, side) for transform in self.chip_transforms(side, margin, template=template)]
-        return np.stack(chips) if chips else np.zeros((0, side, side, 3), np.uint8)
+        transforms = self.chip_transforms(side, margin, template=template)
+        chips = np.zeros((len(transforms), side, side, 3), np.uint8)
+        for chip, transform in zip(chips, transforms, strict=True):
+            if np.isfinite(transform).all():
+                chip[:] = crop(pixels, transform, side)
+        return chips
 
     def chip_transforms(
         self, size: int | None = None, margin: float | None = None, *, template: str = "insightface"
@@ -348,9 +357,10 @@ class Faces(_Measures):
         """Similarities (n, 2, 3) from pixels of :meth:`chips` to pixels of the picture; arguments as there."""
         form = chip_template(template)
         side, border = form.size if size is None else size, form.margin if margin is None else margin
-        if not side >= 1 or not border >= 0:
+        whole = isinstance(side, Integral) and not isinstance(side, bool) and 1 <= side <= _MAX_CHIP
+        if not whole or not isinstance(border, Real) or not 0 <= border <= 10:
             raise ConfigError(
-                f"size {side!r}, margin {border!r}; allowed: a size of at least 1, a margin of at least 0"
+                f"size {side!r}, margin {border!r}; allowed: a whole size from 1 to {_MAX_CHIP}, a margin from 0 to 10"
             )
         return form.transforms(self.convert(form.layout).landmarks, side, border)
 
@@ -391,7 +401,7 @@ class Faces(_Measures):
         if isinstance(index, str):
             return self.landmarks[:, list(self.layout.part(index))]
         if np.ndim(index) == 0 and not isinstance(index, slice):  # type: ignore[arg-type]
-            index = int(index)  # type: ignore[arg-type]
+            index = operator.index(index)  # type: ignore[arg-type]
             return Face(
                 self.layout,
                 self.landmarks[index],

@@ -99,7 +99,7 @@ def check_boxes(boxes: Any, picture: Picture, where: str = "") -> NDArray[np.flo
     """
     try:
         with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, which is refused below
-            checked = np.asarray(boxes, dtype=np.float32)
+            checked = np.asarray(boxes).astype(np.float32, casting="same_kind" if np.iscomplexobj(boxes) else "unsafe")
     except (TypeError, ValueError, OverflowError) as error:
         raise BoxError(f"{where}boxes must be (n, 4) numbers x1 y1 x2 y2 ({error})") from error
     if checked.size == 0:

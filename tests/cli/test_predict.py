@@ -177,6 +177,7 @@ def test_mistakes_of_the_caller(folder: Path, tmp_path: Path) -> None:
     refused("unknown format 'xml'; formats: json, jsonl, csv, pts, coco", good, "-f", "xml")
     refused("format pts writes several files: name a folder with -o", good, "-f", "pts")
     refused("the folder cannot be made", good, "-o", good)
+    refused("Invalid value for '--max-megapixels'", good, "--max-megapixels", "inf")
     refused("threads=999", good, "--threads", "999")
     refused("unknown device 'gpu'; devices: cpu, cuda", good, "--device", "gpu")
     (tmp_path / "bad.onnx").write_bytes(b"nonsense")

@@ -401,11 +401,12 @@ def test_a_name_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("text", "said"), [
     ("file,x0,y0\na.png,1,2\n", ":1: 1 points; layout aflw19 has 19 (missing: x1, x10, x11)"),
     ("name,x,y\na.png,1,2\n", ":1: columns name, x, y; expected file, x0, y0, ... or file, point, x, y"),
-    ("", ":1: columns ; expected file, x0"),
+    ("", ":1: columns missing; expected file, x0"),
     ("file,point,x,y\na.png,0,1\n", ":2: the number of cells differs from the number of columns (4)"),
     ("file,point,x,y\na.png,0,1,2\na.png,1,1,2,3\n", ":3: the number of cells differs from the number of columns (4)"),
     ("file,point,x,y\na.png,0,1,nan\n", ":2: 'nan' is not a finite number"),
     ("file,point,x,y\na.png,0,1,\n", ":2: '' is not a finite number"),
+    ("file,file,point,x,y\na.png,b.png,0,1,2\n", ":1: more than one column is called file"),
     ("file,point,x,y\na.png,19,1,2\n", ":2: point 19; allowed: 0 to 18"),
     ("file,point,x,y\na.png,0.5,1,2\n", ":2: point 0.5; allowed: 0 to 18"),
     ("file,point,x,y\na.png,0,1,2\na.png,0,1,2\n", ":3: point 0 of this face a second time"),

@@ -26,7 +26,7 @@ from octamark.inference.landmarker import Landmarker
 from octamark.models import CropRule
 
 RULE = CropRule(size=64, margin=1.5, detector_scale=2.0, detector_shift=(0, 0.25), detector_residual=(0, 0, 0))
-BLACK = np.zeros((8, 8, 3), np.uint8)
+BLACK = np.zeros((400, 400, 3), np.uint8)
 POINTS = np.array([[10.0, 20.0], [50.0, 40.0], [np.nan, np.nan]], np.float32)  # tight box 40 wide, 20 high
 
 

@@ -135,3 +135,17 @@ def test_every_spelling_has_one_key(name: str) -> None:
     assert (
         name_key(unicodedata.normalize("NFD", name)) == name_key(unicodedata.normalize("NFC", name)) == name_key(name)
     )
+
+
+def test_links_that_cannot_be_read_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those below /proc, of processes that have ended meanwhile."""
+    touch(tmp_path, "a.jpg", "b.jpg")
+    real = os.path.realpath
+
+    def failing(path: str | os.PathLike[str]) -> str:
+        if os.fspath(path).endswith("b.jpg"):
+            raise FileNotFoundError(2, "No such file or directory")
+        return real(path)
+
+    monkeypatch.setattr(os.path, "realpath", failing)
+    assert names(tmp_path) == ["a.jpg", "b.jpg"]

@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -148,3 +149,9 @@ def test_of_boxes_on_one_face_the_surest_stays() -> None:
     np.testing.assert_array_equal(kept, boxes[[1, 2]])
     np.testing.assert_allclose(scores, [0.9, 0.8])
     assert _without_duplicates(boxes[:0], scores[:0])[0].shape == (0, 4)
+
+
+@pytest.mark.parametrize("threshold", [0, 1, -1, float("nan"), "a", None])
+def test_thresholds_that_are_refused(threshold: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^threshold .*; allowed: numbers between 0 and 1"):
+        FaceDetector(threshold)

@@ -8,6 +8,7 @@ import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -382,3 +383,43 @@ def test_a_detector_of_ones_own(photograph: Picture, box: NDArray[np.float32]) -
     faces = octamark.load("nano", threads=1, detector=detector)(photograph)
     assert faces.scores.tolist() == [0.5, 0.25]
     np.testing.assert_array_equal(faces.boxes, np.stack([box, box + 2]))
+
+
+def test_the_old_name_of_rotation_warns_where_it_is_used() -> None:
+    for make in (
+        lambda: octamark.load("nano", upright="never"),
+        lambda: Landmarker("nano", upright="never"),
+        lambda: octamark.load("nano").with_options(upright="never"),
+    ):
+        with pytest.warns(DeprecationWarning, match="upright= is now rotation=") as caught:
+            assert make().options.rotation == "never"
+        assert caught[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match="upright="), pytest.raises(ConfigError, match="give rotation= alone"):
+        octamark.load("nano", rotation="always", upright="never")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rotation", ["auto"]), ("rotation", np.array(["auto", "x"])), ("min_confidence", "a"), ("min_confidence", None),
+     ("refine", None)],
+)  # fmt: skip
+def test_options_of_other_types_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} .*; allowed: "):
+        octamark.load("nano", **{name: value})
+    with pytest.raises(DeviceError, match=r"unknown device \['cpu'\]; devices: cpu, cuda"):
+        octamark.load("nano", device=["cpu"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("picture", "form"),
+    [("a.jpg", "str"), (np.zeros((9, 9), np.uint8), r"uint8 \(9, 9\)"), (np.zeros((9, 9, 3), np.float32), "float32")],
+)
+def test_predict_takes_decoded_pictures_only(nano: Landmarker, picture: Any, form: str) -> None:
+    """Others would be read as if their numbers were 0 to 255."""
+    with pytest.raises(PictureError, match=f"^picture 0: {form}.*; predict takes decoded pictures"):
+        nano.predict([picture])
+
+
+def test_crops_that_are_not_finite_are_refused(nano: Landmarker, photograph: Picture) -> None:
+    with pytest.raises(BoxError, match="transforms hold values that are not finite"):
+        nano.read_crops(photograph, np.full((1, 2, 3), np.nan))

@@ -13,7 +13,8 @@ import pytest
 
 import octamark
 from octamark import DeviceError, WeightsError, models
-from octamark.inference.session import check_threads, session
+from octamark.errors import PredictionError
+from octamark.inference.session import check_threads, run, session
 from octamark.models import registry
 
 
@@ -45,6 +46,19 @@ def test_an_intact_file_that_cannot_be_loaded_is_not_called_damaged(monkeypatch:
 def test_a_foreign_file_is_called_damaged_or_no_onnx_file() -> None:
     with pytest.raises(WeightsError, match=r"^mine\.onnx: damaged, not an ONNX file, or"):
         session(b"no graph", "mine.onnx", None, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (np.full((3, 2), np.nan, np.float32), "landmarks holds values that are not finite"),
+        (np.zeros((1, 2), np.float32), "landmarks for 1 crops, where 3 were read"),
+    ],
+)
+def test_impossible_outputs_are_an_error(values: np.ndarray, problem: str) -> None:
+    network: Any = SimpleNamespace(run=lambda names, feeds: [values])
+    with pytest.raises(PredictionError, match=f"^model mine: {problem}$"):
+        run(network, ["landmarks"], np.zeros((3, 32, 32, 3), np.uint8), "mine")
 
 
 def test_cuda_that_onnx_runtime_gives_up_on_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

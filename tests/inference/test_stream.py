@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import octamark
-from octamark import Faces, Landmarker, OctamarkError, PictureError, PredictionError, stream
+from octamark import ConfigError, Faces, Landmarker, OctamarkError, PictureError, PredictionError, stream
 from octamark.inference import stream as module
 
 Picture = NDArray[np.uint8]
@@ -124,3 +124,10 @@ def test_a_stream_that_is_left_early_stops_decoding(nano: Landmarker, photograph
     results.close()  # type: ignore[attr-defined]
     assert len(taken) < 10
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("octamark-decode")]
+
+
+@pytest.mark.parametrize("inputs", ["picture.jpg", Path("picture.jpg"), b"bytes", np.zeros((64, 64, 3), np.uint8)])
+def test_one_picture_is_no_iterable_of_pictures(inputs: Any) -> None:
+    """A path would be read as its letters, an array as its rows."""
+    with pytest.raises(ConfigError, match="give a list, or another iterable, of pictures"):
+        next(stream(octamark.load("nano"), inputs))

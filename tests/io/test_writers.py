@@ -9,8 +9,9 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 import pytest
 
 from landmark_files import IBUG, faces_at, records_of, write_all
@@ -244,3 +245,53 @@ def test_a_million_pictures_would_not_be_kept(tmp_path: Path) -> None:
             del faces
             gc.collect()
             assert gone() is None
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_file_that_was_deleted_meanwhile_is_an_error(tmp_path: Path, name: str) -> None:
+    """Records would go to a file that nobody can open any more."""
+    first, second, *_ = records()
+    with open_writer(name, tmp_path) as writer:
+        writer.write(first)
+        file_of(name, tmp_path).unlink()
+        with pytest.raises(OutputError, match="was deleted while it was being written"):
+            writer.write(second)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
+@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_writers_do_not_share_a_file(tmp_path: Path, name: str, resume: bool) -> None:
+    first, second, *_ = records()
+    with open_writer(name, tmp_path) as writer:
+        writer.write(first)
+        with (
+            pytest.raises(OutputError, match=rf"{FORMATS[name].file}: another process is writing to it"),
+            open_writer(name, tmp_path, resume=resume) as other,
+        ):
+            other.write(first)
+        writer.write(second)
+    assert [found.file for found in read_records(tmp_path)] == FILES[:2]
+    with open_writer(name, tmp_path, resume=resume) as other:  # the first one is closed
+        other.write(second)
+
+
+@pytest.mark.parametrize("name", ["jsonl", "csv", "json", "coco"])
+def test_paths_may_be_texts(tmp_path: Path, name: str) -> None:
+    with open_writer(name, str(tmp_path)) as writer:
+        writer.write(records()[0])
+    assert [found.file for found in read_records(str(tmp_path / str(FORMATS[name].file)), IBUG)] == FILES[:1]
+    target: Any = None
+    with pytest.raises(OutputError, match="target None; allowed: the path of a folder, or an open binary stream"):
+        open_writer(name, target)
+
+
+def test_pts_files_hold_no_missing_points(tmp_path: Path) -> None:
+    faces = faces_at(0)
+    faces.landmarks[0, 3] = np.nan
+    with (
+        open_writer("pts", tmp_path) as writer,
+        pytest.raises(OutputError, match=r"^a\.png: \.pts files cannot hold points that are missing"),
+    ):
+        writer.write(Record("a.png", "a", "m", faces))
+    assert not list(tmp_path.iterdir())

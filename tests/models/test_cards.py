@@ -84,9 +84,24 @@ def test_a_graph_without_its_outputs_is_refused(nano: onnxruntime.InferenceSessi
         check_graph(card_of(nano), layout("ibug68"), nano.get_inputs(), kept, "x.onnx")
 
 
+def test_other_types_and_further_inputs_are_refused(nano: onnxruntime.InferenceSession) -> None:
+    """Such a graph would load, and fail on every picture."""
+    (crops,) = nano.get_inputs()
+    floats = SimpleNamespace(name="crops", shape=crops.shape, type="tensor(float)")
+    with pytest.raises(
+        WeightsError, match=r"^x\.onnx: a graph of other types: crops is tensor\(float\), not tensor\(uint8\)"
+    ):
+        check_graph(card_of(nano), layout("ibug68"), [floats], nano.get_outputs(), "x.onnx")
+    other = SimpleNamespace(name="mask", shape=[1], type="tensor(float)")
+    with pytest.raises(WeightsError, match=r"^x\.onnx: a graph with inputs besides crops: mask;"):
+        check_graph(card_of(nano), layout("ibug68"), [crops, other], nano.get_outputs(), "x.onnx")
+
+
 def test_symbolic_sides_agree_with_any(nano: onnxruntime.InferenceSession) -> None:
     """A graph that another tool made dynamic has names in place of numbers."""
-    free = [SimpleNamespace(name=value.name, shape=["a"] * len(value.shape)) for value in nano.get_inputs()]
+    free = [
+        SimpleNamespace(name=value.name, shape=["a"] * len(value.shape), type=value.type) for value in nano.get_inputs()
+    ]
     check_graph(card_of(nano), layout("ibug68"), free, nano.get_outputs(), "x.onnx")
 
 

@@ -72,3 +72,8 @@ def test_a_file_without_it_says_what_to_do(exported: bytes, tmp_path: Path) -> N
 def test_what_ships_carries_its_layout(name: str) -> None:
     held = {entry.key: entry.value for entry in onnx.load_from_string(models.read(name)).metadata_props}
     assert layouts.loads(held[LAYOUT_KEY], name) is layout("ibug68")
+
+
+def test_a_card_that_could_not_be_read_back_is_not_written(exported: bytes) -> None:
+    with pytest.raises(WeightsError, match=r"own: a model card that this version cannot use: offset\.1.*got -0\.7"):
+        with_card(exported, card("three").model_copy(update={"offset": (0.0, -0.7)}))

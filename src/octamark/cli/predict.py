@@ -67,7 +67,7 @@ def predict(
     threads: Annotated[int | None, THREADS] = None,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda")] = "cpu",
     max_megapixels: Annotated[
-        float, typer.Option("--max-megapixels", min=0.001, help="Refuse larger pictures")
+        float, typer.Option("--max-megapixels", min=0.001, max=1e6, help="Refuse larger pictures")
     ] = DEFAULT_LIMITS.pixels / 1e6,
 ) -> None:
     """Find the faces of pictures and their landmarks.

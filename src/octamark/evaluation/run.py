@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from octamark.datasets import Sample
 from octamark.errors import DataError, PictureError
 from octamark.geometry import Crop, Picture, best_overlap, landmark_boxes
-from octamark.inference.detector import Detector, FaceDetector
+from octamark.inference.detector import Detector, FaceDetector, detections
 from octamark.inference.landmarker import BoxKind, Landmarker, crops_of_boxes
 from octamark.models import CropRule
 
@@ -98,7 +98,7 @@ def own_box_crop(rule: CropRule) -> Placement:
 
 def detected_box(detector: Detector, sample: Sample, picture: Picture) -> F32 | None:
     """The detected box (4,) that overlaps the labels' box most, by an IoU of at least 0.2; None where there is none."""
-    boxes, _ = detector(picture)
+    boxes, _ = detections(detector, picture)
     index = best_overlap(boxes, landmark_boxes(sample.landmarks))
     return None if index is None else boxes[index]
 

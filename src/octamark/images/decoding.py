@@ -209,6 +209,8 @@ def _too_many_bytes(name: str, limits: Limits) -> PictureError:
 
 
 def _how_to_raise(limit: str) -> str:
+    if limit == "pixels":
+        return "to allow more, give limits=octamark.images.Limits(pixels=...), or --max-megapixels on the command line"
     return f"to allow more, call read_picture with limits=octamark.images.Limits({limit}=...)"
 
 

@@ -57,13 +57,13 @@ def find_pictures(folder: str | os.PathLike[str], *, skip: Iterable[str | os.Pat
         skip: folders below it that are not searched, such as the folder of results.
     """
     root = Path(folder)
-    entered = {os.path.realpath(path) for path in skip} - {os.path.realpath(root)}
+    entered = {_real(path) for path in skip} - {_real(root)}
     pending, linked_folders = [root], list[Path]()
     files, linked_files = list[Path](), list[Path]()
     unreadable: list[str] = []
     while pending or linked_folders:
         place = pending.pop() if pending else linked_folders.pop(0)
-        real = os.path.realpath(place)
+        real = _real(place)
         if real in entered:
             continue
         entered.add(real)
@@ -83,11 +83,19 @@ def find_pictures(folder: str | os.PathLike[str], *, skip: Iterable[str | os.Pat
                 (linked_files if link else files).append(path)
     distinct: dict[str, Path] = {}
     for path in [*sorted(files), *sorted(linked_files)]:
-        distinct.setdefault(os.path.realpath(path), path)
+        distinct.setdefault(_real(path), path)
     kinds = {path: path.suffix.lower() for path in sorted(distinct.values())}
     left_out = Counter(kind for kind in kinds.values() if kind in OTHER_SUFFIXES)
     paths = [path for path, kind in kinds.items() if kind in SUFFIXES and not is_drawing(path)]
     return PicturesFound(tuple(paths), dict(sorted(left_out.items())), tuple(sorted(unreadable)))
+
+
+def _real(path: str | os.PathLike[str]) -> str:
+    """The path that a link leads to, or its own where the link cannot be read, as those below /proc."""
+    try:
+        return os.path.realpath(path)
+    except OSError:
+        return os.path.abspath(path)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from dataclasses import dataclass, field
 from functools import cache
+from numbers import Real
 from pathlib import Path
 from typing import Protocol
 
@@ -13,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from octamark.errors import ConfigError, WeightsError
-from octamark.geometry import Picture
+from octamark.errors import BoxError, ConfigError, WeightsError
+from octamark.geometry import Picture, check_boxes
 from octamark.models.registry import MISSING_FILES
 
 Detections = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -91,8 +92,8 @@ class FaceDetector:
     tiles: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.threshold < 1.0:
-            raise ConfigError(f"threshold {self.threshold}; allowed: numbers between 0 and 1")
+        if not isinstance(self.threshold, Real | np.floating) or not 0.0 < self.threshold < 1.0:
+            raise ConfigError(f"threshold {self.threshold!r}; allowed: numbers between 0 and 1")
         yunet_weights()
 
     def __call__(self, picture: Picture, /) -> Detections:
@@ -155,6 +156,35 @@ class FaceDetector:
         rows, corners = rows[inside], corners[inside]
         scales = np.array([width / size[0], height / size[1]] * 2)
         return (corners * scales - 0.5).astype(np.float32), rows[:, -1].astype(np.float32)
+
+
+def detections(detector: Detector, picture: Picture) -> Detections:
+    """What a detector finds in a picture: boxes (n, 4) and scores (n,), both float32.
+
+    Raises:
+        BoxError: a detector of one's own that returns something else, boxes that are not finite, without area or
+            outside the picture, or scores that are not finite. What the detector itself raises is passed on.
+    """
+    found = detector(picture)
+    if isinstance(detector, FaceDetector):
+        return found
+    where = f"detector {getattr(detector, '__name__', type(detector).__name__)}: "
+    try:
+        boxes, scores = found
+    except (TypeError, ValueError) as error:
+        raise BoxError(
+            f"{where}returned {type(found).__name__}; expected a pair, boxes (n, 4) and scores (n,)"
+        ) from error
+    checked = check_boxes(boxes, picture, where)
+    try:
+        values = np.asarray(scores, np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BoxError(f"{where}scores must be a number for each box ({error})") from error
+    if values.shape != (len(checked),) and values.size + len(checked):
+        raise BoxError(f"{where}scores must have shape ({len(checked)},), one for each box; got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise BoxError(f"{where}scores must be finite; got {values}")
+    return checked, values.reshape(-1)
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, NoReturn, overload
 
@@ -26,11 +27,11 @@ from octamark.geometry import (
     transform_with_spread,
 )
 from octamark.images import PictureLike, read_picture
-from octamark.inference.detector import Detector, FaceDetector
+from octamark.inference.detector import Detector, FaceDetector, detections
 from octamark.inference.full_frame import search_full_frame
 from octamark.inference.refiner import MIN_CROP_RATIO, REFINE, Refine, Refiner
 from octamark.inference.rotation import ROTATION, Rotation, RotationSearch
-from octamark.inference.session import session
+from octamark.inference.session import run, session
 from octamark.layouts import Layout
 from octamark.models import Calibration, CropRule, ModelCard
 
@@ -76,9 +77,9 @@ class InferenceOptions:
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("rotation", self.rotation, ROTATION), ("refine", self.refine, REFINE)):
-            if value not in allowed:
+            if not isinstance(value, str) or value not in allowed:
                 raise ConfigError(f"{name} {value!r}; allowed: {listed(allowed)}")
-        if not 0.0 <= self.min_confidence <= 1.0:
+        if not isinstance(self.min_confidence, Real | np.floating) or not 0.0 <= self.min_confidence <= 1.0:
             raise ConfigError(f"min_confidence {self.min_confidence!r}; allowed: 0 to 1")
 
 
@@ -101,7 +102,7 @@ class Landmarker:
     Raises:
         WeightsError: unknown name, missing or damaged file.
         DeviceError: more threads than processors, or a device that is not there.
-        ConfigError: an unknown option, or a value that is not allowed.
+        ConfigError: an unknown option, or a value that is not allowed; a detector that cannot be called.
 
     Examples:
         >>> from octamark import load
@@ -124,7 +125,9 @@ class Landmarker:
         detector: Detector | None = None,
         **changes: Any,
     ) -> None:
-        options = _changed(options or InferenceOptions(), changes)
+        options = _changed(options or InferenceOptions(), _renamed(changes))
+        if detector is not None and not callable(detector):
+            raise ConfigError(f"detector {detector!r}; allowed: a function from a picture to boxes and scores, or None")
         name = "the model's bytes" if isinstance(model, bytes) else str(model)
         network = session(models.read(model), name, options.threads, options.device)
         metadata = network.get_modelmeta().custom_metadata_map
@@ -150,7 +153,7 @@ class Landmarker:
 
     def with_options(self, **changes: Any) -> Landmarker:
         """A landmarker of the same model with other options, given by name."""
-        return Landmarker(self._model, self.options, detector=self.detector, **changes)  # type: ignore[attr-defined]
+        return Landmarker(self._model, self.options, detector=self.detector, **_renamed(changes))  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
         return f"Landmarker({self.card.name!r}, layout={self.card.layout!r}, {self.card.parameters:,} parameters)"
@@ -204,8 +207,10 @@ class Landmarker:
 
         Raises:
             PictureError: a picture that cannot be read.
-            BoxError: boxes of another shape, not finite, without area or outside the picture; a list of boxes whose
-                length differs from the number of pictures; boxes together with ``full_frame``; an unknown ``box_kind``.
+            PredictionError: a network that gives values that are not finite.
+            BoxError: boxes of another shape, not finite, without area or outside the picture, whether they are given
+                or come from a detector of one's own; a list of boxes whose length differs from the number of pictures;
+                boxes together with ``full_frame``; an unknown ``box_kind``.
         """
         if box_kind not in BOX_KINDS:
             raise BoxError(f"box_kind {box_kind!r}; allowed: {listed(BOX_KINDS)}")
@@ -250,16 +255,25 @@ class Landmarker:
 
         Args:
             boxes: for each picture, (n, 4) boxes or None; the rest is as in :meth:`__call__`.
-            first: number of the first picture in messages about boxes.
+            first: number of the first picture in messages.
+
+        Raises:
+            PictureError: a picture of another form. The rest is as in :meth:`__call__`.
         """
         located: list[tuple[Picture, NDArray[np.float32] | None, NDArray[np.float32] | None, list[Crop]]] = []
         for index, picture in enumerate(pictures):
+            if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
+                form = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+                raise PictureError(
+                    f"picture {first + index}: {form}; predict takes decoded pictures, uint8 (H, W, 3): read_picture "
+                    "gives them, or call the landmarker itself"
+                )
             given_boxes = None if boxes is None else boxes[index]
             if full_frame:
                 located.append((picture, None, None, [search_full_frame(picture, self.read, self.card.crop)]))
                 continue
             if given_boxes is None:
-                face_boxes, scores = self.detector(picture)
+                face_boxes, scores = detections(self.detector, picture)
             else:
                 face_boxes = check_boxes(
                     given_boxes, picture, f"picture {first + index}: " if len(pictures) > 1 or first else ""
@@ -293,8 +307,13 @@ class Landmarker:
 
         Returns:
             Faces; their boxes are the tight boxes around the crops, their scores 1.
+
+        Raises:
+            BoxError: transforms that are not finite.
         """
         placed = np.asarray(transforms, np.float64).reshape(-1, 2, 3)
+        if not np.isfinite(placed).all():
+            raise BoxError("transforms hold values that are not finite")
         last = self.card.crop.size - 0.5
         corners = np.array([[-0.5, -0.5], [last, -0.5], [last, last], [-0.5, last]])
         boxes = np.array([landmark_boxes(apply(transform, corners)) for transform in placed], np.float32).reshape(-1, 4)
@@ -309,7 +328,7 @@ class Landmarker:
         for start in range(0, len(crops), _BATCH):
             batch = crops[start : start + _BATCH]
             pixels = np.stack([crop.pixels(self.card.crop.size) for crop in batch])
-            outputs = self._session.run(names, {"crops": pixels})  # type: ignore[attr-defined]
+            outputs = run(self._session, names, pixels, self.card.name)  # type: ignore[attr-defined]
             for crop, points, spread, confidence, *maps in zip(batch, *outputs, strict=True):
                 wide = points.astype(np.float64), spread.astype(np.float64)
                 moved, turned = transform_with_spread(crop.transform, *wide)
@@ -398,13 +417,24 @@ def _changed(options: InferenceOptions, changes: dict[str, Any]) -> InferenceOpt
     Raises:
         ConfigError: an unknown name; the message lists the names.
     """
-    if "upright" in changes:
-        warnings.warn("upright= is now rotation=", DeprecationWarning, stacklevel=4)
-        changes = {"rotation": changes["upright"], **{k: v for k, v in changes.items() if k != "upright"}}
     names = [field.name for field in fields(InferenceOptions)]
     if unknown := [name for name in changes if name not in names]:
         raise ConfigError(f"unknown option {listed(unknown)}; options: {listed(names)}, detector")
     return replace(options, **changes) if changes else options
+
+
+def _renamed(changes: dict[str, Any]) -> dict[str, Any]:
+    """Options by their present names; a warning at the caller's caller about an old one.
+
+    Raises:
+        ConfigError: an option under both names.
+    """
+    if "upright" not in changes:
+        return changes
+    warnings.warn("upright= is now rotation=", DeprecationWarning, stacklevel=3)
+    if "rotation" in changes:
+        raise ConfigError("upright= is the old name of rotation=; give rotation= alone")
+    return {"rotation": changes["upright"], **{name: value for name, value in changes.items() if name != "upright"}}
 
 
 def _read(source: Any, index: int) -> Picture:
@@ -457,5 +487,7 @@ def load(
 
     The options are those of :class:`InferenceOptions`; ``detector`` is as in :class:`Landmarker`.
     """
+    both = "upright" in changes and str(rotation) != "auto"
+    changes = _renamed({"rotation": rotation, **changes} if both else changes)
     options = InferenceOptions(rotation, refine, regions, min_confidence, threads, device)
     return Landmarker(model, options, detector=detector, **changes)

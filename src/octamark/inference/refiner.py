@@ -21,7 +21,7 @@ from octamark.faces import Landmarks
 from octamark.geometry import Crop, Picture, crops, transform_with_spread
 from octamark.inference.regions import RegionTable, fuse, place
 from octamark.inference.rotation import blend, ramp
-from octamark.inference.session import session
+from octamark.inference.session import run, session
 from octamark.layouts import Layout
 from octamark.models import CONFIDENCE_SHARE, FACE_UNITS, RegionCard
 
@@ -96,7 +96,7 @@ class Refiner:
             size = self.card.rule.size
             chunk = zip(pictures[start : start + _BATCH], transforms, strict=True)
             pixels = np.stack([crops(picture, face_transforms, size) for picture, face_transforms in chunk])
-            readings, raw = self._session.run(["readings", "spread"], {"crops": pixels})
+            readings, raw = run(self._session, ["readings", "spread"], pixels, self.card.name)
             owners = transforms[:, self.table.owners]
             moved, turned = transform_with_spread(owners, readings.astype(np.float64), raw.astype(np.float64))
             points.append(moved)

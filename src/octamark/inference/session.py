@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import operator
 import os
+from collections.abc import Sequence
 from typing import SupportsIndex
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
-from octamark.errors import DeviceError, WeightsError, listed
+from octamark.errors import DeviceError, PredictionError, WeightsError, listed
 from octamark.models.registry import is_released
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -29,7 +31,7 @@ def session(data: bytes, name: str, threads: SupportsIndex | None, device: str) 
         DeviceError: an impossible number of threads, or a device that is unknown or cannot be used.
         WeightsError: ONNX Runtime cannot load the file.
     """
-    if device not in PROVIDERS:
+    if not isinstance(device, str) or device not in PROVIDERS:
         raise DeviceError(f"unknown device {device!r}; devices: {listed(PROVIDERS)}")
     provider, available = PROVIDERS[device], onnxruntime.get_available_providers()
     if provider not in available:
@@ -53,6 +55,26 @@ def session(data: bytes, name: str, threads: SupportsIndex | None, device: str) 
             "(are the driver and the CUDA and cuDNN libraries of its version installed?)"
         )
     return result
+
+
+def run(
+    network: onnxruntime.InferenceSession, names: Sequence[str], crops: NDArray[np.uint8], source: str
+) -> list[NDArray[np.float32]]:
+    """The outputs of those names for crops (n, ...): arrays whose first axis has n entries.
+
+    Args:
+        source: the network's name in error messages.
+
+    Raises:
+        PredictionError: outputs for another number of crops, or values that are not finite, as of damaged weights.
+    """
+    outputs: list[NDArray[np.float32]] = network.run(list(names), {"crops": crops})
+    for name, values in zip(names, outputs, strict=True):
+        if len(values) != len(crops):
+            raise PredictionError(f"model {source}: {name} for {len(values)} crops, where {len(crops)} were read")
+        if not np.isfinite(values).all():
+            raise PredictionError(f"model {source}: {name} holds values that are not finite")
+    return outputs
 
 
 def check_threads(threads: SupportsIndex) -> int:

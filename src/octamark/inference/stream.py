@@ -10,7 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from octamark.errors import OctamarkError, PictureError, PredictionError
+import numpy as np
+from PIL import Image
+
+from octamark.errors import ConfigError, OctamarkError, PictureError, PredictionError
 from octamark.faces import Faces
 from octamark.geometry import Picture
 from octamark.images import DEFAULT_LIMITS, Limits, PictureLike, picture_size, read_picture
@@ -55,6 +58,8 @@ def stream(
     While the network runs, the next pictures are decoded on other threads, as far ahead as ``batch`` pictures or
     :data:`MAX_PIXELS` pixels. What goes wrong with one input is the ``error`` of its result, and the others go on.
 
+    What the iterable of inputs itself raises is passed on.
+
     Args:
         inputs: paths, bytes, PIL images or arrays; a generator is read as far ahead as pictures are decoded.
         batch: pictures that share the network's runs.
@@ -62,6 +67,9 @@ def stream(
         limits: how large a picture may be.
         full_frame, heatmaps: as in calling the :class:`Landmarker`.
         keep_pictures: keep each decoded picture in its result, for drawing on it.
+
+    Raises:
+        ConfigError: one picture in place of an iterable of them.
 
     Examples:
         >>> import numpy as np
@@ -91,6 +99,8 @@ def stream(
         for (index, source, picture), faces in zip(chunk, results, strict=True):
             yield Result(index, source, faces, None, picture if keep_pictures else None)
 
+    if isinstance(inputs, str | bytes | bytearray | memoryview | os.PathLike | np.ndarray | Image.Image):
+        raise ConfigError(f"inputs are one {type(inputs).__name__}; give a list, or another iterable, of pictures")
     chunk: list[tuple[int, PictureLike, Picture]] = []
     pixels = 0
     for index, source, picture in _decoded(inputs, max(1, batch), max(1, decoders), limits):

@@ -6,6 +6,7 @@ Every format but pts holds the picture's name and size, the layout and the model
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,12 @@ FORMATS: dict[str, Format] = {
 
 
 def open_writer(
-    name: str, target: Target, *, model: str | None = None, layout: Layout | None = None, resume: bool = False
+    name: str,
+    target: Target | str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    layout: Layout | None = None,
+    resume: bool = False,
 ) -> Writer:
     """A writer of records, to be used as a context manager.
 
@@ -93,7 +99,7 @@ def open_writer(
 
     Args:
         name: a key of :data:`FORMATS`.
-        target: an existing folder, or an open binary stream for formats that can be written to one.
+        target: an existing folder (its path), or an open binary stream for formats that can be written to one.
         model, layout: of the records to come; optional. coco uses the layout for its category. With ``resume``, jsonl
             and csv refuse to go on from a file of another model or layout.
         resume: go on from the files of an earlier run that are in the folder; :meth:`Writer.is_done` tells which
@@ -102,8 +108,9 @@ def open_writer(
             ``STEM.pts``; pictures without a face are never done. json and coco cannot be resumed.
 
     Raises:
-        OutputError: an unknown name, a stream for pts, ``resume`` with json, coco or a stream, or with an existing file
-            that octamark predict did not write.
+        OutputError: an unknown name, a target that is neither path nor stream, a stream for pts, ``resume`` with json,
+            coco or a stream, with an existing file that octamark predict did not write, or with one that another
+            process is writing to.
 
     Examples:
         >>> list(FORMATS)
@@ -112,6 +119,10 @@ def open_writer(
     if name not in FORMATS:
         raise OutputError(f"unknown format {name!r}; formats: {listed(FORMATS)}")
     chosen = FORMATS[name]
+    if isinstance(target, str | os.PathLike):
+        target = Path(target)
+    elif not hasattr(target, "write"):
+        raise OutputError(f"target {target!r}; allowed: the path of a folder, or an open binary stream")
     if not isinstance(target, Path) and not chosen.streams:
         raise OutputError(f"format {name} writes several files: name a folder with -o")
     if resume and not chosen.incremental:
@@ -122,7 +133,9 @@ def open_writer(
     return chosen.writer(target, resume, model, layout)
 
 
-def read_entries(path: Path, layout: Layout | None = None, *, further_faces: bool = True) -> list[PictureEntry]:
+def read_entries(
+    path: str | os.PathLike[str], layout: Layout | None = None, *, further_faces: bool = True
+) -> list[PictureEntry]:
     """The pictures and faces that a file or a folder describes, with all that it says of them and no more.
 
     Args:
@@ -136,6 +149,7 @@ def read_entries(path: Path, layout: Layout | None = None, *, further_faces: boo
             layout.
         LayoutError: no layout given, and none or an unknown one named by the file.
     """
+    path = Path(path)
     if path.is_dir():
         written = [path / form.file for form in FORMATS.values() if form.file is not None]
         whole = next((file for file in written if file.is_file()), None)
@@ -153,7 +167,7 @@ def read_entries(path: Path, layout: Layout | None = None, *, further_faces: boo
     return by_suffix[suffix].read(path, layout)
 
 
-def read_records(path: Path, layout: Layout | None = None) -> list[Record]:
+def read_records(path: str | os.PathLike[str], layout: Layout | None = None) -> list[Record]:
     """The predictions in a file or folder, in its order; arguments and errors as for :func:`read_entries`.
 
     Numbers are as written. What the file does not say is NaN in ``faces``, (0, 0) as its size, "" as ``model``.

@@ -118,7 +118,8 @@ def parse(table: Any, path: Path, layout: Layout | None) -> list[PictureEntry]:
         return _pictures(path, table, layout)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path}: not COCO keypoints: images, annotations, categories ({error!r} is missing or of another form)"
+            f"{path}: not COCO keypoints: images, annotations and categories are lists of objects with id, file_name, "
+            f"image_id and so on ({'missing: ' if isinstance(error, KeyError) else ''}{error})"
         ) from error
 
 

@@ -125,11 +125,15 @@ def read(path: Path, layout: Layout | None) -> list[PictureEntry]:
         rows = [(f"{path}:{reader.line_num}", row) for row in reader]
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not a .csv file ({error})") from error
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise DataError(f"{path}:1: more than one column is called {listed(twice)}")
     for where, row in rows:
         if None in row or None in row.values():
             raise DataError(f"{where}: the number of cells differs from the number of columns ({len(columns)})")
     if not set(_BY_POINT) <= set(columns) and not {"file", "x0", "y0"} <= set(columns):
-        raise DataError(f"{path}:1: columns {listed(columns)}; expected file, x0, y0, ... or {listed(_BY_POINT)}")
+        raise DataError(
+            f"{path}:1: columns {listed(columns) or 'missing'}; expected file, x0, y0, ... or {listed(_BY_POINT)}"
+        )
     pictures: dict[str, list[_Row]] = {}
     for where, row in rows:
         if not row["file"].strip():

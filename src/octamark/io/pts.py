@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from octamark.errors import DataError
+from octamark.errors import DataError, OutputError
 from octamark.images import write_atomically
 from octamark.io.files import find_files
 from octamark.io.records import FaceEntry, PictureEntry, Record, further_face, resolve_layout
@@ -29,12 +29,15 @@ def pts_text(landmarks: NDArray[np.floating]) -> str:
 
 
 class PtsWriter(Writer):
-    """Writes a file for each face at once, atomically. A picture without faces leaves no file."""
+    """Writes a file for each face at once, atomically. A picture without faces leaves no file; a face with points that
+    are missing (NaN) is refused, since the format has no place for them."""
 
     def __init__(self, folder: Path, resume: bool) -> None:
         self._folder, self._resume = folder, resume
 
     def write(self, record: Record) -> None:
+        if not np.isfinite(record.faces.landmarks).all():
+            raise OutputError(f"{record.file}: .pts files cannot hold points that are missing; write jsonl or csv")
         names = [further_face(record.stem, number) for number in range(1, len(record.faces) + 1)]
         for name, face in reversed(
             list(zip(names, record.faces, strict=True))

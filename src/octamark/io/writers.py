@@ -10,6 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, BinaryIO, Self
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from octamark.errors import OutputError
 from octamark.images import write_atomically
 from octamark.io.records import Record
@@ -54,7 +59,8 @@ class Writer(ABC):
 
 class LineWriter(Writer):
     """Appends whole lines picture by picture: each record is one write, so a killed process leaves at most one
-    unfinished line, and a failed write none."""
+    unfinished line, and a failed write none. The file is locked until it is closed, so two processes cannot mix their
+    lines in it (not on Windows, nor on file systems without locks)."""
 
     def __init__(
         self,
@@ -78,8 +84,13 @@ class LineWriter(Writer):
         self._done: set[str] = set()
         self._size = 0  # bytes of the file that hold whole records
         if resume is not None and self._path is not None and self._path.exists():
-            self._size, self._done = resume(self._path)
-            _cut(self._path, self._size)
+            self._stream = _open_locked(self._path)
+            try:
+                self._size, self._done = resume(self._path)
+                _cut(self._path, self._size)
+            except BaseException:
+                self.close()
+                raise
 
     def write(self, record: Record) -> None:
         data = (b"" if self._size else self._head) + self._encode(record)
@@ -89,10 +100,15 @@ class LineWriter(Writer):
             self._stream.flush()
             self._size += len(data)
             return
+        if self._stream is None:
+            self._stream = _open_locked(self._path)
         try:
-            if self._stream is None:
-                self._stream = open(self._path, "r+b" if self._size else "wb", buffering=0)  # noqa: SIM115
-                self._stream.seek(self._size)
+            status = os.fstat(self._stream.fileno())
+            if status.st_nlink == 0:
+                raise OutputError(f"{self._path}: was deleted while it was being written")
+            if not self._size and status.st_size:
+                self._stream.truncate(0)
+            self._stream.seek(self._size)
             rest = memoryview(data)
             try:
                 while rest:
@@ -100,7 +116,6 @@ class LineWriter(Writer):
             except BaseException:
                 with suppress(OSError):
                     self._stream.truncate(self._size)
-                    self._stream.seek(self._size)
                 raise
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be written ({error.strerror})") from error
@@ -141,6 +156,30 @@ class WholeFileWriter(Writer):
         else:
             self._target.write(data)
             self._target.flush()
+
+
+def _open_locked(path: Path) -> IO[bytes]:
+    """A file open for reading and writing, made if it is missing, that no other process may open in this way.
+
+    Raises:
+        OutputError: it cannot be opened, or another process writes to it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        stream = open(descriptor, "r+b", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+    if fcntl is not None:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.close()
+            raise OutputError(
+                f"{path}: another process is writing to it; wait for it, or name another folder"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+    return stream
 
 
 def _cut(path: Path, size: int) -> None:

@@ -40,7 +40,14 @@ BUILTIN = (
 
 @cache
 def _builtin(name: str) -> Layout:
-    text = (resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8")
+    path = resources.files(__name__) / f"{name}.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise LayoutError(
+            f"{path}: cannot be read ({error.strerror}); install octamark again, or where PyInstaller built the "
+            "application, add --collect-data octamark"
+        ) from error
     return parse(tomllib.loads(text), f"layouts/{name}.toml")
 
 
@@ -59,6 +66,8 @@ def layout(name: str | Path | Layout) -> Layout:
         return name
     if str(name) in BUILTIN:
         return _builtin(str(name))
+    if not isinstance(name, str | Path):
+        raise LayoutError(f"layout {name!r}; allowed: a name, the path of a .toml file, or a Layout")
     path = Path(name)
     if path.suffix not in (".toml", ".json"):
         raise LayoutError(f"unknown layout {str(name)!r}; known: {listed(BUILTIN)}, or the path of a .toml file")

@@ -44,15 +44,17 @@ class ChipTemplate:
     def transforms(self, landmarks: Floats, size: int, margin: float) -> F64:
         """Similarities (n, 2, 3) from pixels of the chips to pixels of the picture, for points (n, K, 2) of ``layout``.
 
-        Points that are NaN are left out; a face of which fewer than two points are known has NaN.
+        Points that are NaN are left out; a face of which fewer than two are known, or all in one place, has NaN.
         """
         target = self.pixels(size, margin)
         transforms = np.full((len(landmarks), 2, 3), np.nan)
         for row, points in zip(transforms, np.asarray(landmarks, np.float64), strict=True):
             known = np.isfinite(points).all(axis=-1)
-            if known.sum() >= 2 and self.fit_in_chip:
+            if not known.any() or not np.ptp(points[known], axis=0).any():
+                continue
+            if self.fit_in_chip:
                 row[:] = invert(fit_similarity(points[known], target[known]))
-            elif known.sum() >= 2:
+            else:
                 row[:] = fit_similarity(target[known], points[known])
         return transforms
 
@@ -78,6 +80,6 @@ def chip_template(name: str) -> ChipTemplate:
     Raises:
         ConfigError: another name; the message lists the names.
     """
-    if name not in _templates():
+    if not isinstance(name, str) or name not in _templates():
         raise ConfigError(f"template {name!r}; allowed: {listed(_templates())}")
     return _templates()[name]

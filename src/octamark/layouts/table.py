@@ -21,8 +21,32 @@ KEYS = (
 )  # fmt: skip
 """Keys of a layout file. Required: name, and points or count."""
 
+MAX_POINTS = 10_000
+
+_FORMS = {
+    "name": "a text",
+    "points": "a list of names",
+    "count": "a whole number",
+    "parts": "a table of lists of points, such as { chin = [2] }",
+    "edges": "a list of chains of points, such as [[0, 1]]",
+    "mirror": "a list of pairs of points, such as [[0, 1]]",
+    "normalisers": "a table of pairs of lists of points, such as { inter-ocular = [[0], [1]] }",
+    "global": "a list of points",
+    "eyes": "a table of right and left, each with corners and lids",
+    "mouth": "a table of corners and lips",
+    "regions": "a table of lists of points, such as { eyes = [0, 1] }",
+    "diagram": "a list of positions [x, y], one for each point",
+}
+"""What the value of each key is, for messages."""
+
+_BOX_NORMALISERS = ("box", "diagonal", "face-box", "face-diagonal")
+
 DRAWING_KEYS = ("title", "edges", "diagram")
 """Keys about how a layout is drawn, not about what its points mean."""
+
+
+class _MistakeError(ValueError):
+    """A value with a mistake that the message explains."""
 
 
 def parse(table: Mapping[str, Any], source: str) -> Layout:
@@ -43,37 +67,53 @@ def parse(table: Mapping[str, Any], source: str) -> Layout:
         problems = [f"unknown keys: {listed(unknown)}"] if unknown else []
         problems += [f"missing keys: {listed(missing)}"] if missing else []
         raise fail(f"{'; '.join(problems)}; a layout has {listed(KEYS)}")
+    key = "name"
     try:
-        name = table["name"]
+        name = table[key]
         if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
             raise fail(f"name {name!r}: small letters, digits, - and _ only")
-        names = _point_names(table["points"]) if "points" in table else ()
+        key = "points"
+        names = _point_names(table[key]) if key in table else ()
         count = table.get("count", len(names))
-        if type(count) is not int or count < 1:
-            raise fail(f"count {count!r}: a whole number of points, at least 1")
+        if type(count) is not int or not 1 <= count <= MAX_POINTS:
+            raise fail(f"count {count!r}: a whole number of points, 1 to {MAX_POINTS}")
         if names and count != len(names):
             raise fail(f"count is {count}, but points lists {len(names)} names; leave count out")
 
         def indices(value: Any) -> tuple[int, ...]:
             return expand(value, names)
 
+        key = "parts"
         parts = {part: indices(value) for part, value in table.get("parts", _default_parts(names, count)).items()}
+        key = "edges"
         edges = np.array(_edges(table.get("edges", []), names), dtype=np.int64).reshape(-1, 2)
+        key = "mirror"
         pairs = [indices(pair) for pair in table["mirror"]] if "mirror" in table else _default_mirror(names)
+        key = "normalisers"
         normalisers = {}
         for title, (first, second) in table.get("normalisers", _default_normalisers(parts)).items():
+            if title in _BOX_NORMALISERS:
+                raise fail(f"normaliser {title}: every layout has one of this name; choose another")
             normalisers[title] = (indices(first), indices(second))
-            if not all(normalisers[title]):
-                raise fail(f"normaliser {title}: two groups of points, neither empty")
+            if not all(normalisers[title]) or len(set(map(frozenset, normalisers[title]))) < 2:
+                raise fail(f"normaliser {title}: two different groups of points, neither empty")
+        key = "global"
         outline = indices(table.get("global", list(parts.get("outline", ()))))
+        key = "eyes"
         eyes = {side: _opening(eye, "an eye", "lids", names) for side, eye in table.get("eyes", {}).items()}
         if set(eyes) not in (set(), {"right", "left"}):
             raise fail(f"eyes {listed(eyes)}: right and left, or none")
+        key = "mouth"
         mouth = _opening(table["mouth"], "a mouth", "lips", names) if "mouth" in table else None
+        key = "regions"
         regions = {region: indices(value) for region, value in table.get("regions", {}).items()}
-        diagram = np.array(table.get("diagram", _grid(count)), dtype=np.float32).reshape(-1, 2)
+        key = "diagram"
+        with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, which is refused below
+            diagram = np.array(table.get(key, _grid(count)), dtype=np.float32).reshape(-1, 2)
+    except _MistakeError as error:
+        raise fail(f"{key}: {error}") from error
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
-        raise fail(f"a value of the wrong form ({error})") from error
+        raise fail(f"{key}: a value of the wrong form; expected {_FORMS[key]}") from error
     members = [index for part in parts.values() for index in part]
     if sorted(members) != list(range(count)):
         raise fail(f"parts must hold each of the {count} points exactly once")
@@ -85,6 +125,8 @@ def parse(table: Mapping[str, Any], source: str) -> Layout:
         raise fail(f"indices must lie between 0 and {count - 1}")
     if diagram.shape != (count, 2) or not np.isfinite(diagram).all():
         raise fail(f"diagram must hold {count} points, finite; it holds {len(diagram)}")
+    if count > 1 and not np.ptp(diagram, axis=0).any():
+        raise fail("diagram: all points lie in one place")
     return Layout(
         name,
         str(table.get("title", f"{count} points")),
@@ -137,9 +179,9 @@ def _point_names(value: Any) -> tuple[str, ...]:
     names = tuple(value) if isinstance(value, list) else ()
     wrong = [name for name in names if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name)]
     if not names or wrong:
-        raise ValueError(f"points: a list of names of letters, digits and _, found {listed(wrong) or value!r}")
+        raise _MistakeError(f"a list of names of letters, digits and _, found {listed(wrong) or value!r}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"points: each name once, {listed(twice)} more than once")
+        raise _MistakeError(f"each name once, {listed(twice)} more than once")
     return names
 
 
@@ -156,15 +198,15 @@ def _default_parts(names: Sequence[str], count: int) -> dict[str, list[int]]:
 def _default_mirror(names: Sequence[str]) -> list[tuple[int, ...]]:
     """Pairs of points whose names differ in right and left."""
     if not names:
-        raise ValueError(
-            "mirror is missing: the pairs of points that change places in a mirrored picture; write "
+        raise _MistakeError(
+            "the pairs of points that change places in a mirrored picture are missing; write "
             "mirror = [[0, 1], ...], or name the points right_... and left_..."
         )
     pairs: list[tuple[int, ...]] = []
     for index, name in enumerate(names):
         partner = other_side(name)
         if partner != name and partner not in names:
-            raise ValueError(f"point {name} has no partner {partner}; write mirror = [...] to say which it is")
+            raise _MistakeError(f"point {name} has no partner {partner}; write mirror = [...] to say which it is")
         if partner != name and index < names.index(partner):
             pairs.append((index, names.index(partner)))
     return pairs
@@ -204,11 +246,13 @@ def expand(value: Any, names: Sequence[str] = ()) -> tuple[int, ...]:
             indices.append(names.index(item))
         elif isinstance(item, str) and re.fullmatch(r"\d+-\d+", item):
             first, last = (int(end) for end in item.split("-"))
+            if last >= MAX_POINTS:
+                raise _MistakeError(f"{item!r} ends beyond the last point")
             indices.extend(range(first, last + 1))
         elif type(item) is int:
             indices.append(item)
         else:
-            raise ValueError(f"{item!r} is no index, no range such as '5-8' and no name of a point")
+            raise _MistakeError(f"{item!r} is no index, no range such as '5-8' and no name of a point")
     return tuple(indices)
 
 
@@ -221,7 +265,7 @@ def _opening(value: Any, kind: str, edges: str, names: Sequence[str]) -> Opening
     """An eye as { corners = [36, 39], lids = [[37, 41], [38, 40]] }; a mouth has lips in place of lids."""
     if set(value) != {"corners", edges} or not value[edges]:
         number = f" ({len(value[edges])} pairs)" if edges in value else ""
-        raise ValueError(f"{kind} has corners and {edges}, found {listed(value) or 'nothing'}{number}")
+        raise _MistakeError(f"{kind} has corners and {edges}, found {listed(value) or 'nothing'}{number}")
     first, second = expand(value["corners"], names)
     facing = []
     for pair in value[edges]:

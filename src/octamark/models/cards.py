@@ -218,6 +218,8 @@ class GraphValue(Protocol):
     def name(self) -> str: ...
     @property
     def shape(self) -> Sequence[int | str | None]: ...
+    @property
+    def type(self) -> str: ...
 
 
 def check_graph(
@@ -231,9 +233,11 @@ def check_graph(
         source: names the file in errors.
 
     Raises:
-        WeightsError: missing inputs or outputs, another input size than the card's, or graph, calibration and layout
-            that disagree about the number of landmarks. One message names all differences.
+        WeightsError: missing inputs or outputs, inputs besides the crops, other types of numbers, another input size
+            than the card's, or graph, calibration and layout that disagree about the number of landmarks. One message
+            names all differences.
     """
+    inputs, outputs = list(inputs), list(outputs)
     shapes = {value.name: tuple(value.shape) for value in (*inputs, *outputs)}
     count, any_size = layout.count, None
     if isinstance(card, ModelCard):
@@ -255,6 +259,14 @@ def check_graph(
         }
     if missing := expected.keys() - shapes.keys():
         raise WeightsError(f"{source}: a graph without {listed(sorted(missing))}; export it with this version")
+    if further := [value.name for value in inputs if value.name != "crops"]:
+        raise WeightsError(
+            f"{source}: a graph with inputs besides crops: {listed(further)}; export it with this version"
+        )
+    types = {**{value.name: value.type for value in outputs}, **{value.name: value.type for value in inputs}}
+    numbers = {name: "tensor(uint8)" if name == "crops" else "tensor(float)" for name in expected}
+    if odd := [f"{name} is {types[name]}, not {numbers[name]}" for name in expected if types[name] != numbers[name]]:
+        raise WeightsError(f"{source}: a graph of other types: {listed(odd)}; export it with this version")
     problems = [
         f"{name} is {_shape(shapes[name])} in the graph, {_shape(shape)} by the card"
         for name, shape in expected.items()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from octamark import layouts
 from octamark.errors import WeightsError
 from octamark.layouts import Layout
-from octamark.models import LAYOUT_KEY, METADATA_KEY, Card, ModelCard, RegionCard
+from octamark.models import LAYOUT_KEY, METADATA_KEY, Card, ModelCard, RegionCard, parse_card, parse_region_card
 from octamark.nets.network import EncoderLayer
 from octamark.release.predictor import Predictor, RegionalPredictor, calibration_constants
 from octamark.release.quantization import Storage, quantize_weights
@@ -96,12 +96,18 @@ def with_card(data: bytes, card: Card) -> bytes:
 
 
 def _finish(model: onnx.ModelProto, card: Card, layout: Layout | None = None) -> bytes:
-    """The model's bytes with that card, and that layout; None keeps the layout that the metadata hold."""
+    """The model's bytes with that card, and that layout; None keeps the layout that the metadata hold.
+
+    Raises:
+        WeightsError: a card that could not be read back, such as one changed by ``model_copy``, which checks nothing.
+    """
+    text = card.model_dump_json()
+    (parse_card if isinstance(card, ModelCard) else parse_region_card)(text, card.name)
     model.producer_name, model.producer_version = "octamark", card.version
     properties = {entry.key: entry.value for entry in model.metadata_props if entry.key == LAYOUT_KEY}
     if layout is not None:
         properties = {LAYOUT_KEY: layouts.dumps(layout)}
-    helper.set_model_props(model, {METADATA_KEY: card.model_dump_json(), **properties})
+    helper.set_model_props(model, {METADATA_KEY: text, **properties})
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString()
     return data

@@ -15,7 +15,7 @@ import safetensors
 from octamark.errors import DataError, OutputError, PictureError, listed
 from octamark.geometry import F64, Picture, crop, crop_transform, detector_squares
 from octamark.images import SUFFIXES, find_pictures, read_picture, write_atomically
-from octamark.inference.detector import FaceDetector
+from octamark.inference.detector import FaceDetector, detections
 from octamark.inference.landmarker import load as load_landmarker
 from octamark.training.data import ROOM
 from octamark.training.shards import PictureStack, open_shards, resize, writing_shards
@@ -143,7 +143,7 @@ def collect(
             picture = read_picture(file)
         except PictureError:
             return [], {"empty" if file.is_file() and file.stat().st_size == 0 else "broken": 1}
-        boxes, _ = detector(picture)
+        boxes, _ = detections(detector, picture)
         roots = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
         squares = list(detector_squares(boxes[roots >= LEAST_FACE], scale, rule.detector_shift))
         return squares, {"pictures" if squares else "faceless": 1, "small": int((roots < LEAST_FACE).sum())}
