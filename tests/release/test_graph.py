@@ -17,7 +17,7 @@ from torch import nn
 
 from networks import lively
 from octamark import models
-from octamark.datasets import w300
+from octamark.datasets import read, w300
 from octamark.errors import WeightsError
 from octamark.geometry import crop, crop_transform, detector_squares
 from octamark.inference.detector import FaceDetector
@@ -333,9 +333,10 @@ def test_released_weights_on_a_real_face(name: str, photograph: NDArray[np.uint8
 def test_released_weights_on_labelled_faces(w300_root: Path) -> None:
     """Torch against ONNX Runtime under 0.01 px on real faces, where they are at hand."""
     names = w300.read_split_file(w300_root / "splits" / "val.txt")[:24]
+    samples = read("300w", w300_root, "train", only=names)
     for name in models.available():
         network, shape, _, one, data = released(name)
-        store = FaceStore.load(w300.read(w300_root, only=names), one.crop.size, 1.25)
+        store = FaceStore.load(samples, one.crop.size, 1.25)
         pictures, landmarks = centre_crops(store, torch.arange(24), one.crop.size)
         crops = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
         truth = expected(network, crops, shape)
