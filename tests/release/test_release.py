@@ -175,7 +175,7 @@ def test_the_crop_rule_is_fitted_on_complete_faces() -> None:
 
 def test_moved_boxes_stay_within_their_share() -> None:
     rule = CropRule(size=64, margin=1.25, detector_scale=1.0, detector_shift=(0, 0), detector_residual=(0, 0, 0))
-    sample, picture = octamark_sample(np.array([[100.0, 100.0], [200.0, 180.0]])), np.zeros((8, 8, 3), np.uint8)
+    sample, picture = octamark_sample(np.array([[100.0, 100.0], [200.0, 180.0]])), np.zeros((300, 300, 3), np.uint8)
     box = np.array([[100, 100, 200, 180]], np.float32)
     still = detector_crop(rule, lambda picture: (box, np.ones(1, np.float32)))
     moved = _moved_randomly(still, 64, seed=0)
