@@ -74,7 +74,7 @@ class _Measures:
 
     @property
     def eye_opening_spread(self) -> F64:
-        """(n, 2) expected absolute error of :attr:`eye_opening`, from the spread of the points of each eye.
+        """(n, 2) expected absolute error of ``eye_opening``, from the spread of the points of each eye.
 
         Drop openings by this value, not by confidence, which is about errors of half the height of an eye. On the 201
         validation faces of 300W, eyes with an expected error below 0.05 were off by 0.030 on average (``small`` and
@@ -97,7 +97,7 @@ class _Measures:
 
     @property
     def mouth_opening_spread(self) -> F64:
-        """(n,) expected absolute error of :attr:`mouth_opening`, from the spread of its points."""
+        """(n,) expected absolute error of ``mouth_opening``, from the spread of its points."""
         return self.layout.mouth_opening_spread(self.landmarks, self.spread)
 
     def radius(self, coverage: float) -> F32:
@@ -141,7 +141,7 @@ class Face(_Measures):
     ``face["left_eye"]`` gives the (k, 2) points of a part or group of parts (``"mouth"``, ``"eyes"``), ``face[30]`` the
     (2,) point of that number.
 
-    Attributes: as in :class:`Faces`, without the first axis: ``landmarks`` (M, 2), ``spread`` (M, 2), ``confidence``
+    Attributes: as in ``Faces``, without the first axis: ``landmarks`` (M, 2), ``spread`` (M, 2), ``confidence``
     (M,), ``box`` (4,), ``score``, ``id``.
 
     Examples:
@@ -163,7 +163,7 @@ class Face(_Measures):
 
     @property
     def mean_confidence(self) -> float:
-        """Mean confidence of the points; points without counterpart after :meth:`convert` are left out."""
+        """Mean confidence of the points; points without counterpart after ``convert`` are left out."""
         return float(_mean_known(self.confidence))
 
     def __getitem__(self, part: str | int) -> F32:
@@ -189,11 +189,11 @@ class Face(_Measures):
         return Landmarks(self.landmarks[indices], self.spread[indices], self.confidence[indices])
 
     def convert(self, to: str | Path | Layout) -> Face:
-        """The same face with the points of another layout; see :meth:`Faces.convert`."""
+        """The same face with the points of another layout; see ``Faces.convert``."""
         return replace(self, **self._converted(to))
 
     def to_dict(self) -> dict[str, Any]:
-        """The face as plain values, as an entry of ``faces`` in :meth:`Faces.to_dict`."""
+        """The face as plain values, as an entry of ``faces`` in ``Faces.to_dict``."""
         values = {} if self.id is None else {"id": int(self.id)}
         return {
             **values,
@@ -214,7 +214,7 @@ class Face(_Measures):
 class Faces(_Measures):
     """The faces of one picture; a picture without faces has an empty one.
 
-    ``faces[0]`` is a :class:`Face`; a slice, mask or index array gives Faces, such as
+    ``faces[0]`` is a ``Face``; a slice, mask or index array gives Faces, such as
     ``faces[faces.mean_confidence > 0.5]``; ``faces["left_eye"]`` gives that part's points of every face, (n, k, 2);
     iterating gives each Face.
 
@@ -278,14 +278,14 @@ class Faces(_Measures):
         """(n,) mean confidence of each face's points.
 
         The detector's score says whether there is a face; this says how well its points are placed, and is close to 0
-        for a blurred face in the background. Points without counterpart after :meth:`convert` are left out.
+        for a blurred face in the background. Points without counterpart after ``convert`` are left out.
         """
         return _mean_known(self.confidence).astype(np.float32)
 
     def convert(self, to: str | Path | Layout) -> Faces:
         """The same faces with the points of another layout, such as ``"five"`` or ``"ibug51"``.
 
-        A point is the mean of one or more points (:func:`octamark.layouts.conversion` says which, and which are exactly
+        A point is the mean of one or more points (``octamark.layouts.conversion`` says which, and which are exactly
         the same places on the face), or NaN where this layout has no counterpart. The spread of a mean takes the errors
         of its points as correlated by 0.5; its confidence is the mean of theirs, and still refers to 5 % of the
         inter-ocular distance of this layout. Boxes, scores, crops and ids stay; heatmaps are dropped.
@@ -323,7 +323,7 @@ class Faces(_Measures):
                 does; ``"dlib"`` eye corners and the base of the nose as dlib's ``get_face_chip`` does with five points.
 
         Pixels outside the picture are black, and so is the whole chip of a face of which fewer than two of the aligned
-        points are known, or all lie in one place. :meth:`chip_transforms` gives the geometry.
+        points are known, or all lie in one place. ``chip_transforms`` gives the geometry.
 
         Raises:
             PictureError: a picture that cannot be read, or of another size than the one the faces were found in.
@@ -354,7 +354,7 @@ class Faces(_Measures):
     def chip_transforms(
         self, size: int | None = None, margin: float | None = None, *, template: str = "insightface"
     ) -> F64:
-        """Similarities (n, 2, 3) from pixels of :meth:`chips` to pixels of the picture; arguments as there."""
+        """Similarities (n, 2, 3) from pixels of ``chips`` to pixels of the picture; arguments as there."""
         form = chip_template(template)
         side, border = form.size if size is None else size, form.margin if margin is None else margin
         whole = isinstance(side, Integral) and not isinstance(side, bool) and 1 <= side <= _MAX_CHIP

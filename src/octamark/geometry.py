@@ -33,7 +33,7 @@ class Crop:
     Attributes:
         picture: (H, W, 3) uint8 RGB.
         transform: (2, 3) similarity from pixels of the network's input to pixels of the picture.
-        centre: (2,) point of the picture about which :meth:`rotated` turns, such as the middle of the face's box.
+        centre: (2,) point of the picture about which ``rotated`` turns, such as the middle of the face's box.
     """
 
     picture: Picture
@@ -50,7 +50,7 @@ class Crop:
         return float(np.hypot(*self.transform[:, 0])) * size
 
     def pixels(self, size: int) -> Picture:
-        """The crop as the network sees it: (size, size, 3) uint8; see :func:`crop`."""
+        """The crop as the network sees it: (size, size, 3) uint8; see ``crop``."""
         return crop(self.picture, self.transform, size)
 
     def moved(self, size: int, shift: tuple[float, float] = (0.0, 0.0), scale: float = 1.0, angle: float = 0.0) -> Crop:
@@ -94,7 +94,7 @@ def check_boxes(boxes: Any, picture: Picture, where: str = "") -> NDArray[np.flo
 
     Raises:
         BoxError: another shape, values that are not finite, x2 <= x1 or y2 <= y1, a box with a side below
-            :data:`MIN_BOX_SIDE` pixels (such as one given in shares of the picture), one wholly outside the picture, or
+            ``MIN_BOX_SIDE`` pixels (such as one given in shares of the picture), one wholly outside the picture, or
             one more than 20 times its size.
     """
     try:
@@ -188,7 +188,7 @@ def tilt(landmarks: Floats, reference: Floats) -> F64:
 
 
 def upright_square(landmarks: Floats, angle: float, margin: float) -> F64:
-    """The square (3,) around landmarks (M, 2) in a frame rotated by ``angle`` (as :func:`crop_transform` takes it)."""
+    """The square (3,) around landmarks (M, 2) in a frame rotated by ``angle`` (as ``crop_transform`` takes it)."""
     back = crop_transform(np.array([0.0, 0.0, 1.0]), 1, angle)[:, :2]  # a pure rotation
     x, y, side = squares(landmark_boxes(np.asarray(landmarks, np.float64) @ back), margin)[0]
     return np.array([*(back @ (x, y)), side])
@@ -246,7 +246,7 @@ def fit_similarity(reference: Any, points: Any, xp: Any = np) -> Any:
 def procrustes_align(points: Any, reference: Any, xp: Any = np) -> Any:
     """Shapes (..., M, 2) moved, turned and scaled so that each lies on a reference shape (M, 2).
 
-    The inverse of what :func:`fit_similarity` finds; ``xp`` is numpy or torch.
+    The inverse of what ``fit_similarity`` finds; ``xp`` is numpy or torch.
     """
     fitted = fit_similarity(reference, points, xp)
     linear, offset = fitted[..., :2], fitted[..., 2]
@@ -303,7 +303,7 @@ def _reduced(picture: Picture, factor: int) -> Picture:
 
 
 def crop(picture: Picture, transform: Floats, size: int) -> Picture:
-    """The (size, size, 3) crop whose points :func:`crop_transform` takes to the picture; black outside the picture.
+    """The (size, size, 3) crop whose points ``crop_transform`` takes to the picture; black outside the picture.
 
     Bilinear. Where the picture is reduced by 2 or more, the part that the crop shows is first reduced by area averages:
     large faces do not alias, and the cost depends on the size of the face, not of the picture.
@@ -318,7 +318,7 @@ def crop(picture: Picture, transform: Floats, size: int) -> Picture:
 
 
 def crops(picture: Picture, transforms: Floats, size: int) -> Picture:
-    """Crops (n, size, size, 3) that lie near each other, as by :func:`crop`; their common part is reduced once."""
+    """Crops (n, size, size, 3) that lie near each other, as by ``crop``; their common part is reduced once."""
     matrices = np.asarray(transforms, dtype=np.float64)
     visible = _visible_part(picture, matrices, size, int(np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]).min()))
     if visible is None:

@@ -23,7 +23,7 @@ OWN_BOX_NORMALISERS = ("face-box", "face-diagonal")
 
 
 def normaliser_names(layout: Layout) -> list[str]:
-    """All normalisers that :func:`distances` accepts for a layout."""
+    """All normalisers that ``distances`` accepts for a layout."""
     return [*layout.normalisers, "box", "diagonal", *OWN_BOX_NORMALISERS]
 
 
@@ -84,7 +84,7 @@ def nme(
     Args:
         predicted, truth: (n, M, 2) points in the same pixels; NaN in ``truth`` where a point has no label.
         layout: of the points.
-        normaliser, boxes: see :func:`distances`; None is :func:`usual_normaliser`.
+        normaliser, boxes: see ``distances``; None is ``usual_normaliser``.
         points: indices of the points to average; all by default. The normaliser is that of the whole face.
 
     Returns:
@@ -98,7 +98,7 @@ def nme(
 def part_nme(
     predicted: Floats, truth: Floats, layout: Layout, normaliser: str | None = None, *, boxes: Floats | None = None
 ) -> dict[str, F64]:
-    """Group of parts (outline, brows, eyes, nose, mouth; see ``Layout.groups``) -> its :func:`nme` (n,)."""
+    """Group of parts (outline, brows, eyes, nose, mouth; see ``Layout.groups``) -> its ``nme`` (n,)."""
     errors = point_errors(predicted, truth)
     distance = distances(truth, layout, normaliser or usual_normaliser(layout), boxes)
     return {name: _mean_known(errors[:, list(points)]) / distance for name, points in layout.groups.items()}
@@ -115,7 +115,7 @@ def failure_rate(errors: Floats, threshold: float = 0.08) -> float:
 
 
 def areas(errors: Floats, threshold: float = 0.08) -> F64:
-    """Each face's contribution to :func:`auc`, max(0, 1 - error / threshold), 0 for NaN: (n,) -> (n,)."""
+    """Each face's contribution to ``auc``, max(0, 1 - error / threshold), 0 for NaN: (n,) -> (n,)."""
     contributions = 1 - np.asarray(errors, np.float64) / threshold
     return np.where(np.isfinite(contributions), np.clip(contributions, 0.0, None), 0.0)
 

@@ -1,4 +1,4 @@
-"""Readers of labelled and unlabelled face sets. Every reader gives a list of :class:`Sample`."""
+"""Readers of labelled and unlabelled face sets. Every reader gives a list of ``Sample``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Format:
         title: one line of description.
         layout: name of the layout of its points; None if the files do not say it and the caller must.
         splits: names of its splits, the default first; ``all`` for a format without splits.
-        read: (root, split, layout) -> faces; call :func:`read` instead, which checks the result.
+        read: (root, split, layout) -> faces; call ``read`` instead, which checks the result.
         by_person: whether names begin with the person and a slash.
     """
 
@@ -64,7 +64,7 @@ FORMATS: dict[str, Format] = {
         "a folder of pictures with .pts files, or one .csv, .jsonl or .json: any layout", None, ("all",), folder.read
     ),
 }
-"""The formats that :func:`read` reads, by name."""
+"""The formats that ``read`` reads, by name."""
 
 
 def read(
@@ -78,7 +78,7 @@ def read(
     """The labelled faces of a split of a set.
 
     Args:
-        format: a key of :data:`FORMATS`.
+        format: a key of ``FORMATS``.
         root: the set's folder; for coco and folder also its .json or .csv.
         split: one of the format's splits; None is its first, which is the only one of coco and folder.
         layout: the layout of the points, for formats that do not say it.

@@ -1,7 +1,7 @@
 """COCO keypoints: one .json of images, annotations and categories, for any layout.
 
 ROOT is the .json, or a folder with exactly one .json in it or in its ``annotations``. Pictures are found by file_name:
-beside the .json, in ``images`` beside it, or the same from the folder above. :mod:`octamark.io.coco` reads the file.
+beside the .json, in ``images`` beside it, or the same from the folder above. ``octamark.io.coco`` reads the file.
 Crowds and faces without any labelled point are left out; so are annotations of categories with another number of
 keypoints.
 """

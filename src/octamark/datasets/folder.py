@@ -1,7 +1,7 @@
 """A plain folder of pictures: with a .pts file beside each, or with one file of all labels.
 
 The labels are those of the folder's .csv if it has one, otherwise those of all .pts files in it and in its folders,
-otherwise those of its one .jsonl or .json. ROOT may also be the file itself. :mod:`octamark.io` describes these files;
+otherwise those of its one .jsonl or .json. ROOT may also be the file itself. ``octamark.io`` describes these files;
 what ``octamark predict`` writes is a labelled set.
 
 A .pts file belongs to the picture of the same name beside it. ``NAME#2.pts`` and ``NAME_2.pts`` without such a picture

@@ -86,7 +86,7 @@ def labelled_sets(
             shares.
 
     Raises:
-        DataError: as :func:`octamark.datasets.read`; a section without a path, or a path for an unknown one; a split
+        DataError: as ``octamark.datasets.read``; a section without a path, or a path for an unknown one; a split
             file that names faces that are not there, leaves nothing to train on, or lists one face of a picture and not
             another; nothing held out; faces held out whose errors cannot be normalised.
         LayoutError: labels of a layout that cannot be converted.
@@ -112,7 +112,7 @@ def training_and_validation(
     layout: Layout,
     seed: int = 0,
 ) -> tuple[list[Sample], list[Sample]]:
-    """The faces to train on and those held out, of all sections together; see :func:`labelled_sets`."""
+    """The faces to train on and those held out, of all sections together; see ``labelled_sets``."""
     sets = labelled_sets(sections, paths, layout, seed)
     return [face for labelled in sets for face in labelled.training], [
         face for labelled in sets for face in labelled.validation
@@ -196,7 +196,7 @@ def _read(section: DataSection, root: Path, split: str, layout: Layout) -> list[
     """The faces of a split, their labels in the recipe's layout.
 
     Raises:
-        DataError: as :func:`octamark.datasets.read`, or a face of which no label has a counterpart in the layout.
+        DataError: as ``octamark.datasets.read``, or a face of which no label has a counterpart in the layout.
         LayoutError: no conversion from the section's own layout.
     """
     source = _source_layout(section, layout)

@@ -49,7 +49,7 @@ def read(root: Path, split: str = "train") -> list[Sample]:
 
     Args:
         root: folder that holds afw, helen, lfpw, ibug.
-        split: a key of :data:`SPLITS`.
+        split: a key of ``SPLITS``.
 
     Raises:
         DataError: an unknown split, a missing folder, a .pts without its picture, a malformed .pts, an unknown name in

@@ -55,7 +55,7 @@ def write(result: Result, folder: Path, robustness: Curves | None = None) -> lis
 
 
 def read_scores(folder: Path) -> Scores:
-    """The scores in a folder that :func:`write` wrote.
+    """The scores in a folder that ``write`` wrote.
 
     Raises:
         DataError: no results in the folder, or results of another form.
@@ -76,7 +76,7 @@ def read_scores(folder: Path) -> Scores:
 
 
 def _predictions(result: Result) -> str:
-    """The predictions in the json form that :mod:`octamark.io` reads, so that they can be scored again."""
+    """The predictions in the json form that ``octamark.io`` reads, so that they can be scored again."""
     predictions = result.predictions
     entries = []
     for index, sample in enumerate(result.samples):

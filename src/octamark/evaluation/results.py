@@ -35,7 +35,7 @@ class About:
         set, split: of the faces.
         model: name of the model, or of the file of predictions.
         boxes: how faces were found.
-        normaliser: what errors are divided by, see :func:`octamark.metrics.normaliser_names`.
+        normaliser: what errors are divided by, see ``octamark.metrics.normaliser_names``.
         layout: of the points that were compared.
         approximate: whether points were converted to this layout from places that differ a little.
     """
@@ -100,7 +100,7 @@ class Result:
         """Check that a face can be scored, before a model runs.
 
         Raises:
-            DataError: as :attr:`distances`.
+            DataError: as ``distances``.
         """
         _ = self.distances
 
@@ -117,7 +117,7 @@ class Result:
 
     @cached_property
     def parts(self) -> dict[str, F64]:
-        """Group of parts -> its :attr:`nme` (n,)."""
+        """Group of parts -> its ``nme`` (n,)."""
         layout, normaliser = self.about.layout, self.about.normaliser
         return metrics.part_nme(self.predictions.landmarks, self.truth, layout, normaliser, boxes=self._boxes)
 
@@ -269,7 +269,7 @@ class Reliability:
             errors: (n, M, 2) signed, NaN for a point without a label or a face that was not found.
             spread: (n, M, 2) expected absolute error per axis.
             unit: (n,) normalising distances of the truth.
-            eyes: (n,) distances that the confidence refers to, see :meth:`octamark.layouts.Layout.reference_distance`.
+            eyes: (n,) distances that the confidence refers to, see ``octamark.layouts.Layout.reference_distance``.
             confidence: (n, M), or None from a detector that gives none.
             radii: share -> (n, M) radii of the regions that should hold the truth that often.
         """

@@ -32,7 +32,7 @@ def measure(
         samples: labelled faces.
         placement: where each face is read before the crop is moved.
         error: predictions for the samples -> NME in percent.
-        advance: called :func:`passes` times for each sample.
+        advance: called ``passes`` times for each sample.
 
     Returns:
         Axis label -> line label -> (x, NME in %).
@@ -62,5 +62,5 @@ def measure(
 
 
 def passes(landmarker: Landmarker) -> int:
-    """How often :func:`measure` goes through the samples."""
+    """How often ``measure`` goes through the samples."""
     return 1 if landmarker.options.rotation == "never" else 2

@@ -36,7 +36,7 @@ _AHEAD = 4  # pictures decoded before they are needed
 
 @dataclass(frozen=True)
 class View:
-    """One way to read a face: the crop of a placement, then moved as by :meth:`octamark.geometry.Crop.moved`."""
+    """One way to read a face: the crop of a placement, then moved as by ``octamark.geometry.Crop.moved``."""
 
     placement: Placement
     shift: tuple[float, float] = (0.0, 0.0)

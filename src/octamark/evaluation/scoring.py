@@ -63,7 +63,7 @@ def score_model(
     Args:
         truth: the labelled faces.
         landmarker: the model.
-        boxes: how faces are found, a key of :data:`octamark.evaluation.run.BOXES`.
+        boxes: how faces are found, a key of ``octamark.evaluation.run.BOXES``.
         normaliser: a name; None is inter-ocular if the layout has it, otherwise the root of the landmark box's area.
         jitter: also measure moved and scaled boxes and rotated faces.
         broken: called with each sample whose picture cannot be read and the reason; the face is then left out. None
@@ -114,7 +114,7 @@ def score_model(
 
 
 def read_truth(path: Path, layout: Layout) -> list[Sample]:
-    """Labelled faces from a file in any format of :mod:`octamark.io`; the pictures need not be there.
+    """Labelled faces from a file in any format of ``octamark.io``; the pictures need not be there.
 
     A face is called what the file calls its picture, further faces of a picture ``NAME#2``, ``NAME#3``, ...
 
@@ -142,8 +142,8 @@ def score_file(truth: Truth, path: Path, normaliser: str | None = None) -> tuple
 
     Args:
         truth: the labelled faces.
-        path: a file in any format of :mod:`octamark.io`, or a folder of .pts files.
-        normaliser: as for :func:`score_model`.
+        path: a file in any format of ``octamark.io``, or a folder of .pts files.
+        normaliser: as for ``score_model``.
 
     Raises:
         DataError: a file that cannot be read, is of another layout or fits no picture.

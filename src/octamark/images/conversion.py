@@ -85,7 +85,7 @@ def _scaled(values: NDArray[np.generic], top: float) -> NDArray[np.uint8]:
 
 
 def array_to_rgb(array: NDArray[np.generic]) -> Picture:
-    """An array as RGB uint8 (H, W, 3); see :func:`octamark.images.read_picture` for what is allowed.
+    """An array as RGB uint8 (H, W, 3); see ``octamark.images.read_picture`` for what is allowed.
 
     Raises:
         PictureError: another shape, type or range.

@@ -113,7 +113,7 @@ def read_picture(source: PictureLike, *, limits: Limits = DEFAULT_LIMITS) -> Pic
 
 
 def picture_size(source: PictureLike) -> tuple[int, int] | None:
-    """Width and height in pixels that :func:`read_picture` would return, from the header alone; None if unknown.
+    """Width and height in pixels that ``read_picture`` would return, from the header alone; None if unknown.
 
     Nothing is decoded and no error is raised. Streams and special files (pipes, devices) give None, as reading them
     would use them up.
@@ -219,7 +219,7 @@ def decoders() -> Mapping[str, tuple[Callable[[IO[bytes], str], Image.Image], Ca
     """PIL's decoders for the formats that are read, by name: a reader of headers, and a test of the first bytes.
 
     They are called directly because ``Image.open`` warns of every picture above PIL's own limit (89 megapixels), which
-    is an error under ``python -W error``, and refuses those above twice that limit. :class:`Limits` replaces both. No
+    is an error under ``python -W error``, and refuses those above twice that limit. ``Limits`` replaces both. No
     other decoder is tried: the one for EPS would start Ghostscript.
     """
     found: dict[str, Any] = {}
@@ -308,7 +308,7 @@ def _pixels(image: Image.Image, name: str, limits: Limits, removed: Mapping[str,
 
 
 def _orientation(image: Image.Image, removed: Mapping[str, bytes] | None) -> int:
-    """The EXIF orientation (1 to 8) that is still to be applied; ``removed`` as in :func:`_pixels`."""
+    """The EXIF orientation (1 to 8) that is still to be applied; ``removed`` as in ``_pixels``."""
     if isinstance(image, TiffImageFile):
         return 1  # PIL applies it when it loads the pixels
     if removed is None:
@@ -327,7 +327,7 @@ def _check_pixels(width: int, height: int, name: str, limits: Limits) -> None:
 
 
 def decoded_bytes(image: Image.Image) -> int:
-    """Bytes that decoding an opened picture and converting it to RGB take at their peak; see :class:`Limits`."""
+    """Bytes that decoding an opened picture and converting it to RGB take at their peak; see ``Limits``."""
     mode, per_pixel = image.mode, 3.0  # the result, which replaces what the decoder held
     held = 1 if mode in ("1", "L", "P") else 2 if mode.startswith("I;16") else 4
     if image.format in ("JPEG", "MPO") and "progressive" in image.info:

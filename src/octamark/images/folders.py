@@ -45,7 +45,7 @@ class PicturesFound:
 
 
 def find_pictures(folder: str | os.PathLike[str], *, skip: Iterable[str | os.PathLike[str]] = ()) -> PicturesFound:
-    """The picture files in a folder and all folders below it, as :class:`PicturesFound`.
+    """The picture files in a folder and all folders below it, as ``PicturesFound``.
 
     Files are chosen by their suffix, in any case. Hidden files and folders (``._a.jpg``, ``.ipynb_checkpoints``) and
     ``__MACOSX`` are skipped; so are octamark's own drawings (``*.overlay.png`` and ``*.heatmap.png`` that name octamark

@@ -63,7 +63,7 @@ def without_metadata(data: bytes) -> tuple[bytes, dict[str, bytes]] | None:
     """A copy of an encoded picture without its metadata, and the EXIF and XMP blocks that were in it.
 
     Returns:
-        The copy and ``{"exif": ..., "xmp": ...}`` (as far as found; see :func:`orientation`). None for formats whose
+        The copy and ``{"exif": ..., "xmp": ...}`` (as far as found; see ``orientation``). None for formats whose
         metadata is not needed to decode them, and for files whose structure cannot be followed.
     """
     try:

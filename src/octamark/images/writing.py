@@ -14,7 +14,7 @@ from octamark.errors import OutputError
 from octamark.geometry import Picture
 
 SOFTWARE = "octamark"
-"""What the PNG files of :func:`write_picture` name as their software."""
+"""What the PNG files of ``write_picture`` name as their software."""
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
@@ -51,7 +51,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 def write_picture(path: Path, picture: Picture) -> None:
     """Write RGB uint8 (H, W, 3) as PNG or JPEG, by the suffix, atomically.
 
-    PNG files carry the text ``Software: octamark``, by which :func:`octamark.images.find_pictures` knows octamark's
+    PNG files carry the text ``Software: octamark``, by which ``octamark.images.find_pictures`` knows octamark's
     own drawings.
 
     Raises:

@@ -50,7 +50,7 @@ _local = threading.local()  # holds one network per thread: cv2.FaceDetectorYN i
 class Detector(Protocol):
     """Finds faces: any callable of this form can be passed to a Landmarker.
 
-    The arguments and results are those of :meth:`FaceDetector.__call__`. A detector has to be picklable if the
+    The arguments and results are those of ``FaceDetector.__call__``. A detector has to be picklable if the
     landmarker that uses it is sent to other processes, and safe to share between threads if the landmarker is.
 
     Examples:

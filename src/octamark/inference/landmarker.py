@@ -48,7 +48,7 @@ _PICTURES = 8
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """How a model is run. :func:`load` takes the same names as keyword arguments.
+    """How a model is run. ``load`` takes the same names as keyword arguments.
 
     Attributes:
         rotation: which faces are read again in a crop that is turned upright: ``"auto"`` those that lean or of which
@@ -90,7 +90,7 @@ class Landmarker:
         model: name of a model that ships, or path (or bytes) of an .onnx file that ``octamark export`` wrote.
         options: how the model is run.
         detector: finds faces where no boxes are given: a function from a picture (H, W, 3) to boxes (n, 4) and scores
-            (n,); None makes a :class:`FaceDetector`.
+            (n,); None makes a ``FaceDetector``.
         changes: options by name, in place of those in ``options``.
 
     Attributes:
@@ -190,8 +190,8 @@ class Landmarker:
         """Landmarks of all faces in a picture, or in each picture of a list.
 
         Args:
-            picture: path, encoded bytes, PIL image or array (see :func:`octamark.read_picture`), or a list or tuple of
-                them, of which a few at a time are decoded and share the network's runs. :func:`octamark.stream` goes on
+            picture: path, encoded bytes, PIL image or array (see ``octamark.read_picture``), or a list or tuple of
+                them, of which a few at a time are decoded and share the network's runs. ``octamark.stream`` goes on
                 where one of many pictures fails.
             boxes: (n, 4) face boxes xyxy in pixels; None lets the detector look for faces. For a list of pictures, a
                 list with an entry for each.
@@ -254,11 +254,11 @@ class Landmarker:
         """The faces of decoded pictures (H, W, 3) uint8 RGB, whose crops share the network's runs.
 
         Args:
-            boxes: for each picture, (n, 4) boxes or None; the rest is as in :meth:`__call__`.
+            boxes: for each picture, (n, 4) boxes or None; the rest is as in ``__call__``.
             first: number of the first picture in messages.
 
         Raises:
-            PictureError: a picture of another form. The rest is as in :meth:`__call__`.
+            PictureError: a picture of another form. The rest is as in ``__call__``.
         """
         located: list[tuple[Picture, NDArray[np.float32] | None, NDArray[np.float32] | None, list[Crop]]] = []
         for index, picture in enumerate(pictures):
@@ -322,7 +322,7 @@ class Landmarker:
         return self._faces(picture, *self._landmarks(crops, heatmaps), boxes, np.ones(len(boxes), np.float32), heatmaps)
 
     def read(self, crops: Sequence[Crop], heatmaps: bool = False) -> list[Landmarks]:
-        """The landmarks of each crop, in pixels of its picture; :data:`_BATCH` crops share a run of the network."""
+        """The landmarks of each crop, in pixels of its picture; ``_BATCH`` crops share a run of the network."""
         names = ["landmarks", "spread", "confidence"] + (["heatmaps"] if heatmaps else [])
         results = []
         for start in range(0, len(crops), _BATCH):
@@ -394,7 +394,7 @@ class Landmarker:
 def crops_of_boxes(
     picture: Picture, boxes: NDArray[np.floating], rule: CropRule, box_kind: BoxKind = "detector"
 ) -> list[Crop]:
-    """The crops of the faces in boxes (n, 4), by the crop rule of a network's card; see :meth:`Landmarker.__call__`."""
+    """The crops of the faces in boxes (n, 4), by the crop rule of a network's card; see ``Landmarker.__call__``."""
     boxes = np.asarray(boxes).reshape(-1, 4)
     if box_kind == "landmarks":
         around = squares(boxes, rule.margin)
@@ -449,7 +449,7 @@ def _refiner(options: InferenceOptions, card: ModelCard, points: Layout) -> Refi
     """The regional network that a landmarker of this card uses, or None.
 
     Raises:
-        WeightsError: the options name a network of another layout; and as :class:`Refiner`.
+        WeightsError: the options name a network of another layout; and as ``Refiner``.
     """
     released = options.regions == models.REGIONS
     if options.refine == "never" or (options.refine == "auto" and released and card.name != models.REGIONS_MODEL):
@@ -483,9 +483,9 @@ def load(
     detector: Detector | None = None,
     **changes: Any,
 ) -> Landmarker:
-    """A :class:`Landmarker`, by a shipped model's name (``nano``, ``tiny``, ``small``) or an .onnx file's path.
+    """A ``Landmarker``, by a shipped model's name (``nano``, ``tiny``, ``small``) or an .onnx file's path.
 
-    The options are those of :class:`InferenceOptions`; ``detector`` is as in :class:`Landmarker`.
+    The options are those of ``InferenceOptions``; ``detector`` is as in ``Landmarker``.
     """
     both = "upright" in changes and str(rotation) != "auto"
     changes = _renamed({"rotation": rotation, **changes} if both else changes)

@@ -48,7 +48,7 @@ class Refiner:
 
     Args:
         model: name of a regional network that ships, or path (or bytes) of one that ``octamark export`` wrote.
-        threads, device: as in :class:`octamark.InferenceOptions`.
+        threads, device: as in ``octamark.InferenceOptions``.
 
     Raises:
         WeightsError: unknown name, missing or damaged file, or a model that is no regional network.
@@ -131,7 +131,7 @@ class Refiner:
         ]
 
     def refine(self, faces: Sequence[Crop], landmarks: Sequence[Landmarks], size: int, mode: Refine) -> list[Landmarks]:
-        """The landmarks of faces, refined where ``mode`` asks for it; see :meth:`__call__` for the arguments.
+        """The landmarks of faces, refined where ``mode`` asks for it; see ``__call__`` for the arguments.
 
         ``"auto"`` refines faces that are larger than the network's input, unless the regional network expects larger
         errors than the global one. At both limits old and refined landmarks are blended, so that the result changes

@@ -84,12 +84,12 @@ class RegionTable:
 
     @cached_property
     def owners(self) -> np.ndarray:
-        """(K,) the region of each reading, as an index of :attr:`regions`."""
+        """(K,) the region of each reading, as an index of ``regions``."""
         return np.repeat(np.arange(len(self.regions)), [len(region.landmarks) for region in self.regions])
 
     @cached_property
     def reading_kinds(self) -> np.ndarray:
-        """(K,) the kind of each reading's region, as an index of :attr:`kinds`."""
+        """(K,) the kind of each reading's region, as an index of ``kinds``."""
         return np.array([self.kinds.index(self.regions[owner].kind) for owner in self.owners])
 
     @cached_property
@@ -169,7 +169,7 @@ def fuse(
     Args:
         points, spread: (n, M, 2) of the global network.
         readings, reading_spread: (n, K, 2) of the regional network, in the same frame.
-        bias: (K,); sharpness: a number; joining: (K, M), see :class:`RegionTable`.
+        bias: (K,); sharpness: a number; joining: (K, M), see ``RegionTable``.
 
     Returns:
         Points (n, M, 2), and the root of the weighted mean of their variances (n, M, 2).

@@ -36,7 +36,7 @@ LOST, LOST_LEANING = 0.4, 0.6
 """Faces of a lower mean confidence are read again in quarter turns; the second value holds for faces that lean."""
 
 Read = Callable[[Sequence[Crop]], list[Landmarks]]
-"""Reads crops: one :class:`Landmarks` for each, in pixels of the pictures."""
+"""Reads crops: one ``Landmarks`` for each, in pixels of the pictures."""
 
 Reading = tuple[Crop, Landmarks]
 """A crop, and the landmarks that were read in it."""

@@ -53,10 +53,10 @@ def stream(
     heatmaps: bool = False,
     keep_pictures: bool = False,
 ) -> Iterator[Result]:
-    """One :class:`Result` for each input, in the order of the inputs.
+    """One ``Result`` for each input, in the order of the inputs.
 
     While the network runs, the next pictures are decoded on other threads, as far ahead as ``batch`` pictures or
-    :data:`MAX_PIXELS` pixels. What goes wrong with one input is the ``error`` of its result, and the others go on.
+    ``MAX_PIXELS`` pixels. What goes wrong with one input is the ``error`` of its result, and the others go on.
 
     What the iterable of inputs itself raises is passed on.
 
@@ -65,7 +65,7 @@ def stream(
         batch: pictures that share the network's runs.
         decoders: threads that decode.
         limits: how large a picture may be.
-        full_frame, heatmaps: as in calling the :class:`Landmarker`.
+        full_frame, heatmaps: as in calling the ``Landmarker``.
         keep_pictures: keep each decoded picture in its result, for drawing on it.
 
     Raises:

@@ -43,8 +43,8 @@ class Format:
     Attributes:
         title: one line for people.
         file: name of the file in the output folder; None where each face has a file of its own.
-        writer: (target, resume, model, layout) -> writer; call :func:`open_writer` instead, which checks the options.
-        read: (path, layout) -> entries; call :func:`read_entries` instead, which finds the format.
+        writer: (target, resume, model, layout) -> writer; call ``open_writer`` instead, which checks the options.
+        read: (path, layout) -> entries; call ``read_entries`` instead, which finds the format.
         incremental: whether each picture is written at once; otherwise all are, at the end.
         streams: whether it can be written to standard output.
     """
@@ -98,11 +98,11 @@ def open_writer(
     valid after an exception. Nothing is written, and no existing file is touched, before the first record.
 
     Args:
-        name: a key of :data:`FORMATS`.
+        name: a key of ``FORMATS``.
         target: an existing folder (its path), or an open binary stream for formats that can be written to one.
         model, layout: of the records to come; optional. coco uses the layout for its category. With ``resume``, jsonl
             and csv refuse to go on from a file of another model or layout.
-        resume: go on from the files of an earlier run that are in the folder; :meth:`Writer.is_done` tells which
+        resume: go on from the files of an earlier run that are in the folder; ``Writer.is_done`` tells which
             pictures to leave out. jsonl: an unfinished last line is cut off. csv: the rows of the last picture are cut
             off and the picture is not done, since its rows may be incomplete. pts: a picture is done if there is a
             ``STEM.pts``; pictures without a face are never done. json and coco cannot be resumed.
@@ -168,7 +168,7 @@ def read_entries(
 
 
 def read_records(path: str | os.PathLike[str], layout: Layout | None = None) -> list[Record]:
-    """The predictions in a file or folder, in its order; arguments and errors as for :func:`read_entries`.
+    """The predictions in a file or folder, in its order; arguments and errors as for ``read_entries``.
 
     Numbers are as written. What the file does not say is NaN in ``faces``, (0, 0) as its size, "" as ``model``.
     """

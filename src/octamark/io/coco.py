@@ -100,7 +100,7 @@ def read(path: Path, layout: Layout | None) -> list[PictureEntry]:
     """The pictures of a COCO file, in its order.
 
     Crowds, annotations without keypoints and those of categories with another number of keypoints are left out. Points
-    are put into the layout's order by the names of the category's keypoints, see :func:`point_order`.
+    are put into the layout's order by the names of the category's keypoints, see ``point_order``.
 
     Raises:
         DataError: a file that cannot be read or is of another form, an id used twice, names that fit the layout in
@@ -111,7 +111,7 @@ def read(path: Path, layout: Layout | None) -> list[PictureEntry]:
 
 
 def parse(table: Any, path: Path, layout: Layout | None) -> list[PictureEntry]:
-    """As :func:`read`, from the content of the file."""
+    """As ``read``, from the content of the file."""
     if not isinstance(table, dict):
         raise DataError(f"{path}: not COCO keypoints: expected an object with images, annotations, categories")
     try:

@@ -116,7 +116,7 @@ def read(path: Path, layout: Layout | None) -> list[PictureEntry]:
 
     Raises:
         DataError: a file that cannot be read, other columns, or a value of another form (the message names the line).
-        LayoutError: see :func:`octamark.io.records.resolve_layout`.
+        LayoutError: see ``octamark.io.records.resolve_layout``.
     """
     reader = csv.DictReader(io.StringIO(read_text(path, "a .csv file", newline=""), newline=""), strict=True)
     try:

@@ -35,7 +35,7 @@ def picture_object(record: Record) -> dict[str, Any]:
 
 
 def picture_line(record: Record) -> str:
-    """:func:`picture_object` as one line of JSON, ASCII only."""
+    """``picture_object`` as one line of JSON, ASCII only."""
     return json.dumps(picture_object(record), allow_nan=False)
 
 
@@ -52,13 +52,13 @@ def read(path: Path, layout: Layout | None) -> list[PictureEntry]:
 
     Raises:
         DataError: a file that cannot be read, or an entry of another form (the message names it).
-        LayoutError: see :func:`octamark.io.records.resolve_layout`.
+        LayoutError: see ``octamark.io.records.resolve_layout``.
     """
     return parse(load(path), path, layout)
 
 
 def parse(content: Any, path: Path, layout: Layout | None) -> list[PictureEntry]:
-    """As :func:`read`, from the content of the file."""
+    """As ``read``, from the content of the file."""
     if not isinstance(content, list):
         raise DataError(f'{path}: expected a list of {{"image": name, "landmarks": [[x, y], ...]}}')
     return pictures(((f"{path}: entry {number}", entry) for number, entry in enumerate(content, 1)), layout)
@@ -85,7 +85,7 @@ def pictures(values: Iterable[tuple[str, Any]], layout: Layout | None) -> list[P
 
     Raises:
         DataError: an object of another form, or a picture named twice.
-        LayoutError: see :func:`octamark.io.records.resolve_layout`.
+        LayoutError: see ``octamark.io.records.resolve_layout``.
     """
     entries: dict[str, PictureEntry] = {}
     count = 0

@@ -1,4 +1,4 @@
-"""JSON lines: one object per picture, in the form of :mod:`octamark.io.json`, each on a line of its own."""
+"""JSON lines: one object per picture, in the form of ``octamark.io.json``, each on a line of its own."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def read(path: Path, layout: Layout | None) -> list[PictureEntry]:
 
     Raises:
         DataError: a file that cannot be read, or a line of another form (the message names it).
-        LayoutError: see :func:`octamark.io.records.resolve_layout`.
+        LayoutError: see ``octamark.io.records.resolve_layout``.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")

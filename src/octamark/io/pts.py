@@ -106,7 +106,7 @@ def read_pts(path: Path, count: int) -> F32:
 def read_points(path: Path, count: int) -> F32:
     """Landmarks of a text file that holds x and y of one point per line, as (count, 2) float32, as written.
 
-    Raises: as :func:`read_pts`.
+    Raises: as ``read_pts``.
     """
     return _points(path, read_text(path, "lines of x y"), 1, count)
 

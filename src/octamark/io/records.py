@@ -27,7 +27,7 @@ class Record:
 
     Attributes:
         file: the picture, as the caller named it.
-        stem: base name of the files written for this picture; distinct within a batch (see :func:`unique_stems`).
+        stem: base name of the files written for this picture; distinct within a batch (see ``unique_stems``).
         model: name of the model.
         faces: the faces found.
     """
@@ -86,7 +86,7 @@ class PictureEntry:
     model: str | None = None
 
     def record(self, stem: str) -> Record:
-        """The entry as a :class:`Record`: NaN, a size of (0, 0) and an empty model name stand for what the file does
+        """The entry as a ``Record``: NaN, a size of (0, 0) and an empty model name stand for what the file does
         not give."""
         count, points = len(self.faces), self.layout.count
 

@@ -41,7 +41,7 @@ class Writer(ABC):
     def close(self) -> None:
         """Write what is still to be written. A second call does nothing.
 
-        Raises: as :meth:`write`.
+        Raises: as ``write``.
         """
 
     def is_done(self, file: str, stem: str) -> bool:

@@ -52,11 +52,11 @@ def _builtin(name: str) -> Layout:
 
 
 def layout(name: str | Path | Layout) -> Layout:
-    """The layout of that name, or the one that a file describes (.toml, or .json as :func:`dumps` writes it).
+    """The layout of that name, or the one that a file describes (.toml, or .json as ``dumps`` writes it).
 
     Raises:
         LayoutError: unknown name (the message lists the names), a file that cannot be read, or has mistakes; see
-            :func:`loads`.
+            ``loads``.
 
     Examples:
         >>> layout("ibug68").part("left_eye")
@@ -80,7 +80,7 @@ def layout(name: str | Path | Layout) -> Layout:
 
 
 def loads(text: str, source: str = "layout") -> Layout:
-    """The layout that a text describes: TOML, or JSON as :func:`dumps` writes it.
+    """The layout that a text describes: TOML, or JSON as ``dumps`` writes it.
 
     Args:
         text: the content of a layout file (docs/layouts.md).

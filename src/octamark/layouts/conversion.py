@@ -46,10 +46,10 @@ class Conversion:
         return np.asarray(np.where(missing | ~self.known[:, None], np.nan, means), array.dtype)
 
     def spread(self, spread: Floats) -> Floats:
-        """Expected errors of the converted points: (..., M, 2) -> (..., N, 2), NaN as in :meth:`points`.
+        """Expected errors of the converted points: (..., M, 2) -> (..., N, 2), NaN as in ``points``.
 
         A mean is more certain than its points, as far as their errors are independent of each other: they are taken
-        to be correlated by :data:`octamark.layouts.definition.POINT_CORRELATION`.
+        to be correlated by ``octamark.layouts.definition.POINT_CORRELATION``.
         """
         array = _floats(spread)
         together = np.asarray(self.points(array), np.float64)
@@ -121,7 +121,7 @@ def convert(landmarks: Floats, from_layout: Layout, to_layout: Layout) -> tuple[
 
     Returns:
         (..., N, 2) points of ``to_layout``, NaN for those without counterpart; and whether some of them are
-        approximate, that is not the same places on the face (:func:`octamark.layouts.conversion` says which).
+        approximate, that is not the same places on the face (``octamark.layouts.conversion`` says which).
 
     Raises:
         LayoutError: another number of points, or layouts between which there is no conversion.

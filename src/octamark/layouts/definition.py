@@ -47,10 +47,10 @@ class Opening:
             return np.where(width > 0, gap / width, np.nan)
 
     def ratio_spread(self, landmarks: Floats, spread: Floats) -> F64:
-        """Expected absolute error of :meth:`ratio`: points and their spread (..., M, 2) -> (...).
+        """Expected absolute error of ``ratio``: points and their spread (..., M, 2) -> (...).
 
         First-order propagation. The two ends of a distance are taken as independent of each other, the distances of
-        several pairs as correlated by :data:`POINT_CORRELATION`.
+        several pairs as correlated by ``POINT_CORRELATION``.
         """
         points, errors = np.asarray(landmarks, np.float64), np.asarray(spread, np.float64)
         width = _distance(points, self.corners)
@@ -182,7 +182,7 @@ class Layout:
 
         Args:
             landmarks: (..., M, 2) points.
-            normaliser: a name of :attr:`normalisers`, or ``"box"``, the root of the landmark box's area, or
+            normaliser: a name of ``normalisers``, or ``"box"``, the root of the landmark box's area, or
                 ``"diagonal"``, its diagonal.
 
         Returns:
@@ -219,14 +219,14 @@ class Layout:
             landmarks: (..., M, 2) points.
 
         Returns:
-            (..., E), one column per eye of :attr:`eyes` (right, left); a layout without lids gives (..., 0).
+            (..., E), one column per eye of ``eyes`` (right, left); a layout without lids gives (..., 0).
         """
         shape = np.asarray(landmarks).shape[:-2]
         columns = [eye.ratio(landmarks) for eye in self.eyes.values()]
         return np.stack(columns, axis=-1) if columns else np.zeros((*shape, 0))
 
     def eye_opening_spread(self, landmarks: Floats, spread: Floats) -> F64:
-        """Expected absolute error of :meth:`eye_opening`: points and their spread (..., M, 2) -> (..., E)."""
+        """Expected absolute error of ``eye_opening``: points and their spread (..., M, 2) -> (..., E)."""
         shape = np.asarray(landmarks).shape[:-2]
         columns = [eye.ratio_spread(landmarks, spread) for eye in self.eyes.values()]
         return np.stack(columns, axis=-1) if columns else np.zeros((*shape, 0))
@@ -237,6 +237,6 @@ class Layout:
         return np.full(shape, np.nan) if self.mouth is None else self.mouth.ratio(landmarks)
 
     def mouth_opening_spread(self, landmarks: Floats, spread: Floats) -> F64:
-        """Expected absolute error of :meth:`mouth_opening`: points and their spread (..., M, 2) -> (...)."""
+        """Expected absolute error of ``mouth_opening``: points and their spread (..., M, 2) -> (...)."""
         shape = np.asarray(landmarks).shape[:-2]
         return np.full(shape, np.nan) if self.mouth is None else self.mouth.ratio_spread(landmarks, spread)

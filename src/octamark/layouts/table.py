@@ -146,7 +146,7 @@ def parse(table: Mapping[str, Any], source: str) -> Layout:
 
 
 def to_table(layout: Layout) -> dict[str, Any]:
-    """A layout as plain values with the keys of a layout file; :func:`parse` gives the same layout back."""
+    """A layout as plain values with the keys of a layout file; ``parse`` gives the same layout back."""
 
     def opening(eye_or_mouth: Opening, edges: str) -> dict[str, Any]:
         return {"corners": list(eye_or_mouth.corners), edges: [list(pair) for pair in eye_or_mouth.pairs]}
@@ -171,7 +171,7 @@ def to_table(layout: Layout) -> dict[str, Any]:
 
 
 def dumps(layout: Layout) -> str:
-    """A layout as JSON text, for the metadata of a model file; :func:`octamark.layouts.loads` reads it back exactly."""
+    """A layout as JSON text, for the metadata of a model file; ``octamark.layouts.loads`` reads it back exactly."""
     return json.dumps(to_table(layout))
 
 

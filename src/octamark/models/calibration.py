@@ -38,8 +38,8 @@ class Calibration(BaseModel):
             labelled faces to fit more.
         gain: (M, 2) factor of each point and axis.
         own, face: exponents of the point's own raw spread and of the face's mean; both at least 0.
-        knots: :data:`KNOTS` pairs (u, spread), both rising, from (0, 0); beyond the last, the last slope goes on.
-        ratios: :data:`RATIOS` pairs (ratio, share), both rising, from (0, 0) to share 1.
+        knots: ``KNOTS`` pairs (u, spread), both rising, from (0, 0); beyond the last, the last slope goes on.
+        ratios: ``RATIOS`` pairs (ratio, share), both rising, from (0, 0) to share 1.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -1,6 +1,6 @@
 """Cards: the description of a model that its weight file holds.
 
-A card is JSON in the ONNX metadata under ``octamark``: a :class:`ModelCard`, or the :class:`RegionCard` of a regional
+A card is JSON in the ONNX metadata under ``octamark``: a ``ModelCard``, or the ``RegionCard`` of a regional
 network. The layout of the landmarks lies beside it, under ``octamark.layout``.
 """
 
@@ -20,7 +20,7 @@ METADATA_KEY = "octamark"
 """Metadata key of the card."""
 
 LAYOUT_KEY = "octamark.layout"
-"""Metadata key of the layout, as :func:`octamark.layouts.dumps` writes it."""
+"""Metadata key of the layout, as ``octamark.layouts.dumps`` writes it."""
 
 MAX_OFFSET = 0.5
 """Largest offset of a card, in shares of the inter-ocular distance."""
@@ -118,7 +118,7 @@ class RegionCard(Card):
     """The card of a regional network (octamark.inference.refiner).
 
     Attributes:
-        calibration: of the fused spreads, in units of a face's crop (its side divided by :data:`FACE_UNITS`).
+        calibration: of the fused spreads, in units of a face's crop (its side divided by ``FACE_UNITS``).
         global_model: name of the model for whole faces whose points place the crops.
         rule: how crops are cut.
         bias: of each kind of region, in the order of its channels; see octamark.inference.regions.fuse.
@@ -148,7 +148,7 @@ def parse_card(text: str | None, source: str) -> ModelCard:
 
 
 def parse_region_card(text: str | None, source: str) -> RegionCard:
-    """The card from the metadata of a regional network's file; see :func:`parse_card`."""
+    """The card from the metadata of a regional network's file; see ``parse_card``."""
     return _parse(text, source, RegionCard)
 
 
@@ -228,7 +228,7 @@ def check_graph(
     """Check that a card describes the graph that it lies beside, before the first picture is read.
 
     Args:
-        layout: of the file, see :func:`layout_of`.
+        layout: of the file, see ``layout_of``.
         inputs, outputs: of the session: ``session.get_inputs()`` and ``session.get_outputs()``.
         source: names the file in errors.
 

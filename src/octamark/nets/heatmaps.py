@@ -16,7 +16,7 @@ class Points(NamedTuple):
     """Landmarks read from heatmaps.
 
     Shapes and units: ``position`` (n, M, 2), s~ = E[x], as (x, y); ``spread`` (n, M, 2), b = E|x - s~| per axis;
-    both in heatmap pixels from :func:`decode`, in input pixels after :func:`to_input_pixels`.
+    both in heatmap pixels from ``decode``, in input pixels after ``to_input_pixels``.
     """
 
     position: Tensor
@@ -43,7 +43,7 @@ def decode(p: Tensor) -> Points:
 def draw(points: Points, height: int, width: int) -> Tensor:
     """Probability maps (n, M, h, w) as labels would give them: a Laplace density per axis around each position.
 
-    Every bit of the density goes to its two neighbouring pixels in proportion, so that :func:`decode` finds the
+    Every bit of the density goes to its two neighbouring pixels in proportion, so that ``decode`` finds the
     position again, exactly where none is lost beyond the map's borders; the spread grows a little, at 0.5 to about 0.6.
     Positions beyond the borders are drawn at them. In closed form: the second difference of (|d| + b exp(-|d|/b)) / 2,
     whose second derivative is the density.
@@ -66,5 +66,5 @@ def to_input_pixels(points: Points, stride: float) -> Points:
 
 
 def to_heatmap_pixels(landmarks: Tensor, stride: float) -> Tensor:
-    """Input pixels -> heatmap pixels, the inverse of :func:`to_input_pixels` for positions. Any shape."""
+    """Input pixels -> heatmap pixels, the inverse of ``to_input_pixels`` for positions. Any shape."""
     return (landmarks + 0.5) / stride - 0.5

@@ -1,6 +1,6 @@
 """Octave convolutions: one layer of features kept at two resolutions.
 
-A :class:`Maps` pair holds high-frequency features at (h, w) and low-frequency features one octave lower, at
+A ``Maps`` pair holds high-frequency features at (h, w) and low-frequency features one octave lower, at
 (h/2, w/2). A share ``alpha`` of the channels is low. Source: WO 2022/264089, equations 1 and 2; pooling instead of
 striding keeps pixel centres where they are.
 """
@@ -132,7 +132,7 @@ class UpsamplingOctaveConv(OctaveConv):
     ``stride = 1`` at the same. Its two kinds are below.
 
     Raises:
-        ValueError: a stride other than 1 and 2, and as :class:`OctaveConv`.
+        ValueError: a stride other than 1 and 2, and as ``OctaveConv``.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class UpsamplingOctaveConv(OctaveConv):
 class TransposedOctaveConv(UpsamplingOctaveConv):
     """Transposed octave convolution: the four paths with transposed 3x3 convolutions (WO 2022/264089, par. 0058).
 
-    The high-to-low path runs after pooling, the low-to-high path before up-sampling, as in :class:`OctaveConv`. A 3x3
+    The high-to-low path runs after pooling, the low-to-high path before up-sampling, as in ``OctaveConv``. A 3x3
     transposed convolution of stride 2 puts its centres a quarter of an input pixel off; the network learns that.
     """
 
@@ -170,7 +170,7 @@ class TransposedOctaveConv(UpsamplingOctaveConv):
 
 
 class BilinearOctaveConv(UpsamplingOctaveConv):
-    """The patent's alternative to :class:`TransposedOctaveConv`: octave convolution and bilinear interpolation.
+    """The patent's alternative to ``TransposedOctaveConv``: octave convolution and bilinear interpolation.
 
     With ``stride = 2`` a 1x1 octave convolution is followed by interpolation of both frequencies. Within a path the
     two commute (interpolation weights sum to 1 per channel), so this costs a quarter of interpolating first; the 3x3

@@ -46,7 +46,7 @@ class RegionalNetwork(nn.Module):
         beta: of the soft-argmax.
 
     Parameters beside the network's: ``bias``, a log precision for each kind of region over the global network's, and
-    ``sharpness``, an inverse temperature; see :func:`octamark.inference.regions.fuse`.
+    ``sharpness``, an inverse temperature; see ``octamark.inference.regions.fuse``.
     """
 
     owners: Tensor
@@ -133,7 +133,7 @@ class RegionalModel(nn.Module):
 
         Args:
             views: (n, 3, s, s) in 0..1, crops of whole faces.
-            crop: what :meth:`cropper` returns. A function, because Fabric would hand on tensors in half precision.
+            crop: what ``cropper`` returns. A function, because Fabric would hand on tensors in half precision.
         """
         with torch.no_grad():
             maps = self.global_network(views.contiguous(memory_format=torch.channels_last))

@@ -65,7 +65,7 @@ def move_points(landmarks: Tensor, matrices: Tensor, mirrored: Tensor, mirror: T
 
 
 def move_spreads(spreads: Tensor, matrices: Tensor, mirrored: Tensor, mirror: Tensor) -> Tensor:
-    """Spreads (n, M, 2) per axis of landmarks that :func:`move_points` moves.
+    """Spreads (n, M, 2) per axis of landmarks that ``move_points`` moves.
 
     The errors of the two axes are taken as independent, so that their variances, proportional to the squares of the
     spreads, add up under a rotation. Exact for scaling, mirroring and quarter turns.

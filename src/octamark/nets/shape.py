@@ -17,7 +17,7 @@ from octamark.geometry import fit_similarity
 class ShapeCorrection(nn.Module):
     """Points (n, M, 2) -> points (n, M, 2), moved by a linear function of their difference from a mean shape.
 
-    The difference is taken in the face's own frame (:func:`shape_frames`), so that position, size and rotation of a
+    The difference is taken in the face's own frame (``shape_frames``), so that position, size and rotation of a
     face do not change its correction.
 
     Args:
@@ -58,6 +58,6 @@ def shape_frames(points: Tensor, mean: Tensor) -> Tensor:
 
 
 def in_frames(vectors: Tensor, frames: Tensor) -> Tensor:
-    """Vectors (n, M, 2) of pixels in the frames (n, 2, 2) of :func:`shape_frames`: rotated back, over the size."""
+    """Vectors (n, M, 2) of pixels in the frames (n, 2, 2) of ``shape_frames``: rotated back, over the size."""
     square = frames.square().sum(dim=(1, 2), keepdim=True) / 2
     return vectors @ frames / square.clamp(min=1e-6)

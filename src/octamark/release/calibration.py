@@ -51,7 +51,7 @@ def fit_crop_rule(
 ) -> CropRule:
     """The map from detector boxes to the crops of training, by medians over the faces that the detector found.
 
-    Only faces with all labels are used, if there are :data:`LEAST_BOXES` of them. If the detector found
+    Only faces with all labels are used, if there are ``LEAST_BOXES`` of them. If the detector found
     fewer faces than that (in drawings, for example), nothing is fitted: crops are ``margin`` times the square root
     of a box's area, around its centre, and the residual is 0.
     """
@@ -78,9 +78,9 @@ def fit_crop_rule(
 
 
 def calibration_kind(faces: int, points: int) -> Literal["per_point", "global"]:
-    """The kind of calibration that :func:`fit_calibration` will fit to so many held-out faces of that many points.
+    """The kind of calibration that ``fit_calibration`` will fit to so many held-out faces of that many points.
 
-    It is global where a fit to all folds but one has fewer than :data:`LEAST_POINTS` labelled points.
+    It is global where a fit to all folds but one has fewer than ``LEAST_POINTS`` labelled points.
     """
     return "per_point" if (faces - -(-faces // FOLDS)) * points >= LEAST_POINTS else "global"
 
@@ -115,7 +115,7 @@ def fit_calibration(
         raw: (n, M, 2) raw spreads, pixels of the crop.
         errors: (n, M, 2) signed errors, pixels of the crop; NaN for a point without a label, which is left out.
         mirror: the layout's permutation; mirrored points share their gains.
-        kind: see :class:`octamark.models.Calibration`; None is ``"per_point"`` from :data:`LEAST_POINTS` labelled
+        kind: see ``octamark.models.Calibration``; None is ``"per_point"`` from ``LEAST_POINTS`` labelled
             points on and ``"global"`` below.
 
     Gains and exponents (at least 0) maximise the Laplace likelihood, the mean of -ln(u) - |d| / u, which is convex in
@@ -177,7 +177,7 @@ def cross_fitted(
     """How well spreads agree with errors on faces that they were not calibrated on, by cross-validation in five folds.
 
     Args:
-        raw, errors, mirror: as in :func:`fit_calibration`, of which all folds get the same kind.
+        raw, errors, mirror: as in ``fit_calibration``, of which all folds get the same kind.
         distances: (n,) inter-ocular distances of the truth, pixels of the crop.
 
     Returns:

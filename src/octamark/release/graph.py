@@ -41,11 +41,11 @@ def to_onnx(predictor: Predictor, card: ModelCard, *, storage: Storage = "int4")
 
     Args:
         card: written into the metadata.
-        storage: precision of the stored weights, see :data:`octamark.release.quantization.STORAGES`; they are widened
+        storage: precision of the stored weights, see ``octamark.release.quantization.STORAGES``; they are widened
             when the file is loaded, and all arithmetic is float32.
 
     Returns:
-        The file's bytes. Inputs and outputs are those of :class:`Predictor`, with any number of crops.
+        The file's bytes. Inputs and outputs are those of ``Predictor``, with any number of crops.
     """
     example = torch.zeros(2, card.crop.size, card.crop.size, 3, dtype=torch.uint8)
     model = _graph(predictor, example, ["landmarks", "spread", "confidence", "heatmaps"], storage)
@@ -53,7 +53,7 @@ def to_onnx(predictor: Predictor, card: ModelCard, *, storage: Storage = "int4")
 
 
 def regions_to_onnx(predictor: RegionalPredictor, card: RegionCard, *, storage: Storage = "int4") -> bytes:
-    """The regional predictor as an ONNX file, for any number of faces; see :func:`to_onnx`."""
+    """The regional predictor as an ONNX file, for any number of faces; see ``to_onnx``."""
     table, size = predictor.regional.table, card.rule.size
     example = torch.zeros(2, len(table.regions), size, size, 3, dtype=torch.uint8)
     return _finish(_graph(predictor, example, ["readings", "spread"], storage), card, table.layout)

@@ -58,7 +58,7 @@ class Release:
 
     Attributes:
         onnx: bytes of the model file; card: the one inside it.
-        checkpoint: bytes of the checkpoint behind it, see :func:`half_checkpoint`.
+        checkpoint: bytes of the checkpoint behind it, see ``half_checkpoint``.
     """
 
     onnx: bytes
@@ -110,8 +110,8 @@ def release(
     Args:
         run: folder of the run, or a checkpoint.
         data: folder of the labelled faces, or of each set of the recipe by name; see
-            :func:`octamark.datasets.load.labelled_sets`.
-        storage: precision of the stored weights, see :data:`octamark.release.quantization.STORAGES`.
+            ``octamark.datasets.load.labelled_sets``.
+        storage: precision of the stored weights, see ``octamark.release.quantization.STORAGES``.
         advance: called with the number of finished steps and of all steps.
 
     Raises:
@@ -202,13 +202,13 @@ def calibrate(
     Args:
         graph: bytes of the model file.
         samples: labelled faces; points without a label (NaN) are left out.
-        detector: finds the faces; :class:`octamark.FaceDetector` by default.
+        detector: finds the faces; ``octamark.FaceDetector`` by default.
         seed: of the random movements of boxes.
         tick: called after each face.
 
     Returns:
         The file with its new calibration and scores, and its card. With few labelled points the calibration is global,
-        see :func:`octamark.release.calibration.fit_calibration`.
+        see ``octamark.release.calibration.fit_calibration``.
 
     Raises:
         DataError: no labelled point; WeightsError: a graph that cannot be calibrated.

@@ -127,7 +127,7 @@ class Predictor(nn.Module):
         return (torch.minimum(torch.relu(x[..., None] - start), length) * slope).sum(dim=-1)
 
     def _inter_ocular(self, points: Tensor) -> Tensor:
-        """The distance that the confidence refers to, see :class:`Predictor`: (n, M, 2) -> (n,)."""
+        """The distance that the confidence refers to, see ``Predictor``: (n, M, 2) -> (n,)."""
         if self.eyes:
             first, second = (points[:, group].mean(dim=1) for group in self.eyes)
             return ((first - second) ** 2).sum(dim=-1).sqrt()

@@ -38,7 +38,7 @@ def quantize_weights(model: onnx.ModelProto, storage: Storage, coarsest: str) ->
 
     Args:
         model: the graph, changed in place.
-        storage: see :data:`STORAGES`.
+        storage: see ``STORAGES``.
         coarsest: beginning of the names of the coarsest level's weights.
 
     Raises:

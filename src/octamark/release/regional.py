@@ -129,10 +129,10 @@ def release_regions(
 
     Args:
         run: folder of the run, or a checkpoint.
-        data: see :func:`octamark.release.model.release`.
+        data: see ``octamark.release.model.release``.
         global_model: the model for whole faces whose points place the crops, by name or path of the .onnx file; by
             default the recipe's, which must then be one that ships.
-        storage: precision of the stored weights, see :data:`octamark.release.quantization.STORAGES`.
+        storage: precision of the stored weights, see ``octamark.release.quantization.STORAGES``.
         advance: called with the number of finished steps and of all steps.
 
     Raises:
@@ -234,7 +234,7 @@ def fit_fusion(
 
     Args:
         truth: (n, M, 2), pixels of the pictures; NaN for a point without a label, which is left out.
-        nudged: the same faces read in slightly moved pictures, moved back; :data:`STEADY` times the distance between
+        nudged: the same faces read in slightly moved pictures, moved back; ``STEADY`` times the distance between
             both readings is then added to the loss. Both terms are relative to those of the global network alone.
     """
     points, spread, readings, reading_spread, labels = (torch.from_numpy(part) for part in (*faces, truth))
@@ -307,7 +307,7 @@ def _read_nudged(
 
 
 def _fold_fusions(faces: FaceReadings, truth: F64, table: RegionTable, nudged: FaceReadings) -> list[Fusion]:
-    """For each of :data:`FOLDS` folds of the faces, the fusion that was fitted on the other folds."""
+    """For each of ``FOLDS`` folds of the faces, the fusion that was fitted on the other folds."""
     fold = np.arange(len(truth)) % FOLDS
     others = [fold != number for number in range(FOLDS)]
     return [fit_fusion(faces.take(mask), truth[mask], table, nudged.take(mask)) for mask in others]

@@ -84,7 +84,7 @@ def fit_shape(predicted: Tensor, truth: Tensor, mirror: Tensor) -> ShapeCorrecti
         mirror: (M,) the layout's mirror permutation.
 
     Returns:
-        None if no correction helps, or for fewer than :data:`LEAST_FACES` faces.
+        None if no correction helps, or for fewer than ``LEAST_FACES`` faces.
     """
     complete = torch.isfinite(truth).all(dim=3).all(dim=2).all(dim=0)
     predicted, truth = predicted[:, complete], truth[:, complete]

@@ -67,11 +67,11 @@ class Caricaturist:
         self.kinds = sorted({kind for kind, _, _ in self.parts})
 
     def shapes(self, landmarks: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
-        """Exaggerated landmarks (n, M, 2) in pixels. A warp to them may fold; :meth:`__call__` looks for that.
+        """Exaggerated landmarks (n, M, 2) in pixels. A warp to them may fold; ``__call__`` looks for that.
 
         Args:
             landmarks: (n, M, 2) of faces, pixels.
-            strength: (n,), see :meth:`__call__`.
+            strength: (n,), see ``__call__``.
         """
         settings, count = self.settings, len(landmarks)
         mean = self.mean.to(landmarks)
@@ -228,7 +228,7 @@ def draw(
         stored: (n, 3, s, s) uint8; landmarks: (n, M, 2) in their pixels.
         matrices: (n, 2, 3) from pixels of a crop of ``size`` to pixels of the stored one.
         size: side of the pictures to make, pixels.
-        strength: (n,) see :meth:`Caricaturist.__call__`.
+        strength: (n,) see ``Caricaturist.__call__``.
     """
     warp, moved, _ = caricaturist(landmarks, stored.shape[-1], strength, generator)
     moved = moved.to(landmarks)
@@ -239,7 +239,7 @@ def draw(
 def stylised(
     stored: Tensor, landmarks: Tensor, caricaturist: Caricaturist, strength: str, seed: int = 0, first: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Stored crops as caricatures of a strength in :data:`STRENGTHS`; each depends on its number and the seed alone.
+    """Stored crops as caricatures of a strength in ``STRENGTHS``; each depends on its number and the seed alone.
 
     Args:
         stored: (n, 3, s, s) uint8; landmarks: (n, M, 2) in their pixels.

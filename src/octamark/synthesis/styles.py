@@ -22,7 +22,7 @@ Style = Callable[[Tensor, torch.Generator], Tensor]
 def stylise(pictures: Tensor, generator: torch.Generator, blend: float = 1.0) -> Tensor:
     """Pictures in random styles, 40 % of them on paper or canvas; each depends on its own random numbers alone.
 
-    Light is balanced first (:func:`lit`).
+    Light is balanced first (``lit``).
 
     Args:
         blend: largest share of the drawing in the result; the smallest is 60 % of it.

@@ -124,10 +124,10 @@ def unfolded(old: Tensor, target: Tensor, side: int, least: Tensor) -> tuple[Spl
     Args:
         old: (n, M, 2) points of the pictures, pixels.
         target: (n, M, 2) where they should go.
-        least: see :func:`spline`.
+        least: see ``spline``.
 
     Returns:
-        The spline; where the points went (n, M, 2), to within :data:`CONVERGED`; and the share (n,) of the movement
+        The spline; where the points went (n, M, 2), to within ``CONVERGED``; and the share (n,) of the movement
         that was made, 0 for a picture that stays as it is.
     """
     share = old.new_full((len(old),), torch.inf)
@@ -143,7 +143,7 @@ def unfolded(old: Tensor, target: Tensor, side: int, least: Tensor) -> tuple[Spl
 
 
 def _share_without_fold(old: Tensor, target: Tensor, side: int, least: Tensor, below: Tensor) -> Tensor:
-    """For each picture the largest step of :data:`_STEPS` under ``below`` (n,) whose warp has no fold; 0 if none."""
+    """For each picture the largest step of ``_STEPS`` under ``below`` (n,) whose warp has no fold; 0 if none."""
     share = old.new_zeros(len(old))
     for step in _STEPS:
         untried = torch.nonzero((share == 0) & (step < below))[:, 0]

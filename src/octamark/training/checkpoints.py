@@ -29,7 +29,7 @@ def dump(groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any]) ->
 
 
 def save(path: Path, groups: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any]) -> None:
-    """Write what :func:`dump` gives, whole or not at all."""
+    """Write what ``dump`` gives, whole or not at all."""
     write_atomically(path, dump(groups, meta))
 
 

@@ -81,7 +81,7 @@ class FaceStore:
             source: the layout of the shards, where its name in their metadata is not that of a layout that ships.
 
         Raises:
-            DataError: as :func:`octamark.training.shards.open_shards`, or shards without labels.
+            DataError: as ``octamark.training.shards.open_shards``, or shards without labels.
             LayoutError: no conversion between the two layouts.
         """
         shards = open_shards(path)
@@ -146,10 +146,10 @@ def store_as_shards(
     advance: Callable[[], None] = lambda: None,
     threads: int = 2,
 ) -> None:
-    """Decode samples as :meth:`FaceStore.load` does, into shards in a new folder; a few faces at a time are in memory.
+    """Decode samples as ``FaceStore.load`` does, into shards in a new folder; a few faces at a time are in memory.
 
     Raises:
-        OutputError: the folder exists, or cannot be written; and as :meth:`FaceStore.load`.
+        OutputError: the folder exists, or cannot be written; and as ``FaceStore.load``.
     """
     with writing_shards(folder, margin=margin, layout=layout_name) as writer:
         for picture, points in _decoded(samples, size, margin, advance, threads):
@@ -205,7 +205,7 @@ def epoch_batches(
     """Indices of each step's faces for one of ``world`` processes; the incomplete last batch is dropped.
 
     A set smaller than one batch makes one batch of the whole set. With ``steps``, an epoch has that many steps of
-    whole batches, taken from :func:`endless_batch` where the epoch before left off.
+    whole batches, taken from ``endless_batch`` where the epoch before left off.
     """
     if steps is not None:
         for index in range(steps):
@@ -232,7 +232,7 @@ def endless_faces(count: int, first: int, last: int, seed: int) -> Tensor:
 
 
 def steps_per_epoch(count: int, batch: int) -> int:
-    """How many batches :func:`epoch_batches` yields by itself."""
+    """How many batches ``epoch_batches`` yields by itself."""
     return count // min(batch, count)
 
 

@@ -49,7 +49,7 @@ from octamark.training.watcher import Epoch, Watcher
 from octamark.training.whole_faces import WholeFaces
 
 COLUMNS = ("epoch", "stage", "size", "learning_rate")
-"""The first columns of ``log.csv``. The objective's, those of the task's validation and :data:`LAST_COLUMNS` follow."""
+"""The first columns of ``log.csv``. The objective's, those of the task's validation and ``LAST_COLUMNS`` follow."""
 
 LAST_COLUMNS = ("validation_nme", "validation_fr8", "seconds")
 

@@ -51,7 +51,7 @@ def laplace_kl(
 def soft_argmax_l1(points: Points, target: Tensor, target_scale: float = 1.0) -> Tensor:
     """Mean absolute error per axis of the soft-argmax points, heatmap pixels, a scalar: the baseline of LaplaceKL.
 
-    ``target_scale`` is not used; it is there for the signature of :data:`LOSSES`.
+    ``target_scale`` is not used; it is there for the signature of ``LOSSES``.
     """
     return labelled_mean((points.position - _filled(target, points.position)).abs(), target)
 
@@ -59,7 +59,7 @@ def soft_argmax_l1(points: Points, target: Tensor, target_scale: float = 1.0) ->
 def map_kl(target: Tensor, p: Tensor) -> Tensor:
     """KL(target || p) of probability maps (n, M, h, w) over their places: (n, M), in nats, at least 0.
 
-    :func:`laplace_kl` depends on position and spread alone; here every place counts. Gradients reach ``p`` alone.
+    ``laplace_kl`` depends on position and spread alone; here every place counts. Gradients reach ``p`` alone.
     """
     target = target.detach()
     kl: Tensor = (torch.special.xlogy(target, target) - target * p.clamp_min(1e-37).log()).sum(dim=(2, 3))
@@ -67,7 +67,7 @@ def map_kl(target: Tensor, p: Tensor) -> Tensor:
 
 
 def drawn_kl(points: Points, p: Tensor) -> Tensor:
-    """:func:`map_kl` from maps drawn of ``points`` (a Laplace density each, heatmap pixels) to ``p``: (n, M).
+    """``map_kl`` from maps drawn of ``points`` (a Laplace density each, heatmap pixels) to ``p``: (n, M).
 
     0 for a point whose position is NaN.
     """

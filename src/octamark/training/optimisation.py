@@ -63,7 +63,7 @@ def moments(optimiser: torch.optim.Optimizer, network: nn.Module) -> dict[str, T
 
 
 def set_moments(optimiser: torch.optim.Optimizer, network: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Restore what :func:`moments` returned."""
+    """Restore what ``moments`` returned."""
     parameters = dict(network.named_parameters())
     for key, value in saved.items():
         name, moment = key.rsplit("/", 1)

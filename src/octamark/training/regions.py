@@ -32,7 +32,7 @@ from octamark.training.steps import Step
 from octamark.training.watcher import Watcher
 
 NUDGE_DEGREES, NUDGE_SHARE = 2.0, 0.02
-"""How far the second view of a face is from the first, for consistency: standard deviations as in :func:`jitter`."""
+"""How far the second view of a face is from the first, for consistency: standard deviations as in ``jitter``."""
 
 
 class Regions:

@@ -53,7 +53,7 @@ def resize(picture: Picture, side: int) -> Picture:
 
 
 def resize_all(pictures: Tensor, side: int) -> Tensor:
-    """Pictures (n, 3, s, s) uint8 as (n, 3, side, side); see :func:`resize`."""
+    """Pictures (n, 3, s, s) uint8 as (n, 3, side, side); see ``resize``."""
     if pictures.shape[-1] == side:
         return pictures
     out = torch.empty(len(pictures), 3, side, side, dtype=torch.uint8)
@@ -100,7 +100,7 @@ class PictureStack:
 
 @dataclass(frozen=True)
 class Shards:
-    """Stored crops that :func:`open_shards` opened.
+    """Stored crops that ``open_shards`` opened.
 
     Attributes:
         pictures: (n, 3, s, s) uint8, memory-mapped.
@@ -188,7 +188,7 @@ def open_shards(path: Path) -> Shards:
 
 
 class ShardWriter:
-    """Collects crops one by one and writes them as shards of a folder; see :func:`writing_shards`."""
+    """Collects crops one by one and writes them as shards of a folder; see ``writing_shards``."""
 
     def __init__(self, folder: Path, margin: float, layout: str | None) -> None:
         self.folder, self.margin, self.layout, self.count = folder, margin, layout, 0
@@ -218,7 +218,7 @@ class ShardWriter:
 
 @contextmanager
 def writing_shards(folder: Path, *, margin: float, layout: str | None = None) -> Iterator[ShardWriter]:
-    """A :class:`ShardWriter` whose folder appears when all of its shards are written, and not at all after an error.
+    """A ``ShardWriter`` whose folder appears when all of its shards are written, and not at all after an error.
 
     Raises:
         OutputError: the folder exists already, or cannot be written.

@@ -79,7 +79,7 @@ def adaptation(init: str) -> Recipe:
     """The recipe that adapts a trained network to unlabelled faces: its own, with one short stage and a mean teacher.
 
     Raises:
-        WeightsError: as :func:`checkpoint_path`, or a damaged checkpoint.
+        WeightsError: as ``checkpoint_path``, or a damaged checkpoint.
     """
     path = checkpoint_path(init)
     init_recipe = parse(checkpoints.load(path)[1]["config"], str(path))
@@ -94,7 +94,7 @@ def starting_network(recipe: Recipe) -> OctaveNetwork:
     """The recipe's network, with the averaged weights of the checkpoint ``recipe.init`` if it names one.
 
     Weights of another layout are all taken but those of the head, the last layer, which has one heatmap per landmark:
-    there, a landmark takes the weights of its counterparts in the other layout (:func:`counterparts`), and one without
+    there, a landmark takes the weights of its counterparts in the other layout (``counterparts``), and one without
     any starts at random.
 
     Raises:
@@ -149,7 +149,7 @@ def margin_of_init(recipe: Recipe) -> float | None:
     its own layout, or where some of its landmarks have no counterpart in the other layout.
 
     Raises:
-        WeightsError: as :func:`checkpoint_path`, or a damaged checkpoint.
+        WeightsError: as ``checkpoint_path``, or a damaged checkpoint.
     """
     if recipe.init is None:
         return None

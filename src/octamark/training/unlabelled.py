@@ -72,7 +72,7 @@ class UnlabelledFaces:
 
 
 def read(path: Path) -> UnlabelledFaces:
-    """The faces that :func:`collect` stored: a folder of shards, or one shard.
+    """The faces that ``collect`` stored: a folder of shards, or one shard.
 
     Raises:
         DataError: missing, damaged or foreign files.
@@ -91,7 +91,7 @@ def read(path: Path) -> UnlabelledFaces:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The picture files of a folder and its subfolders, as :func:`octamark.images.find_pictures` finds them.
+    """The picture files of a folder and its subfolders, as ``octamark.images.find_pictures`` finds them.
 
     Raises:
         DataError: no such folder, or no pictures in it.

@@ -1,6 +1,6 @@
 """Objectives: functions ``objective(batch, model) -> (loss, logs)``, which the recipe composes.
 
-:class:`FaceObjective` trains networks that read whole faces: the model reads the batch once, and the loss is a weighted
+``FaceObjective`` trains networks that read whole faces: the model reads the batch once, and the loss is a weighted
 sum of terms. octamark.training.objectives.regional trains regional networks. An objective also knows which tensors a
 checkpoint must hold for it, whether it needs unlabelled faces, and the columns that it adds to the log.
 """
@@ -106,11 +106,11 @@ class Objective(Protocol):
         """The tensors that a checkpoint must hold besides network, average and optimiser."""
 
     def restore(self, groups: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
-        """Restore what :meth:`state` returned; ``path`` names the checkpoint in errors."""
+        """Restore what ``state`` returned; ``path`` names the checkpoint in errors."""
 
 
 class Term(Protocol):
-    """One part of :class:`FaceObjective`.
+    """One part of ``FaceObjective``.
 
     Attributes:
         column: of the log, to which the weighted value is added; None for no column.

@@ -64,7 +64,7 @@ class Distiller(Stateless):
         return self.distance(batch.undamaged, prediction.p), {}
 
     def distance(self, plain: Tensor, p: Tensor) -> Tensor:
-        """The divergence :func:`heatmap_kl` of the network's heatmaps from the teacher's, a scalar.
+        """The divergence ``heatmap_kl`` of the network's heatmaps from the teacher's, a scalar.
 
         Args:
             plain: (n, 3, s, s) the views of the faces, undamaged.
