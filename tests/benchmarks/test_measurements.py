@@ -87,6 +87,7 @@ def test_an_update_replaces_the_entry_of_its_name_and_no_other(tmp_path: Path) -
     assert "| `nano` | 3.50 |" in (tmp_path / "speed.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_prints_its_help(script: str) -> None:
     run = subprocess.run(

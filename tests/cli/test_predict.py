@@ -252,6 +252,7 @@ def test_other_verbs(tmp_path: Path) -> None:
     assert octamark("train", tmp_path / "no.toml", "--data", tmp_path).returncode == 2
 
 
+@pytest.mark.slow
 def test_a_killed_batch_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
     """kill -9 in the middle, twice, for each format that is written line by line: nothing is lost, nothing is twice."""
     pictures, count = tmp_path / "in", 120
@@ -308,6 +309,7 @@ def test_a_picture_too_large_for_the_memory_costs_only_itself(folder: Path, tmp_
     assert len((tmp_path / "tight" / "predictions.jsonl").read_text().splitlines()) == 9
 
 
+@pytest.mark.slow
 def test_inputs_that_are_no_pictures_are_told_what_is_accepted(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"\0" * 64)
     for name, kind in (

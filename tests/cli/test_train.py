@@ -61,6 +61,7 @@ def test_mistakes_are_named(root: Path, tmp_path: Path) -> None:
     assert issubclass(ConfigError, OctamarkError)
 
 
+@pytest.mark.slow
 def test_a_model_of_68_points_is_tuned_to_17_on_caricatures(tmp_path: Path) -> None:
     names = [f"person {number // 4}/{'CP'[number % 2]}{number:05d}" for number in range(160)]
     truths = write_webcaricature(tmp_path / "set", names)["caricatures"]
@@ -88,6 +89,7 @@ def test_a_model_of_68_points_is_tuned_on_cariface(tmp_path: Path) -> None:
     assert "6 faces" in message
 
 
+@pytest.mark.slow
 def test_the_calibration_of_a_small_set_is_told_before_training(tmp_path: Path) -> None:
     names = [f"person {number // 4}/C{number:05d}" for number in range(48)]
     write_webcaricature(tmp_path / "set", names)

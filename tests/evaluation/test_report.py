@@ -211,6 +211,7 @@ def test_names_reach_the_plots_as_they_are(samples: list[Sample], tmp_path: Path
         assert report.write(result, tmp_path) == []
 
 
+@pytest.mark.slow
 def test_no_plot_of_an_earlier_result_stays(result: Result, tmp_path: Path) -> None:
     report.write(result, tmp_path, CURVES)
     assert (tmp_path / "robustness.png").is_file()

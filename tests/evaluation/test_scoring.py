@@ -227,6 +227,7 @@ def test_what_no_face_has_is_said_before_the_work(nano: Landmarker, samples: lis
     assert tasks == []
 
 
+@pytest.mark.slow
 def test_points_without_a_label_are_not_scored(nano: Landmarker, samples: list[Sample]) -> None:
     """Half of a face, as in profiles: NME, parts, intervals and the sheet take what is labelled."""
     half = [*range(9), *range(27, 31), *range(36, 42)]

@@ -124,6 +124,7 @@ def test_composition() -> None:
     torch.testing.assert_close(points @ both[:, :2].T + both[:, 2], through)
 
 
+@pytest.mark.slow
 def test_the_exported_graph_reads_as_torch_does() -> None:
     from octamark.models import RegionCard, parse_region_card
     from octamark.models.calibration import Calibration

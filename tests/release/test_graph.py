@@ -294,6 +294,7 @@ def test_every_node_of_a_shipped_file_has_a_short_name_of_its_own(name: str) -> 
     assert max(map(len, names)) <= 4
 
 
+@pytest.mark.slow
 def test_every_node_of_an_exported_graph_has_a_name_of_its_own() -> None:
     names = [node.name for node in onnx.load_from_string(exported(NetworkConfig(width=8))[1]).graph.node]
     assert all(names)

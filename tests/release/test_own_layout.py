@@ -52,6 +52,7 @@ def test_the_file_alone_is_enough(exported: bytes, tmp_path: Path, monkeypatch: 
     assert faces.landmarks.shape == (1, 3, 2)
 
 
+@pytest.mark.slow
 def test_another_card_keeps_the_layout(exported: bytes) -> None:
     for changed in (with_card(exported, card("three")), recalibrated(exported, card("three"))):
         held = {entry.key: entry.value for entry in onnx.load_from_string(changed).metadata_props}

@@ -79,6 +79,7 @@ def test_recipes_are_flattened_and_compared_by_value() -> None:
     assert not is_recipe_key("log.loss")
 
 
+@pytest.mark.slow
 def test_runs_are_made_once_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configs = tmp_path / "configs"
     configs.mkdir()

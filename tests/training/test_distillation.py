@@ -174,6 +174,7 @@ def test_command_line_with_faces_that_have_no_labels(
     assert all(float(row["distillation"]) > 0 and "consistency" not in row for row in log(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_it_teaches_at_its_own_size_alone(root: Path, teacher: str, tmp_path: Path) -> None:
     stages = [{**STAGE, "size": 32, "epochs": 1}, {**STAGE, "epochs": 1}]
     trainer(recipe(distillation={"teacher": teacher}, stages=stages), root, tmp_path / "run").run()
@@ -183,6 +184,7 @@ def test_it_teaches_at_its_own_size_alone(root: Path, teacher: str, tmp_path: Pa
         trainer(recipe(distillation={"teacher": teacher}, stages=others), root, tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_a_teacher_that_does_not_suit_is_refused(root: Path, tmp_path: Path) -> None:
     short = [{**STAGE, "epochs": 1}]
     for name, more in (("wide", {"data": {"margin": 2.0}}), ("l1", {"loss": {"name": "soft_argmax_l1"}})):

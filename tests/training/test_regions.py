@@ -77,6 +77,7 @@ def test_a_run_resumes_on_the_same_curve(
     assert 0 < float(logged[0]["global_nme"]) < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -104,6 +105,7 @@ def test_sizes_margins_and_other_sections_must_suit(global_run: Path, root: Path
         parse({**good, "distillation": {"teacher": "small"}}, "x")
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_refuses(global_run: Path, root: Path, tmp_path: Path) -> None:
     text = f"""name = "near"
     [network]
@@ -127,6 +129,7 @@ def test_the_command_trains_and_refuses(global_run: Path, root: Path, tmp_path: 
         run("export", global_run, "--data", root, "-o", tmp_path / "x.onnx", "--global-model", "small")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_released_or_ignored_is_refused(global_run: Path, root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown key regional\.joint"):  # version 1 could train both networks
         recipe(global_run, joint=True)

@@ -152,6 +152,7 @@ def test_neither_is_the_supervised_loop(root: Path, faces: Path, tmp_path: Path)
     assert curve(tmp_path / "both") != curve(tmp_path / "plain")
 
 
+@pytest.mark.slow
 def test_the_teacher_is_the_average_of_the_run(root: Path, faces: Path, tmp_path: Path) -> None:
     one = trainer(recipe(), root, faces, tmp_path)
     one.run()
