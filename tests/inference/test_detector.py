@@ -37,7 +37,7 @@ def assert_same(
     first: tuple[NDArray[np.float32], NDArray[np.float32]], second: tuple[NDArray[np.float32], NDArray[np.float32]]
 ) -> None:
     for values, expected in zip(first, second, strict=True):
-        np.testing.assert_array_equal(values, expected)
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-4)  # OpenCV may use other numbers of threads
 
 
 def test_boxes_and_scores_have_the_form_of_the_protocol(photograph: Picture) -> None:
