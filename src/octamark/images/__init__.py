@@ -8,7 +8,7 @@ from octamark.images.decoding import (
     picture_size,
     read_picture,
 )
-from octamark.images.folders import PicturesFound, find_pictures, name_key, same_name
+from octamark.images.folders import PicturesFound, find_pictures, is_hidden, name_key, same_name
 from octamark.images.writing import write_atomically, write_picture
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "PictureLike",
     "PicturesFound",
     "find_pictures",
+    "is_hidden",
     "name_key",
     "picture_size",
     "read_picture",

@@ -21,7 +21,7 @@ OTHER_SUFFIXES = (
 DRAWING_SUFFIXES = (".overlay.png", ".heatmap.png")
 """How the names of octamark's drawings end."""
 
-_SYSTEM_FOLDERS = {"__MACOSX"}  # hidden ones, such as .ipynb_checkpoints, are skipped anyway
+_SYSTEM_FOLDERS = {"__MACOSX"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def find_pictures(folder: str | os.PathLike[str], *, skip: Iterable[str | os.Pat
             unreadable.append(f"{place}: cannot be read ({error.strerror})")
             continue
         for entry in entries:
-            if entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS:
+            if is_hidden(entry.name):
                 continue
             path, link = place / entry.name, entry.is_symlink()
             if _is_folder(entry):
@@ -96,6 +96,12 @@ def _real(path: str | os.PathLike[str]) -> str:
         return os.path.realpath(path)
     except OSError:
         return os.path.abspath(path)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is one that systems and editors leave behind: ``._a.jpg``, ``.DS_Store``,
+    ``.ipynb_checkpoints``, ``__MACOSX``."""
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -6,15 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from octamark.images import name_key
-
-_SYSTEM_FOLDERS = {"__MACOSX"}
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is one that systems and editors leave behind: ``._a.pts``, ``.DS_Store``,
-    ``.ipynb_checkpoints``, ``__MACOSX``."""
-    return name.startswith(".") or name in _SYSTEM_FOLDERS
+from octamark.images import is_hidden, name_key
 
 
 def find_files(folder: Path, suffixes: Iterable[str], *, deep: bool = True) -> list[Path]:
