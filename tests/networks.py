@@ -1,10 +1,14 @@
-"""Networks for tests."""
+"""Networks and checkpoints for tests."""
 
 from __future__ import annotations
+
+import shutil
+from pathlib import Path
 
 import torch
 
 from octamark.nets.network import NetworkConfig, OctaveNetwork
+from octamark.training import checkpoints
 
 
 def lively(config: NetworkConfig) -> OctaveNetwork:
@@ -22,3 +26,14 @@ def lively(config: NetworkConfig) -> OctaveNetwork:
         for path in network.head.children():
             path.weight.mul_(20)  # type: ignore[union-attr, operator]
     return network.eval()
+
+
+def rounded_to_half(run: Path, copy: Path) -> Path:
+    """A copy of a run whose averaged weights are those that a half-precision checkpoint keeps."""
+    shutil.copytree(run, copy)
+    groups, meta = checkpoints.load(run / "best.safetensors")
+    rounded = {
+        name: value.half().float() if value.is_floating_point() else value for name, value in groups["ema"].items()
+    }
+    checkpoints.save(copy / "best.safetensors", {"ema": rounded}, meta)
+    return copy

@@ -10,6 +10,7 @@ import pytest
 
 import octamark
 from drawn_faces import Oracle, write_w300
+from networks import rounded_to_half
 from octamark.datasets.load import labelled_sets, training_and_validation
 from octamark.errors import ConfigError, DataError
 from octamark.geometry import landmark_boxes
@@ -19,7 +20,6 @@ from octamark.layouts import layout
 from octamark.release import model as release_module
 from octamark.release.model import release
 from octamark.release.regional import FaceReadings, fit_fusion, is_regional, release_regions
-from octamark.training import checkpoints
 from octamark.training.engine import Trainer
 from octamark.training.recipe import Recipe, parse
 
@@ -34,17 +34,6 @@ def recipe(name: str, **sections: object) -> Recipe:
 
 def train(settings: Recipe, root: Path, run: Path) -> None:
     Trainer(settings, labelled_sets(settings.data, root, IBUG), run, device="cpu").run()
-
-
-def rounded_to_half(run: Path, copy: Path) -> Path:
-    """A copy of a run whose averaged weights are those that a half-precision checkpoint keeps."""
-    shutil.copytree(run, copy)
-    groups, meta = checkpoints.load(run / "best.safetensors")
-    rounded = {
-        name: value.half().float() if value.is_floating_point() else value for name, value in groups["ema"].items()
-    }
-    checkpoints.save(copy / "best.safetensors", {"ema": rounded}, meta)
-    return copy
 
 
 @pytest.mark.slow

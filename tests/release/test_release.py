@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 import octamark
 from drawn_faces import Oracle, write_w300
+from networks import rounded_to_half
 from octamark import models
 from octamark.datasets import w300
 from octamark.datasets.load import labelled_sets, training_and_validation
@@ -83,19 +83,8 @@ def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     again = release(tmp_path / "drawn.safetensors", root)
     assert again.card.recipe == finished.card.recipe
-    rounded = release(_rounded_to_half(tmp_path / "run", tmp_path / "rounded"), root)
+    rounded = release(rounded_to_half(tmp_path / "run", tmp_path / "rounded"), root)
     assert again.onnx == rounded.onnx  # the checkpoint is the run, but for its weights' precision
-
-
-def _rounded_to_half(run: Path, copy: Path) -> Path:
-    """A copy of a run whose averaged weights are those that a half-precision checkpoint keeps."""
-    shutil.copytree(run, copy)
-    groups, meta = checkpoints.load(run / "best.safetensors")
-    rounded = {
-        name: value.half().float() if value.is_floating_point() else value for name, value in groups["ema"].items()
-    }
-    checkpoints.save(copy / "best.safetensors", {"ema": rounded}, meta)
-    return copy
 
 
 def test_crop_rule_recovers_a_known_map() -> None:

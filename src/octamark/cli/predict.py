@@ -18,7 +18,7 @@ import typer
 from octamark import drawing, models
 from octamark.cli.console import MODEL, REFINE, REGIONS, ROTATION, THREADS, counted, fail, make_folder, note, progress
 from octamark.errors import OctamarkError, OutputError, listed
-from octamark.images import DEFAULT_LIMITS, SUFFIXES, Limits, find_pictures, write_picture
+from octamark.images import DEFAULT_LIMITS, SUFFIXES, find_pictures, write_picture
 from octamark.inference.detector import FaceDetector
 from octamark.inference.landmarker import load
 from octamark.inference.stream import Result, stream
@@ -99,7 +99,7 @@ def predict(
     target = sys.stdout.buffer if out is None else out
     with open_writer(form, target, model=landmarker.card.name, layout=landmarker.layout, resume=resume) as writer:
         batch = _Batch(landmarker.card.name, writer, out, overlay or show, heatmap, tuple(parts or ()))
-        names, failed = _pictures(inputs, out, limits)
+        names, failed = _pictures(inputs, out)
         batch.failed += failed
         jobs = [
             (name, stem)
@@ -189,7 +189,7 @@ class _Batch:
         fail(message)
 
 
-def _pictures(inputs: list[str], out: Path | None, limits: Limits) -> tuple[list[str], int]:
+def _pictures(inputs: list[str], out: Path | None) -> tuple[list[str], int]:
     """The names of all pictures, folders replaced by what is in them, each file once; and how many inputs failed."""
     names: dict[str, str] = {}  # by the file that they lead to
     failed = repeated = 0

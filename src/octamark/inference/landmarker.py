@@ -284,9 +284,9 @@ class Landmarker:
         crops = [crop for *_, picture_crops in located for crop in picture_crops]
         crops, landmarks = self._landmarks(crops, heatmaps)
         results, start = [], 0
-        for picture, found_boxes, found_scores, picture_crop_list in located:
-            part = slice(start, start + len(picture_crop_list))
-            start += len(picture_crop_list)
+        for picture, found_boxes, found_scores, picture_crops in located:
+            part = slice(start, start + len(picture_crops))
+            start += len(picture_crops)
             results.append(self._faces(picture, crops[part], landmarks[part], found_boxes, found_scores, heatmaps))
         return results
 

@@ -22,6 +22,11 @@ Measured between the points of one eye on the 201 validation faces of 300W: 0.46
 """
 
 
+def part_kind(part: str) -> str:
+    """The name of a part without its side and position: ``left_eye`` -> ``eye``, ``outer_mouth`` -> ``mouth``."""
+    return re.sub(r"^((right|left|outer|inner|upper|lower)_)+", "", part)
+
+
 @dataclass(frozen=True)
 class Opening:
     """The points by which the opening of an eye or a mouth is measured: those of its corners and of its edges.
@@ -142,7 +147,7 @@ class Layout:
         """Parts of both sides and positions together: ``eyes`` is right_eye and left_eye, ``mouth`` outer and inner."""
         groups: dict[str, tuple[int, ...]] = {}
         for part, indices in self.parts.items():
-            group = re.sub(r"^((right|left|outer|inner|upper|lower)_)+", "", part)
+            group = part_kind(part)
             group += "s" if re.search(r"(^|_)(right|left)_", part) else ""
             groups[group] = groups.get(group, ()) + indices
         return groups

@@ -35,6 +35,7 @@ from octamark.release.calibration import (
 )
 from octamark.release.graph import recalibrated, to_onnx
 from octamark.release.predictor import Predictor
+from octamark.release.progress import step_counter
 from octamark.release.quantization import Storage
 from octamark.release.shape_correction import LEAST_FACES, fit_shape, predicted_shapes
 from octamark.synthesis.caricature import Caricatures
@@ -130,13 +131,7 @@ def release(
     shape_faces = complete[:: max(1, -(-len(complete) // SHAPE_FACES))]
     crop_faces = training or validation
     steps = len(crop_faces) + len(shape_faces) + 2 * len(validation)
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        advance(done, steps)
-
+    tick = step_counter(advance, steps)
     detector = FaceDetector()
     boxes = detected_boxes(crop_faces, detector, tick)
     rule = fit_crop_rule(crop_faces, boxes, size=recipe.stages[-1].size, margin=recipe.margin)

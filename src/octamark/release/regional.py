@@ -32,6 +32,7 @@ from octamark.release.calibration import FOLDS, cross_fitted, fit_calibration
 from octamark.release.graph import regions_to_onnx, with_card
 from octamark.release.model import half_checkpoint, learned_from
 from octamark.release.predictor import RegionalPredictor
+from octamark.release.progress import step_counter
 from octamark.release.quantization import Storage
 from octamark.training import checkpoints
 from octamark.training.recipe import Recipe, parse
@@ -169,13 +170,7 @@ def release_regions(
     )
     exported = regions_to_onnx(RegionalPredictor(regional), draft, storage=storage)
     refiner = Refiner(exported)
-    done, steps = 0, 4 * len(validation)
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        advance(done, steps)
-
+    tick = step_counter(advance, 4 * len(validation))
     views = {"labels": View(label_crop(card.crop)), "detector": View(detector_crop(card.crop))}
     predictions = predict(landmarker, validation, views, advance=tick)
     faces = {name: _read(refiner, validation, predicted, tick) for name, predicted in predictions.items()}

@@ -8,7 +8,6 @@ all of it; a thin-plate spline moves the picture with the points, so that the la
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from octamark.geometry import fit_similarity, procrustes_align, procrustes_mean
 from octamark.layouts import Layout
+from octamark.layouts.definition import part_kind
 from octamark.nets.sampling import move_points
 from octamark.synthesis.styles import generators, stylise
 from octamark.synthesis.warp import Spline, unfolded, warped
@@ -63,7 +63,7 @@ class Caricaturist:
         shape = shape - shape.mean(axis=0)
         self.mean = torch.from_numpy(shape / np.ptp(shape, axis=0).max())  # the longer side of the face is 1
         self.settings = settings or Exaggeration()
-        self.parts = [(_kind(name), _side(name), list(points)) for name, points in layout.parts.items()]
+        self.parts = [(part_kind(name), _side(name), list(points)) for name, points in layout.parts.items()]
         self.kinds = sorted({kind for kind, _, _ in self.parts})
 
     def shapes(self, landmarks: Tensor, strength: Tensor, generator: torch.Generator) -> Tensor:
@@ -95,8 +95,8 @@ class Caricaturist:
         for kind in self.kinds:
             size, stretch = normal(1) * settings.size, normal(1) * settings.stretch
             shift = normal(2) * settings.shift
-            for part_kind, side, points in self.parts:
-                if part_kind != kind:
+            for own_kind, side, points in self.parts:
+                if own_kind != kind:
                     continue
                 factor = torch.exp(torch.cat([size + stretch, size - stretch], 1) + 0.25 * settings.size * normal(2))
                 middle = face[:, points].mean(dim=1, keepdim=True)
@@ -269,11 +269,6 @@ def _following(matrices: Tensor, before: Tensor, after: Tensor) -> Tensor:
     factor = (sides[1] / sides[0])[:, None]
     offset = middles[1] + factor * (matrices[:, :, 2] - middles[0])
     return torch.cat([matrices[:, :, :2] * factor[:, :, None], offset[:, :, None]], dim=2)
-
-
-def _kind(part: str) -> str:
-    """``left_eye`` -> ``eye``: what both sides share."""
-    return re.sub(r"^((right|left|outer|inner|upper|lower)_)+", "", part)
 
 
 def _side(part: str) -> float:
