@@ -101,10 +101,10 @@ def test_a_mirrored_face_shows_the_same_crops_and_gives_partners_points() -> Non
     spread, identity = torch.full_like(points, 1.5), torch.eye(2, 3)[None]
     crops, own = [], []
     for picture, seen in ((pictures, points), (pictures.flip(3), mirrored)):
-        placed, cut = whole.cropper(picture, identity)(Points(seen, spread))
+        cut = whole.cropper(picture, identity)(Points(seen, spread))
         with torch.no_grad():
-            own.append(regional.in_frame(regional.read(cut).points, placed).position[0])
-        crops.append(cut[0])
+            own.append(regional.in_frame(regional.read(cut.pictures).points, cut.placed).position[0])
+        crops.append(cut.pictures[0])
     names = [region.name for region in TABLE.regions]
     for side, other in (("right_eye", "left_eye"), ("left_jaw", "right_jaw")):
         first, second = names.index(side), names.index(other)

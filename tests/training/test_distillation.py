@@ -20,7 +20,7 @@ from octamark.nets.heatmaps import Points
 from octamark.training import checkpoints
 from octamark.training.data import ROOM
 from octamark.training.engine import Trainer
-from octamark.training.objectives.distillation import Distiller, heatmap_kl
+from octamark.training.objectives.distillation import Distiller, heatmap_kl, redrawn
 from octamark.training.recipe import Recipe, parse
 from octamark.training.shards import write_shard
 from octamark.training.steps import Step, step_generator
@@ -128,7 +128,7 @@ def test_it_draws_the_student_to_the_teacher(root: Path, teacher: str, tmp_path:
         pictures = faces.pictures[:, :, 20:84, 20:84] / 255
         with torch.no_grad():
             maps = judge.network.eval()(pictures)
-            distances.append(float(distiller(judge).distance(pictures, heatmaps.probabilities(maps))))
+            distances.append(float(distiller(judge).distance(pictures, heatmaps.probabilities(maps), 1.0)))
     assert distances[1] < distances[0]
 
 
@@ -161,7 +161,7 @@ def test_command_line_with_faces_that_have_no_labels(
     counts: list[int] = []
     distance = Distiller.distance
     monkeypatch.setattr(
-        Distiller, "distance", lambda self, plain, p: counts.append(len(plain)) or distance(self, plain, p)
+        Distiller, "distance", lambda self, plain, *rest: counts.append(len(plain)) or distance(self, plain, *rest)
     )
     run(
         "train", tmp_path / "recipe.json", "--data", root, "--unlabelled", tmp_path / "faces.safetensors",
@@ -179,9 +179,36 @@ def test_it_teaches_at_its_own_size_alone(root: Path, teacher: str, tmp_path: Pa
     stages = [{**STAGE, "size": 32, "epochs": 1}, {**STAGE, "epochs": 1}]
     trainer(recipe(distillation={"teacher": teacher}, stages=stages), root, tmp_path / "run").run()
     assert [float(row["distillation"]) > 0 for row in log(tmp_path / "run")] == [False, True]
-    others = [stages[0], {**STAGE, "size": 96}]
-    with pytest.raises(ConfigError, match=r"distillation\.teacher '.*': reads 64x64, .* have 32x32, 96x96"):
-        trainer(recipe(distillation={"teacher": teacher}, stages=others), root, tmp_path / "none")
+
+
+@pytest.mark.slow
+def test_where_no_stage_has_its_size_it_reads_resized_views(root: Path, teacher: str, tmp_path: Path) -> None:
+    """The student's points at 96 pixels end nearer to those of the teacher at 64 than without it."""
+    stages, taught = [{**STAGE, "size": 96, "epochs": 8}], {"teacher": teacher, "weight": 5.0}
+    for name, more in (("alone", {}), ("taught", {"distillation": taught})):
+        trainer(recipe(seed=4, stages=stages, **more), root, tmp_path / name).run()
+    rows = log(tmp_path / "taught")
+    assert 0 < float(rows[-1]["distillation"]) < float(rows[0]["distillation"])
+    distances = []
+    for name in ("alone", "taught"):
+        judge = trainer(recipe(distillation=taught, stages=stages), root, tmp_path / f"judge of {name}")
+        checkpoints.fill(judge.network, checkpoints.load(tmp_path / name / "last.safetensors")[0]["ema"], tmp_path)
+        faces, _ = judge._stores()
+        edge = (faces.pictures.shape[-1] - 96) // 2
+        pictures = faces.pictures[:, :, edge : edge + 96, edge : edge + 96] / 255
+        with torch.no_grad():
+            p = heatmaps.probabilities(judge.network.eval()(pictures))
+            distances.append(float(distiller(judge).distance(pictures, p, 1.0)))
+    assert distances[1] < distances[0]
+
+
+def test_redrawn_maps_have_the_same_points() -> None:
+    maps = heatmaps.draw(Points(torch.tensor([[[20.0, 31.5]]]), torch.tensor([[[1.4, 2.1]]])), 56, 56)
+    before, after = heatmaps.decode(maps), heatmaps.decode(redrawn(maps, 32 / 56, 0.25, 32))
+    torch.testing.assert_close(after.position, (before.position + 0.5) * 32 / 56 - 0.5, atol=1e-3, rtol=0)
+    torch.testing.assert_close(after.spread, before.spread * 32 / 56, atol=0.12, rtol=0)
+    least = heatmaps.decode(redrawn(maps, 32 / 56, 3.0, 32)).spread
+    assert bool((least > 2).all())
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_a_runs_own_config_json_is_a_recipe(tmp_path: Path) -> None:
 
 
 def test_names_are_those_of_the_code() -> None:
-    assert list(WIDTHS.values()) == [8, 16, 32, 64, 128]
+    assert list(WIDTHS.values()) == [8, 12, 16, 32, 64, 128]
     for size in WIDTHS:
         assert parse(recipe(network={"size": size}), "x").network.size == size
     for name in LOSSES:

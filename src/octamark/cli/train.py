@@ -190,10 +190,8 @@ def _recipe(path: Path | None, init: str | None, unlabelled: bool) -> Recipe:
         raise ConfigError("name a recipe; or adapt a trained model: --init MODEL --unlabelled FOLDER")
     changes: dict[str, Any] = {} if init is None else {"init": init}
     recipe = adaptation(str(init)) if path is None else load(path, **changes)
-    if recipe.regional is not None and (unlabelled or init is not None):
-        raise ConfigError(
-            f"{path}: a regional recipe takes neither --unlabelled nor --init; it starts from regional.global_model"
-        )
+    if recipe.regional is not None and unlabelled:
+        raise ConfigError(f"{path}: a regional recipe takes no --unlabelled: regional networks learn from labels")
     added: dict[str, object] = {}
     if unlabelled and recipe.unlabelled is None:
         added["unlabelled"] = {} if recipe.distillation is not None else {"teacher": {}}

@@ -18,8 +18,9 @@ from octamark.nets.octave import (
     split_channels,
 )
 
-WIDTHS = {"nano": 8, "tiny": 16, "small": 32, "medium": 64, "base": 128}
-"""Width C by size name; ``base`` is the source's C = 128, the others 1/2, 1/4, 1/8 and 1/16 of it."""
+WIDTHS = {"nano": 8, "pico": 12, "tiny": 16, "small": 32, "medium": 64, "base": 128}
+"""Width C by size name; ``base`` is the source's C = 128, the others 1/2 to 1/16 of it, and ``pico`` the width at which
+a plain network of 128x128 pixels takes a millisecond."""
 
 STRIDE = 4
 """Input pixels per heatmap pixel."""

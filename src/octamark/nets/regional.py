@@ -88,19 +88,33 @@ class RegionalNetwork(nn.Module):
             return Points(*fuse(*points, *readings, bias, self.sharpness, self.joining, torch))
 
 
+class RegionCrops(NamedTuple):
+    """The crops of the regions of n faces.
+
+    Attributes:
+        placed: (n, R, 2, 3) from pixels of the crops to pixels of the global network's input.
+        pictures: (n, R, 3, size, size) in 0..1, as the regional network reads them.
+        undamaged: the same crops before they were damaged.
+    """
+
+    placed: Tensor
+    pictures: Tensor
+    undamaged: Tensor
+
+
 class RegionalView(NamedTuple):
     """The readings of both networks, all in pixels of the global network's input.
 
     Attributes:
         points: (n, M, 2) of the global network.
-        placed: (n, R, 2, 3) from pixels of the crops.
+        crops: that these points place.
         reading: of the regional network, in its crops.
         readings: the same points (n, K, 2).
         fused: points (n, M, 2).
     """
 
     points: Points
-    placed: Tensor
+    crops: RegionCrops
     reading: RegionalReading
     readings: Points
     fused: Points
@@ -128,7 +142,7 @@ class RegionalModel(nn.Module):
         self.global_network.eval()
         return self
 
-    def forward(self, views: Tensor, crop: Callable[[Points], tuple[Tensor, Tensor]]) -> RegionalView:
+    def forward(self, views: Tensor, crop: Callable[[Points], RegionCrops]) -> RegionalView:
         """The readings of whole faces and of the crops that they place, and both combined.
 
         Args:
@@ -140,10 +154,10 @@ class RegionalModel(nn.Module):
             p = heatmaps.probabilities(maps, self.global_beta)
             points = heatmaps.to_input_pixels(heatmaps.decode(p), STRIDE)
         with torch.autocast(views.device.type, enabled=False):
-            placed, crops = crop(points)
-        reading = self.regional.read(crops)
-        readings = self.regional.in_frame(reading.points, placed)
-        return RegionalView(points, placed, reading, readings, self.regional.fuse(points, readings))
+            crops = crop(points)
+        reading = self.regional.read(crops.pictures)
+        readings = self.regional.in_frame(reading.points, crops.placed)
+        return RegionalView(points, crops, reading, readings, self.regional.fuse(points, readings))
 
     def cropper(
         self,
@@ -152,8 +166,8 @@ class RegionalModel(nn.Module):
         *,
         moved: Tensor | None = None,
         damage: Callable[[Tensor], Tensor] = lambda crops: crops,
-    ) -> Callable[[Points], tuple[Tensor, Tensor]]:
-        """A function from the global network's points to placed crops (n, R, 2, 3) and (n, R, 3, size, size).
+    ) -> Callable[[Points], RegionCrops]:
+        """A function from the global network's points to the crops that they place.
 
         Args:
             pictures: (n, 3, s, s), the faces at full resolution.
@@ -163,12 +177,12 @@ class RegionalModel(nn.Module):
             damage: what is done to crops (n * R, 3, size, size) before they are read.
         """
 
-        def crop(points: Points) -> tuple[Tensor, Tensor]:
+        def crop(points: Points) -> RegionCrops:
             placed = place(points.position, points.spread, self.regional.table, self.rule, torch)
             if moved is not None:
                 placed = compose(placed, moved)
             crops = cut(pictures, compose(frames[:, None], placed), self.rule.size)
-            return placed, damage(crops.flatten(0, 1)).view(crops.shape)
+            return RegionCrops(placed, damage(crops.flatten(0, 1)).view(crops.shape), crops)
 
         return crop
 
@@ -180,16 +194,16 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     return torch.cat([linear, offset], dim=-1)
 
 
-def regional_start(network: OctaveNetwork, global_network: OctaveNetwork, table: RegionTable) -> bool:
-    """Whether the global network's weights fit the regional network, into which they are then copied.
+def regional_start(network: OctaveNetwork, whole_face: OctaveNetwork, table: RegionTable) -> bool:
+    """Whether the weights of a network that reads whole faces fit the regional one, into which they are then copied.
 
     Each heatmap gets the weights of its landmark. Where the shapes differ, the regional network stays as it is.
     """
-    shapes = [replace(part.config, landmarks=0) for part in (network, global_network)]
-    if shapes[0] != shapes[1] or global_network.config.landmarks != table.layout.count:
+    shapes = [replace(part.config, landmarks=0) for part in (network, whole_face)]
+    if shapes[0] != shapes[1] or whole_face.config.landmarks != table.layout.count:
         return False
     chosen = list(table.channel_landmarks)
-    state = global_network.state_dict()
+    state = whole_face.state_dict()
     network.load_state_dict(
         {name: value[chosen] if name.startswith("head.") else value for name, value in state.items()}
     )

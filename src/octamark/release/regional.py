@@ -23,7 +23,7 @@ from octamark.geometry import apply, invert, landmark_boxes
 from octamark.inference.landmarker import Landmarker, shifted
 from octamark.inference.refiner import Refiner
 from octamark.inference.regions import RegionTable, fuse
-from octamark.layouts import Layout, layout
+from octamark.layouts import Layout
 from octamark.metrics import distances, failure_rate, nme, part_nme, usual_normaliser
 from octamark.models import FACE_UNITS, RegionCard
 from octamark.models.calibration import Calibration
@@ -35,8 +35,8 @@ from octamark.release.predictor import RegionalPredictor
 from octamark.release.progress import step_counter
 from octamark.release.quantization import Storage
 from octamark.training import checkpoints
-from octamark.training.recipe import Recipe, parse
-from octamark.training.regions import region_rule, regional_network
+from octamark.training.recipe import Recipe
+from octamark.training.regions import region_rule, trained_regional
 
 F64 = NDArray[np.float64]
 
@@ -99,20 +99,10 @@ def load_regional(path: Path) -> tuple[RegionalNetwork, Recipe, dict[str, Any]]:
     Raises:
         WeightsError: missing or damaged checkpoint, or one of a network that is not regional.
     """
-    file = path / "best.safetensors" if path.is_dir() else path
-    groups, meta = checkpoints.load(file)
-    recipe = parse(meta["config"], str(file))
-    table = RegionTable(layout(recipe.layout))
-    regional = RegionalNetwork(regional_network(recipe, table), table, recipe.loss.beta)
-    weights = {
-        name.removeprefix("regional."): value
-        for name, value in groups.get("ema", {}).items()
-        if not name.startswith(("look.", "global_network."))
-    }
-    checkpoints.fill(regional, weights, file)
+    regional, recipe, meta = trained_regional(path / "best.safetensors" if path.is_dir() else path)
     if path.is_dir():
         meta["rows"] = checkpoints.load(path / "last.safetensors")[1]["rows"]
-    return regional.eval(), recipe, meta
+    return regional, recipe, meta
 
 
 def release_regions(

@@ -63,7 +63,7 @@ class Data(_Section):
 class Network(_Section):
     """The network's shape; see octamark.nets.network.NetworkConfig."""
 
-    size: Literal["nano", "tiny", "small", "medium", "base"] = Field("small", description="number of channels")
+    size: Literal["nano", "pico", "tiny", "small", "medium", "base"] = Field("small", description="number of channels")
     alpha: float = Field(0.25, ge=0.0, le=1.0, description="share of the channels that have low frequency")
     attention: bool = Field(True, description="attention from the low to the high frequency")
 
@@ -174,8 +174,9 @@ class Caricature(_Section):
 class Regional(_Section):
     """Attention-driven cropping: the recipe's network reads regions of faces; see octamark.training.regions.
 
-    The size of each stage is then that of the regions' crops. Where the recipe's network has the shape of the global
-    one, it starts with the weights of that.
+    The size of each stage is then that of the regions' crops. The network starts with the weights of ``init``, a model
+    that reads whole faces; without it, with those of the global model if its shape is the same. The teacher of
+    ``distillation`` is then another regional network.
     """
 
     global_model: str = Field("small", description="released model, run or checkpoint that reads the whole face")
@@ -271,11 +272,12 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _regional_alone(self) -> Recipe:
         optional = {name: field for name, field in Recipe.model_fields.items() if field.default is None}
-        others = [name for name, field in optional.items() if _section_of(field.annotation) and name != "regional"]
+        sections = {name for name, field in optional.items() if _section_of(field.annotation)}
+        others = sorted(sections - {"regional", "distillation"})
         if self.regional is not None and any(getattr(self, name) is not None for name in others):
             raise ValueError(f"regional: leave out the sections {listed(others)}")
-        if self.regional is not None and (self.init is not None or self.loss.name != "laplace_kl"):
-            raise ValueError("regional: leave out init (it starts from regional.global_model); its loss is laplace_kl")
+        if self.regional is not None and self.loss.name != "laplace_kl":
+            raise ValueError("regional: its loss is laplace_kl")
         return self
 
 

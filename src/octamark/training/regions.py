@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,20 +15,20 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from octamark import metrics
-from octamark.errors import ConfigError
+from octamark.errors import ConfigError, WeightsError
 from octamark.inference.regions import RegionTable
-from octamark.layouts import Layout
+from octamark.layouts import Layout, layout
 from octamark.models import RegionRule
 from octamark.nets.network import OctaveNetwork
 from octamark.nets.regional import RegionalModel, RegionalNetwork, RegionalView, compose, regional_start
 from octamark.nets.sampling import cut, middle, move_points
-from octamark.training import data
+from octamark.training import checkpoints, data
 from octamark.training.augmentation import damaged, similarity
 from octamark.training.data import ROOM, FaceStore
 from octamark.training.objectives import Model
 from octamark.training.objectives.regional import RegionalBatch, RegionalObjective
 from octamark.training.optimisation import ExponentialAverage
-from octamark.training.recipe import Recipe, Regional, Stage
+from octamark.training.recipe import Recipe, Regional, Stage, parse
 from octamark.training.starting import checkpoint_path, network_config, trained_network
 from octamark.training.steps import Step
 from octamark.training.watcher import Watcher
@@ -42,8 +44,9 @@ class Regions:
     (``global_nme``), and that of eyes and mouth, combined and of the global network alone.
 
     Raises:
-        ConfigError: stages of different sizes, or a global network of another layout or margin.
-        WeightsError: no such global network.
+        ConfigError: stages of different sizes, a global network of another layout or margin, or a teacher of other
+            crops.
+        WeightsError: no such global network or teacher; ``init`` names a network of another shape.
         LayoutError: a layout without regions.
     """
 
@@ -65,7 +68,16 @@ class Regions:
         self.view_size, self.global_scale = global_recipe.stages[-1].size, global_recipe.loss.target_scale
         self.table = RegionTable(layout)
         network = regional_network(recipe, self.table)
-        regional_start(network, global_network, self.table)
+        if recipe.init is None:
+            regional_start(network, global_network, self.table)
+        else:
+            path = checkpoint_path(recipe.init)
+            if not regional_start(network, trained_network(path)[0], self.table):
+                raise WeightsError(
+                    f"{path}: cannot start this recipe; init names a network that reads whole faces, of the recipe's "
+                    f"layout ({recipe.layout}) and of its shape ({network.config})"
+                )
+        self.teacher = None if recipe.distillation is None else self._teacher(recipe.distillation.teacher)
         regional = RegionalNetwork(network, self.table, recipe.loss.beta)
         model = RegionalModel(global_network, global_recipe.loss.beta, regional, region_rule(recipe))
         self.network: RegionalModel = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -74,8 +86,30 @@ class Regions:
         self.counts = ""
 
     def objective(self, average: ExponentialAverage) -> RegionalObjective:
-        """The loss of readings and combined points."""
-        return RegionalObjective(self.network, self.recipe.loss.maps, self.settings.consistency, self.global_scale)
+        """The loss of readings and combined points, and the divergence from the teacher if there is one."""
+        return RegionalObjective(
+            self.network, self.recipe.loss.maps, self.settings.consistency, self.global_scale,
+            self.teacher, self.recipe.distillation,
+        )  # fmt: skip
+
+    def _teacher(self, name: str) -> RegionalNetwork:
+        """The larger regional network whose heatmaps are targets.
+
+        Raises:
+            ConfigError: a teacher of other regions or of another crop size.
+            WeightsError: no such checkpoint, or one of a network that is not regional.
+        """
+        path = checkpoint_path(name, "distillation.teacher", regional=True)
+        teacher, recipe, _ = trained_regional(path)
+        sizes = recipe.stages[-1].size, self.recipe.stages[-1].size
+        if recipe.layout != self.recipe.layout or sizes[0] != sizes[1]:
+            raise ConfigError(
+                f"distillation.teacher {name!r}: reads {recipe.layout} in crops of {sizes[0]}x{sizes[0]}, the recipe "
+                f"{self.recipe.layout} in {sizes[1]}x{sizes[1]}"
+            )
+        placed = teacher.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        frozen: RegionalNetwork = placed.requires_grad_(False)
+        return frozen
 
     def find_faces(self, watcher: Watcher) -> None:
         """Nothing: regional networks learn from labelled faces."""
@@ -132,6 +166,27 @@ class Regions:
             truth = move_points(landmarks, frames, still, torch.arange(self.layout.count, device=device))
             crop = self.network.cropper(stored.float() / 255, frames)
             yield model(cut(stored, frames, self.view_size), crop), truth
+
+
+def trained_regional(path: Path) -> tuple[RegionalNetwork, Recipe, dict[str, Any]]:
+    """A regional network with the averaged weights of a checkpoint, ready to predict, its recipe and the metadata.
+
+    Raises:
+        WeightsError: missing or damaged checkpoint, or one of a network that is not regional.
+    """
+    groups, meta = checkpoints.load(path)
+    recipe = parse(meta["config"], str(path))
+    if recipe.regional is None:
+        raise WeightsError(f"{path}: a network that reads whole faces; name a regional one")
+    table = RegionTable(layout(recipe.layout))
+    regional = RegionalNetwork(regional_network(recipe, table), table, recipe.loss.beta)
+    weights = {
+        name.removeprefix("regional."): value
+        for name, value in groups.get("ema", {}).items()
+        if not name.startswith(("look.", "global_network."))
+    }
+    checkpoints.fill(regional, weights, path)
+    return regional.eval(), recipe, meta
 
 
 def region_rule(recipe: Recipe) -> RegionRule:

@@ -13,9 +13,11 @@ from octamark.geometry import transform_with_spread
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import STRIDE
-from octamark.nets.regional import RegionalModel, RegionalView
+from octamark.nets.regional import RegionalModel, RegionalNetwork, RegionalView, RegionCrops
 from octamark.training.losses import drawn_kl, labelled_mean, laplace_kl
 from octamark.training.objectives import Model, State
+from octamark.training.objectives.distillation import heatmap_kl
+from octamark.training.recipe import Distillation
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class RegionalBatch:
     """
 
     views: Tensor
-    crop: Callable[[Points], tuple[Tensor, Tensor]]
+    crop: Callable[[Points], RegionCrops]
     landmarks: Tensor
     frames: Tensor
     zoom: float
@@ -42,33 +44,55 @@ class RegionalBatch:
 
 
 class RegionalObjective:
-    """LaplaceKL on the regional network's readings and on the combined points, and the consistency of two views.
+    """LaplaceKL on the regional network's readings and on the combined points, distillation, and consistency.
 
-    The log has the loss of the readings (``loss``), of the combined points (``fused_loss``), and the distance between
-    the readings of two views of a face in heatmap pixels of the global network (``apart``, before its weight).
+    The log has the loss of the readings (``loss``), of the combined points (``fused_loss``), the distance between
+    the readings of two views of a face in heatmap pixels of the global network (``apart``, before its weight), and the
+    weighted divergence from a teacher's heatmaps (``distillation``), which reads the crops before they are damaged.
 
     Args:
         model: the networks.
         maps: weight of the KL divergence from the labels' densities, drawn as maps.
         consistency: weight of that distance; 0 where faces have one view each.
         global_scale: of the labels' density in heatmap pixels of the global network, as in its own training.
+        teacher: a larger regional network of the same regions and crop size, or None.
+        distillation: how much its heatmaps count; None without a teacher.
     """
 
-    columns: tuple[str, ...] = ("loss", "fused_loss", "apart")
+    columns: tuple[str, ...] = ("loss", "fused_loss", "apart", "distillation")
 
-    def __init__(self, model: RegionalModel, maps: float, consistency: float, global_scale: float) -> None:
+    def __init__(
+        self,
+        model: RegionalModel,
+        maps: float,
+        consistency: float,
+        global_scale: float,
+        teacher: RegionalNetwork | None = None,
+        distillation: Distillation | None = None,
+    ) -> None:
         self.regional, self.maps, self.consistency, self.global_scale = model.regional, maps, consistency, global_scale
+        self.teacher, self.distillation = teacher, distillation
 
     def __call__(self, batch: RegionalBatch, model: Model) -> tuple[Tensor, dict[str, Tensor]]:
         view: RegionalView = model(batch.views, batch.crop)
         reading, fused = self._readings(view, batch), self._fused(view, batch)
         apart = self._apart(view, batch) if self.consistency else reading.new_zeros(())
-        loss = self.consistency * apart + reading + fused
-        return loss, {"loss": reading, "fused_loss": fused, "apart": apart}
+        taught = self._taught(view)
+        loss = self.consistency * apart + reading + fused + taught
+        return loss, {"loss": reading, "fused_loss": fused, "apart": apart, "distillation": taught}
+
+    def _taught(self, view: RegionalView) -> Tensor:
+        """The weighted divergence of the network's heatmaps from the teacher's."""
+        if self.teacher is None or self.distillation is None:
+            return view.reading.maps.new_zeros(())
+        with torch.no_grad():
+            taught = self.teacher.read(view.crops.undamaged).maps
+        distance = heatmap_kl(taught, view.reading.maps, self.distillation.spread_at_half_weight)
+        return self.distillation.weight * distance
 
     def _readings(self, view: RegionalView, batch: RegionalBatch) -> Tensor:
         """Loss of the readings against the landmarks that lie in their crops."""
-        placed = view.placed[:, self.regional.owners]  # n, K, 2, 3
+        placed = view.crops.placed[:, self.regional.owners]  # n, K, 2, 3
         truth = batch.landmarks[:, self.regional.table.landmarks]  # n, K, 2
         local = torch.linalg.solve(placed[..., :2], (truth - placed[..., 2])[..., None])[..., 0]
         inside = ((local > 0) & (local < batch.size - 1)).all(dim=-1).float()  # n, K
