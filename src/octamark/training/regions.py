@@ -89,7 +89,7 @@ class Regions:
         """The loss of readings and combined points, and the divergence from the teacher if there is one."""
         return RegionalObjective(
             self.network, self.recipe.loss.maps, self.settings.consistency, self.global_scale,
-            self.teacher, self.recipe.distillation,
+            self.fabric, self.teacher, self.recipe.distillation,
         )  # fmt: skip
 
     def _teacher(self, name: str) -> RegionalNetwork:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from octamark.geometry import transform_with_spread
@@ -55,6 +56,7 @@ class RegionalObjective:
         maps: weight of the KL divergence from the labels' densities, drawn as maps.
         consistency: weight of that distance; 0 where faces have one view each.
         global_scale: of the labels' density in heatmap pixels of the global network, as in its own training.
+        fabric: whose precision the teacher reads with.
         teacher: a larger regional network of the same regions and crop size, or None.
         distillation: how much its heatmaps count; None without a teacher.
     """
@@ -67,11 +69,12 @@ class RegionalObjective:
         maps: float,
         consistency: float,
         global_scale: float,
+        fabric: Fabric,
         teacher: RegionalNetwork | None = None,
         distillation: Distillation | None = None,
     ) -> None:
         self.regional, self.maps, self.consistency, self.global_scale = model.regional, maps, consistency, global_scale
-        self.teacher, self.distillation = teacher, distillation
+        self.fabric, self.teacher, self.distillation = fabric, teacher, distillation
 
     def __call__(self, batch: RegionalBatch, model: Model) -> tuple[Tensor, dict[str, Tensor]]:
         view: RegionalView = model(batch.views, batch.crop)
@@ -85,7 +88,7 @@ class RegionalObjective:
         """The weighted divergence of the network's heatmaps from the teacher's."""
         if self.teacher is None or self.distillation is None:
             return view.reading.maps.new_zeros(())
-        with torch.no_grad():
+        with torch.no_grad(), self.fabric.autocast():
             taught = self.teacher.read(view.crops.undamaged).maps
         distance = heatmap_kl(taught, view.reading.maps, self.distillation.spread_at_half_weight)
         return self.distillation.weight * distance
