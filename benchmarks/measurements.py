@@ -133,7 +133,7 @@ def finish(measurements: Sequence[Measurement], update: bool, path: Path = RESUL
     for measurement in measurements:
         measurement.print()
     if update:
-        from benchmarks.report import write_pages
+        from benchmarks.report import write_files
 
         known = load(path) if path.is_file() else {}
         for measurement in measurements:
@@ -141,7 +141,7 @@ def finish(measurements: Sequence[Measurement], update: bool, path: Path = RESUL
             stamp = {"date": f"{datetime.date.today()}", "commit": _commit(), "processor": processor() if timed else ""}
             known[measurement.name] = dataclasses.replace(measurement, **stamp)
         save(known, path)
-        write_pages(known, path.parent)
+        write_files(known, path.parent)
 
 
 def _commit() -> str:

@@ -8,16 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from octamark.geometry import crop
-
 VERTICES = 468
 
 
-def load_mesh() -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], int]:
+def load_mesh() -> tuple[Callable[[np.ndarray], np.ndarray], int]:
     """The mesh network as a function, and the side of the crop that it reads.
 
-    The function takes a picture (H, W, 3) and a crop transform (2, 3), and returns the vertices (468, 2) in pixels of
-    the crop, whose origin is the corner of the first pixel. It runs on one thread.
+    The function takes a crop (side, side, 3) uint8 RGB and returns the vertices (468, 2) in pixels of the crop, whose
+    origin is the corner of the first pixel. It runs on one thread.
 
     Raises:
         ImportError: no installed mediapipe has the network's file, or there is no interpreter.
@@ -35,8 +33,8 @@ def load_mesh() -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], int]:
     outputs = interpreter.get_output_details()
     (mesh,) = (output["index"] for output in outputs if np.prod(output["shape"]) == VERTICES * 3)
 
-    def vertices(picture: np.ndarray, transform: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(entry["index"], crop(picture, transform, size).astype(np.float32)[None] / 255)
+    def vertices(crop: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(entry["index"], crop.astype(np.float32)[None] / 255)
         interpreter.invoke()
         return interpreter.get_tensor(mesh).reshape(VERTICES, 3)[:, :2]
 

@@ -31,7 +31,7 @@ from rich.progress import track
 import octamark
 from octamark import metrics, models
 from octamark.datasets import Sample, read
-from octamark.geometry import apply, best_overlap, crop_transform, landmark_boxes, squares
+from octamark.geometry import apply, best_overlap, crop, crop_transform, landmark_boxes, squares
 from octamark.inference.detector import yunet_weights
 from octamark.layouts import Layout
 
@@ -100,7 +100,7 @@ def mediapipe_mesh(train: Sequence[Sample]) -> Detector:
 
     def vertices(picture: np.ndarray, square: np.ndarray) -> np.ndarray:
         transform = crop_transform(square, size)
-        return apply(transform, mesh(picture, transform) - 0.5)
+        return apply(transform, mesh(crop(picture, transform, size)) - 0.5)
 
     chosen = nearest_vertices(train, vertices)
     note = f"{len(set(chosen))} different vertices of 468"

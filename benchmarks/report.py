@@ -1,16 +1,18 @@
-"""Write the pages of docs/measurements from results.json.
+"""Write the pages of docs/measurements, and the figures of README.md's table, from results.json.
 
 python -m benchmarks.report
-python -m benchmarks.report --check     # write nothing; exit 1 if a page is not what results.json gives
+python -m benchmarks.report --check     # write nothing; exit 1 if a file is not what results.json gives
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.measurements import DOCS, Measurement, load
+from benchmarks.measurements import DOCS, ROOT, Measurement, load
+from benchmarks.speed_calls import LANDMARKS, WHOLE
 
 from octamark.images import write_atomically
 
@@ -95,10 +97,47 @@ def _section(measurement: Measurement) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def write_pages(measurements: Mapping[str, Measurement], folder: Path = DOCS) -> None:
-    """Write all pages into a folder."""
-    for name, text in pages(measurements).items():
-        write_atomically(folder / name, text.encode())
+README = ROOT / "README.md"
+
+
+def readme_figures(measurements: Mapping[str, Measurement]) -> dict[str, list[str]]:
+    """Model -> the figures in its row of the README: MB, ms of a whole call, ms of the landmarks alone, NME in percent.
+
+    Only models are listed whose speed was measured.
+    """
+    cards, speed = measurements["cards"], measurements["speed"]
+    card_columns, speed_columns = ([title for title, _ in one.columns] for one in (cards, speed))
+    size, nme = card_columns.index("file, MB"), card_columns.index("NME, %, YuNet boxes")
+    times = {(row[0], row[1]): format(row[speed_columns.index("ms")], ".1f") for row in speed.rows}
+    figures = {}
+    for row, cells in zip(cards.rows, cards.cells(), strict=True):
+        name = str(row[0]).strip("`")
+        calls = [(group, f"octamark {name}") for group in (WHOLE, LANDMARKS)]
+        if all(call in times for call in calls):
+            figures[name] = [cells[size], *(times[call] for call in calls), cells[nme]]
+    return figures
+
+
+def readme(text: str, measurements: Mapping[str, Measurement]) -> str:
+    """The README with these figures in its table of models, whose rows and last column are written by hand."""
+    for name, figures in readme_figures(measurements).items():
+        row = re.compile(rf"^\| `{re.escape(name)}` \| .* \| (?P<advice>[^|]*) \|$", re.MULTILINE)
+        text = row.sub(rf"| `{name}` | {' | '.join(figures)} | \g<advice> |", text)
+    return text
+
+
+def files(measurements: Mapping[str, Measurement], folder: Path = DOCS) -> dict[Path, str]:
+    """Path and text of every file that shows measurements: the pages; beside those of docs/measurements the README."""
+    texts = {folder / name: text for name, text in pages(measurements).items()}
+    if folder == DOCS:
+        texts[README] = readme(README.read_text(encoding="utf-8"), measurements)
+    return texts
+
+
+def write_files(measurements: Mapping[str, Measurement], folder: Path = DOCS) -> None:
+    """Write all pages into a folder; with docs/measurements also the README."""
+    for path, text in files(measurements, folder).items():
+        write_atomically(path, text.encode())
 
 
 def main() -> None:
@@ -106,10 +145,9 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is out of date")
     arguments = parser.parse_args()
     if not arguments.check:
-        write_pages(load())
+        write_files(load())
         return
-    for name, text in pages(load()).items():
-        path = DOCS / name
+    for path, text in files(load()).items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             raise SystemExit(f"{path}: out of date; run python -m benchmarks.report")
 

@@ -1,144 +1,258 @@
-"""Milliseconds per face on one thread: octamark's models beside dlib and MediaPipe, in one run.
+"""Milliseconds on one thread: octamark beside its version 0.1.0, MediaPipe, dlib and OpenCV, in one run.
 
-    pip install dlib-bin face_recognition_models "setuptools<81" ai-edge-litert     (missing peers are left out)
-    pip install --no-deps mediapipe==0.10.21 scikit-image     (only for the mesh network's file and the photograph)
-    python -m benchmarks.speed [--runs 200] [--update]
+    python -m benchmarks.environments baseline PATH/TO/baseline      once; likewise mediapipe and dlib
+    python -m benchmarks.speed --baseline PATH/TO/baseline/bin/python --mediapipe ... --dlib ... [--update]
 
-Only the landmark step is timed, from the picture's pixels to points: the face is already found. octamark's time
-includes the crop, dlib reads the picture itself, MediaPipe's mesh gets a crop. The tasks take turns of ten timed calls
-on ten different views of a face, after two untimed ones; the figure is the median. Detection is timed apart."""
+Each package runs in a process and an environment of its own, all on one processor, and only one of them works at a
+time. The calls take turns, in most of which the first call is not timed; each call sees the next view of a face.
+octamark 0.1.0 makes its calls right before or after the same calls of this version. What has no environment is left
+out, and the page says so. Twenty rounds take about four minutes."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import os
 import statistics
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import numpy as np
 from benchmarks.measurements import Measurement, Value, add_update_option, finish
-from benchmarks.mediapipe_mesh import load_mesh
-from benchmarks.timing import take_turns
+from benchmarks.speed_calls import BATCH, BATCHED, DETECTION, LANDMARKS, LARGE, PORTRAIT, WHOLE, Inputs
+from benchmarks.workers import ROOT, Worker, WorkerError
+from PIL import Image
+from rich.progress import track
 
 import octamark
-from octamark import models
-from octamark.geometry import crop_transform, detector_squares
 
-UNTIMED, TIMED = 2, 10  # calls in a task's turn
-DLIB = "dlib 68"
+VIEWS = 12
+TURNS = {WHOLE: (1, 4), LARGE: (1, 3), PORTRAIT: (1, 1), DETECTION: (1, 4), LANDMARKS: (1, 4), BATCHED: (0, 1)}
+"""Group -> untimed and timed calls in a turn; in the order of the table."""
 
-Task = tuple[int, Callable[[int], object]]
-"""How many faces a call reads, and the call, on the view of a number."""
+THIS, BASELINE = "octamark", "baseline"
+ENVIRONMENTS = (BASELINE, "mediapipe", "dlib")
+PEAKS = {"octamark small": "octamark", "MediaPipe FaceMesh, 468 points": "mediapipe"}
+"""Row of the portrait -> package whose peak memory is that of a process that makes only this call."""
 
+Name = tuple[str, str]
+"""Group and name of a call."""
 
-def measurement(rows: Sequence[Sequence[Value]], runs: int) -> Measurement:
-    """The entry for results.json."""
-    return Measurement(
-        name="speed",
-        page="speed",
-        title="Milliseconds per face",
-        text="One thread, the face already found, crop included; medians of calls in alternating turns. dlib is the "
-        "68-point model of `face_recognition_models`, MediaPipe its face mesh; neither tells how far off a "
-        "point is. dlib's time depends on its 100 MB of trees being in the processor's cache: where all "
-        "detectors alternate face by face ([peers](peers.md)), it takes more than twice as long.",
-        columns=(
-            ("", ""), ("ms", ".2f"), ("10th percentile", ".2f"), ("90th percentile", ".2f"), ("times dlib", ".2f"),
-        ),
-        rows=rows,
-        command=f"python -m benchmarks.speed --runs {runs}",
-        data="one portrait, twelve views",
-    )  # fmt: skip
+Turns = list[list[float]]
+"""Milliseconds of the timed calls of each turn."""
 
 
 def photograph() -> np.ndarray:
-    """NASA's portrait of Eileen Collins, public domain, from scikit-image."""
+    """NASA's portrait of Eileen Collins, public domain, from scikit-image: (512, 512, 3) uint8 RGB."""
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         raise SystemExit("error: the photograph comes with scikit-image: pip install --no-deps scikit-image")
     return octamark.read_picture(Path(spec.origin).parent / "data" / "astronaut.png")
 
 
-def views(picture: np.ndarray) -> list[np.ndarray]:
-    """The portrait turned, scaled, shifted and lit differently each time: detectors rarely see one picture twice."""
+def views(picture: np.ndarray, scales: tuple[float, float], place: tuple[float, float]) -> np.ndarray:
+    """The portrait turned, scaled, shifted and lit differently each time: detectors rarely see one picture twice.
+
+    Args:
+        scales: the least and the largest.
+        place: about where the middle of the face, (224, 115) in the portrait, lies in the views.
+    """
     rng = np.random.default_rng(0)
+    middle = np.array([224.0, 115.0])
     pictures = []
-    for _ in range(UNTIMED + TIMED):
-        matrix = cv2.getRotationMatrix2D((224, 115), rng.uniform(-20, 20), rng.uniform(0.8, 1.6))
-        matrix[:, 2] += rng.uniform(-20, 20, 2)
+    for _ in range(VIEWS):
+        matrix = cv2.getRotationMatrix2D(middle.tolist(), rng.uniform(-20, 20), rng.uniform(*scales))
+        matrix[:, 2] += place - middle + rng.uniform(-20, 20, 2)
         turned = cv2.warpAffine(picture, matrix, (512, 512))
         pictures.append(cv2.convertScaleAbs(turned, alpha=rng.uniform(0.6, 1.2), beta=rng.uniform(-20, 20)))
-    return pictures
+    return np.stack(pictures)
 
 
-def octamark_tasks(pictures: list[np.ndarray], boxes: list[np.ndarray]) -> dict[str, Task]:
-    """Every shipped model, and the refined reading, one face and 16 faces at a time."""
-    configurations = [(name, name, "never") for name in models.available()]
-    configurations.append((f"{models.REGIONS_MODEL} refined", models.REGIONS_MODEL, "always"))
-    tasks: dict[str, Task] = {}
-    for title, model, refine in configurations:
-        landmarker = octamark.load(model, refine=refine, threads=1)  # type: ignore[arg-type]
-        for batch in (1, 16):
-
-            def call(view: int, landmarker: octamark.Landmarker = landmarker, batch: int = batch) -> object:
-                return landmarker(pictures[view], np.repeat(boxes[view][None], batch, axis=0))
-
-            tasks[f"octamark {title}, batch {batch}"] = (batch, call)
-    return tasks
+def portrait(picture: np.ndarray) -> bytes:
+    """A JPEG of 4000x6000 pixels: the portrait enlarged (bicubic), with noise."""
+    enlarged = cv2.resize(picture[:, 54:395], (4000, 6000), interpolation=cv2.INTER_CUBIC)
+    rng = np.random.default_rng(0)
+    for part in np.array_split(enlarged, 60):  # views: the noise of all at once would take 300 MB
+        part[:] = np.clip(part + 8 * rng.standard_normal(part.shape, np.float32), 0, 255)
+    encoded = io.BytesIO()
+    Image.fromarray(enlarged).save(encoded, "JPEG", quality=90)
+    return encoded.getvalue()
 
 
-def dlib_task(pictures: list[np.ndarray], boxes: list[np.ndarray]) -> dict[str, Task]:
-    """dlib's 68-point model."""
-    import dlib
-    import face_recognition_models
+def make_inputs() -> Inputs:
+    """The pictures that all packages read, and the boxes of their faces."""
+    picture = photograph()
+    small = views(picture, (0.8, 1.6), (224, 115))
+    detector = octamark.FaceDetector()
+    boxes = np.stack([detector(view)[0][0] for view in small])
+    return Inputs(small, views(picture, (2.1, 2.7), (256, 256)), boxes, portrait(picture))
 
-    predictor = dlib.shape_predictor(face_recognition_models.pose_predictor_model_location())
-    rectangles = [dlib.rectangle(*(int(side) for side in box)) for box in boxes]
-    return {DLIB: (1, lambda view: predictor(pictures[view], rectangles[view]))}
+
+@dataclass
+class Timings:
+    """What the calls of one package took.
+
+    Attributes:
+        worker: its process.
+        turns: of each call.
+        missed: how many calls found no face.
+    """
+
+    worker: Worker
+    turns: dict[Name, Turns] = field(default_factory=dict)
+    missed: dict[Name, int] = field(default_factory=dict)
+
+    def turn(self, call: Name, number: int) -> None:
+        """Let the worker make the calls of the turn of that number."""
+        untimed, timed = TURNS[call[0]]
+        chosen = [(number * timed + i) % VIEWS for i in range(untimed + timed)]
+        milliseconds, faces = self.worker.turn(call, chosen, untimed)
+        self.turns.setdefault(call, []).append(milliseconds)
+        self.missed[call] = self.missed.get(call, 0) + faces.count(0)
 
 
-def mediapipe_task(pictures: list[np.ndarray], boxes: list[np.ndarray]) -> dict[str, Task]:
-    """MediaPipe's face mesh network on its 192x192 crop, run by the LiteRT interpreter."""
-    vertices, side = load_mesh()
+def measure(packages: Mapping[str, Timings], rounds: int) -> None:
+    """Let the calls of all packages take turns; the same call of two packages follows one another, in either order."""
+    calls = dict.fromkeys(call for timings in packages.values() for call in timings.worker.calls)
+    ordered = sorted(calls, key=lambda call: list(TURNS).index(call[0]))
+    for timings in packages.values():
+        for call in timings.worker.calls:
+            timings.worker.turn(call, [0], 1)  # the first call of all takes longer
+    for number in track(range(rounds), "measuring", transient=True):
+        for call in ordered:
+            callers = [timings for timings in packages.values() if call in timings.worker.calls]
+            for timings in callers if number % 2 == 0 else reversed(callers):
+                timings.turn(call, number)
 
-    def call(view: int) -> object:
-        square = detector_squares(boxes[view], 1.5, (0.0, 0.0))[0]
-        return vertices(pictures[view], crop_transform(square, side))
 
-    return {"MediaPipe face mesh, 468 points": (1, call)}
+def median(turns: Turns) -> float:
+    """The median of all calls."""
+    return statistics.median(ms for turn in turns for ms in turn)
+
+
+def ratio(turns: Turns, others: Turns) -> float:
+    """The ratio of the medians of two calls in the same round; its median over the rounds.
+
+    A machine that is busy for a while makes both calls of a round slower.
+    """
+    rounds = zip(turns, others, strict=True)
+    return statistics.median(statistics.median(turn) / statistics.median(other) for turn, other in rounds)
+
+
+def rows(packages: Mapping[str, Timings], peaks: Mapping[Name, float]) -> list[list[Value]]:
+    """The rows of the table.
+
+    Args:
+        peaks: package and name of the row -> peak memory of the portrait, MB.
+    """
+    baseline = packages[BASELINE].turns if BASELINE in packages else {}
+    table: list[list[Value]] = []
+    for group in TURNS:
+        share = BATCH if group == BATCHED else 1
+        contestants = [
+            (package, name, turns)
+            for package, timings in packages.items()
+            for (call_group, name), turns in timings.turns.items()
+            if call_group == group and package != BASELINE
+        ]
+        peers = [turns for package, _, turns in contestants if package != THIS]
+        fastest = min(peers, key=median, default=None)
+        for package, name, turns in contestants:
+            earlier = baseline.get((group, name)) if package == THIS else None
+            times = [ms / share for turn in turns for ms in turn]
+            table.append([
+                group, name, median(turns) / share, min(times), *np.percentile(times, [10, 90]).tolist(),
+                median(earlier) / share if earlier else None,
+                ratio(turns, earlier) if earlier else None,
+                ratio(turns, fastest) if fastest else None,
+                *(peaks.get((place, name)) if group == PORTRAIT else None for place in (package, BASELINE)),
+            ])  # fmt: skip
+    return table
+
+
+def peak(python: str, package: str, folder: Path) -> float:
+    """Peak memory in MB of a fresh process of that interpreter that reads the portrait."""
+    environment = dict(os.environ)
+    if python != sys.executable:
+        environment.pop("PYTHONPATH", None)
+    command = [python, "-m", "benchmarks.speed_calls", package, str(folder), "--peak"]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return float(run.stdout.split()[-1])
+
+
+def measurement(table: Sequence[Sequence[Value]], notes: Sequence[str], command: str) -> Measurement:
+    """The entry for results.json."""
+    return Measurement(
+        name="speed",
+        page="speed",
+        title="Milliseconds per call",
+        text="One thread on one processor. Every package runs in a process of its own, and the calls take turns "
+        "([how](how.md#speed)).\n\n"
+        "- *Whole call*: from the pixels of a picture of 512x512, or from the bytes of a JPEG, to the points. In the "
+        "first rows the face is too small for a [refinement](../explanation/refinement.md), in the others it is "
+        "large enough.\n"
+        "- *Detection*, *landmarks*: one part alone; *landmarks* of faces that are already found, without refinement "
+        f"unless the row says so. *{BATCH} at once*: per face, in one call for {BATCH} faces.\n"
+        "- *Peak*: memory of a fresh process that makes only this call.\n"
+        "- *Ratio* to 0.1.0 and to the fastest peer in the same kind of call. No peer tells how far off a point is."
+        + "".join(f"\n- {note}" for note in notes),
+        columns=(
+            ("", ""), ("", ""), ("ms", ".2f"), ("least", ".2f"), ("10 %", ".2f"), ("90 %", ".2f"), ("0.1.0, ms", ".2f"),
+            ("ratio to 0.1.0", ".2f"), ("to peer", ".2f"), ("peak, MB", ".0f"), ("0.1.0, MB", ".0f"),
+        ),
+        rows=table,
+        command=command,
+        data="one portrait: twelve views with a small face, twelve with a large one, and enlarged to 24 megapixels",
+    )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=200, help="calls of each task")
+    parser.add_argument("--rounds", type=int, default=20, help="turns of each call")
+    for name in ENVIRONMENTS:
+        parser.add_argument(f"--{name}", metavar="PYTHON", help="interpreter that benchmarks.environments printed")
     add_update_option(parser)
     arguments = parser.parse_args()
-    cv2.setNumThreads(1)
-    pictures = views(photograph())
-    detector = octamark.FaceDetector()
-    boxes = [detector(picture)[0][0] for picture in pictures]
-    tasks = octamark_tasks(pictures, boxes)
-    for peer in (dlib_task, mediapipe_task):
+    pythons = {name: getattr(arguments, name) for name in ENVIRONMENTS}
+    interpreters = {THIS: sys.executable, **pythons, "opencv": sys.executable}
+    notes: list[str] = []
+    packages: dict[str, Timings] = {}
+    peaks: dict[Name, float] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make_inputs().save(folder)
+        for name, python in interpreters.items():
+            package = "octamark" if name in (THIS, BASELINE) else name
+            if python is None:
+                notes.append(f"Left out: {name} (no --{name}).")
+                continue
+            try:
+                packages[name] = Timings(Worker(python, "benchmarks.speed_calls", package, temporary))
+            except WorkerError as error:
+                notes.append(f"Left out: {name} ({error}).")
+                continue
+            for row, measured in PEAKS.items():
+                if package == measured and Path("/proc/self/status").is_file():
+                    peaks[name, row] = peak(python, package, folder)
         try:
-            tasks |= peer(pictures, boxes)
-        except ImportError as error:
-            print(f"left out: {peer.__name__.removesuffix('_task')} ({error})")
-    tasks["detection (YuNet, 512x512)"] = (1, lambda view: detector(pictures[view]))
-
-    calls = {name: call for name, (_, call) in tasks.items()}
-    times = take_turns(calls, max(1, arguments.runs // TIMED), TIMED, UNTIMED)
-    per_face = {name: [ms / tasks[name][0] for ms in values] for name, values in times.items()}
-    dlib_time = statistics.median(per_face[DLIB]) if DLIB in per_face else None
-    rows: list[list[Value]] = []
-    for name, values in per_face.items():
-        low, high = np.percentile(values, [10, 90]).tolist()
-        middle = statistics.median(values)
-        rows.append([name, middle, low, high, middle / dlib_time if dlib_time else None])
-    finish([measurement(rows, arguments.runs)], arguments.update)
+            measure(packages, arguments.rounds)
+        except WorkerError as error:
+            raise SystemExit(f"error: {error}") from error
+        finally:
+            for timings in packages.values():
+                timings.worker.close()
+    for name, timings in packages.items():
+        missed = [(call, count) for call, count in timings.missed.items() if count]
+        notes += [f"{name}, {' '.join(call)}: {count} calls found no face." for call, count in missed]
+    given = "".join(f" --{name} PATH/TO/{name}/bin/python" for name, python in pythons.items() if python)
+    print(*notes, sep="\n")
+    finish([measurement(rows(packages, peaks), notes, f"python -m benchmarks.speed{given}")], arguments.update)
 
 
 if __name__ == "__main__":

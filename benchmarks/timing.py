@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+
+
+def milliseconds(call: Callable[[int], object], numbers: Iterable[int], untimed: int) -> list[float]:
+    """The time of one call for each number after the first ``untimed`` ones."""
+    times = []
+    for number in numbers:
+        start = time.perf_counter()
+        call(number)
+        times.append((time.perf_counter() - start) * 1000)
+    return times[untimed:]
 
 
 def take_turns(
@@ -14,12 +24,8 @@ def take_turns(
     In every round each task is called ``untimed + timed`` times in a row, with the number of the call as argument, so
     that a busy machine slows all tasks alike and no task runs on cold caches.
     """
-    milliseconds: dict[str, list[float]] = {name: [] for name in tasks}
+    times: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, call in tasks.items():
-            for number in range(untimed + timed):
-                start = time.perf_counter()
-                call(number)
-                if number >= untimed:
-                    milliseconds[name].append((time.perf_counter() - start) * 1000)
-    return milliseconds
+            times[name] += milliseconds(call, range(untimed + timed), untimed)
+    return times

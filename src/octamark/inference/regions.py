@@ -104,6 +104,33 @@ class RegionTable:
         matrix[np.arange(len(self.landmarks)), self.landmarks] = 1
         return matrix
 
+    @cached_property
+    def members(self) -> np.ndarray:
+        """(R, L) the landmarks of each region; those of a smaller region are filled up with its first one."""
+        longest = max(len(region.landmarks) for region in self.regions)
+        return np.array([
+            [*region.landmarks, *[region.landmarks[0]] * (longest - len(region.landmarks))] for region in self.regions
+        ])  # fmt: skip
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """(M, R): the matrix that takes values of landmarks to their means over the regions."""
+        matrix = np.zeros((self.layout.count, len(self.regions)))
+        for column, region in enumerate(self.regions):
+            matrix[list(region.landmarks), column] = 1 / len(region.landmarks)
+        return matrix
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """(R,) the longer side of the box around each region's landmarks in the layout's diagram."""
+        points = self.layout.diagram.astype(np.float64)[self.members]  # R, L, 2
+        return np.asarray((points.max(axis=1) - points.min(axis=1)).max(axis=1))
+
+    @cached_property
+    def signs(self) -> np.ndarray:
+        """(R,) -1 for a mirrored region, 1 for the others."""
+        return np.array([-1.0 if region.mirrored else 1.0 for region in self.regions])
+
 
 def _twin(name: str, layout: Layout) -> str | None:
     """The left region that a right one mirrors, if the table has it."""
@@ -124,33 +151,28 @@ def place(landmarks: Any, spread: Any, table: RegionTable, rule: RegionRule, xp:
     Returns:
         (n, R, 2, 3) from pixels of a crop to the frame of the landmarks; a mirrored region's determinant is negative.
     """
-    diagram = table.layout.diagram.astype(np.float64)
+    diagram, shares, sizes, signs = (
+        _like(values, landmarks, xp)
+        for values in (table.layout.diagram.astype(np.float64), table.shares, table.sizes, table.signs)
+    )
     x, y = landmarks[..., 0], landmarks[..., 1]  # n, M
-    along, across = (fit_similarity(_like(diagram, landmarks, xp), landmarks, xp)[..., row, 0] for row in (0, 1))
+    along, across = (fit_similarity(diagram, landmarks, xp)[..., row, :1] for row in (0, 1))  # n, 1
     scale = xp.sqrt(along**2 + across**2 + 1e-12)  # picture pixels per unit of the diagram
     cos, sin = along / scale, across / scale
-    upright_x = cos[:, None] * x + sin[:, None] * y
-    upright_y = cos[:, None] * y - sin[:, None] * x
-    placed = []
-    for region in table.regions:
-        points = list(region.landmarks)
-        sides, middles = [], []
-        for values in (upright_x[:, points], upright_y[:, points]):
-            low, high = xp.amin(values, axis=1), xp.amax(values, axis=1)
-            sides.append(high - low)
-            middles.append((low + high) / 2)
-        usual = float((diagram[points].max(axis=0) - diagram[points].min(axis=0)).max())
-        extent = xp.maximum(xp.maximum(*sides), rule.least * usual * scale)
-        side = rule.margin * extent + xp.minimum(rule.spread * spread[:, points].mean((1, 2)), extent)
-        step = side / rule.size
-        sign = -1.0 if region.mirrored else 1.0
-        linear = xp.stack(
-            [xp.stack([sign * cos * step, -sin * step], -1), xp.stack([sign * sin * step, cos * step], -1)], 1
-        )
-        centre = xp.stack([cos * middles[0] - sin * middles[1], sin * middles[0] + cos * middles[1]], -1)
-        offset = centre - linear.sum(-1) * (rule.size / 2 - 0.5)
-        placed.append(xp.concatenate([linear, offset[:, :, None]], 2))
-    return xp.stack(placed, 1)
+    sides, middles = [], []
+    for values in (cos * x + sin * y, cos * y - sin * x):  # the face upright
+        of_regions = values[:, table.members]  # n, R, L
+        low, high = xp.amin(of_regions, axis=2), xp.amax(of_regions, axis=2)
+        sides.append(high - low)
+        middles.append((low + high) / 2)
+    extent = xp.maximum(xp.maximum(*sides), rule.least * sizes * scale)  # n, R
+    side = rule.margin * extent + xp.minimum(rule.spread * (spread.mean(-1) @ shares), extent)
+    step = side / rule.size
+    rows = [[signs * cos * step, -sin * step], [signs * sin * step, cos * step]]
+    linear = xp.stack([xp.stack(row, -1) for row in rows], 2)  # n, R, 2, 2
+    centre = xp.stack([cos * middles[0] - sin * middles[1], sin * middles[0] + cos * middles[1]], -1)
+    offset = centre - linear.sum(-1) * (rule.size / 2 - 0.5)
+    return xp.concatenate([linear, offset[..., None]], 3)
 
 
 def _like(values: np.ndarray, example: Any, xp: Any) -> Any:

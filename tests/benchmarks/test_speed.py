@@ -1,0 +1,138 @@
+"""The speed benchmark: its processes, its turns, its ratios, its environments, and the README's figures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmarks.environments import make_environment
+from benchmarks.measurements import Measurement
+from benchmarks.report import readme, readme_figures
+from benchmarks.speed import BASELINE, THIS, TURNS, VIEWS, Timings, measure, ratio, rows
+from benchmarks.speed_calls import BATCH, BATCHED, DETECTION, LANDMARKS, PORTRAIT, WHOLE, Inputs
+from benchmarks.workers import Worker, WorkerError
+
+Name = tuple[str, str]
+
+
+class Recorder:
+    """In place of a worker: its calls take the given milliseconds, and their order is kept."""
+
+    def __init__(self, title: str, milliseconds: dict[Name, float], log: list[tuple[str, Name]]) -> None:
+        self.title, self.milliseconds, self.log = title, milliseconds, log
+        self.calls = list(milliseconds)
+        self.numbers: dict[Name, list[list[int]]] = {call: [] for call in self.calls}
+
+    def turn(self, call: Name, numbers: list[int], untimed: int) -> tuple[list[float], list[int]]:
+        self.log.append((self.title, call))
+        self.numbers[call].append(numbers)
+        return [self.milliseconds[call]] * (len(numbers) - untimed), [0] + [1] * (len(numbers) - 1)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Iterator[Path]:
+    """A folder of pictures without faces."""
+    black = np.zeros((VIEWS, 512, 512, 3), np.uint8)
+    Inputs(black, black, np.tile(np.float32([0, 0, 9, 9]), (VIEWS, 1)), b"").save(tmp_path)
+    return tmp_path
+
+
+def test_a_worker_measures_what_it_is_asked_for(inputs: Path) -> None:
+    worker = Worker(sys.executable, "benchmarks.speed_calls", "opencv", str(inputs))
+    try:
+        assert worker.calls == [(DETECTION, "OpenCV YuNet")]
+        assert worker.version
+        times, faces = worker.turn(worker.calls[0], [3, 4, 5], 1)
+        assert len(times) == 2
+        assert min(times) > 0
+        assert faces == [0, 0, 0]
+    finally:
+        worker.close()
+
+
+def test_a_missing_package_is_a_reason(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (inputs / "dlib.py").write_text("raise ImportError('no dlib here')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(inputs), os.environ.get("PYTHONPATH", "")]))
+    with pytest.raises(WorkerError, match="no dlib here"):
+        Worker(sys.executable, "benchmarks.speed_calls", "dlib", str(inputs))
+
+
+def test_a_missing_interpreter_is_a_reason(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="nowhere: No such file"):
+        Worker(str(tmp_path / "nowhere"), "benchmarks.speed_calls", "dlib", "")
+
+
+def test_a_worker_that_ends_says_why(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match=r"status 1: FileNotFoundError.*views\.npy"):
+        Worker(sys.executable, "benchmarks.speed_calls", "opencv", str(tmp_path))
+
+
+def test_the_same_call_of_both_versions_is_made_in_turn_on_the_same_views() -> None:
+    log: list[tuple[str, Name]] = []
+    new, old, both = (WHOLE, "octamark pico"), (LANDMARKS, "octamark small"), (WHOLE, "octamark small")
+    this = Recorder(THIS, {old: 1.0, both: 1.0, new: 1.0}, log)
+    baseline = Recorder(BASELINE, {old: 1.0, both: 1.0}, log)
+    packages = {THIS: Timings(this), BASELINE: Timings(baseline)}  # type: ignore[arg-type]
+    measure(packages, rounds=3)
+    warming, turns = log[:5], log[5:]
+    assert sorted(warming) == sorted(turns[:5])
+    first = [(THIS, both), (BASELINE, both), (THIS, new), (THIS, old), (BASELINE, old)]
+    second = [(BASELINE, both), (THIS, both), (THIS, new), (BASELINE, old), (THIS, old)]
+    assert turns == [*first, *second, *first]
+    assert this.numbers[both] == baseline.numbers[both]
+    timed = [number for numbers in this.numbers[both][1:] for number in numbers[TURNS[WHOLE][0] :]]
+    assert sorted(timed) == list(range(VIEWS))
+    assert [len(turn) for turn in packages[THIS].turns[both]] == [TURNS[WHOLE][1]] * 3
+    assert packages[THIS].missed[both] == 3
+
+
+def test_a_ratio_compares_calls_of_the_same_round() -> None:
+    assert ratio([[1.0, 2.0, 3.0], [20.0], [3.0]], [[4.0], [40.0], [3.0]]) == 0.5
+
+
+def test_rows_have_ratios_to_the_baseline_and_to_the_fastest_peer() -> None:
+    log: list[tuple[str, Name]] = []
+    this = Recorder(THIS, {(BATCHED, "octamark a"): 32.0, (BATCHED, "octamark b"): 48.0, (PORTRAIT, "c"): 5.0}, log)
+    baseline = Recorder(BASELINE, {(BATCHED, "octamark a"): 64.0, (PORTRAIT, "c"): 4.0}, log)
+    peers = [Recorder(title, {(BATCHED, title): ms}, log) for title, ms in (("dlib", 16.0), ("mediapipe", 24.0))]
+    recorders = [this, baseline, *peers]
+    packages = {recorder.title: Timings(recorder) for recorder in recorders}  # type: ignore[arg-type]
+    measure(packages, rounds=2)
+    table = rows(packages, {(THIS, "c"): 250.0, (BASELINE, "c"): 300.0})
+    assert BATCH == 16
+    assert table == [
+        [PORTRAIT, "c", 5.0, 5.0, 5.0, 5.0, 4.0, 1.25, None, 250.0, 300.0],
+        [BATCHED, "octamark a", 2.0, 2.0, 2.0, 2.0, 4.0, 0.5, 2.0, None, None],
+        [BATCHED, "octamark b", 3.0, 3.0, 3.0, 3.0, None, None, 3.0, None, None],
+        [BATCHED, "dlib", 1.0, 1.0, 1.0, 1.0, None, None, 1.0, None, None],
+        [BATCHED, "mediapipe", 1.5, 1.5, 1.5, 1.5, None, None, 1.5, None, None],
+    ]
+
+
+def test_an_environment_replaces_no_folder_and_needs_its_commit(tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError, match="exists"):
+        make_environment("dlib", tmp_path)
+    with pytest.raises(subprocess.CalledProcessError):
+        make_environment("baseline", tmp_path / "new", commit="no-such-commit")
+    assert not (tmp_path / "new").exists()
+
+
+def test_figures_of_the_readme_are_replaced_and_its_advice_stays() -> None:
+    cards = Measurement(
+        name="cards", page="accuracy", title="", rows=[["`a`", 1.234, 3.456], ["`b`", 9.0, 9.0]],
+        columns=(("model", ""), ("file, MB", ".2f"), ("NME, %, YuNet boxes", ".2f")),
+    )  # fmt: skip
+    speed = Measurement(
+        name="speed", page="speed", title="", columns=(("", ""), ("", ""), ("ms", ".2f")),
+        rows=[[WHOLE, "octamark a", 7.06], [LANDMARKS, "octamark a", 1.04], [WHOLE, "octamark b", 5.0]],
+    )  # fmt: skip
+    measurements = {"cards": cards, "speed": speed}
+    assert readme_figures(measurements) == {"a": ["1.23", "7.1", "1.0", "3.46"]}
+    before = "text\n| `a` | 0 | 0 | 0 | 0 | the *advice* |\n| `b` | 0 | 0 | 0 | 0 | other |\n| `ab` | x |\n"
+    after = before.replace("| `a` | 0 | 0 | 0 | 0 |", "| `a` | 1.23 | 7.1 | 1.0 | 3.46 |")
+    assert readme(before, measurements) == after
