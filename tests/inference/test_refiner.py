@@ -17,7 +17,13 @@ import octamark
 from octamark import ConfigError, Landmarker, WeightsError, models
 from octamark.faces import Landmarks
 from octamark.geometry import apply, invert, landmark_boxes
-from octamark.inference.refiner import FULL_CROP_RATIO, MAX_SPREAD_RATIO, MIN_CROP_RATIO, Refiner
+from octamark.inference.refiner import (
+    FULL_CROP_RATIO,
+    MAX_SPREAD_RATIO,
+    MIN_CROP_RATIO,
+    OUTLINE_CROP_RATIO,
+    Refiner,
+)
 from octamark.layouts import Layout
 from octamark.models import CONFIDENCE_SHARE, Card, ModelCard
 
@@ -110,6 +116,38 @@ def test_confidence_follows_the_fused_spread(always: Landmarker, large: Picture)
     radius = CONFIDENCE_SHARE * np.linalg.norm(faces.landmarks[0, 36] - faces.landmarks[0, 45])
     expected = always.refiner.card.calibration.within(faces.spread[0], radius)
     np.testing.assert_allclose(faces.confidence[0], expected, atol=1e-4)
+
+
+def test_regions_of_the_outline_are_read_in_large_faces_alone(
+    always: Landmarker, never: Landmarker, large: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refiner = always.refiner
+    assert refiner is not None
+    counts: list[int] = []
+    network = octamark.inference.refiner.run
+    monkeypatch.setattr(
+        octamark.inference.refiner, "run", lambda *given: counts.append(len(given[2])) or network(*given)
+    )
+    outline = list(refiner.layout.outline)
+    low, high = OUTLINE_CROP_RATIO
+    whole, face = len(refiner.table.regions), never(large)
+    ratio = float(np.hypot(*face.crops[0, :, 0]))  # type: ignore[index]
+    for wanted, crops in ((low * 0.95, whole - 3), ((low + high) / 2, whole), (high * 1.05, whole)):
+        picture = cv2.resize(large, None, fx=wanted / ratio, fy=wanted / ratio, interpolation=cv2.INTER_CUBIC)
+        counts.clear()
+        before, after = never(picture, face.boxes * wanted / ratio), always(picture, face.boxes * wanted / ratio)
+        assert counts == [crops]
+        moved = np.abs(after.landmarks - before.landmarks).max(axis=2)[0]
+        assert (moved[outline].max() > 0.05) == (crops == whole)  # the label offset moves by thousandths
+        assert np.delete(moved, outline).max() > 0.2
+
+
+def test_the_share_of_the_outline_rises_smoothly(refiner: Refiner) -> None:
+    low, high = OUTLINE_CROP_RATIO
+    shares = refiner.shares([0.5, low, (low + high) / 2, high, 9.0])
+    assert refiner.table.outline.sum() == 3
+    np.testing.assert_allclose(shares[:, ~refiner.table.outline], 1.0)
+    np.testing.assert_allclose(shares[:, refiner.table.outline], np.array([[0, 0, 0.5, 1, 1]] * 3).T)
 
 
 def test_many_faces_are_refined_as_one_by_one(always: Landmarker, large: Picture) -> None:

@@ -143,6 +143,11 @@ def test_readings_are_joined_by_inverse_variance() -> None:
     np.testing.assert_allclose(joined[0, 1], [2.0, 2.0])
     sharper, _ = fuse(points, spread, readings, raw, np.zeros(2), 2.0, joining)
     assert sharper[0, 0, 0] > fused[0, 0, 0]
+    none, alone = fuse(points, spread, readings, raw, np.zeros(2), 1.0, joining, shares=np.zeros((1, 2)))
+    np.testing.assert_allclose(none, points)
+    np.testing.assert_allclose(alone, spread)
+    full, _ = fuse(points, spread, readings, raw, np.zeros(2), 1.0, joining, shares=np.ones((1, 2)))
+    np.testing.assert_allclose(full, fused)
     biased, _ = fuse(points, spread, readings, raw, np.array([0.0, 5.0]), 1.0, joining)
     assert 8.9 < biased[0, 0, 0] < 9
 

@@ -99,7 +99,8 @@ def drawn_readings(seed: int = 0) -> tuple[FaceReadings, np.ndarray]:
     owner = np.array([region.kind for region in TABLE.regions])[TABLE.owners]
     noise = np.where(owner == "mouth", 0.15, 12.0)[None, :, None]
     readings = truth[:, TABLE.landmarks] + rng.normal(size=(40, 70, 2)) * noise
-    return FaceReadings(truth + rng.normal(size=truth.shape) * 3, size, readings, np.full((40, 70, 2), 3.0)), truth
+    spreads, shares = np.full((40, 70, 2), 3.0), np.ones((40, 70))
+    return FaceReadings(truth + rng.normal(size=truth.shape) * 3, size, readings, spreads, shares), truth
 
 
 def test_the_fusion_finds_what_the_data_say() -> None:

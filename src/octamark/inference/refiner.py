@@ -39,8 +39,12 @@ MAX_SPREAD_RATIO = (1.0, 1.1)
 above the first ratio and not at all from the second on: the regional network may not know what it reads, such as a part
 of a drawing."""
 
-_BATCH = 4
-"""Faces per run of the network, whose crops are in memory together."""
+OUTLINE_CROP_RATIO = 1.5, 2.0
+"""Width of a face's crop over that of the network's input from which on the regions of the outline are read, and from
+which on they count in full. In smaller faces the whole face shows the outline as well as these regions do."""
+
+_BATCH = 8
+"""Crops per run of the network."""
 
 
 class Refiner:
@@ -67,11 +71,11 @@ class Refiner:
         self.layout: Layout = models.layout_of(metadata, self.card, name)
         models.check_graph(self.card, self.layout, self._session.get_inputs(), self._session.get_outputs(), name)
         self.table = RegionTable(self.layout)
-        counts = (len(self.card.bias), self._session.get_inputs()[0].shape[1], self._session.get_outputs()[0].shape[1])
-        expected = (len(self.table.kinds), len(self.table.regions), len(self.table.landmarks))
+        counts = (len(self.card.bias), self._session.get_outputs()[0].shape[1])
+        expected = (len(self.table.kinds), self.table.channels)
         if counts != expected:
             graph, table = (
-                listed(f"{count} {noun}" for count, noun in zip(numbers, ("kinds", "regions", "readings"), strict=True))
+                listed(f"{count} {noun}" for count, noun in zip(numbers, ("kinds", "channels"), strict=True))
                 for numbers in (counts, expected)
             )
             raise WeightsError(f"{name}: made for {graph}, but its layout {self.layout.name} has {table}")
@@ -83,32 +87,49 @@ class Refiner:
         """The crops of faces: (n, R, 2, 3) from pixels of the crops to pixels of the pictures."""
         return np.asarray(place(*_stacked(landmarks), self.table, self.card.rule))
 
-    def read(self, pictures: Sequence[Picture], landmarks: Sequence[Landmarks]) -> tuple[F64, F64]:
+    def shares(self, ratios: Sequence[float]) -> F64:
+        """How much each region counts in faces: (n, R) between 0 and 1. Regions of the outline count in large faces.
+
+        Args:
+            ratios: width of each face's crop over that of the global network's input.
+        """
+        outline = np.array([ramp(ratio, *OUTLINE_CROP_RATIO) for ratio in ratios])
+        return np.where(self.table.outline, outline[:, None], 1.0)
+
+    def read(self, pictures: Sequence[Picture], landmarks: Sequence[Landmarks], shares: F64) -> tuple[F64, F64]:
         """The network's readings of the regions of faces: points and raw spreads (n, K, 2), pixels of the pictures.
 
         Args:
             pictures: of each face, (H, W, 3) uint8 RGB of any size.
             landmarks: of each face, which place the crops.
+            shares: (n, R), as ``shares`` gives them. A region of share 0 is not read; its readings are the landmarks.
         """
-        points, spreads = [], []
-        for start in range(0, len(landmarks), _BATCH):
-            transforms = self.transforms(landmarks[start : start + _BATCH])
-            size = self.card.rule.size
-            chunk = zip(pictures[start : start + _BATCH], transforms, strict=True)
-            pixels = np.stack([crops(picture, face_transforms, size) for picture, face_transforms in chunk])
-            readings, raw = run(self._session, ["readings", "spread"], pixels, self.card.name)
-            owners = transforms[:, self.table.owners]
-            moved, turned = transform_with_spread(owners, readings.astype(np.float64), raw.astype(np.float64))
-            points.append(moved)
-            spreads.append(turned)
-        return np.concatenate(points), np.concatenate(spreads)
+        points, spread = (values[:, self.table.landmarks] for values in _stacked(landmarks))  # n, K, 2
+        transforms = self.transforms(landmarks)
+        faces, regions = np.nonzero(shares)
+        pixels = [
+            crops(picture, face_transforms[share > 0], self.card.rule.size)
+            for picture, face_transforms, share in zip(pictures, transforms, shares, strict=True)
+        ]
+        readings = np.zeros((*shares.shape, 2, self.table.channels, 2))  # n, R, points and spreads, C, 2
+        chunks = np.concatenate(pixels)
+        for start in range(0, len(faces), _BATCH):
+            part = slice(start, start + _BATCH)
+            outputs = run(self._session, ["readings", "spread"], chunks[part], self.card.name)
+            readings[faces[part], regions[part]] = np.stack(outputs, axis=1)
+        owners = self.table.owners
+        seen = readings[:, owners, :, self.table.reading_channels].transpose(1, 0, 2, 3)  # n, K, points and spreads, 2
+        moved, turned = transform_with_spread(transforms[:, owners], seen[:, :, 0], seen[:, :, 1])
+        known = (shares[:, owners] > 0)[:, :, None]
+        return np.where(known, moved, points), np.where(known, turned, spread)
 
-    def join(self, landmarks: Sequence[Landmarks], readings: F64, spread: F64) -> tuple[F64, F64]:
+    def join(self, landmarks: Sequence[Landmarks], readings: F64, spread: F64, shares: F64) -> tuple[F64, F64]:
         """Landmarks (n, M, 2) combined from both networks, and their uncalibrated spreads, pixels of the pictures."""
         bias = np.array(self.card.bias)[self.table.reading_kinds]
         joined: tuple[F64, F64] = fuse(
-            *_stacked(landmarks), readings, spread, bias, self.card.sharpness, self.table.joining
-        )
+            *_stacked(landmarks), readings, spread, bias, self.card.sharpness, self.table.joining,
+            shares=shares[:, self.table.owners],
+        )  # fmt: skip
         return joined
 
     def __call__(self, faces: Sequence[Crop], landmarks: Sequence[Landmarks], size: int) -> list[Landmarks]:
@@ -121,7 +142,9 @@ class Refiner:
         """
         if not faces:
             return []
-        points, raw = self.join(landmarks, *self.read([crop.picture for crop in faces], landmarks))
+        shares = self.shares([crop.side(size) / size for crop in faces])
+        readings = self.read([crop.picture for crop in faces], landmarks, shares)
+        points, raw = self.join(landmarks, *readings, shares)
         unit = np.array([crop.side(size) for crop in faces])[:, None, None] / FACE_UNITS
         spread = self.card.calibration.spread(raw / unit) * unit
         radius = CONFIDENCE_SHARE * self.layout.reference_distance(points)[:, None]

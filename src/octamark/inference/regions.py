@@ -98,6 +98,17 @@ class RegionTable:
         return tuple(index for region in self.regions if not region.mirrored for index in region.landmarks)
 
     @cached_property
+    def reading_channels(self) -> np.ndarray:
+        """(K,) the network's channel of each reading."""
+        return np.array([channel for region in self.regions for channel in range(*region.channels)])
+
+    @cached_property
+    def outline(self) -> np.ndarray:
+        """(R,) whether all landmarks of a region lie on the outline of the face."""
+        points = set(self.layout.outline)
+        return np.array([points.issuperset(region.landmarks) for region in self.regions])
+
+    @cached_property
     def joining(self) -> np.ndarray:
         """(K, M) float32: 1 where a reading is of a landmark."""
         matrix = np.zeros((len(self.landmarks), self.layout.count), np.float32)
@@ -181,7 +192,16 @@ def _like(values: np.ndarray, example: Any, xp: Any) -> Any:
 
 
 def fuse(
-    points: Any, spread: Any, readings: Any, reading_spread: Any, bias: Any, sharpness: Any, joining: Any, xp: Any = np
+    points: Any,
+    spread: Any,
+    readings: Any,
+    reading_spread: Any,
+    bias: Any,
+    sharpness: Any,
+    joining: Any,
+    xp: Any = np,
+    *,
+    shares: Any = None,
 ) -> tuple[Any, Any]:
     """The landmarks of both networks combined: global points and regional readings, weighted by inverse variance.
 
@@ -192,6 +212,8 @@ def fuse(
         points, spread: (n, M, 2) of the global network.
         readings, reading_spread: (n, K, 2) of the regional network, in the same frame.
         bias: (K,); sharpness: a number; joining: (K, M), see ``RegionTable``.
+        shares: (n, K), between 0 and 1: factors of the readings' weights; 0 for a reading that does not count;
+            None if all count in full.
 
     Returns:
         Points (n, M, 2), and the root of the weighted mean of their variances (n, M, 2).
@@ -199,6 +221,7 @@ def fuse(
     log_global = -2 * sharpness * xp.log(spread)  # n, M, 2
     log_regional = sharpness * (bias[:, None] - 2 * xp.log(reading_spread))  # n, K, 2
     weight = xp.exp(log_regional - log_global[:, joining.argmax(1)])  # relative to the global network's
+    weight = weight if shares is None else weight * shares[..., None]
     spread_out = joining.swapaxes(0, 1)  # M, K
     total = 1 + spread_out @ weight
     fused = (points + spread_out @ (weight * readings)) / total

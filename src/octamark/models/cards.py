@@ -253,7 +253,7 @@ def check_graph(
         assert isinstance(card, RegionCard)
         size, place = card.rule.size, "rule.size"
         expected = {
-            "crops": (any_size, any_size, size, size, 3),
+            "crops": (any_size, size, size, 3),
             "readings": (any_size, any_size, 2),
             "spread": (any_size, any_size, 2),
         }

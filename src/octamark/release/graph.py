@@ -53,9 +53,9 @@ def to_onnx(predictor: Predictor, card: ModelCard, *, storage: Storage = "int4")
 
 
 def regions_to_onnx(predictor: RegionalPredictor, card: RegionCard, *, storage: Storage = "int4") -> bytes:
-    """The regional predictor as an ONNX file, for any number of faces; see ``to_onnx``."""
+    """The regional predictor as an ONNX file, for any number of crops; see ``to_onnx``."""
     table, size = predictor.regional.table, card.rule.size
-    example = torch.zeros(2, len(table.regions), size, size, 3, dtype=torch.uint8)
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     return _finish(_graph(predictor, example, ["readings", "spread"], storage), card, table.layout)
 
 

@@ -157,9 +157,9 @@ def calibration_constants(calibration: Calibration) -> dict[str, NDArray[np.floa
 class RegionalPredictor(nn.Module):
     """What the graph of a regional network computes.
 
-    Input: crops (n, R, size, size, 3) uint8 RGB of n faces, in the order of the layout's regions. Output: readings
-    (n, K, 2) in pixels of each reading's crop, and their raw spreads (n, K, 2); see
-    octamark.inference.regions.RegionTable.
+    Input: crops (n, size, size, 3) uint8 RGB of regions. Output: readings (n, C, 2) in pixels of the crop, one for each
+    channel of the network, and their raw spreads (n, C, 2); octamark.inference.regions.RegionTable tells which
+    channels belong to a region.
     """
 
     def __init__(self, regional: RegionalNetwork) -> None:
@@ -169,8 +169,9 @@ class RegionalPredictor(nn.Module):
         _pool_first(self.regional.network)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        points = self.regional.read(crops.permute(0, 1, 4, 2, 3).float() * (1 / 255)).points
-        position, spread = heatmaps.to_input_pixels(points, STRIDE)
+        pictures = crops.permute(0, 3, 1, 2).float() * (1 / 255)
+        maps = heatmaps.probabilities(self.regional.network(pictures), self.regional.beta)
+        position, spread = heatmaps.to_input_pixels(heatmaps.decode(maps), STRIDE)
         return position, spread.clamp(min=LEAST_SPREAD)
 
 

@@ -58,12 +58,14 @@ class FaceReadings(NamedTuple):
     Attributes:
         points, spread: (n, M, 2) of the global network.
         readings, reading_spread: (n, K, 2) of the regional one; a landmark in two regions is read twice.
+        shares: (n, K) how much each reading counts, see ``Refiner.shares``.
     """
 
     points: F64
     spread: F64
     readings: F64
     reading_spread: F64
+    shares: F64
 
     def take(self, chosen: NDArray[np.bool_]) -> FaceReadings:
         """The readings of the faces that a mask (n,) selects."""
@@ -79,7 +81,9 @@ class Fusion(NamedTuple):
     def join(self, faces: FaceReadings, table: RegionTable) -> tuple[F64, F64]:
         """Fused points and spreads (n, M, 2)."""
         bias = self.bias[table.reading_kinds]
-        joined: tuple[F64, F64] = fuse(*faces, bias, self.sharpness, table.joining.astype(np.float64))
+        joined: tuple[F64, F64] = fuse(
+            *faces[:4], bias, self.sharpness, table.joining.astype(np.float64), shares=faces.shares
+        )
         return joined
 
 
@@ -222,36 +226,32 @@ def fit_fusion(
         nudged: the same faces read in slightly moved pictures, moved back; ``STEADY`` times the distance between
             both readings is then added to the loss. Both terms are relative to those of the global network alone.
     """
-    points, spread, readings, reading_spread, labels = (torch.from_numpy(part) for part in (*faces, truth))
+    labels, seen = torch.from_numpy(truth), [torch.from_numpy(part) for part in faces]
     joining, kinds = torch.from_numpy(table.joining.astype(np.float64)), torch.from_numpy(table.reading_kinds)
     bias = torch.zeros(len(table.kinds), dtype=torch.float64, requires_grad=True)
     log_sharpness = torch.zeros((), dtype=torch.float64, requires_grad=True)
     unit = torch.from_numpy(table.layout.reference_distance(truth))[:, None]
     known = torch.isfinite(labels).all(dim=-1) & torch.isfinite(unit)
-    nudged_parts = None if nudged is None else [torch.from_numpy(part) for part in nudged]
+    again = None if nudged is None else [torch.from_numpy(part) for part in nudged]
 
     def distance(first: Tensor, second: Tensor) -> Tensor:
         apart = ((first - second)[known].square().sum(-1) + 1e-12).sqrt()
         return (apart / unit.expand(known.shape)[known]).mean()
 
-    plain = distance(points, labels)
+    def fused(parts: list[Tensor], sharpness: Tensor) -> Tensor:
+        points, spread, readings, reading_spread, shares = parts
+        weights = bias[kinds], sharpness, joining
+        joined: Tensor = fuse(points, spread, readings, reading_spread, *weights, torch, shares=shares)[0]
+        return joined
+
+    plain = distance(seen[0], labels)
     optimiser = torch.optim.Adam([bias, log_sharpness], lr=0.05)
     for _ in range(steps):
-        sharpness = log_sharpness.exp()
-        fused: Tensor = fuse(points, spread, readings, reading_spread, bias[kinds], sharpness, joining, torch)[0]
-        loss = distance(fused, labels) / plain
-        if nudged_parts is not None:
-            nudged_fused = fuse(
-                nudged_parts[0],
-                nudged_parts[1],
-                nudged_parts[2],
-                nudged_parts[3],
-                bias[kinds],
-                sharpness,
-                joining,
-                torch,
-            )[0]
-            loss = loss + STEADY * distance(fused, nudged_fused) / distance(points, nudged_parts[0])
+        points = fused(seen, log_sharpness.exp())
+        loss = distance(points, labels) / plain
+        if again is not None:
+            points_again = fused(again, log_sharpness.exp())
+            loss = loss + STEADY * distance(points, points_again) / distance(seen[0], again[0])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -263,14 +263,16 @@ def _read(
 ) -> FaceReadings:
     """The readings of every face's regions, in crops that the points of the global network place."""
     assert predictions.spread is not None
+    assert predictions.scale is not None
     readings = np.full((2, len(samples), len(refiner.table.landmarks), 2), np.nan)
     points, spread = predictions.landmarks.astype(np.float64), predictions.spread.astype(np.float64)
+    shares = refiner.shares(predictions.scale.tolist())
     for index, sample in enumerate(samples):
         if predictions.found[index]:
             landmarks = Landmarks(points[index], spread[index], np.ones(len(spread[index])))
-            readings[:, index] = np.concatenate(refiner.read([sample.read()], [landmarks]))
+            readings[:, index] = np.concatenate(refiner.read([sample.read()], [landmarks], shares[index : index + 1]))
         tick()
-    return FaceReadings(points, spread, *readings)
+    return FaceReadings(points, spread, readings[0], readings[1], shares[:, refiner.table.owners])
 
 
 def _read_nudged(
@@ -284,9 +286,11 @@ def _read_nudged(
         prediction = landmarker(picture, box[None], box_kind="landmarks")
         points, spread = prediction.landmarks.astype(np.float64), prediction.spread.astype(np.float64)
         landmarks = Landmarks(points[0], spread[0], prediction.confidence[0])
-        readings, raw = refiner.read([picture], [landmarks])
-        back = invert(matrix)
-        faces.append(FaceReadings(apply(back, points), spread, apply(back, readings), raw))
+        assert prediction.crops is not None
+        shares = refiner.shares([float(np.hypot(*prediction.crops[0, :, 0]))])
+        readings, raw = refiner.read([picture], [landmarks], shares)
+        back, weights = invert(matrix), shares[:, refiner.table.owners]
+        faces.append(FaceReadings(apply(back, points), spread, apply(back, readings), raw, weights))
         tick()
     return FaceReadings(*(np.concatenate(parts) for parts in zip(*faces, strict=True)))
 
