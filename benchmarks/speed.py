@@ -200,7 +200,8 @@ def measurement(table: Sequence[Sequence[Value]], baseline: str, notes: Sequence
         "- *Detection*, *landmarks*: one part alone; *landmarks* of faces that are already found, without refinement "
         f"unless the row says so. *{BATCH} at once*: per face, in one call for {BATCH} faces.\n"
         "- *Peak*: memory of a fresh process that makes only this call.\n"
-        f"- *Ratio* to {baseline} and to the fastest peer in the same kind of call. No peer tells how far off a point is."
+        f"- *Ratio* to {baseline} and to the fastest peer in the same kind of call. No peer tells how far off "
+        "a point is."
         + "".join(f"\n- {note}" for note in notes),
         columns=(
             ("", ""), ("", ""), ("ms", ".2f"), ("least", ".2f"), ("10 %", ".2f"), ("90 %", ".2f"),
