@@ -176,6 +176,13 @@ def rows(packages: Mapping[str, Timings], peaks: Mapping[Name, float]) -> list[l
     return table
 
 
+def other_work(packages: Mapping[str, Timings]) -> list[str]:
+    """A note on other work of the machine where it took more than a twentieth of the time."""
+    workers = [timings.worker for timings in packages.values()]
+    share = 1 - sum(worker.worked for worker in workers) / sum(worker.elapsed for worker in workers)
+    return [f"**Other work took {share:.0%} of the time**: milliseconds are too long."] if share > 0.05 else []
+
+
 def peak(python: str, package: str, folder: Path) -> float:
     """Peak memory in MB of a fresh process of that interpreter that reads the portrait."""
     environment = dict(os.environ)
@@ -255,6 +262,7 @@ def main() -> None:
     versions = {name: timings.worker.version for name, timings in packages.items() if name != THIS}
     baseline = versions.pop(BASELINE, BASELINE)
     notes.insert(0, f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}.")
+    notes += other_work(packages)
     print(*notes, sep="\n")
     given = "".join(f" --{name} PATH/TO/{name}/bin/python" for name, python in pythons.items() if python)
     table = measurement(rows(packages, peaks), baseline, notes, f"python -m benchmarks.speed{given}")
