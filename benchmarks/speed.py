@@ -176,6 +176,13 @@ def rows(packages: Mapping[str, Timings], peaks: Mapping[Name, float]) -> list[l
     return table
 
 
+def other_work(packages: Mapping[str, Timings]) -> list[str]:
+    """A note on other work of the machine where it took more than a twentieth of the time."""
+    workers = [timings.worker for timings in packages.values()]
+    share = 1 - sum(worker.worked for worker in workers) / sum(worker.elapsed for worker in workers)
+    return [f"**Other work took {share:.0%} of the time**: milliseconds are too long."] if share > 0.05 else []
+
+
 def peak(python: str, package: str, folder: Path) -> float:
     """Peak memory in MB of a fresh process of that interpreter that reads the portrait."""
     environment = dict(os.environ)
@@ -186,8 +193,8 @@ def peak(python: str, package: str, folder: Path) -> float:
     return float(run.stdout.split()[-1])
 
 
-def measurement(table: Sequence[Sequence[Value]], notes: Sequence[str], command: str) -> Measurement:
-    """The entry for results.json."""
+def measurement(table: Sequence[Sequence[Value]], baseline: str, notes: Sequence[str], command: str) -> Measurement:
+    """The entry for results.json; ``baseline`` is the version of octamark that this one is compared with."""
     return Measurement(
         name="speed",
         page="speed",
@@ -200,11 +207,13 @@ def measurement(table: Sequence[Sequence[Value]], notes: Sequence[str], command:
         "- *Detection*, *landmarks*: one part alone; *landmarks* of faces that are already found, without refinement "
         f"unless the row says so. *{BATCH} at once*: per face, in one call for {BATCH} faces.\n"
         "- *Peak*: memory of a fresh process that makes only this call.\n"
-        "- *Ratio* to 0.1.0 and to the fastest peer in the same kind of call. No peer tells how far off a point is."
+        f"- *Ratio* to {baseline} and to the fastest peer in the same kind of call. No peer tells how far off "
+        "a point is."
         + "".join(f"\n- {note}" for note in notes),
         columns=(
-            ("", ""), ("", ""), ("ms", ".2f"), ("least", ".2f"), ("10 %", ".2f"), ("90 %", ".2f"), ("0.1.0, ms", ".2f"),
-            ("ratio to 0.1.0", ".2f"), ("to peer", ".2f"), ("peak, MB", ".0f"), ("0.1.0, MB", ".0f"),
+            ("", ""), ("", ""), ("ms", ".2f"), ("least", ".2f"), ("10 %", ".2f"), ("90 %", ".2f"),
+            (f"{baseline}, ms", ".2f"), (f"ratio to {baseline}", ".2f"), ("to peer", ".2f"), ("peak, MB", ".0f"),
+            (f"{baseline}, MB", ".0f"),
         ),
         rows=table,
         command=command,
@@ -250,9 +259,14 @@ def main() -> None:
     for name, timings in packages.items():
         missed = [(call, count) for call, count in timings.missed.items() if count]
         notes += [f"{name}, {' '.join(call)}: {count} calls found no face." for call, count in missed]
-    given = "".join(f" --{name} PATH/TO/{name}/bin/python" for name, python in pythons.items() if python)
+    versions = {name: timings.worker.version for name, timings in packages.items() if name != THIS}
+    baseline = versions.pop(BASELINE, BASELINE)
+    notes.insert(0, f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}.")
+    notes += other_work(packages)
     print(*notes, sep="\n")
-    finish([measurement(rows(packages, peaks), notes, f"python -m benchmarks.speed{given}")], arguments.update)
+    given = "".join(f" --{name} PATH/TO/{name}/bin/python" for name, python in pythons.items() if python)
+    table = measurement(rows(packages, peaks), baseline, notes, f"python -m benchmarks.speed{given}")
+    finish([table], arguments.update)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Worker:
 
     Attributes:
         calls: the names of the calls. version: of the package that is called.
+        elapsed, worked: seconds that all turns took, and seconds of them in which the process had the processor.
 
     Raises:
         WorkerError: the interpreter is missing, the process ended, or it lacks a package.
@@ -58,6 +60,7 @@ class Worker:
             raise WorkerError(greeting["missing"])
         self.calls: list[tuple[str, str]] = [(group, name) for group, name in greeting["calls"]]
         self.version: str = greeting["version"]
+        self.elapsed = self.worked = 0.0
 
     def turn(self, call: tuple[str, str], numbers: Sequence[int], untimed: int) -> tuple[list[float], list[int]]:
         """Milliseconds of one call per number after the first ``untimed``, and what all calls returned."""
@@ -66,6 +69,8 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):  # the process has ended: reading its answer tells why
             print(json.dumps(request), file=self._process.stdin, flush=True)
         answer = self._answer()
+        self.elapsed += answer["elapsed"]
+        self.worked += answer["worked"]
         return answer["ms"], answer["returned"]
 
     def close(self) -> None:
@@ -105,8 +110,10 @@ def serve(make: Callable[[], tuple[Mapping[tuple[str, str], Callable[[int], int]
     for line in sys.stdin:
         request = json.loads(line)
         function, returned = functions[request["call"]], []
+        start, start_work = time.perf_counter(), time.process_time()
         times = milliseconds(lambda n: returned.append(function(n)), request["numbers"], request["untimed"])  # noqa: B023
-        print(json.dumps({"ms": times, "returned": returned}), file=answers, flush=True)
+        spent = {"elapsed": time.perf_counter() - start, "worked": time.process_time() - start_work}
+        print(json.dumps({"ms": times, "returned": returned, **spent}), file=answers, flush=True)
 
 
 def use_one_processor() -> None:

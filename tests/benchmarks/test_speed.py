@@ -13,7 +13,7 @@ import pytest
 from benchmarks.environments import make_environment
 from benchmarks.measurements import Measurement
 from benchmarks.report import readme, readme_figures
-from benchmarks.speed import BASELINE, THIS, TURNS, VIEWS, Timings, measure, ratio, rows
+from benchmarks.speed import BASELINE, THIS, TURNS, VIEWS, Timings, measure, other_work, ratio, rows
 from benchmarks.speed_calls import BATCH, BATCHED, DETECTION, LANDMARKS, PORTRAIT, WHOLE, Inputs
 from benchmarks.workers import Worker, WorkerError
 
@@ -27,6 +27,7 @@ class Recorder:
         self.title, self.milliseconds, self.log = title, milliseconds, log
         self.calls = list(milliseconds)
         self.numbers: dict[Name, list[list[int]]] = {call: [] for call in self.calls}
+        self.elapsed = self.worked = 0.0
 
     def turn(self, call: Name, numbers: list[int], untimed: int) -> tuple[list[float], list[int]]:
         self.log.append((self.title, call))
@@ -51,6 +52,8 @@ def test_a_worker_measures_what_it_is_asked_for(inputs: Path) -> None:
         assert len(times) == 2
         assert min(times) > 0
         assert faces == [0, 0, 0]
+        assert worker.worked > 0
+        assert sum(times) / 1000 < worker.elapsed
     finally:
         worker.close()
 
@@ -112,6 +115,15 @@ def test_rows_have_ratios_to_the_baseline_and_to_the_fastest_peer() -> None:
         [BATCHED, "dlib", 1.0, 1.0, 1.0, 1.0, None, None, 1.0, None, None],
         [BATCHED, "mediapipe", 1.5, 1.5, 1.5, 1.5, None, None, 1.5, None, None],
     ]
+
+
+@pytest.mark.parametrize(("worked", "notes"), [(9.8, []), (6.0, ["**Other work took 20% of the time**"])])
+def test_other_work_of_the_machine_is_noted(worked: float, notes: list[str]) -> None:
+    recorders = [Recorder(title, {}, []) for title in (THIS, BASELINE)]
+    for recorder, spent in zip(recorders, (worked, 10.0), strict=True):
+        recorder.elapsed, recorder.worked = 10.0, spent
+    packages = {recorder.title: Timings(recorder) for recorder in recorders}  # type: ignore[arg-type]
+    assert [note.partition(":")[0] for note in other_work(packages)] == notes
 
 
 def test_an_environment_replaces_no_folder_and_needs_its_commit(tmp_path: Path) -> None:
