@@ -46,7 +46,7 @@ def test_sizes_of_the_source() -> None:
 
 
 def test_widths_by_name() -> None:
-    assert WIDTHS == {"base": 128, "medium": 128 / 2, "small": 128 / 4, "tiny": 128 / 8, "nano": 128 / 16}
+    assert WIDTHS == {"base": 128, "medium": 64, "small": 32, "tiny": 16, "pico": 12, "nano": 8}
     for width in WIDTHS.values():
         with torch.device("meta"):
             model = OctaveNetwork(NetworkConfig(width=width))
