@@ -7,7 +7,7 @@ mirrored picture of width W has x' = W - 1 - x. Points are (x, y); boxes are xyx
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -27,16 +27,69 @@ _STRIP = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """A rectangle of a picture, perhaps reduced.
+
+    Attributes:
+        pixels: (h, w, 3) uint8 RGB; pixel (u, v) covers the picture's pixels left + factor * u to
+            left + factor * (u + 1) - 1 along x, and as many along y.
+        factor: how many pixels of the picture along x, and along y, became one.
+        left, top: where the first pixel begins. They are negative where it reaches over the border of a picture whose
+            side is no multiple of the factor.
+    """
+
+    pixels: Picture
+    factor: int = 1
+    left: int = 0
+    top: int = 0
+
+    def to_picture(self, points: Any) -> Any:
+        """Points (..., 2) of the part, or boxes (..., 4), in pixels of the picture; float32 stays float32."""
+        first_centre = np.array([self.left, self.top] * (points.shape[-1] // 2), points.dtype) + (self.factor - 1) / 2
+        return points * self.factor + first_centre.astype(points.dtype)
+
+    def to_part(self, transforms: Floats) -> F64:
+        """Transforms (..., 2, 3) into the picture as transforms into the part."""
+        moved = np.array(transforms, dtype=np.float64)
+        moved[..., 2] -= np.array([self.left, self.top]) + (self.factor - 1) / 2
+        return moved / self.factor
+
+
+class ReducedPicture(Protocol):
+    """A picture that is not held as an array, and gives its parts reduced; see ``octamark.images.open_picture``."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, 3) of the picture at its full size."""
+        ...
+
+    def part(self, left: int, top: int, right: int, bottom: int, factor: int) -> Part:
+        """The part that covers a rectangle of the picture, reduced by ``factor`` or less.
+
+        Args:
+            left, top, right, bottom: pixels of the picture; right and bottom are the first ones outside.
+        """
+        ...
+
+
+def part_of(picture: Picture | ReducedPicture, left: int, top: int, right: int, bottom: int, factor: int) -> Part:
+    """The part that covers a rectangle of a picture, as by ``ReducedPicture``; of an array a view, not reduced."""
+    if isinstance(picture, np.ndarray):
+        return Part(picture[top:bottom, left:right], 1, left, top)
+    return picture.part(left, top, right, bottom, factor)
+
+
+@dataclass(frozen=True, eq=False)
 class Crop:
     """Where to read in a picture: a square, turned and scaled, that becomes the input of a network.
 
     Attributes:
-        picture: (H, W, 3) uint8 RGB.
+        picture: (H, W, 3) uint8 RGB, or one that gives its parts reduced.
         transform: (2, 3) similarity from pixels of the network's input to pixels of the picture.
         centre: (2,) point of the picture about which ``rotated`` turns, such as the middle of the face's box.
     """
 
-    picture: Picture
+    picture: Picture | ReducedPicture
     transform: F64
     centre: F64
 
@@ -89,7 +142,7 @@ def mirror_points(points: Floats, width: float, mirror: NDArray[np.int64]) -> F6
     return flipped[..., mirror, :]
 
 
-def check_boxes(boxes: Any, picture: Picture, where: str = "") -> NDArray[np.float32]:
+def check_boxes(boxes: Any, picture: Picture | ReducedPicture, where: str = "") -> NDArray[np.float32]:
     """Boxes as (n, 4) float32 pixels xyxy; ``where`` begins the messages of errors.
 
     Raises:
@@ -302,7 +355,7 @@ def _reduced(picture: Picture, factor: int) -> Picture:
     return reduced
 
 
-def crop(picture: Picture, transform: Floats, size: int) -> Picture:
+def crop(picture: Picture | ReducedPicture, transform: Floats, size: int) -> Picture:
     """The (size, size, 3) crop whose points ``crop_transform`` takes to the picture; black outside the picture.
 
     Bilinear. Where the picture is reduced by 2 or more, the part that the crop shows is first reduced by area averages:
@@ -317,7 +370,7 @@ def crop(picture: Picture, transform: Floats, size: int) -> Picture:
     return np.asarray(cv2.warpAffine(part, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT), np.uint8)
 
 
-def crops(picture: Picture, transforms: Floats, size: int) -> Picture:
+def crops(picture: Picture | ReducedPicture, transforms: Floats, size: int) -> Picture:
     """Crops (n, size, size, 3) that lie near each other, as by ``crop``; their common part is reduced once."""
     matrices = np.asarray(transforms, dtype=np.float64)
     visible = _visible_part(picture, matrices, size, int(np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]).min()))
@@ -326,7 +379,9 @@ def crops(picture: Picture, transforms: Floats, size: int) -> Picture:
     return np.stack([crop(visible[0], matrix, size) for matrix in visible[1]])
 
 
-def _visible_part(picture: Picture, matrices: F64, size: int, factor: int) -> tuple[Picture, F64] | None:
+def _visible_part(
+    picture: Picture | ReducedPicture, matrices: F64, size: int, factor: int
+) -> tuple[Picture, F64] | None:
     """The part of a picture that crops (n, 2, 3) show, reduced by whole pixels, and the crops in it; None outside."""
     height, width = picture.shape[:2]
     square = np.array([[-1.0, -1.0], [size, -1.0], [-1.0, size], [size, size]])
@@ -335,11 +390,10 @@ def _visible_part(picture: Picture, matrices: F64, size: int, factor: int) -> tu
     last = np.clip(np.ceil(corners.max(axis=0)) + 2, 0, (width, height)).astype(int)
     if (last <= first).any():
         return None
-    part, matrices = picture[first[1] : last[1], first[0] : last[0]], matrices.copy()
-    matrices[:, :, 2] -= first
-    factor = min(factor, max(part.shape[:2]))
+    (left, top), (right, bottom) = first.tolist(), last.tolist()
+    part = part_of(picture, left, top, right, bottom, max(1, factor))
+    factor = min(factor // part.factor, max(part.pixels.shape[:2]))
+    pixels, matrices = part.pixels, part.to_part(matrices)
     if factor >= 2:
-        part = _reduced(part, factor)
-        matrices /= factor
-        matrices[:, :, 2] += 0.5 / factor - 0.5
-    return part, matrices
+        pixels, matrices = _reduced(pixels, factor), Part(pixels, factor).to_part(matrices)
+    return pixels, matrices

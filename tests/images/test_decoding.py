@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import EpsImagePlugin, Image, ImageFile
+from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 
 from octamark.errors import ConfigError, PictureError
 from octamark.images import SUFFIXES, Limits, conversion, decoding, picture_size, read_picture
@@ -274,7 +274,7 @@ def test_pil_s_own_limits_neither_warn_nor_refuse(form: str, share: float, monke
     """Warnings are errors in these tests; PIL warns above its limit and refuses above twice that."""
     data = encoded(Image.fromarray(GRADIENT), form)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(24 * 16 * share))
-    monkeypatch.setattr(conversion, "_BAND", 24)  # bands as small, beside the limit, as they are in earnest
+    monkeypatch.setattr(conversion, "_TILE", 4)  # tiles as small, beside the limit, as they are in earnest
     if form == "TIFF" and share < 0.5:
         return  # PIL's decoder of TIFF files cannot be told otherwise
     assert read_picture(data).shape == GRADIENT.shape
@@ -369,17 +369,17 @@ def test_integers_and_real_numbers_are_scaled_by_what_they_hold() -> None:
         read_picture(Image.fromarray(np.array([[0.5, np.nan]], np.float32)))
 
 
-def test_wide_pictures_are_converted_in_bands_like_small_ones() -> None:
-    """Several bands of rows, a row wider than a band, and every orientation of both."""
+def test_large_pictures_are_converted_in_tiles_like_small_ones() -> None:
+    """Many tiles, narrower ones at the edges, and turned ones."""
     rng = np.random.default_rng(0)
-    for shape in ((3, 300_000), (700, 900)):
+    for shape, orientations in (((3, 300_000), (1, 6)), ((300, 170), range(1, 9))):
         stored = rng.integers(0, 256, (*shape, 4), np.uint8)
         image = Image.fromarray(stored)
         white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        for orientation in (1, 6):
+        for orientation in orientations:
             exif = Image.Exif()
             exif[0x0112] = orientation
-            expected = np.rot90(np.asarray(white), -1 if orientation == 6 else 0)
+            expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded(white, exif=exif)))))
             data = encoded(image, exif=exif, compress_level=1)
             np.testing.assert_array_equal(read_picture(data), expected)
             assert picture_size(data) == expected.shape[1::-1]

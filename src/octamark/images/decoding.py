@@ -22,9 +22,10 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from octamark.errors import ConfigError, PictureError, listed
-from octamark.geometry import Picture
+from octamark.geometry import Picture, ReducedPicture
 from octamark.images import metadata
-from octamark.images.conversion import array_to_rgb, image_to_rgb
+from octamark.images.conversion import TRANSPOSED, array_to_rgb, image_to_rgb
+from octamark.images.reduced import JpegPicture, first_factor
 
 PictureLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.generic]
 
@@ -98,6 +99,27 @@ def read_picture(source: PictureLike, *, limits: Limits = DEFAULT_LIMITS) -> Pic
         PictureError: a missing, unreadable, damaged or empty file, another format, a picture beyond the limits or the
             memory at hand, or an array of another shape, type or range. The message names the file.
     """
+    picture = _open_source(source, limits, reduce=False)
+    assert isinstance(picture, np.ndarray)
+    return picture
+
+
+def open_picture(source: PictureLike, *, limits: Limits = DEFAULT_LIMITS) -> Picture | ReducedPicture:
+    """A picture as ``read_picture`` gives it, or a large JPEG that is decoded no larger than its parts are needed.
+
+    JPEG files, and the bytes of some, that are larger than about 3,200 pixels become a ``ReducedPicture``. It is
+    decoded at once at a half, a quarter or an eighth of its size, and again where a finer part is asked for.
+
+    Args:
+        source, limits: as in ``read_picture``; the limits hold for the full size.
+
+    Raises:
+        PictureError: as ``read_picture``; ``ReducedPicture.part`` raises it too if the memory is too small.
+    """
+    return _open_source(source, limits, reduce=True)
+
+
+def _open_source(source: PictureLike, limits: Limits, *, reduce: bool) -> Picture | ReducedPicture:
     if isinstance(source, np.ndarray):
         if source.ndim in (2, 3):
             _check_pixels(source.shape[1], source.shape[0], "array", limits)
@@ -105,11 +127,35 @@ def read_picture(source: PictureLike, *, limits: Limits = DEFAULT_LIMITS) -> Pic
             return array_to_rgb(source)
     if isinstance(source, Image.Image):
         with _errors("PIL image"):
-            return _pixels(source, "PIL image", limits, None)
+            _check_image(source, "PIL image", limits)
+            source.load()
+            return image_to_rgb(source, _orientation(source, None), "PIL image")
     data, name = _encoded(source, limits)
     if not data:
         raise PictureError(f"{name}: empty, no picture")
-    return _decode(data, name, limits)
+    return _decode(data, name, limits, reduce=reduce)
+
+
+def held_pixels(source: PictureLike, *, reduce: bool) -> int:
+    """How many pixels ``read_picture``, or with ``reduce`` ``open_picture``, will decode; 0 if unknown.
+
+    Like ``picture_size``, it reads the header alone and raises no error.
+    """
+    width, height = picture_size(source) or (0, 0)
+    factor = first_factor(width, height) if reduce and _starts_like_jpeg(source) else 1
+    return -(-width // factor) * -(-height // factor)
+
+
+def _starts_like_jpeg(source: PictureLike) -> bool:
+    try:
+        if isinstance(source, bytes | bytearray | memoryview):
+            return bytes(source[:2]) == b"\xff\xd8"
+        if isinstance(source, str | os.PathLike):
+            with open(source, "rb") as file:
+                return file.read(2) == b"\xff\xd8"
+    except (OSError, ValueError):
+        pass
+    return False
 
 
 def picture_size(source: PictureLike) -> tuple[int, int] | None:
@@ -162,7 +208,7 @@ def _upright_size(image: Image.Image, removed: Mapping[str, bytes] | None) -> tu
     (width, height), orientation = image.size, _orientation(image, removed)
     if isinstance(image, TiffImageFile) and image.tile:  # not loaded; releases of PIL differ in what its size is then
         width, height, orientation = (image.tag_v2.get(tag, 1) for tag in (256, 257, 274))
-    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+    return (height, width) if orientation in TRANSPOSED else (width, height)
 
 
 def _encoded(source: Any, limits: Limits) -> tuple[bytes | bytearray | memoryview, str]:
@@ -244,25 +290,65 @@ def _open(stream: IO[bytes], name: str) -> Image.Image:
     raise PictureError(f"{name}: not a picture in a known format ({listed(decoders())})")
 
 
-def _decode(data: bytes | bytearray | memoryview, name: str, limits: Limits) -> Picture:
+def _decode(
+    data: bytes | bytearray | memoryview, name: str, limits: Limits, *, reduce: bool
+) -> Picture | ReducedPicture:
     """The picture; if decoding fails with its metadata, it is decoded again without them."""
     try:
         with _errors(name):
-            return _pixels(_open(io.BytesIO(data), name), name, limits, {})
+            return _decode_as_it_is(data, name, limits, {}, reduce, silent=False)
     except PictureError as error:
         cause = error.__cause__
         if cause is None or isinstance(cause, MemoryError):  # refused, not damaged
             raise
         plain = metadata.without_metadata(bytes(data))
-        silence = isinstance(cause, Warning)  # which is an error under python -W error
-        if plain is None and not silence:
+        silent = isinstance(cause, Warning)  # which is an error under python -W error
+        if plain is None and not silent:
             raise
         encoded, removed = plain or (data, {})
         try:
-            with _errors(name), _without_warnings() if silence else contextlib.nullcontext():
-                return _pixels(_open(io.BytesIO(encoded), name), name, limits, removed)
+            with _errors(name), _without_warnings() if silent else contextlib.nullcontext():
+                return _decode_as_it_is(encoded, name, limits, removed, reduce, silent=silent)
         except PictureError as second:
             raise error if isinstance(second.__cause__, Exception) else second from cause
+
+
+def _decode_as_it_is(
+    data: bytes | bytearray | memoryview,
+    name: str,
+    limits: Limits,
+    removed: Mapping[str, bytes],
+    reduce: bool,
+    *,
+    silent: bool,
+) -> Picture | ReducedPicture:
+    """The picture of encoded bytes.
+
+    Args:
+        removed: blocks of metadata that were taken out of the file.
+        silent: whether warnings are to be ignored when the bytes are decoded again.
+    """
+    image = _open(io.BytesIO(data), name)
+    _check_image(image, name, limits)
+    orientation, size = _orientation(image, removed), image.size
+    factor = first_factor(*size) if reduce and image.format in ("JPEG", "MPO") else 1
+    if factor == 1:
+        image.load()
+        return image_to_rgb(image, orientation, name)
+
+    def decode(factor: int) -> Image.Image:
+        with _errors(name), _without_warnings() if silent else contextlib.nullcontext():
+            return _load_reduced(_open(io.BytesIO(data), name), factor)
+
+    return JpegPicture(name, size, orientation, decode, {factor: _load_reduced(image, factor)})
+
+
+def _load_reduced(image: Image.Image, factor: int) -> Image.Image:
+    """An opened JPEG, decoded at a ``factor``-th (1, 2, 4 or 8) of its size, rounded up."""
+    if factor > 1:
+        image.draft(None, (image.width // factor, image.height // factor))
+    image.load()
+    return image
 
 
 @contextlib.contextmanager
@@ -289,12 +375,8 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
-def _pixels(image: Image.Image, name: str, limits: Limits, removed: Mapping[str, bytes] | None) -> Picture:
-    """The upright picture of an image whose header was read.
-
-    Args:
-        removed: blocks of metadata that were taken out of the file; None for an image of the caller's.
-    """
+def _check_image(image: Image.Image, name: str, limits: Limits) -> None:
+    """Refuse an image whose header was read and whose full size is beyond the limits."""
     width, height = image.size
     _check_pixels(width, height, name, limits)
     needed = decoded_bytes(image)
@@ -303,12 +385,14 @@ def _pixels(image: Image.Image, name: str, limits: Limits, removed: Mapping[str,
             f"{name}: {width}x{height} pixels ({image.mode}) take {needed / 1e6:,.0f} MB to decode, the limit is "
             f"{limits.memory / 1e6:,.0f} MB; {_how_to_raise('memory')}"
         )
-    image.load()
-    return image_to_rgb(image, _orientation(image, removed), name)
 
 
 def _orientation(image: Image.Image, removed: Mapping[str, bytes] | None) -> int:
-    """The EXIF orientation (1 to 8) that is still to be applied; ``removed`` as in ``_pixels``."""
+    """The EXIF orientation (1 to 8) that is still to be applied.
+
+    Args:
+        removed: blocks of metadata that were taken out of the file; None for an image of the caller's.
+    """
     if isinstance(image, TiffImageFile):
         return 1  # PIL applies it when it loads the pixels
     if removed is None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import BoxError, ConfigError, WeightsError
-from octamark.geometry import Picture, check_boxes
+from octamark.geometry import Picture, ReducedPicture, check_boxes, part_of
 from octamark.models.registry import MISSING_FILES
 
 Detections = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -27,7 +27,16 @@ YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4
 LONGEST_SIDE = 640
 """Larger pictures are reduced to this longest side for detection."""
 
-_ATTEMPTS = ((LONGEST_SIDE, 0.0, 0), (320, 0.4, 0), (1280, 0.0, 0), (LONGEST_SIDE, 0.0, 1), (LONGEST_SIDE, 0.0, 3))
+_LARGEST_SIDE = 1280
+"""Longest side at which a whole picture is looked at."""
+
+_ATTEMPTS = (
+    (LONGEST_SIDE, 0.0, 0),
+    (320, 0.4, 0),
+    (_LARGEST_SIDE, 0.0, 0),
+    (LONGEST_SIDE, 0.0, 1),
+    (LONGEST_SIDE, 0.0, 3),
+)
 """Longest side, border (share of the longest side) and quarter turns (counter-clockwise) of each attempt. The next
 attempt is made only if the last one found nothing.
 
@@ -96,12 +105,20 @@ class FaceDetector:
             raise ConfigError(f"threshold {self.threshold!r}; allowed: numbers between 0 and 1")
         yunet_weights()
 
-    def __call__(self, picture: Picture, /) -> Detections:
+    def __call__(self, picture: Picture | ReducedPicture, /) -> Detections:
         """Boxes (n, 4) float32, xyxy in pixels, and scores (n,) float32 of the faces in a picture, largest face first.
 
         Args:
-            picture: (H, W, 3) uint8, RGB.
+            picture: (H, W, 3) uint8, RGB; or one that gives its parts reduced, as ``octamark.images.open_picture``
+                makes it of a large JPEG.
         """
+        height, width = picture.shape[:2]
+        factor = 1 if self.tiles else max(1, max(height, width) // _LARGEST_SIDE)
+        part = part_of(picture, 0, 0, width, height, factor)
+        boxes, scores = self._find(part.pixels)
+        return part.to_picture(boxes), scores
+
+    def _find(self, picture: Picture) -> Detections:
         longest = max(picture.shape[:2])
         for side, border, turns in _ATTEMPTS:
             if side > LONGEST_SIDE and longest <= LONGEST_SIDE:
@@ -158,13 +175,17 @@ class FaceDetector:
         return (corners * scales - 0.5).astype(np.float32), rows[:, -1].astype(np.float32)
 
 
-def detections(detector: Detector, picture: Picture) -> Detections:
+def detections(detector: Detector, picture: Picture | ReducedPicture) -> Detections:
     """What a detector finds in a picture: boxes (n, 4) and scores (n,), both float32.
 
     Raises:
         BoxError: a detector of one's own that returns something else, boxes that are not finite, without area or
             outside the picture, or scores that are not finite. What the detector itself raises is passed on.
     """
+    height, width = picture.shape[:2]
+    if type(detector) is FaceDetector:
+        return detector(picture)
+    picture = part_of(picture, 0, 0, width, height, 1).pixels
     found = detector(picture)
     if isinstance(detector, FaceDetector):
         return found

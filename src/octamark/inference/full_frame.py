@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from octamark.geometry import Crop, Picture, crop_transform, landmark_boxes, squares
+from octamark.geometry import Crop, Picture, ReducedPicture, crop_transform, landmark_boxes, squares
 from octamark.inference.rotation import Read
 from octamark.models import CropRule
 
@@ -18,14 +18,14 @@ _ROUNDS = 2
 """How often the crop then follows the landmarks that were found."""
 
 
-def search_full_frame(picture: Picture, read: Read, rule: CropRule) -> Crop:
+def search_full_frame(picture: Picture | ReducedPicture, read: Read, rule: CropRule) -> Crop:
     """The crop of the face that fills a picture. The best guess is returned in any case, also where there is no face.
 
     Several guesses are read. The crop of the one with the highest mean confidence then moves to its own landmarks, as
     long as the confidence rises.
 
     Args:
-        picture: (H, W, 3) uint8 RGB.
+        picture: (H, W, 3) uint8 RGB, or one that gives its parts reduced.
         read: the network.
         rule: how the network's crops are cut.
     """

@@ -18,6 +18,7 @@ from octamark.faces import Faces, Landmarks
 from octamark.geometry import (
     Crop,
     Picture,
+    ReducedPicture,
     apply,
     check_boxes,
     crop_transform,
@@ -26,7 +27,7 @@ from octamark.geometry import (
     squares,
     transform_with_spread,
 )
-from octamark.images import PictureLike, read_picture
+from octamark.images import DEFAULT_LIMITS, Limits, PictureLike, open_picture, read_picture
 from octamark.inference.detector import Detector, FaceDetector, detections
 from octamark.inference.full_frame import search_full_frame
 from octamark.inference.refiner import MIN_CROP_RATIO, REFINE, Refine, Refiner
@@ -81,6 +82,22 @@ class InferenceOptions:
                 raise ConfigError(f"{name} {value!r}; allowed: {listed(allowed)}")
         if not isinstance(self.min_confidence, Real | np.floating) or not 0.0 <= self.min_confidence <= 1.0:
             raise ConfigError(f"min_confidence {self.min_confidence!r}; allowed: 0 to 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """Where the faces of one picture are, before the landmark network has read them.
+
+    Attributes:
+        picture: as it was decoded.
+        boxes, scores: (n, 4) xyxy in pixels and (n,); None with ``full_frame``, where both come from the landmarks.
+        crops: of the n faces, which the network reads.
+    """
+
+    picture: Picture | ReducedPicture
+    boxes: NDArray[np.float32] | None
+    scores: NDArray[np.float32] | None
+    crops: Sequence[Crop]
 
 
 class Landmarker:
@@ -225,7 +242,8 @@ class Landmarker:
         if full_frame and boxes is not None:
             raise BoxError("full_frame takes no boxes: the face fills the picture")
         if not isinstance(picture, list | tuple):
-            return self.predict([read_picture(picture)], [boxes], box_kind, full_frame, heatmaps)[0]
+            decoded = self.decode(picture, reduce=boxes is not None or full_frame or self.detects_reduced)
+            return self.read_located([self.locate(decoded, boxes, box_kind, full_frame)], heatmaps)[0]
         picture_boxes: Any = [None] * len(picture) if boxes is None else boxes
         if not isinstance(picture_boxes, list | tuple) or len(picture_boxes) != len(picture):
             received = (
@@ -236,9 +254,16 @@ class Landmarker:
             raise BoxError(f"{len(picture)} pictures but {received}; give a list with boxes (or None) for each picture")
         results: list[Faces] = []
         for start in range(0, len(picture), _PICTURES):
-            batch = slice(start, start + _PICTURES)
-            pictures = [_read(source, start + index) for index, source in enumerate(picture[batch])]
-            results += self.predict(pictures, picture_boxes[batch], box_kind, full_frame, heatmaps, first=start)
+            located = []
+            for index in range(start, min(start + _PICTURES, len(picture))):
+                reduce = picture_boxes[index] is not None or full_frame or self.detects_reduced
+                try:
+                    decoded = self.decode(picture[index], reduce=reduce)
+                except PictureError as error:
+                    raise PictureError(f"picture {index} of the list: {error}") from error
+                where = f"picture {index}: " if len(picture) > 1 else ""
+                located.append(self.locate(decoded, picture_boxes[index], box_kind, full_frame, where=where))
+            results += self.read_located(located, heatmaps)
         return results
 
     def predict(
@@ -248,46 +273,89 @@ class Landmarker:
         box_kind: BoxKind = "detector",
         full_frame: bool = False,
         heatmaps: bool = False,
-        *,
-        first: int = 0,
     ) -> list[Faces]:
         """The faces of decoded pictures (H, W, 3) uint8 RGB, whose crops share the network's runs.
 
         Args:
             boxes: for each picture, (n, 4) boxes or None; the rest is as in ``__call__``.
-            first: number of the first picture in messages.
 
         Raises:
             PictureError: a picture of another form. The rest is as in ``__call__``.
         """
-        located: list[tuple[Picture, NDArray[np.float32] | None, NDArray[np.float32] | None, list[Crop]]] = []
+        located = []
         for index, picture in enumerate(pictures):
             if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
                 form = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
                 raise PictureError(
-                    f"picture {first + index}: {form}; predict takes decoded pictures, uint8 (H, W, 3): read_picture "
+                    f"picture {index}: {form}; predict takes decoded pictures, uint8 (H, W, 3): read_picture "
                     "gives them, or call the landmarker itself"
                 )
-            given_boxes = None if boxes is None else boxes[index]
-            if full_frame:
-                located.append((picture, None, None, [search_full_frame(picture, self.read, self.card.crop)]))
-                continue
-            if given_boxes is None:
-                face_boxes, scores = detections(self.detector, picture)
-            else:
-                face_boxes = check_boxes(
-                    given_boxes, picture, f"picture {first + index}: " if len(pictures) > 1 or first else ""
-                )
-                scores = np.ones(len(face_boxes), np.float32)
-            crops = crops_of_boxes(picture, face_boxes, self.card.crop, "detector" if given_boxes is None else box_kind)
-            located.append((picture, face_boxes, scores, crops))
-        crops = [crop for *_, picture_crops in located for crop in picture_crops]
-        crops, landmarks = self._landmarks(crops, heatmaps)
+            where = f"picture {index}: " if len(pictures) > 1 else ""
+            picture_boxes = None if boxes is None else boxes[index]
+            located.append(self.locate(picture, picture_boxes, box_kind, full_frame, where=where))
+        return self.read_located(located, heatmaps)
+
+    @property
+    def detects_reduced(self) -> bool:
+        """Whether the detector needs no more than reduced pictures: a ``FaceDetector`` without tiles."""
+        return type(self.detector) is FaceDetector and not self.detector.tiles
+
+    @staticmethod
+    def decode(source: PictureLike, *, reduce: bool, limits: Limits = DEFAULT_LIMITS) -> Picture | ReducedPicture:
+        """The picture as ``locate`` takes it.
+
+        Args:
+            source, limits: as in ``octamark.read_picture``.
+            reduce: whether a large JPEG may be decoded at the size at which it is needed
+                (``octamark.images.open_picture``).
+        """
+        return open_picture(source, limits=limits) if reduce else read_picture(source, limits=limits)
+
+    def locate(
+        self,
+        picture: Picture | ReducedPicture,
+        boxes: Any = None,
+        box_kind: BoxKind = "detector",
+        full_frame: bool = False,
+        *,
+        where: str = "",
+    ) -> Located:
+        """The first half of a prediction: the faces of one picture, from the detector or in boxes, as crops.
+
+        Args:
+            picture: (H, W, 3) uint8 RGB, or one that gives its parts reduced; a detector of one's own gets the
+                full array.
+            boxes, box_kind, full_frame: as in ``__call__``.
+            where: begins the messages about boxes.
+
+        Raises:
+            BoxError: as in ``__call__``. What the detector raises is passed on.
+        """
+        if full_frame:
+            return Located(picture, None, None, [search_full_frame(picture, self.read, self.card.crop)])
+        if boxes is None:
+            face_boxes, scores = detections(self.detector, picture)
+            box_kind = "detector"
+        else:
+            face_boxes = check_boxes(boxes, picture, where)
+            scores = np.ones(len(face_boxes), np.float32)
+        return Located(picture, face_boxes, scores, crops_of_boxes(picture, face_boxes, self.card.crop, box_kind))
+
+    def read_located(self, pictures: Sequence[Located], heatmaps: bool = False) -> list[Faces]:
+        """The second half of a prediction: the faces of located pictures, whose crops share the network's runs.
+
+        Raises:
+            PredictionError: a network that gives values that are not finite.
+            PictureError: a picture that is too large for the memory at hand when a finer part of it is needed.
+        """
+        crops, landmarks = self._landmarks([crop for located in pictures for crop in located.crops], heatmaps)
         results, start = [], 0
-        for picture, found_boxes, found_scores, picture_crops in located:
-            part = slice(start, start + len(picture_crops))
-            start += len(picture_crops)
-            results.append(self._faces(picture, crops[part], landmarks[part], found_boxes, found_scores, heatmaps))
+        for located in pictures:
+            part = slice(start, start + len(located.crops))
+            start += len(located.crops)
+            results.append(
+                self._faces(located.picture, crops[part], landmarks[part], located.boxes, located.scores, heatmaps)
+            )
         return results
 
     def read_crops(
@@ -350,7 +418,7 @@ class Landmarker:
 
     def _faces(
         self,
-        picture: Picture,
+        picture: Picture | ReducedPicture,
         crops: Sequence[Crop],
         landmarks: Sequence[Landmarks],
         boxes: NDArray[np.float32] | None,
@@ -392,7 +460,7 @@ class Landmarker:
 
 
 def crops_of_boxes(
-    picture: Picture, boxes: NDArray[np.floating], rule: CropRule, box_kind: BoxKind = "detector"
+    picture: Picture | ReducedPicture, boxes: NDArray[np.floating], rule: CropRule, box_kind: BoxKind = "detector"
 ) -> list[Crop]:
     """The crops of the faces in boxes (n, 4), by the crop rule of a network's card; see ``Landmarker.__call__``."""
     boxes = np.asarray(boxes).reshape(-1, 4)
@@ -435,14 +503,6 @@ def _renamed(changes: dict[str, Any]) -> dict[str, Any]:
     if "rotation" in changes:
         raise ConfigError("upright= is the old name of rotation=; give rotation= alone")
     return {"rotation": changes["upright"], **{name: value for name, value in changes.items() if name != "upright"}}
-
-
-def _read(source: Any, index: int) -> Picture:
-    """A picture of a list; messages of errors begin with its number."""
-    try:
-        return read_picture(source)
-    except PictureError as error:
-        raise PictureError(f"picture {index} of the list: {error}") from error
 
 
 def _refiner(options: InferenceOptions, card: ModelCard, points: Layout) -> Refiner | None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from octamark import models
 from octamark.errors import WeightsError, listed
 from octamark.faces import Landmarks
-from octamark.geometry import Crop, Picture, crops, transform_with_spread
+from octamark.geometry import Crop, Picture, ReducedPicture, crops, transform_with_spread
 from octamark.inference.regions import RegionTable, fuse, place
 from octamark.inference.rotation import blend, ramp
 from octamark.inference.session import run, session
@@ -96,11 +96,13 @@ class Refiner:
         outline = np.array([ramp(ratio, *OUTLINE_CROP_RATIO) for ratio in ratios])
         return np.where(self.table.outline, outline[:, None], 1.0)
 
-    def read(self, pictures: Sequence[Picture], landmarks: Sequence[Landmarks], shares: F64) -> tuple[F64, F64]:
+    def read(
+        self, pictures: Sequence[Picture | ReducedPicture], landmarks: Sequence[Landmarks], shares: F64
+    ) -> tuple[F64, F64]:
         """The network's readings of the regions of faces: points and raw spreads (n, K, 2), pixels of the pictures.
 
         Args:
-            pictures: of each face, (H, W, 3) uint8 RGB of any size.
+            pictures: of each face, (H, W, 3) uint8 RGB of any size, or ones that give their parts reduced.
             landmarks: of each face, which place the crops.
             shares: (n, R), as ``shares`` gives them. A region of share 0 is not read; its readings are the landmarks.
         """
