@@ -22,6 +22,9 @@ Picture = NDArray[np.uint8]
 MIN_BOX_SIDE = 2
 """The smallest side of a face box in pixels."""
 
+MAX_ENLARGEMENT = 1.25
+"""How much a crop may enlarge the part of a reduced picture, to spare decoding the picture again at twice the size."""
+
 _STRIP = 1 << 20
 """Bytes of a picture that are reduced at once."""
 
@@ -63,20 +66,32 @@ class ReducedPicture(Protocol):
         """(H, W, 3) of the picture at its full size."""
         ...
 
-    def part(self, left: int, top: int, right: int, bottom: int, factor: int) -> Part:
-        """The part that covers a rectangle of the picture, reduced by ``factor`` or less.
+    def part(self, left: int, top: int, right: int, bottom: int, factor: float) -> Part:
+        """The part that covers a rectangle of the picture, reduced by about ``factor``.
 
         Args:
             left, top, right, bottom: pixels of the picture; right and bottom are the first ones outside.
+            factor: by how much the caller will reduce the part, at least 1 (a part that is reduced by more is enlarged
+                again, up to ``MAX_ENLARGEMENT``).
         """
         ...
 
 
-def part_of(picture: Picture | ReducedPicture, left: int, top: int, right: int, bottom: int, factor: int) -> Part:
+def part_of(picture: Picture | ReducedPicture, left: int, top: int, right: int, bottom: int, factor: float) -> Part:
     """The part that covers a rectangle of a picture, as by ``ReducedPicture``; of an array a view, not reduced."""
     if isinstance(picture, np.ndarray):
         return Part(picture[top:bottom, left:right], 1, left, top)
     return picture.part(left, top, right, bottom, factor)
+
+
+def reduced(picture: Picture | ReducedPicture, least: int) -> Part:
+    """The whole picture, reduced by the largest whole number that leaves ``least`` pixels of its longest side."""
+    height, width = picture.shape[:2]
+    factor = max(1, max(height, width) // least)
+    part = part_of(picture, 0, 0, width, height, factor)
+    if part.factor >= factor:
+        return part
+    return Part(_reduced(part.pixels, factor // part.factor), factor, part.left, part.top)
 
 
 @dataclass(frozen=True, eq=False)
@@ -362,7 +377,7 @@ def crop(picture: Picture | ReducedPicture, transform: Floats, size: int) -> Pic
     large faces do not alias, and the cost depends on the size of the face, not of the picture.
     """
     matrix = np.asarray(transform, dtype=np.float64)
-    visible = _visible_part(picture, matrix[None], size, int(np.hypot(matrix[0, 0], matrix[1, 0])))
+    visible = _visible_part(picture, matrix[None], size, float(np.hypot(matrix[0, 0], matrix[1, 0])))
     if visible is None:
         return np.zeros((size, size, 3), dtype=np.uint8)
     part, (matrix,) = visible
@@ -373,16 +388,20 @@ def crop(picture: Picture | ReducedPicture, transform: Floats, size: int) -> Pic
 def crops(picture: Picture | ReducedPicture, transforms: Floats, size: int) -> Picture:
     """Crops (n, size, size, 3) that lie near each other, as by ``crop``; their common part is reduced once."""
     matrices = np.asarray(transforms, dtype=np.float64)
-    visible = _visible_part(picture, matrices, size, int(np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]).min()))
+    visible = _visible_part(picture, matrices, size, float(np.hypot(matrices[:, 0, 0], matrices[:, 1, 0]).min()))
     if visible is None:
         return np.zeros((len(matrices), size, size, 3), dtype=np.uint8)
     return np.stack([crop(visible[0], matrix, size) for matrix in visible[1]])
 
 
 def _visible_part(
-    picture: Picture | ReducedPicture, matrices: F64, size: int, factor: int
+    picture: Picture | ReducedPicture, matrices: F64, size: int, step: float
 ) -> tuple[Picture, F64] | None:
-    """The part of a picture that crops (n, 2, 3) show, reduced by whole pixels, and the crops in it; None outside."""
+    """The part of a picture that crops (n, 2, 3) show, reduced by whole pixels, and the crops in it; None outside.
+
+    Args:
+        step: pixels of the picture for each pixel of the crops.
+    """
     height, width = picture.shape[:2]
     square = np.array([[-1.0, -1.0], [size, -1.0], [-1.0, size], [size, size]])
     corners = (square @ matrices[:, :, :2].transpose(0, 2, 1) + matrices[:, None, :, 2]).reshape(-1, 2)
@@ -391,8 +410,8 @@ def _visible_part(
     if (last <= first).any():
         return None
     (left, top), (right, bottom) = first.tolist(), last.tolist()
-    part = part_of(picture, left, top, right, bottom, max(1, factor))
-    factor = min(factor // part.factor, max(part.pixels.shape[:2]))
+    part = part_of(picture, left, top, right, bottom, max(1.0, step))
+    factor = min(int(step / part.factor), max(part.pixels.shape[:2]))
     pixels, matrices = part.pixels, part.to_part(matrices)
     if factor >= 2:
         pixels, matrices = _reduced(pixels, factor), Part(pixels, factor).to_part(matrices)

@@ -61,14 +61,14 @@ def image_to_rgb(image: Image.Image, orientation: int, name: str, window: Window
     for y in range(top, bottom, _TILE):
         for x in range(left, right, _TILE):
             tile = (x, y, min(x + _TILE, right), min(y + _TILE, bottom))
-            pixels = turn(convert(image.crop(_stored_window(tile, size, orientation))))
+            pixels = turn(convert(image.crop(stored_window(tile, size, orientation))))
             upright[y - top : tile[3] - top, x - left : tile[2] - left] = (
                 pixels if pixels.ndim == 3 else pixels[:, :, None]
             )
     return upright
 
 
-def _stored_window(window: Window, size: tuple[int, int], orientation: int) -> Window:
+def stored_window(window: Window, size: tuple[int, int], orientation: int) -> Window:
     """Where a file stores a window of the upright picture, which has the given width and height."""
     left, top, right, bottom = window
     if orientation in MIRRORED_X:

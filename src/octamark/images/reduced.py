@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from octamark.geometry import Part
-from octamark.images.conversion import MIRRORED_X, MIRRORED_Y, TRANSPOSED, image_to_rgb
+from octamark.geometry import MAX_ENLARGEMENT, Part
+from octamark.images.conversion import MIRRORED_X, MIRRORED_Y, TRANSPOSED, image_to_rgb, stored_window
 
 FACTORS = (8, 4, 2)
 """By how much the decoder can reduce a JPEG."""
@@ -56,18 +56,27 @@ class JpegPicture:
         width, height = reversed(size) if orientation in TRANSPOSED else size
         self.shape = (height, width, 3)
 
-    def part(self, left: int, top: int, right: int, bottom: int, factor: int) -> Part:
-        """The part that covers a rectangle of the picture, reduced by ``factor`` or less; see ``ReducedPicture``.
+    def part(self, left: int, top: int, right: int, bottom: int, factor: float) -> Part:
+        """The part that covers a rectangle of the picture; see ``ReducedPicture``.
+
+        It is averaged from what the decoder gives, which is reduced by no more than the first time.
 
         Raises:
             PictureError: the memory is too small for a finer part than was decoded before.
         """
         height, width = self.shape[:2]
-        reduction = next((known for known in FACTORS if known <= min(factor, self._first)), 1)
-        image = self._reduced(reduction)
-        x1, x2, x = _reduced_range(left, right, width, reduction, self._orientation in MIRRORED_X)
-        y1, y2, y = _reduced_range(top, bottom, height, reduction, self._orientation in MIRRORED_Y)
-        return Part(image_to_rgb(image, self._orientation, self._name, (x1, y1, x2, y2)), reduction, x, y)
+        decoded_factor = next((n for n in FACTORS if n <= min(factor * MAX_ENLARGEMENT, self._first)), 1)
+        rest = max(1, int(factor / decoded_factor))
+        total = decoded_factor * rest
+        x1, x2, x = _reduced_range(left, right, width, total, self._orientation in MIRRORED_X)
+        y1, y2, y = _reduced_range(top, bottom, height, total, self._orientation in MIRRORED_Y)
+        image, window = self._reduced(decoded_factor), (x1, y1, x2, y2)
+        if rest == 1:
+            return Part(image_to_rgb(image, self._orientation, self._name, window), total, x, y)
+        size = (-(-width // total), -(-height // total))
+        stored = [rest * side for side in stored_window(window, size, self._orientation)]
+        box = (stored[0], stored[1], min(stored[2], image.width), min(stored[3], image.height))
+        return Part(image_to_rgb(image.reduce(rest, box), self._orientation, self._name), total, x, y)
 
     def _reduced(self, factor: int) -> Image.Image:
         with self._lock:

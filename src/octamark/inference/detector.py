@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import BoxError, ConfigError, WeightsError
-from octamark.geometry import Picture, ReducedPicture, check_boxes, part_of
+from octamark.geometry import Picture, ReducedPicture, check_boxes, part_of, reduced
 from octamark.models.registry import MISSING_FILES
 
 Detections = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -27,16 +27,7 @@ YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4
 LONGEST_SIDE = 640
 """Larger pictures are reduced to this longest side for detection."""
 
-_LARGEST_SIDE = 1280
-"""Longest side at which a whole picture is looked at."""
-
-_ATTEMPTS = (
-    (LONGEST_SIDE, 0.0, 0),
-    (320, 0.4, 0),
-    (_LARGEST_SIDE, 0.0, 0),
-    (LONGEST_SIDE, 0.0, 1),
-    (LONGEST_SIDE, 0.0, 3),
-)
+_ATTEMPTS = ((LONGEST_SIDE, 0.0, 0), (320, 0.4, 0), (1280, 0.0, 0), (LONGEST_SIDE, 0.0, 1), (LONGEST_SIDE, 0.0, 3))
 """Longest side, border (share of the longest side) and quarter turns (counter-clockwise) of each attempt. The next
 attempt is made only if the last one found nothing.
 
@@ -112,23 +103,18 @@ class FaceDetector:
             picture: (H, W, 3) uint8, RGB; or one that gives its parts reduced, as ``octamark.images.open_picture``
                 makes it of a large JPEG.
         """
-        height, width = picture.shape[:2]
-        factor = 1 if self.tiles else max(1, max(height, width) // _LARGEST_SIDE)
-        part = part_of(picture, 0, 0, width, height, factor)
-        boxes, scores = self._find(part.pixels)
-        return part.to_picture(boxes), scores
-
-    def _find(self, picture: Picture) -> Detections:
         longest = max(picture.shape[:2])
         for side, border, turns in _ATTEMPTS:
             if side > LONGEST_SIDE and longest <= LONGEST_SIDE:
                 continue
-            boxes, scores = self._detect(np.ascontiguousarray(np.rot90(picture, turns)), side, border)
+            part = reduced(picture, side)
+            boxes, scores = self._detect(np.ascontiguousarray(np.rot90(part.pixels, turns)), side, border)
             if len(boxes):
-                boxes = _turn_back(boxes, turns, picture.shape[1], picture.shape[0])
+                boxes = part.to_picture(_turn_back(boxes, turns, part.pixels.shape[1], part.pixels.shape[0]))
                 break
         if self.tiles and longest > LONGEST_SIDE:
-            boxes, scores = self._detect_in_tiles(picture, boxes, scores)
+            pixels = part_of(picture, 0, 0, picture.shape[1], picture.shape[0], 1).pixels
+            boxes, scores = self._detect_in_tiles(pixels, boxes, scores)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         order = np.argsort(-areas, kind="stable")
         return boxes[order], scores[order]
@@ -182,9 +168,9 @@ def detections(detector: Detector, picture: Picture | ReducedPicture) -> Detecti
         BoxError: a detector of one's own that returns something else, boxes that are not finite, without area or
             outside the picture, or scores that are not finite. What the detector itself raises is passed on.
     """
-    height, width = picture.shape[:2]
     if type(detector) is FaceDetector:
         return detector(picture)
+    height, width = picture.shape[:2]
     picture = part_of(picture, 0, 0, width, height, 1).pixels
     found = detector(picture)
     if isinstance(detector, FaceDetector):
