@@ -84,6 +84,13 @@ def part_of(picture: Picture | ReducedPicture, left: int, top: int, right: int, 
     return picture.part(left, top, right, bottom, factor)
 
 
+def whole(picture: Picture | ReducedPicture) -> Picture:
+    """The whole picture at its full size; an array is returned as it is."""
+    if isinstance(picture, np.ndarray):
+        return picture
+    return picture.part(0, 0, picture.shape[1], picture.shape[0], 1).pixels
+
+
 def reduced(picture: Picture | ReducedPicture, least: int) -> Part:
     """The whole picture, reduced by the largest whole number that leaves ``least`` pixels of its longest side."""
     height, width = picture.shape[:2]

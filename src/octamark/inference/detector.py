@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import BoxError, ConfigError, WeightsError
-from octamark.geometry import Picture, ReducedPicture, check_boxes, part_of, reduced
+from octamark.geometry import Picture, ReducedPicture, check_boxes, reduced, whole
 from octamark.models.registry import MISSING_FILES
 
 Detections = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -113,8 +113,7 @@ class FaceDetector:
                 boxes = part.to_picture(_turn_back(boxes, turns, part.pixels.shape[1], part.pixels.shape[0]))
                 break
         if self.tiles and longest > LONGEST_SIDE:
-            pixels = part_of(picture, 0, 0, picture.shape[1], picture.shape[0], 1).pixels
-            boxes, scores = self._detect_in_tiles(pixels, boxes, scores)
+            boxes, scores = self._detect_in_tiles(whole(picture), boxes, scores)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         order = np.argsort(-areas, kind="stable")
         return boxes[order], scores[order]
@@ -170,8 +169,7 @@ def detections(detector: Detector, picture: Picture | ReducedPicture) -> Detecti
     """
     if type(detector) is FaceDetector:
         return detector(picture)
-    height, width = picture.shape[:2]
-    picture = part_of(picture, 0, 0, width, height, 1).pixels
+    picture = whole(picture)
     found = detector(picture)
     if isinstance(detector, FaceDetector):
         return found

@@ -1,4 +1,4 @@
-"""Many pictures through one landmarker: in order, in bounded memory, decoded ahead of the network."""
+"""Many pictures through one landmarker: in order, in bounded memory, on several threads."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from PIL import Image
 
 from octamark.errors import ConfigError, OctamarkError, PictureError, PredictionError
 from octamark.faces import Faces
-from octamark.geometry import Picture
-from octamark.images import DEFAULT_LIMITS, Limits, PictureLike, picture_size, read_picture
-from octamark.inference.landmarker import Landmarker
+from octamark.geometry import Picture, whole
+from octamark.images import DEFAULT_LIMITS, Limits, PictureLike, held_pixels
+from octamark.inference.detector import FaceDetector
+from octamark.inference.landmarker import Landmarker, Located
 
 MAX_PIXELS = 30_000_000
-"""Pixels that may wait for the network, of all decoded pictures together; a larger picture is decoded alone."""
+"""Pixels of all pictures together that wait for the network, and of those that the network reads; a larger picture is
+alone. Reduced pictures wait with the pixels that are decoded, and are read with those of their full size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,15 +57,21 @@ def stream(
 ) -> Iterator[Result]:
     """One ``Result`` for each input, in the order of the inputs.
 
-    While the network runs, the next pictures are decoded on other threads, as far ahead as ``batch`` pictures or
-    ``MAX_PIXELS`` pixels. What goes wrong with one input is the ``error`` of its result, and the others go on.
+    Pictures are decoded, searched for faces and read on other threads, some ahead of the result that is yielded. What
+    goes wrong with one input is the ``error`` of its result, and the others go on. What the iterable of inputs itself
+    raises is passed on.
 
-    What the iterable of inputs itself raises is passed on.
+    Memory does not grow with the number of inputs: at most ``(decoders + 2) * batch`` pictures are held, and about
+    ``MAX_PIXELS`` pixels wait while as many are read. Large JPEGs are decoded at reduced size
+    (``octamark.images.open_picture``), unless ``keep_pictures`` or a detector of one's own needs them whole.
 
     Args:
         inputs: paths, bytes, PIL images or arrays; a generator is read as far ahead as pictures are decoded.
         batch: pictures that share the network's runs.
-        decoders: threads that decode.
+        decoders: threads that decode, look for faces and run the networks. Each run takes the processor threads that
+            the landmarker's option ``threads`` says: most pictures per second come from ``threads=1`` and as many
+            decoders as there are processors. A detector of one's own is always called on the thread of the caller, on
+            one picture at a time.
         limits: how large a picture may be.
         full_frame, heatmaps: as in calling the ``Landmarker``.
         keep_pictures: keep each decoded picture in its result, for drawing on it.
@@ -80,76 +88,103 @@ def stream(
         0 0
         1 missing.jpg: cannot be read (No such file or directory)
     """
-
-    def predicted(chunk: list[tuple[int, PictureLike, Picture]]) -> Iterator[Result]:
-        """The results of a chunk. If the chunk fails, its pictures are predicted one by one."""
-        try:
-            pictures = [picture for *_, picture in chunk]
-            results = landmarker.predict(pictures, full_frame=full_frame, heatmaps=heatmaps)
-        except Exception as error:  # whatever cv2, ONNX Runtime or a detector of one's own raises
-            if len(chunk) == 1:
-                index, source, _ = chunk[0]
-                yield Result(index, source, None, _explained(error, source))
-                return
-            del error
-            gc.collect()
-            for part in chunk:
-                yield from predicted([part])
-            return
-        for (index, source, picture), faces in zip(chunk, results, strict=True):
-            yield Result(index, source, faces, None, picture if keep_pictures else None)
-
     if isinstance(inputs, str | bytes | bytearray | memoryview | os.PathLike | np.ndarray | Image.Image):
         raise ConfigError(f"inputs are one {type(inputs).__name__}; give a list, or another iterable, of pictures")
-    chunk: list[tuple[int, PictureLike, Picture]] = []
-    pixels = 0
-    for index, source, picture in _decoded(inputs, max(1, batch), max(1, decoders), limits):
-        if isinstance(picture, OctamarkError):
-            yield from predicted(chunk) if chunk else ()
-            chunk, pixels = [], 0
-            yield Result(index, source, None, picture)
-            continue
-        chunk.append((index, source, picture))
-        pixels += picture.shape[0] * picture.shape[1]
-        del picture
-        if len(chunk) >= batch or pixels > MAX_PIXELS:
-            yield from predicted(chunk)
-            chunk, pixels = [], 0
-    if chunk:
-        yield from predicted(chunk)
+    batch, decoders = max(1, batch), max(1, decoders)
+    locates_ahead = full_frame or type(landmarker.detector) is FaceDetector
+    reduce = not keep_pictures and (full_frame or landmarker.detects_reduced)
 
+    def prepare(source: PictureLike) -> Located | Picture | OctamarkError:
+        """The located faces of an input; without ``locates_ahead`` the picture; or why there is neither."""
+        try:
+            picture = landmarker.decode(source, reduce=reduce, limits=limits)
+            return landmarker.locate(picture, full_frame=full_frame) if locates_ahead else whole(picture)
+        except Exception as error:  # whatever cv2, ONNX Runtime or PIL raises
+            return _explained(error, source)
 
-def _decoded(
-    inputs: Iterable[PictureLike], ahead: int, threads: int, limits: Limits
-) -> Iterator[tuple[int, PictureLike, Picture | OctamarkError]]:
-    """The inputs in order, each with its index and its picture, or the error where it cannot be read."""
-    waiting: deque[tuple[int, PictureLike, int, Future[Picture | OctamarkError]]] = deque()
-    pixels = 0
-    with ThreadPoolExecutor(threads, thread_name_prefix="octamark-decode") as pool:
+    def located(source: PictureLike, prepared: Located | Picture | OctamarkError) -> Located | OctamarkError:
+        """What ``prepare`` left to the thread of the caller: a detector of one's own."""
+        if not isinstance(prepared, np.ndarray):
+            return prepared
+        try:
+            return landmarker.locate(prepared)
+        except Exception as error:
+            return _explained(error, source)
+
+    def read(chunk: list[_Input]) -> list[Result]:
+        """The results of inputs. If reading them together fails, they are read one by one."""
+        good = [item.located for item in chunk if isinstance(item.located, Located)]
+        try:
+            faces = iter(landmarker.read_located(good, heatmaps))
+        except Exception as error:
+            if len(chunk) == 1:
+                (item,) = chunk
+                return [Result(item.index, item.source, None, _explained(error, item.source))]
+            del error
+            gc.collect()
+            return [result for item in chunk for result in read([item])]
+        return [
+            Result(item.index, item.source, None, item.located)
+            if isinstance(item.located, OctamarkError)
+            else Result(
+                item.index, item.source, next(faces), None, whole(item.located.picture) if keep_pictures else None
+            )
+            for item in chunk
+        ]
+
+    waiting: deque[tuple[int, PictureLike, int, Future[Located | Picture | OctamarkError]]] = deque()
+    reading: deque[tuple[int, Future[list[Result]]]] = deque()
+    chunk: list[_Input] = []
+    with ThreadPoolExecutor(decoders, thread_name_prefix="octamark-stream") as pool:
+
+        def next_results() -> Iterator[Result]:
+            """Move the first input that waits into the chunk; results come out where others must make room for it."""
+            index, source, _, future = waiting.popleft()
+            item = _Input(index, source, located(source, future.result()))
+            if chunk and (len(chunk) >= batch or sum(other.pixels for other in chunk) + item.pixels > MAX_PIXELS):
+                yield from submit()
+            chunk.append(item)
+
+        def submit() -> Iterator[Result]:
+            """Hand the chunk to the pool, after results of earlier chunks made room for it."""
+            pixels = sum(item.pixels for item in chunk)
+            while reading and (len(reading) >= decoders or sum(other for other, _ in reading) + pixels > MAX_PIXELS):
+                yield from reading.popleft()[1].result()
+            reading.append((pixels, pool.submit(read, chunk.copy())))
+            chunk.clear()
+
         try:
             for index, source in enumerate(inputs):
-                size = picture_size(source) or (0, 0)
-                area = size[0] * size[1]
-                while waiting and (len(waiting) >= ahead or pixels + area > MAX_PIXELS):
-                    done_index, done_source, done_area, future = waiting.popleft()
-                    pixels -= done_area
-                    yield done_index, done_source, future.result()
-                    del future
-                waiting.append((index, source, area, pool.submit(_read, source, limits)))
-                pixels += area
+                pixels = held_pixels(source, reduce=reduce)
+                while waiting and (len(waiting) >= batch or sum(item[2] for item in waiting) + pixels > MAX_PIXELS):
+                    yield from next_results()
+                waiting.append((index, source, pixels, pool.submit(prepare, source)))
+                while reading and reading[0][1].done():
+                    yield from reading.popleft()[1].result()
             while waiting:
-                done_index, done_source, _, future = waiting.popleft()
-                yield done_index, done_source, future.result()
-                del future
+                yield from next_results()
+            if chunk:
+                yield from submit()
+            while reading:
+                yield from reading.popleft()[1].result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _read(source: PictureLike, limits: Limits) -> Picture | OctamarkError:
-    try:
-        return read_picture(source, limits=limits)
-    except Exception as error:
-        return _explained(error, source)
+@dataclass(frozen=True, eq=False)
+class _Input:
+    """An input whose faces are located, or whose error is known."""
+
+    index: int
+    source: PictureLike
+    located: Located | OctamarkError
+
+    @property
+    def pixels(self) -> int:
+        if isinstance(self.located, OctamarkError):
+            return 0
+        height, width, _ = self.located.picture.shape
+        return int(height * width)
 
 
 def _explained(error: Exception, source: PictureLike) -> OctamarkError:
