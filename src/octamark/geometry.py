@@ -71,8 +71,8 @@ class ReducedPicture(Protocol):
 
         Args:
             left, top, right, bottom: pixels of the picture; right and bottom are the first ones outside.
-            factor: by how much the caller will reduce the part, at least 1 (a part that is reduced by more is enlarged
-                again, up to ``MAX_ENLARGEMENT``).
+            factor: by how much the part may be reduced, at least 1. It is a whole number in the result, and may be
+                larger by up to ``MAX_ENLARGEMENT``.
         """
         ...
 
@@ -91,14 +91,10 @@ def whole(picture: Picture | ReducedPicture) -> Picture:
     return picture.part(0, 0, picture.shape[1], picture.shape[0], 1).pixels
 
 
-def reduced(picture: Picture | ReducedPicture, least: int) -> Part:
-    """The whole picture, reduced by the largest whole number that leaves ``least`` pixels of its longest side."""
+def reduced(picture: Picture | ReducedPicture, least: float) -> Part:
+    """The whole picture, reduced to about ``least`` pixels of its longest side or more; an array is not reduced."""
     height, width = picture.shape[:2]
-    factor = max(1, max(height, width) // least)
-    part = part_of(picture, 0, 0, width, height, factor)
-    if part.factor >= factor:
-        return part
-    return Part(_reduced(part.pixels, factor // part.factor), factor, part.left, part.top)
+    return part_of(picture, 0, 0, width, height, max(1.0, max(height, width) / least))
 
 
 @dataclass(frozen=True, eq=False)

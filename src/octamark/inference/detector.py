@@ -41,6 +41,10 @@ _OVERLAP = 160
 _DUPLICATE_OVERLAP = 0.5
 """Two boxes show the same face if they share this part of the smaller one's area."""
 
+_SPARE = 1.5
+"""How many times a look's longest side the longest side of a picture is that was reduced when it was decoded. With 1 the
+second reduction, by less than 2, moves boxes by 0.6 % of their side on average, with 1.5 by 0.2 %."""
+
 _MIN_SIDE = 64
 """A thinner picture is padded to this side, because YuNet reports faces in very thin pictures where there are none."""
 
@@ -107,7 +111,7 @@ class FaceDetector:
         for side, border, turns in _ATTEMPTS:
             if side > LONGEST_SIDE and longest <= LONGEST_SIDE:
                 continue
-            part = reduced(picture, side)
+            part = reduced(picture, _SPARE * side)
             boxes, scores = self._detect(np.ascontiguousarray(np.rot90(part.pixels, turns)), side, border)
             if len(boxes):
                 boxes = part.to_picture(_turn_back(boxes, turns, part.pixels.shape[1], part.pixels.shape[0]))
