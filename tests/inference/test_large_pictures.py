@@ -122,6 +122,7 @@ def test_small_faces_are_read_at_full_size(nano: Landmarker, photograph: Picture
     assert distance(nano(data, full.boxes), full) < 0.1
 
 
+@pytest.mark.slow
 def test_a_list_a_stream_and_eight_threads_give_what_single_calls_give(
     nano: Landmarker, portrait: Picture, tmp_path: Path
 ) -> None:

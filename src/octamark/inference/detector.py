@@ -42,8 +42,8 @@ _DUPLICATE_OVERLAP = 0.5
 """Two boxes show the same face if they share this part of the smaller one's area."""
 
 _SPARE = 1.5
-"""How many times a look's longest side the longest side of a picture is that was reduced when it was decoded. With 1 the
-second reduction, by less than 2, moves boxes by 0.6 % of their side on average, with 1.5 by 0.2 %."""
+"""A picture that is reduced when it is decoded keeps this many times the longest side of the look. With 1, its second
+reduction, by less than 2, moves boxes by 0.6 % of their side on average, with 1.5 by 0.2 %."""
 
 _MIN_SIDE = 64
 """A thinner picture is padded to this side, because YuNet reports faces in very thin pictures where there are none."""
