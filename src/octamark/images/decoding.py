@@ -330,17 +330,17 @@ def _decode_as_it_is(
     """
     image = _open(io.BytesIO(data), name)
     _check_image(image, name, limits)
-    orientation, size = _orientation(image, removed), image.size
+    size = image.size
     factor = first_factor(*size) if reduce and image.format in ("JPEG", "MPO") else 1
     if factor == 1:
-        image.load()
-        return image_to_rgb(image, orientation, name)
+        image.load()  # before the orientation is read: a PNG may name it behind its pixels
+        return image_to_rgb(image, _orientation(image, removed), name)
 
     def decode(factor: int) -> Image.Image:
         with _errors(name), _without_warnings() if silent else contextlib.nullcontext():
             return _load_reduced(_open(io.BytesIO(data), name), factor)
 
-    return JpegPicture(name, size, orientation, decode, {factor: _load_reduced(image, factor)})
+    return JpegPicture(name, size, _orientation(image, removed), decode, {factor: _load_reduced(image, factor)})
 
 
 def _load_reduced(image: Image.Image, factor: int) -> Image.Image:
