@@ -111,6 +111,59 @@ def test_inputs_are_read_ahead_within_bounds(nano: Landmarker, monkeypatch: pyte
     assert most <= 10
 
 
+def working_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("octamark-stream")]
+
+
+def test_a_detector_of_ones_own_is_called_on_the_thread_of_the_caller(photograph: Picture) -> None:
+    """It may not be safe to share. The networks run on other threads all the same."""
+    threads: list[str] = []
+
+    def detector(picture: Picture) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        threads.append(threading.current_thread().name)
+        return np.array([[180, 60, 270, 175]], np.float32), np.ones(1, np.float32)
+
+    landmarker = octamark.load("nano", threads=1, detector=detector)
+    assert all(result.faces for result in stream(landmarker, [photograph] * 5, batch=2))
+    assert threads == [threading.current_thread().name] * 5
+
+
+def test_octamark_s_own_detector_and_networks_run_on_other_threads(
+    nano: Landmarker, photograph: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[str, set[str]] = {"locate": set(), "read_located": set()}
+    for name in threads:
+        method = getattr(Landmarker, name)
+
+        def noted(*arguments: Any, name: str = name, method: Any = method, **options: Any) -> Any:
+            threads[name].add(threading.current_thread().name)
+            return method(*arguments, **options)
+
+        monkeypatch.setattr(Landmarker, name, noted)
+    assert all(result.faces for result in stream(nano, [photograph] * 5, batch=2))
+    for names in threads.values():
+        assert names
+        assert all(name.startswith("octamark-stream") for name in names)
+
+
+def test_what_the_inputs_raise_is_passed_on_and_leaves_no_thread(nano: Landmarker, photograph: Picture) -> None:
+    def inputs() -> Iterator[Picture]:
+        yield photograph
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(stream(nano, inputs()))
+    assert not working_threads()
+
+
+def test_results_come_before_the_inputs_end(nano: Landmarker, photograph: Picture) -> None:
+    """A generator of inputs may never end: results are not kept until then."""
+    results = stream(nano, (photograph for _ in iter(int, 1)), batch=2)
+    assert [next(results).index for _ in range(5)] == list(range(5))
+    results.close()  # type: ignore[attr-defined]
+    assert not working_threads()
+
+
 def test_a_stream_that_is_left_early_stops_decoding(nano: Landmarker, photograph: Picture) -> None:
     taken: list[int] = []
 
@@ -123,7 +176,7 @@ def test_a_stream_that_is_left_early_stops_decoding(nano: Landmarker, photograph
     assert isinstance(next(results).faces, Faces)
     results.close()  # type: ignore[attr-defined]
     assert len(taken) < 10
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("octamark-stream")]
+    assert not working_threads()
 
 
 @pytest.mark.parametrize("inputs", ["picture.jpg", Path("picture.jpg"), b"bytes", np.zeros((64, 64, 3), np.uint8)])
