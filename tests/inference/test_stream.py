@@ -146,6 +146,32 @@ def test_octamark_s_own_detector_and_networks_run_on_other_threads(
         assert all(name.startswith("octamark-stream") for name in names)
 
 
+def test_pictures_are_located_together_and_while_the_network_reads(
+    nano: Landmarker, photograph: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two pictures meet in the detector, and the first two are not read before the next two are located."""
+    together, later = threading.Barrier(2), threading.Event()
+    locate, read = Landmarker.locate, Landmarker.read_located
+    located: list[object] = []
+
+    def locate_in_pairs(*arguments: Any, **options: Any) -> Any:
+        together.wait(timeout=60)
+        result = locate(*arguments, **options)
+        located.append(result)
+        if len(located) >= 4:
+            later.set()
+        return result
+
+    def read_after_four(*arguments: Any) -> Any:
+        assert later.wait(timeout=60)
+        return read(*arguments)
+
+    monkeypatch.setattr(Landmarker, "locate", locate_in_pairs)
+    monkeypatch.setattr(Landmarker, "read_located", read_after_four)
+    results = list(stream(nano, [photograph] * 6, batch=2, decoders=3))
+    assert [result.error for result in results] == [None] * 6
+
+
 def test_what_the_inputs_raise_is_passed_on_and_leaves_no_thread(nano: Landmarker, photograph: Picture) -> None:
     def inputs() -> Iterator[Picture]:
         yield photograph
