@@ -100,6 +100,21 @@ def test_a_face_that_fills_the_picture(nano: Landmarker, photograph: Picture, de
     assert distance(faces, nano(read_picture(data), full_frame=True)) < 0.1
 
 
+@pytest.mark.slow
+def test_points_of_real_photographs_stay_within_a_tenth_of_their_expected_error(
+    w300_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEAST_SIDE", 300)
+    small = octamark.load("small", threads=1)
+    distances = []
+    for path in sorted((w300_root / "helen" / "trainset").glob("*.jpg"))[:15]:
+        full = small(read_picture(path))
+        if isinstance(decoding.open_picture(path), JpegPicture) and len(full):
+            distances.append(distance(small(path, full.boxes), full))
+    assert len(distances) > 5
+    assert 0 < np.mean(distances) < 0.1
+
+
 def test_regions_are_read_as_finely_as_they_are_stored(portrait: Picture, decodings: list[int]) -> None:
     """The refinement needs pixels that the first decoding left out: the picture is decoded once more, at full size."""
     small = octamark.load("small", threads=1, refine="always")
