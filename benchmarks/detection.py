@@ -15,7 +15,7 @@ import numpy as np
 
 import octamark
 from octamark.datasets import Sample, read
-from octamark.geometry import apply, crop_transform, crop, invert, landmark_boxes
+from octamark.geometry import apply, crop, crop_transform, invert, landmark_boxes
 
 SIZES = ((512, 512), (640, 480), (1024, 768), (1280, 960), (1920, 1280), (3000, 2000))
 """Width and height of the collages."""
@@ -72,8 +72,12 @@ def collage(kind: str, samples: Sequence[Sample], grounds: Sequence[np.ndarray],
     width, height = SIZES[rng.integers(len(SIZES))]
     canvas = fitted(grounds[rng.integers(len(grounds))], width, height, rng).astype(np.float32)
     largest = min(400.0, 0.45 * height)
-    count = {"many": int(rng.integers(8, 31)), "mixed": int(rng.integers(2, 8)), "few": int(rng.integers(1, 5))}[kind]
+    count = {"many": int(rng.integers(8, 31)), "mixed": int(rng.integers(2, 8)), "few": int(rng.integers(1, 5))}.get(
+        kind, 2
+    )
     sides = np.exp(rng.uniform(np.log(12), np.log(largest), count))
+    if kind == "small":
+        sides = np.exp(rng.uniform(np.log(12), np.log(48), int(rng.integers(1, 5))))
     if kind == "mixed":
         sides[0] = rng.uniform(0.6, 1.0) * largest
         sides[1:] = np.exp(rng.uniform(np.log(12), np.log(0.25 * largest), count - 1))
@@ -154,6 +158,16 @@ def hard(kind: str, sample: Sample, rng: np.random.Generator) -> Scene:
     return Scene(f"hard, {kind}", picture, landmark_boxes(landmarks)[None])
 
 
+def filling(sample: Sample, rng: np.random.Generator) -> Scene:
+    """A face that fills the picture: a margin of at most a tenth around its points."""
+    picture = sample.read()
+    box = landmark_boxes(sample.landmarks)
+    sides = box[2:] - box[:2]
+    left, top = np.maximum(0, box[:2] - rng.uniform(0, 0.1, 2) * sides).astype(int)
+    right, bottom = np.ceil(box[2:] + rng.uniform(0, 0.1, 2) * sides).astype(int)
+    return Scene("fills the picture", picture[top:bottom, left:right], (box - [left, top, left, top])[None])
+
+
 def shoulders(sample: Sample) -> np.ndarray | None:
     """The part of a picture below the chin; None if it is not 48 pixels high."""
     picture = sample.read()
@@ -180,8 +194,10 @@ def scenes(data: Path, count: int) -> Iterator[Scene]:
         paths = sorted((data / "unlabelled").glob(pattern))
         for i in rng.permutation(len(paths))[:count]:
             yield Scene(kind, octamark.read_picture(paths[i]), None)
+    for i in rng.permutation(len(train))[:count]:
+        yield filling(train[i], rng)
     grounds = backgrounds(data)
-    for kind in ("few", "mixed", "many"):
+    for kind in ("few", "mixed", "many", "small"):
         for _ in range(count):
             yield collage(kind, train, grounds, rng)
     for kind in HARD:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -49,7 +50,9 @@ def find_faces(pictures: NDArray[np.uint8], threshold: float, threads: int = 1) 
     """
     count, height, width = pictures.shape[:3]
     rows, columns = (-(-side // STRIDES[-1]) * STRIDES[-1] for side in (height, width))
-    planes = np.zeros((count, 3, rows, columns), np.float32)
+    planes = np.empty((count, 3, rows, columns), np.float32)
+    planes[:, :, height:] = 0
+    planes[:, :, :, width:] = 0
     planes[:, :, :height, :width] = pictures.transpose(0, 3, 1, 2)[:, ::-1]  # blue first
     names = [f"{kind}_{stride}" for stride in STRIDES for kind in ("cls", "obj", "bbox")]
     outputs = yunet_session(threads).run(names, {"input": planes})
@@ -75,22 +78,12 @@ def find_faces(pictures: NDArray[np.uint8], threshold: float, threads: int = 1) 
 def _suppressed(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> Detections:
     """Boxes (n, 4) and scores (n,), highest score first, without boxes that overlap one of a higher score.
 
-    As in OpenCV, overlaps are those of the boxes with whole numbers as corners and sizes.
+    As in OpenCV's detector, overlaps are those of boxes with whole numbers as corners and sizes.
     """
-    order = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
-    boxes, scores = boxes[order], scores[order]
-    low = np.trunc(boxes[:, :2])
-    high = low + np.trunc(boxes[:, 2:] - boxes[:, :2])
-    areas = (high - low).prod(axis=1)
-    selected = []
-    waiting = np.arange(len(boxes))
-    while len(waiting):
-        best, waiting = waiting[0], waiting[1:]
-        selected.append(best)
-        sides = np.minimum(high[best], high[waiting]) - np.maximum(low[best], low[waiting])
-        shared = np.clip(sides, 0, None).prod(axis=1)
-        waiting = waiting[shared <= MAX_IOU * (areas[best] + areas[waiting] - shared)]
-    return boxes[selected], scores[selected]
+    corners_sizes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.int32)
+    selected = cv2.dnn.NMSBoxes(corners_sizes, scores, 0.0, MAX_IOU, 1.0, MAX_CANDIDATES)  # type: ignore[arg-type]
+    index = np.asarray(selected, np.int64)
+    return boxes[index], scores[index]
 
 
 @cache
