@@ -1,17 +1,39 @@
-"""Recall, precision and milliseconds of the face detector on whole pictures."""
+"""Recall, precision and milliseconds of the face detector on whole pictures, beside those of another version.
+
+    pip install --no-deps scikit-image     (for pictures without a face)
+    python -m benchmarks.detection DATA [--before OTHER/src] [--count 100] [--update]
+
+DATA holds 300w/ (train and val), unlabelled/ (portraits and video frames of one person each) and heads/hdri/
+(environments without people). The other pictures are made from them with a fixed seed: collages of faces of 12 to 400
+pixels on backgrounds without a face, and faces of 300W's training split that are occluded, dark, blurred or turned.
+
+A face counts as found if a box overlaps the box around its points by an IoU of at least 0.2. Where somebody is in the
+picture, but nobody has labelled where, any box counts. Boxes on no labelled face are false; in 300W's pictures most of
+them lie on other people. Where the detector finds nothing, ``small`` may still confirm a face; its result counts.
+
+With --before, the source of another version runs in a process of its own, and the two take turns picture by picture.
+Milliseconds are those of the detector alone, on one thread: the lesser of two calls, then the mean over pictures."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import json
 import os
-from collections.abc import Iterator, Sequence
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")
 
 import cv2
 import numpy as np
+from benchmarks.measurements import ROOT, Measurement, Value, add_update_option, finish
+from rich.progress import track
 
 import octamark
 from octamark.datasets import Sample, read
@@ -27,7 +49,23 @@ FACELESS = (
 )  # fmt: skip
 """scikit-image's pictures without a face."""
 
+CLASSES = {"under 16": (0, 16), "16 to 32": (16, 32), "32 to 64": (32, 64), "64 and more": (64, np.inf)}
+"""Sides of the faces in collages, in pixels where the picture's longer side has 640."""
+
 HARD = ("occluded", "dark", "blurred", "turned", "turned and occluded")
+
+
+NO_FACE, UNLABELLED = ("no face", "below the chin"), ("portraits", "video frames")
+"""Kinds of pictures without a face, and of pictures in which nobody has labelled where the face is."""
+
+TEXT = (
+    "*Before* is version 0.1.0, which ran YuNet in OpenCV at 640 pixels, and tried 320 pixels with a border, 1,280 "
+    "pixels and quarter turns where it found nothing. A face is found if a box overlaps the box around its points by "
+    "an IoU of at least 0.2; in portraits and video frames, whose faces have no labels, if there is a box. False "
+    "boxes lie on no labelled face; in 300W's pictures and in those of hard faces, which are made from them, many lie "
+    "on other people. Where the detector finds nothing, `small` may confirm a less certain face. Milliseconds are "
+    "the detector's alone, on one thread: the lesser of two calls in alternating turns, mean over pictures."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +152,7 @@ def paste(canvas: np.ndarray, sample: Sample, x: float, y: float, side: float) -
     part = np.s_[max(0, top) : min(h, top + size), max(0, left) : min(w, left + size)]
     inner = np.s_[max(0, -top) : size - max(0, top + size - h), max(0, -left) : size - max(0, left + size - w)]
     canvas[part] = mask[inner] * head[inner] + (1 - mask[inner]) * canvas[part]
-    points = apply(invert(transform), sample.landmarks) + (left, top)
+    points = apply(invert(transform), sample.landmarks) + np.array([left, top])
     return landmark_boxes(points)
 
 
@@ -182,7 +220,7 @@ def empty(ground: np.ndarray, rng: np.random.Generator) -> Scene:
 
 
 def scenes(data: Path, count: int) -> Iterator[Scene]:
-    """All pictures of the benchmark, about ``count`` of each kind; they depend on nothing but ``data`` and ``count``."""
+    """All pictures of the benchmark, about ``count`` of each kind, the same at every call."""
     val = read("300w", data / "300w", "val")
     held_out = {sample.name for sample in val}
     train = [sample for sample in read("300w", data / "300w", "train") if sample.name not in held_out]
@@ -208,3 +246,151 @@ def scenes(data: Path, count: int) -> Iterator[Scene]:
     for i in rng.permutation(len(train))[:count]:
         if (strip := shoulders(train[i])) is not None:
             yield Scene("below the chin", strip, np.zeros((0, 4)))
+
+
+Row = Mapping[str, Any]
+"""What was found in a picture: ``hits``, a truth value for each face, ``false``, ``any`` and ``ms``."""
+
+
+def observe(scene: Scene, detector: octamark.FaceDetector, landmarker: octamark.Landmarker) -> Row:
+    """What is found in a picture, and how long the detector takes."""
+    milliseconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        boxes, scores = detector(scene.picture)
+        milliseconds.append((time.perf_counter() - start) * 1000)
+    if not len(boxes):
+        faces = landmarker(scene.picture)
+        boxes, scores = faces.boxes, faces.scores
+    truth = np.zeros((0, 4)) if scene.boxes is None else scene.boxes
+    hits, false = matched(boxes, scores, truth)
+    return {"hits": hits, "false": 0 if scene.boxes is None else false, "any": len(boxes) > 0, "ms": min(milliseconds)}
+
+
+def matched(boxes: np.ndarray, scores: np.ndarray, truth: np.ndarray) -> tuple[list[bool], int]:
+    """Whether each of the faces (n, 4) is found, and the number of boxes that lie on none of them."""
+    hits, false = [False] * len(truth), 0
+    for box in boxes[np.argsort(-scores)]:
+        low, high = np.maximum(box[:2], truth[:, :2]), np.minimum(box[2:], truth[:, 2:])
+        shared = np.clip(high - low, 0, None).prod(axis=1)
+        iou = shared / (np.prod(box[2:] - box[:2]) + (truth[:, 2:] - truth[:, :2]).prod(axis=1) - shared)
+        free = np.where(hits, 0, iou)
+        if len(free) and free.max() >= 0.2:
+            hits[int(free.argmax())] = True
+        elif not (iou >= 0.2).any():
+            false += 1
+    return hits, false
+
+
+def other_version(source: Path, data: Path, count: int) -> tuple[subprocess.Popen[str], Callable[[], Row]]:
+    """A process that runs the version in a source folder, and a function that has it observe the next picture."""
+    command = [sys.executable, "-m", "benchmarks.detection", str(data), "--count", str(count), "--serve"]
+    environment = os.environ | {"PYTHONPATH": f"{source}{os.pathsep}{ROOT}"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    pipe_in, pipe_out = process.stdin, process.stdout
+    assert pipe_in is not None
+    assert pipe_out is not None
+
+    def following() -> Row:
+        pipe_in.write("next\n")
+        pipe_in.flush()
+        return json.loads(pipe_out.readline())
+
+    return process, following
+
+
+def serve(data: Path, count: int) -> None:
+    """Observe one picture for each line of standard input."""
+    detector, landmarker = octamark.FaceDetector(), octamark.load("small", refine="never", threads=1)
+    for scene in scenes(data, count):
+        if not sys.stdin.readline():
+            return
+        print(json.dumps(observe(scene, detector, landmarker)), flush=True)
+
+
+def kinds_table(kinds: Mapping[str, list[tuple[Row, ...]]]) -> Measurement:
+    """The entry with a row for each kind of picture."""
+    rows: list[list[Value]] = []
+    for kind, pictures in kinds.items():
+        row: list[Value] = [kind, len(pictures), sum(len(versions[0]["hits"]) for versions in pictures)]
+        for version in range(len(pictures[0])):
+            observed = [versions[version] for versions in pictures]
+            hits = [hit for one in observed for hit in one["hits"]]
+            found = None if kind in NO_FACE else 100 * float(np.mean(hits or [one["any"] for one in observed]))
+            false = None if kind in UNLABELLED else sum(one["false"] for one in observed)
+            row += [found, false, float(np.mean([one["ms"] for one in observed]))]
+        rows.append(row)
+    names = ("before", "after") if len(rows[0]) > 6 else ("",)
+    measured = [
+        (title.format(name).strip(), form)
+        for name in names
+        for title, form in (("recall {}, %", ".1f"), ("false boxes {}", "d"), ("ms {}", ".2f"))
+    ]
+    return Measurement(
+        name="detection",
+        page="detection",
+        title="Recall, false boxes and milliseconds by kind of picture",
+        text=TEXT,
+        columns=(("", ""), ("pictures", "d"), ("faces", "d"), *measured),
+        rows=rows,
+        command="python -m benchmarks.detection DATA --before OTHER/src",
+        data="300W train and val, unlabelled pictures, collages",
+    )
+
+
+def classes_table(sizes: Mapping[str, list[tuple[bool, ...]]]) -> Measurement:
+    """The entry with the recall of faces in collages by size."""
+    rows: list[list[Value]] = [
+        [name, len(faces), *(100 * float(np.mean(version)) for version in zip(*faces, strict=True))]
+        for name, faces in sizes.items()
+    ]
+    names = ("recall before, %", "recall after, %") if len(rows[0]) > 3 else ("recall, %",)
+    return Measurement(
+        name="detection-sizes",
+        page="detection",
+        title="Recall in collages by size of the face",
+        text="Side of the box around the points, in pixels where the picture's longer side has 640.",
+        columns=(("side", ""), ("faces", "d"), *((name, ".1f") for name in names)),
+        rows=rows,
+        command="python -m benchmarks.detection DATA --before OTHER/src",
+        data="collages of 300W faces",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder that holds 300w, unlabelled and heads")
+    parser.add_argument("--before", type=Path, help="src folder of another version of octamark, with its weight files")
+    parser.add_argument("--count", type=int, default=100, help="pictures of each kind")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    add_update_option(parser)
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    if arguments.serve:
+        serve(arguments.data, arguments.count)
+        return
+    process, before = (
+        other_version(arguments.before, arguments.data, arguments.count) if arguments.before else (None, None)
+    )
+    detector, landmarker = octamark.FaceDetector(), octamark.load("small", refine="never", threads=1)
+    kinds: dict[str, list[tuple[Row, ...]]] = {}
+    sizes: dict[str, list[tuple[bool, ...]]] = {name: [] for name in CLASSES}
+    for scene in track(scenes(arguments.data, arguments.count), "looking for faces", transient=True):
+        versions = (*((before(),) if before else ()), observe(scene, detector, landmarker))
+        kinds.setdefault(scene.kind, []).append(versions)
+        if scene.kind.startswith("collage"):
+            assert scene.boxes is not None
+            sides = np.sqrt((scene.boxes[:, 2:] - scene.boxes[:, :2]).prod(axis=1)) * 640 / max(scene.picture.shape)
+            for side, *hits in zip(sides, *(version["hits"] for version in versions), strict=True):
+                (name,) = (name for name, (low, high) in CLASSES.items() if low <= side < high)
+                sizes[name].append(tuple(hits))
+    if process is not None:
+        process.kill()
+        process.wait()
+    finish([kinds_table(kinds), classes_table(sizes)], arguments.update)
+
+
+if __name__ == "__main__":
+    main()

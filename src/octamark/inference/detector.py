@@ -47,7 +47,8 @@ class FaceDetector:
     """Finds faces with YuNet. Immutable, picklable, and safe to share between threads.
 
     Args:
-        threshold: least score of a face, between 0 and 1.
+        threshold: least score of a face, between 0 and 1. Where no face reaches it, a Landmarker keeps a less certain
+            one if its landmark network is sure (see octamark.inference.last_look).
         tiles: also search pictures larger than 640 pixels in overlapping tiles, at full resolution and at each halving
             of it. This finds small faces in large pictures, such as panoramas; each tile takes as long as a picture.
         threads: processor threads of the network.

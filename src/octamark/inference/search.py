@@ -1,15 +1,16 @@
 """Where to look for faces: at which sizes, turned how, and when to stop.
 
-The network sees faces of about 10 to 300 pixels that stand more or less upright. A look costs time by its area, so the
-first one is small, and its weak candidates tell whether another is worth it:
+The network sees faces of about 10 to 300 pixels that stand more or less upright. A look takes time in proportion to its
+area, so the first one is small, and its weak candidates tell whether another is worth it:
 
 1. The picture with its longer side at 320 pixels. If the faces are large and sure, and nothing hints at further ones,
    they are the result.
-2. The picture at 640 pixels, and its small weak candidates a second time at twice that size, each in a small window.
-3. If there is still no sure face but a candidate: the picture at 192 pixels with a border, which blurred and dark faces
-   and those that fill the picture need, and turned by 90, 270 and 180 degrees.
+2. The picture at 640 pixels, and its small weak candidates a second time, each enlarged in a small window. Small weak
+   candidates of the first look are tested in the same way: if nothing shows in their windows, they do not count.
+3. If there is still no face, but a candidate: the picture at 192 pixels with a border, where blurred and dark faces and
+   those that fill the picture are seen, and turned by 90, 270 and 180 degrees.
 
-``benchmarks/detection.py`` measures what each step brings.
+``benchmarks/detection.py`` measures recall, precision and time.
 """
 
 from __future__ import annotations
@@ -38,26 +39,34 @@ MAX_ENLARGEMENT = 2.0
 MIN_SIDE = 64
 """A thinner picture is padded to this side, because the network reports faces in very thin ones that hold none."""
 
-WEAK = 0.03
-"""Least score of a candidate."""
+WEAK = 0.02
+"""Least score of a candidate, where that of a face is not less."""
 
 SURE = 0.7
 """Least score of each face of a first look that is enough."""
 
-LARGE = 0.1
-"""Least side of each of its faces, as a share of the picture's longer side. Candidates of at least this size that the
-first look does not find by ``HINT`` are not there."""
+LARGE = 0.15
+"""Least side of each of its faces, as a share of the picture's longer side."""
 
-HINT = 0.15
-"""A large candidate of at least this score calls for the second look; a small one does by being there."""
+HINT = 0.2
+"""A large candidate of at least this score calls for the second look."""
 
-CLOSER_SIDE = 24
-"""Candidates of the second look with a smaller side, in pixels of that look, are read again at twice the size."""
+CLOSER_HINT = 0.35
+"""So does a small one of which a closer look shows anything of at least this score."""
+
+CLOSER_SIDE = 48
+"""Candidates of the second look with a smaller side, in pixels of that look, are seen a second time in a window."""
 
 WINDOW = 96
 """Side of the window in which a small candidate is read again."""
 
-MAX_WINDOWS = 8
+MARGIN = 2.0
+"""Least side of a window, relative to the candidate's."""
+
+ZOOM, LARGER_ZOOM = 2.0, 3.0
+"""Size of the picture in a window relative to the second look's; the second value where the first shows no face."""
+
+MAX_WINDOWS = 12
 """Small candidates that are read again, those of the highest scores."""
 
 EVIDENCE = 0.1
@@ -65,6 +74,9 @@ EVIDENCE = 0.1
 
 TURNED_EVIDENCE = 0.2
 """Least score of a candidate in a turned picture for which that picture is also searched at ``SECOND_SIDE``."""
+
+MAX_UNSURE = 50
+"""Candidates of a picture without a face, those of the highest scores."""
 
 DUPLICATE_OVERLAP = 0.5
 """Two boxes show the same face if they share this part of the smaller one's area."""
@@ -114,13 +126,15 @@ def search(picture: Picture, threshold: float, threads: int = 1) -> Candidates:
         threshold: least score of a face.
         threads: processor threads of the network.
     """
-    views = Views(picture, threads)
+    views = Views(picture, threads, min(WEAK, threshold))
     first = views.look(FIRST_SIDE)
     if _is_enough(first, threshold, views):
         return first.of_score(threshold)
     second = views.look(SECOND_SIDE)
-    closer = views.closer(second, _small_and_weak(second, threshold, CLOSER_SIDE * views.second_pixel))
-    candidates = merged(threshold, first, second, closer)
+    weak = _small_and_weak(second, threshold, CLOSER_SIDE * views.second_pixel)
+    candidates = merged(threshold, first, second, views.closer(second, weak, ZOOM))
+    if _best_score(candidates) < threshold:
+        candidates = merged(threshold, candidates, views.closer(second, weak, LARGER_ZOOM))
     if _best_score(candidates) >= threshold or _best_score(candidates) < EVIDENCE:
         return candidates
     candidates = merged(threshold, candidates, views.look(BORDERED_SIDE, border=BORDER))
@@ -138,13 +152,14 @@ class Views:
     Args:
         picture: (H, W, 3) uint8 RGB.
         threads: processor threads of the network.
+        least: score of a candidate.
 
     Attributes:
         second_pixel: side of a pixel of the second look, in pixels of the picture.
     """
 
-    def __init__(self, picture: Picture, threads: int) -> None:
-        self.picture, self.threads = picture, threads
+    def __init__(self, picture: Picture, threads: int, least: float = WEAK) -> None:
+        self.picture, self.threads, self.least = picture, threads, least
         self.base, self.factor = _halved(picture, SECOND_SIDE)
         self.second_pixel = max(max(picture.shape[:2]) / SECOND_SIDE, 1 / MAX_ENLARGEMENT)
 
@@ -156,28 +171,35 @@ class Views:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         if size != (width, height):
             view = np.asarray(cv2.resize(view, size, interpolation=cv2.INTER_LINEAR), np.uint8)
-        boxes, scores = _bordered(np.rot90(view, turns), border, self.threads)
+        boxes, scores = _bordered(np.rot90(view, turns), border, self.least, self.threads)
         pixels = self.factor * factor * np.array([width / size[0], height / size[1]] * 2)
         boxes = _turned_back(boxes, turns, *size) * pixels - 0.5
         return Candidates(boxes.astype(np.float32), scores, np.full(len(boxes), turns))
 
-    def closer(self, candidates: Candidates, chosen: NDArray[np.bool_]) -> Candidates:
-        """What is seen at twice the size of the second look around the best of the chosen candidates, a mask (n,)."""
+    def closer(self, candidates: Candidates, chosen: NDArray[np.bool_], zoom: float) -> Candidates:
+        """What is seen in a window around each of the best of the chosen candidates, a mask (n,).
+
+        Args:
+            zoom: size of the windows' pictures, relative to the second look; less where a candidate needs a larger
+                window.
+        """
         best = np.flatnonzero(chosen)
         best = best[np.argsort(-candidates.scores[best], kind="stable")[:MAX_WINDOWS]]
         if not len(best):
             return candidates.select(best)
-        scale = self.second_pixel / 2
+        pixels = np.maximum(self.second_pixel / zoom, candidates.sides[best] * (MARGIN / WINDOW))
         centres = (candidates.boxes[best, :2] + candidates.boxes[best, 2:]).astype(np.float64) / 2
-        corners = centres - (WINDOW / 2 - 0.5) * scale
+        corners = centres - (WINDOW / 2 - 0.5) * pixels[:, None]
         windows = [
-            crop(self.picture, np.array([[scale, 0, left], [0, scale, top]]), WINDOW) for left, top in corners.tolist()
+            crop(self.picture, np.array([[pixel, 0, left], [0, pixel, top]]), WINDOW)
+            for pixel, (left, top) in zip(pixels.tolist(), corners.tolist(), strict=True)
         ]
         boxes, scores = [], []
-        for corner, found in zip(corners, find_faces(np.stack(windows), WEAK, self.threads), strict=True):
-            whole = (found[0][:, :2] > 1).all(axis=1) & (found[0][:, 2:] < WINDOW - 1).all(axis=1)
-            boxes.append((found[0][whole] - 0.5) * scale + np.tile(corner, 2))
-            scores.append(found[1][whole])
+        found = find_faces(np.stack(windows), self.least, self.threads)
+        for pixel, corner, (window_boxes, window_scores) in zip(pixels, corners, found, strict=True):
+            whole = (window_boxes[:, :2] > 1).all(axis=1) & (window_boxes[:, 2:] < WINDOW - 1).all(axis=1)
+            boxes.append((window_boxes[whole] - 0.5) * pixel + np.tile(corner, 2))
+            scores.append(window_scores[whole])
         count = sum(map(len, scores))
         return Candidates(np.concatenate(boxes).astype(np.float32), np.concatenate(scores), np.zeros(count, np.int64))
 
@@ -197,7 +219,7 @@ def _halved(picture: Picture, side: int) -> tuple[Picture, int]:
     return picture, factor
 
 
-def _bordered(view: Picture, border: int, threads: int) -> Detections:
+def _bordered(view: Picture, border: int, least: float, threads: int) -> Detections:
     """The candidates in a picture with a black border; boxes are OpenCV's, in the picture without the border."""
     height, width = view.shape[:2]
     bottom, right = (border + max(0, MIN_SIDE - side) for side in (height, width))
@@ -205,7 +227,7 @@ def _bordered(view: Picture, border: int, threads: int) -> Detections:
         view = np.asarray(
             cv2.copyMakeBorder(np.ascontiguousarray(view), border, bottom, border, right, cv2.BORDER_CONSTANT), np.uint8
         )
-    ((boxes, scores),) = find_faces(view[None], WEAK, threads)
+    ((boxes, scores),) = find_faces(view[None], least, threads)
     boxes = boxes - border
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     inside = ((centres >= 0) & (centres <= (width, height))).all(axis=1)
@@ -238,7 +260,7 @@ def _is_enough(candidates: Candidates, threshold: float, views: Views) -> bool:
     if (candidates.sides[faces] < small).any() or hints.any():
         return False
     weak = _small_and_weak(candidates, threshold, small)
-    return weak.sum() <= MAX_WINDOWS and _best_score(views.closer(candidates, weak)) < HINT
+    return weak.sum() <= MAX_WINDOWS and _best_score(views.closer(candidates, weak, ZOOM)) < CLOSER_HINT
 
 
 def _small_and_weak(candidates: Candidates, threshold: float, side: float) -> NDArray[np.bool_]:
@@ -256,6 +278,8 @@ def merged(threshold: float, *parts: Candidates) -> Candidates:
     )
     if _best_score(together) >= threshold:
         together = together.of_score(threshold)
+    else:
+        together = together.select(np.argsort(-together.scores, kind="stable")[:MAX_UNSURE])
     selected: list[int] = []
     boxes, areas = together.boxes, together.sides**2
     for index in np.argsort(-together.scores, kind="stable"):
