@@ -38,6 +38,7 @@ from rich.progress import track
 import octamark
 from octamark.datasets import Sample, read
 from octamark.geometry import apply, crop, crop_transform, invert, landmark_boxes
+from octamark.inference.yunet import MAX_IOU, find_faces, yunet_weights
 
 SIZES = ((512, 512), (640, 480), (1024, 768), (1280, 960), (1920, 1280), (3000, 2000))
 """Width and height of the collages."""
@@ -359,6 +360,47 @@ def classes_table(sizes: Mapping[str, list[tuple[bool, ...]]]) -> Measurement:
     )
 
 
+def agreement(data: Path, count: int) -> Measurement:
+    """The entry that compares YuNet in ONNX Runtime with YuNet in OpenCV, on pictures of 640 pixels."""
+    paths = [*sorted((data / "300w").rglob("*.jpg")), *sorted((data / "unlabelled").glob("*.jpg"))]
+    chosen = np.random.default_rng(17).permutation(len(paths))[:count]
+    weights = np.frombuffer(yunet_weights(), np.uint8)
+    network = cv2.FaceDetectorYN.create("onnx", weights, np.zeros(0, np.uint8), (640, 640), 0.6, MAX_IOU)
+    rows: list[list[Value]] = []
+    for threshold in (0.6, 0.1):
+        network.setScoreThreshold(threshold)
+        counts, distances, differences, others = 0, [0.0], [0.0], 0
+        for i in track(chosen, "comparing with OpenCV", transient=True):
+            picture = octamark.read_picture(paths[i])
+            scale = 640 / max(picture.shape[:2])
+            picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            network.setInputSize((picture.shape[1], picture.shape[0]))
+            faces = network.detect(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+            expected = np.zeros((0, 15), np.float32) if faces is None else faces
+            ((boxes, scores),) = find_faces(picture[None], threshold)
+            if len(boxes) != len(expected):
+                others += 1
+                continue
+            corners = np.concatenate([expected[:, :2], expected[:, :2] + expected[:, 2:4]], axis=1)
+            counts += len(boxes)
+            distances.append(float(np.abs(boxes - corners).max(initial=0)))
+            differences.append(float(np.abs(scores - expected[:, -1]).max(initial=0)))
+        rows.append([threshold, counts, others, max(distances), max(differences)])
+    return Measurement(
+        name="detection-opencv",
+        page="detection",
+        title="YuNet in ONNX Runtime and in OpenCV",
+        text="The same network on the same pixels: largest differences of a box's side and of a score.",
+        columns=(
+            ("threshold", ".1f"), ("boxes", "d"), ("pictures with another number of boxes", "d"),
+            ("box, pixels", ".4f"), ("score", ".6f"),
+        ),
+        rows=rows,
+        command="python -m benchmarks.detection DATA --before OTHER/src",
+        data=f"{count} pictures of 300W and without labels, longer side 640",
+    )  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder that holds 300w, unlabelled and heads")
@@ -389,7 +431,7 @@ def main() -> None:
     if process is not None:
         process.kill()
         process.wait()
-    finish([kinds_table(kinds), classes_table(sizes)], arguments.update)
+    finish([kinds_table(kinds), classes_table(sizes), agreement(arguments.data, 500)], arguments.update)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,15 @@ def test_faces_of_turned_pictures_are_found_where_they_are(photograph: Picture, 
     assert_boxes_hold(FaceDetector()(turned)[0], [nose])
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_boxes_in_turned_pictures_are_turned_back_exactly(turns: int) -> None:
+    picture = np.zeros((90, 160), np.uint8)  # not square, so that width and height cannot be mixed up
+    picture[20:41, 100:131] = 1
+    rows, columns = np.nonzero(np.rot90(picture, turns))
+    box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float32)
+    np.testing.assert_array_equal(search._turned_back(box, turns, 160, 90), [[100, 20, 131, 41]])
+
+
 @pytest.mark.parametrize("size", [(1281, 1279), (2051, 2047), (4099, 4101)])
 def test_large_pictures_of_odd_sizes_have_their_boxes_in_place(photograph: Picture, size: tuple[int, int]) -> None:
     picture = np.asarray(cv2.resize(photograph, size, interpolation=cv2.INTER_CUBIC), np.uint8)

@@ -39,11 +39,11 @@ MAX_ENLARGEMENT = 2.0
 MIN_SIDE = 64
 """A thinner picture is padded to this side, because the network reports faces in very thin ones that hold none."""
 
-WEAK = 0.02
-"""Least score of a candidate, where that of a face is not less."""
+WEAK, FAINT = 0.02, 0.01
+"""Least score of a candidate; the second value where no other candidate is a face."""
 
 SURE = 0.7
-"""Least score of each face of a first look that is enough."""
+"""Least score of each face of a first look that is enough, and of a face that is seen only in a window."""
 
 LARGE = 0.15
 """Least side of each of its faces, as a share of the picture's longer side."""
@@ -126,15 +126,17 @@ def search(picture: Picture, threshold: float, threads: int = 1) -> Candidates:
         threshold: least score of a face.
         threads: processor threads of the network.
     """
-    views = Views(picture, threads, min(WEAK, threshold))
+    views = Views(picture, threads, min(FAINT, threshold))
     first = views.look(FIRST_SIDE)
     if _is_enough(first, threshold, views):
         return first.of_score(threshold)
     second = views.look(SECOND_SIDE)
-    weak = _small_and_weak(second, threshold, CLOSER_SIDE * views.second_pixel)
-    candidates = merged(threshold, first, second, views.closer(second, weak, ZOOM))
+    sure = max(threshold, SURE)
+    small = _small_and_unsure(second, threshold, CLOSER_SIDE * views.second_pixel)
+    closer = views.closer(second, small & (second.scores >= WEAK), ZOOM)
+    candidates = merged(threshold, first, second, closer.of_score(sure))
     if _best_score(candidates) < threshold:
-        candidates = merged(threshold, candidates, views.closer(second, weak, LARGER_ZOOM))
+        candidates = merged(threshold, candidates, views.closer(second, small, LARGER_ZOOM).of_score(sure))
     if _best_score(candidates) >= threshold or _best_score(candidates) < EVIDENCE:
         return candidates
     candidates = merged(threshold, candidates, views.look(BORDERED_SIDE, border=BORDER))
@@ -158,7 +160,7 @@ class Views:
         second_pixel: side of a pixel of the second look, in pixels of the picture.
     """
 
-    def __init__(self, picture: Picture, threads: int, least: float = WEAK) -> None:
+    def __init__(self, picture: Picture, threads: int, least: float = FAINT) -> None:
         self.picture, self.threads, self.least = picture, threads, least
         self.base, self.factor = _halved(picture, SECOND_SIDE)
         self.second_pixel = max(max(picture.shape[:2]) / SECOND_SIDE, 1 / MAX_ENLARGEMENT)
@@ -259,11 +261,11 @@ def _is_enough(candidates: Candidates, threshold: float, views: Views) -> bool:
     hints = ~faces & (candidates.scores >= HINT) & ~candidates.inside(candidates.boxes[faces])
     if (candidates.sides[faces] < small).any() or hints.any():
         return False
-    weak = _small_and_weak(candidates, threshold, small)
+    weak = _small_and_unsure(candidates, threshold, small) & (candidates.scores >= WEAK)
     return weak.sum() <= MAX_WINDOWS and _best_score(views.closer(candidates, weak, ZOOM)) < CLOSER_HINT
 
 
-def _small_and_weak(candidates: Candidates, threshold: float, side: float) -> NDArray[np.bool_]:
+def _small_and_unsure(candidates: Candidates, threshold: float, side: float) -> NDArray[np.bool_]:
     """Whether each candidate is smaller than ``side``, and neither a face nor part of one; (n,)."""
     faces = candidates.scores >= threshold
     return (candidates.sides < side) & ~faces & ~candidates.inside(candidates.boxes[faces])
