@@ -38,7 +38,6 @@ from rich.progress import track
 import octamark
 from octamark.datasets import Sample, read
 from octamark.geometry import apply, crop, crop_transform, invert, landmark_boxes
-from octamark.inference.yunet import MAX_IOU, find_faces, yunet_weights
 
 SIZES = ((512, 512), (640, 480), (1024, 768), (1280, 960), (1920, 1280), (3000, 2000))
 """Width and height of the collages."""
@@ -362,6 +361,8 @@ def classes_table(sizes: Mapping[str, list[tuple[bool, ...]]]) -> Measurement:
 
 def agreement(data: Path, count: int) -> Measurement:
     """The entry that compares YuNet in ONNX Runtime with YuNet in OpenCV, on pictures of 640 pixels."""
+    from octamark.inference.yunet import MAX_IOU, find_faces, yunet_weights  # older versions have no such module
+
     paths = [*sorted((data / "300w").rglob("*.jpg")), *sorted((data / "unlabelled").glob("*.jpg"))]
     chosen = np.random.default_rng(17).permutation(len(paths))[:count]
     weights = np.frombuffer(yunet_weights(), np.uint8)
