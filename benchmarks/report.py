@@ -19,6 +19,7 @@ from octamark.images import write_atomically
 PAGES = {
     "accuracy": "Accuracy of the released models",
     "robustness": "Inaccurate boxes and leaning faces",
+    "detection": "Finding faces",
     "speed": "Speed and size",
     "peers": "Beside other detectors",
     "resolution": "From 256 pixels to 4K",

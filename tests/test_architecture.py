@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import octamark
-from octamark.inference import detector
+from octamark.inference import yunet
 
 SOURCE = Path(octamark.__file__).parent
 REPOSITORY = Path(__file__).parent.parent
@@ -56,7 +56,7 @@ def test_every_room_is_on_the_map() -> None:
 
 DATA = {
     ("py.typed",),
-    ("inference", detector.YUNET_FILE),
+    ("inference", yunet.YUNET_FILE),
     ("layouts", "*.toml"),
     ("models", "blobs", "*.onnx"),
     ("models", "blobs", "*.safetensors"),
@@ -93,7 +93,7 @@ def test_the_build_and_the_detector_agree_on_the_weight_file() -> None:
         and isinstance(node.targets[0], ast.Name)
         and isinstance(node.value, ast.Constant)
     }
-    assert constants == {"FILE": detector.YUNET_FILE, "SHA256": detector.YUNET_SHA256}
+    assert constants == {"FILE": yunet.YUNET_FILE, "SHA256": yunet.YUNET_SHA256}
 
 
 def test_imports_point_one_way() -> None:

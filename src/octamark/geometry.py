@@ -91,12 +91,6 @@ def whole(picture: Picture | ReducedPicture) -> Picture:
     return picture.part(0, 0, picture.shape[1], picture.shape[0], 1).pixels
 
 
-def reduced(picture: Picture | ReducedPicture, least: float) -> Part:
-    """The whole picture, reduced to about ``least`` pixels of its longest side or more; an array is not reduced."""
-    height, width = picture.shape[:2]
-    return part_of(picture, 0, 0, width, height, max(1.0, max(height, width) / least))
-
-
 @dataclass(frozen=True, eq=False)
 class Crop:
     """Where to read in a picture: a square, turned and scaled, that becomes the input of a network.

@@ -16,8 +16,9 @@ import pytest
 from numpy.typing import NDArray
 
 from octamark import ConfigError, FaceDetector, WeightsError
-from octamark.inference import detector as detector_module
-from octamark.inference.detector import _lie_whole_in_tile, _tile_starts, _without_duplicates
+from octamark.inference import yunet
+from octamark.inference.detector import _lie_whole_in_tile, _tile_starts
+from octamark.inference.search import Candidates, merged
 
 Picture = NDArray[np.uint8]
 PLACES = [(60, 90), (1900, 300), (3700, 60), (900, 1500), (2600, 1750), (3780, 1790), (1180, 560), (1880, 1088)]
@@ -37,7 +38,7 @@ def assert_same(
     first: tuple[NDArray[np.float32], NDArray[np.float32]], second: tuple[NDArray[np.float32], NDArray[np.float32]]
 ) -> None:
     for values, expected in zip(first, second, strict=True):
-        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-4)  # OpenCV may use other numbers of threads
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_boxes_and_scores_have_the_form_of_the_protocol(photograph: Picture) -> None:
@@ -85,8 +86,8 @@ def test_impossible_thresholds_are_refused(threshold: float) -> None:
 
 
 def test_a_changed_weight_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector_module.yunet_weights.cache_clear()
-    monkeypatch.setattr(detector_module, "YUNET_SHA256", "0" * 64)
+    yunet.yunet_weights.cache_clear()
+    monkeypatch.setattr(yunet, "YUNET_SHA256", "0" * 64)
     with pytest.raises(WeightsError, match="damaged"):
         FaceDetector()
 
@@ -94,8 +95,8 @@ def test_a_changed_weight_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_missing_weight_file_is_an_error_that_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    detector_module.yunet_weights.cache_clear()
-    monkeypatch.setattr(detector_module, "__file__", str(tmp_path / "detector.py"))
+    yunet.yunet_weights.cache_clear()
+    monkeypatch.setattr(yunet, "__file__", str(tmp_path / "yunet.py"))
     with pytest.raises(WeightsError, match=r"yunet_2023mar\.onnx: cannot be read .*; .* --collect-data octamark"):
         FaceDetector()
 
@@ -145,10 +146,19 @@ def test_cut_boxes_are_left_to_the_neighbouring_tile() -> None:
 
 def test_of_boxes_on_one_face_the_surest_stays() -> None:
     boxes = np.array([[0, 0, 10, 10], [1, 1, 11, 11], [50, 50, 60, 60], [2, 2, 6, 6]], np.float32)
-    kept, scores = _without_duplicates(boxes, np.array([0.7, 0.9, 0.8, 0.6], np.float32))
-    np.testing.assert_array_equal(kept, boxes[[1, 2]])
-    np.testing.assert_allclose(scores, [0.9, 0.8])
-    assert _without_duplicates(boxes[:0], scores[:0])[0].shape == (0, 4)
+    both = Candidates(boxes, np.array([0.7, 0.9, 0.8, 0.6], np.float32), np.arange(4))
+    together = merged(0.5, both.select(np.arange(2)), both.select(np.arange(2, 4)))
+    np.testing.assert_array_equal(together.boxes, boxes[[1, 2]])
+    np.testing.assert_allclose(together.scores, [0.9, 0.8])
+    np.testing.assert_array_equal(together.turns, [1, 2])
+    assert len(merged(0.5, both.select(np.zeros(0, np.int64)))) == 0
+
+
+def test_unsure_places_are_left_out_where_there_is_a_face() -> None:
+    boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
+    both = Candidates(boxes, np.array([0.7, 0.4], np.float32), np.zeros(2, np.int64))
+    assert len(merged(0.6, both)) == 1
+    assert len(merged(0.8, both)) == 2
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -1, float("nan"), "a", None])

@@ -297,38 +297,6 @@ def test_heatmaps_belong_to_the_turned_crop(
     np.testing.assert_allclose(points, faces.landmarks, atol=0.05)
 
 
-class _Marked(FaceDetector):
-    """Finds the bright rectangle, but only while its red side is at the left: a face that it knows upright alone."""
-
-    def _detect(self, picture: Picture, side: int, border: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        rows, columns = np.nonzero(picture[:, :, 1] > 100)
-        red = np.nonzero(picture[:, :, 0] == 255)
-        box = np.array([[columns.min(), rows.min(), columns.max(), rows.max()]], np.float32)
-        seen = red[1].max() == box[0, 0] and len(set(red[1])) == 1
-        return (box, np.ones(1, np.float32)) if seen else (box[:0], np.ones(0, np.float32))
-
-
-@pytest.mark.parametrize("turns", [0, 1, 3])
-def test_boxes_of_lying_faces_are_carried_back_exactly(turns: int) -> None:
-    upright = np.zeros((90, 160, 3), np.uint8)  # not square, so that width and height cannot be mixed up
-    upright[20:41, 100:131, 1] = 200
-    upright[20:41, 100, 0] = 255
-    picture = np.ascontiguousarray(np.rot90(upright, turns))
-    rows, columns = np.nonzero(picture[:, :, 1])
-    boxes, scores = _Marked()(picture)
-    np.testing.assert_array_equal(boxes, [[columns.min(), rows.min(), columns.max(), rows.max()]])
-    assert scores.tolist() == [1.0]
-
-
-def test_faces_on_their_heads_have_no_quarter_look() -> None:
-    """The detector itself sees those; nothing is made up where no turn finds anything."""
-    upright = np.zeros((90, 160, 3), np.uint8)
-    upright[20:41, 100:131, 1] = 200
-    upright[20:41, 100, 0] = 255
-    boxes, scores = _Marked()(np.ascontiguousarray(np.rot90(upright, 2)))
-    assert (boxes.shape, scores.shape) == ((0, 4), (0,))
-
-
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_the_detector_finds_a_real_face_that_lies(photograph: Picture, turns: int) -> None:
     wide = np.ascontiguousarray(photograph[:400])

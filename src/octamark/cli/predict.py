@@ -91,7 +91,7 @@ def predict(
         min_confidence=min_confidence,
         threads=threads,
         device=device,
-        detector=FaceDetector(tiles=tiles),
+        detector=FaceDetector(tiles=tiles, threads=threads or 1),
     )
     for part in parts or ():
         landmarker.layout.part(part)

@@ -30,9 +30,12 @@ from octamark.geometry import (
 from octamark.images import DEFAULT_LIMITS, Limits, PictureLike, open_picture, read_picture
 from octamark.inference.detector import Detector, FaceDetector, detections
 from octamark.inference.full_frame import search_full_frame
+from octamark.inference.last_look import confirmed_faces
 from octamark.inference.refiner import MIN_CROP_RATIO, REFINE, Refine, Refiner
 from octamark.inference.rotation import ROTATION, Rotation, RotationSearch
+from octamark.inference.search import Candidates
 from octamark.inference.session import run, session
+from octamark.inference.yunet import Detections
 from octamark.layouts import Layout
 from octamark.models import Calibration, CropRule, ModelCard
 
@@ -61,8 +64,8 @@ class InferenceOptions:
         regions: name of a regional network that ships, or path (or bytes) of one that ``octamark export`` wrote, which
             ``"auto"`` then uses with any model of its layout.
         min_confidence: faces whose mean confidence is lower are left out of the result, 0 to 1.
-        threads: processor threads of the landmark networks; None lets ONNX Runtime choose. The detector's threads are
-            those of OpenCV (``cv2.setNumThreads``).
+        threads: processor threads of the networks; None lets ONNX Runtime choose those of the landmark networks, and
+            gives the face detector one. A detector of one's own has its own.
         device: ``"cpu"`` or ``"cuda"`` (needs onnxruntime-gpu).
 
     Raises:
@@ -157,7 +160,7 @@ class Landmarker:
             ("options", options),
             ("card", card),
             ("layout", points),
-            ("detector", FaceDetector() if detector is None else detector),
+            ("detector", FaceDetector(threads=options.threads or 1) if detector is None else detector),
             ("refiner", _refiner(options, card, points)),
         ):
             object.__setattr__(self, attribute, value)
@@ -334,7 +337,7 @@ class Landmarker:
         if full_frame:
             return Located(picture, None, None, [search_full_frame(picture, self.read, self.card.crop)])
         if boxes is None:
-            face_boxes, scores = detections(self.detector, picture)
+            face_boxes, scores = self._detected(picture)
             box_kind = "detector"
         else:
             face_boxes = check_boxes(boxes, picture, where)
@@ -402,6 +405,16 @@ class Landmarker:
                 moved, turned = transform_with_spread(crop.transform, *wide)
                 results.append(Landmarks(moved, turned, confidence, *maps))
         return results
+
+    def _detected(self, picture: Picture | ReducedPicture) -> Detections:
+        """The detector's boxes and scores; where ``FaceDetector`` is unsure, the landmark network decides."""
+        if type(self.detector) is not FaceDetector:
+            return detections(self.detector, picture)
+
+        def crops(candidates: Candidates) -> list[Crop]:
+            return crops_of_boxes(picture, candidates.boxes, self.card.crop)
+
+        return confirmed_faces(self.detector.candidates(picture), self.detector.threshold, crops, self.read)
 
     def _landmarks(self, crops: Sequence[Crop], heatmaps: bool) -> tuple[list[Crop], list[Landmarks]]:
         """The final crops and landmarks: read once, read again where a turned crop helps, then refined by region."""
