@@ -36,7 +36,9 @@ Term = tuple[Tensor, Tensor, int]
 
 
 class IntegerNetwork(nn.Module):
-    """A network of folded normalisations, rewritten; crops (n, s, s, 3) uint8 -> heatmaps (n, M, s/4, s/4), unnormalised.
+    """A network of folded normalisations, rewritten.
+
+    Input: crops (n, s, s, 3) uint8. Output: heatmaps (n, M, s/4, s/4), unnormalised.
 
     Raises:
         ValueError: a network without high frequency.
@@ -148,7 +150,7 @@ class _Level(NamedTuple):
         if self.form == "joint":
             plain, beside = _at(0, self.high, high), _at(self.high, self.low, low)
             return _Readers(plain, beside, plain, beside)
-        mean = sum(_at(pixel * self.high, self.high, high) for pixel in range(4)) / 4
+        mean = torch.stack([_at(pixel * self.high, self.high, high) for pixel in range(4)]).mean(dim=0)
         beside = _at(4 * self.high, self.low, low)
         return _Readers(mean, beside, mean, beside)
 
@@ -256,7 +258,9 @@ class _Stem(nn.Module):
             biases = []
             for pixel in range(4):
                 y, x = divmod(pixel, 2)
-                terms.append((_on_quads(F.pad(high, (0, 0, 2 * y + 1, 3 - 2 * y)), 2 * x - 1), every, pixel * level.high))
+                terms.append(
+                    (_on_quads(F.pad(high, (0, 0, 2 * y + 1, 3 - 2 * y)), 2 * x - 1), every, pixel * level.high)
+                )
                 biases.append((_bias(conv, "high"), pixel * level.high))
             terms.append((_on_quads(low, -2), every, 4 * level.high))
             biases.append((cast(Tensor, cast(nn.Conv2d, conv.high_to_low).bias).detach(), 4 * level.high))
@@ -297,7 +301,8 @@ def _on_quads(weight: Tensor, first: int) -> Tensor:
     """A kernel (o, 3, h, w) whose columns start at pixel ``first`` as one over rows of four pixels: (o, 12, h, 3)."""
     left = first + 4
     columns = F.pad(weight, (left, 12 - left - weight.shape[3]))
-    return columns.unflatten(3, (3, 4)).permute(0, 4, 1, 2, 3).flatten(1, 2)
+    quads = columns.view(*columns.shape[:3], 3, 4)  # o, 3, h, quad, pixel
+    return quads.permute(0, 4, 1, 2, 3).flatten(1, 2)
 
 
 class _Block(nn.Module):
@@ -408,7 +413,7 @@ class _Attention(nn.Module):
         assert maps.both is not None
         high = maps.high.flatten(2)  # n, C, N
         similarity = torch.softmax(self.query(maps.low).flatten(2).transpose(1, 2) @ high, dim=-1)  # n, S, N
-        read = (high @ similarity.transpose(1, 2)).unflatten(2, maps.low.shape[-2:])
+        read = (high @ similarity.transpose(1, 2)).view(-1, self.width, *maps.low.shape[-2:])
         low = maps.low + self.value(read)
         return _Maps(maps.high, low, torch.cat([maps.both[:, : self.width], low], dim=1))
 
@@ -426,7 +431,9 @@ class _Up(nn.Module):
         self.pool: _Pool | None = None
         if level.low:
             across = _weight(conv, "low_to_high")
-            if source.form == "joint":  # its high map holds the low frequency, and 1x1 convolutions commute with repeats
+            if (
+                source.form == "joint"
+            ):  # its high map holds the low frequency, and 1x1 convolutions commute with repeats
                 high.append((across, readers.beside, 0))
             else:
                 self.across = _Conv(width, [(across, readers.low, 0)], repeat=2)
@@ -450,6 +457,7 @@ class _Up(nn.Module):
         if self.form == "joint":  # the pooled map holds the skipped low frequency
             both = pooled + low
             return _Maps(high, both, both)
+        assert skip.low is not None
         low = low + skip.low
         return _Maps(high, low, torch.cat([pooled, low], dim=1))
 

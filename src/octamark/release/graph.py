@@ -13,12 +13,13 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 
 from octamark import layouts
-from octamark.errors import ConfigError, WeightsError
+from octamark.errors import ConfigError, WeightsError, listed
 from octamark.layouts import Layout
 from octamark.models import LAYOUT_KEY, METADATA_KEY, Card, ModelCard, RegionCard, parse_card, parse_region_card
 from octamark.nets.network import EncoderLayer
 from octamark.release.predictor import Predictor, RegionalPredictor, calibration_constants
 from octamark.release.quantization import (
+    INT8_STORAGES,
     Storage,
     activation_ranges,
     quantize_activations,
@@ -83,8 +84,8 @@ def _graph(
 ) -> onnx.ModelProto:
     """The ONNX graph of a module whose one input is ``crops``, of any length."""
     integer = module.arithmetic == "int8"
-    if integer and storage not in ("int4", "int8"):
-        raise ConfigError(f"storage {storage!r} with arithmetic 'int8'; allowed: 'int4', 'int8'")
+    if integer and storage not in INT8_STORAGES:
+        raise ConfigError(f"storage {storage!r} with arithmetic 'int8'; allowed: {listed(INT8_STORAGES)}")
     if integer and (training_crops is None or not len(training_crops)):
         raise ConfigError("arithmetic 'int8' needs crops of training faces, which tell the range of every map")
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]

@@ -124,14 +124,17 @@ class Predictor(nn.Module):
         log_mean = log_raw.mean(dim=(1, 2), keepdim=True)  # n, 1, 1
         u = self.calibration_gain * (self.calibration_own * log_raw + self.calibration_face * log_mean).exp()
         spread = self._chain(u, "knots")
-        length = torch.linalg.vector_norm(spread, dim=-1).clamp(min=2**0.5 * 1e-6)  # n, M: the root mean square * 2**0.5
+        length = torch.linalg.vector_norm(spread, dim=-1).clamp(
+            min=2**0.5 * 1e-6
+        )  # n, M: the root mean square * 2**0.5
         radius = 2**0.5 * CONFIDENCE_SHARE * self._inter_ocular(position)
         return position, spread, self._chain(radius / length, "ratios"), p
 
     def _chain(self, x: Tensor, table: str) -> Tensor:
         """Values ``x`` under a table of the calibration: a chain of straight lines from (0, 0)."""
         start, length, slope = (cast(Tensor, getattr(self, f"calibration_{table}_{part}")) for part in _LINE)
-        return torch.minimum(torch.relu(x[..., None] - start), length) @ slope
+        values: Tensor = torch.minimum(torch.relu(x[..., None] - start), length) @ slope
+        return values
 
     def _inter_ocular(self, points: Tensor) -> Tensor:
         """The distance that the confidence refers to, see ``Predictor``: (n, M, 2) -> (n, 1)."""

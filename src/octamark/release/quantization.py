@@ -29,6 +29,9 @@ STORAGES: dict[Storage, str] = {
 }
 """Names of the storages, and what each does."""
 
+INT8_STORAGES: tuple[Storage, ...] = ("int4", "int8")
+"""Storages whose kernels int8 arithmetic can use as they are."""
+
 LARGE = 0.1
 """A kernel of the coarsest level with at least this share of the level's weights is stored as int4: four of eight at
 every width. Each value there is a sum over hundreds of weights, whose rounding errors average out; in finer levels, and
@@ -190,7 +193,9 @@ Ranges = Mapping[str, tuple[float, float]]
 """Least and largest value of each map, by name."""
 
 
-def activation_ranges(model: onnx.ModelProto, crops: NDArray[np.uint8], batch: int = 8) -> dict[str, tuple[float, float]]:
+def activation_ranges(
+    model: onnx.ModelProto, crops: NDArray[np.uint8], batch: int = 8
+) -> dict[str, tuple[float, float]]:
     """The range of every map of a graph on some crops (n, ...)."""
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
@@ -240,7 +245,6 @@ class _Quantization:
         for node in model.graph.node:
             for name in node.input:
                 self.users.setdefault(name, []).append(node)
-        self.outputs = {value.name for value in model.graph.output}
         self.quantized: dict[str, Quantized] = {}
         self.pixels = {"crops"}
         self.nodes: list[onnx.NodeProto] = []
@@ -294,8 +298,6 @@ class _Quantization:
         result = source._replace(name=f"{output}.int8")
         self._node(node.op_type, [source.name, *node.input[1:]], result.name, *node.attribute)
         self.quantized[output] = result
-        if output in self.outputs or any(user.op_type not in ("Conv", *_VIEWS) for user in self.users.get(output, ())):
-            pass
 
     def _compute(self, node: onnx.NodeProto) -> None:
         """A node on floats: quantised maps are dequantised before it, and some results quantised behind it."""
@@ -355,7 +357,9 @@ class _Quantization:
         """Store a kernel as NAME.int8, and its scales per output channel, which are returned."""
         stored = self._stored(name)
         narrow = stored in self.large
-        scale = _closest_scale(values) if narrow else _storable(np.abs(values).max(axis=(1, 2, 3), keepdims=True) / LIMIT)
+        scale = (
+            _closest_scale(values) if narrow else _storable(np.abs(values).max(axis=(1, 2, 3), keepdims=True) / LIMIT)
+        )
         if name in self.kernels:
             return scale.ravel()
         repeated = self.repeats.get(name)
@@ -397,7 +401,9 @@ class _Quantization:
         self.values[name] = numpy_helper.from_array(np.asarray(values), name)
         return name
 
-    def _node(self, operator: str, inputs: list[str], output: str, *copied: onnx.AttributeProto, **attributes: Any) -> None:
+    def _node(
+        self, operator: str, inputs: list[str], output: str, *copied: onnx.AttributeProto, **attributes: Any
+    ) -> None:
         node = helper.make_node(operator, inputs, [output], **attributes)
         node.attribute.extend(copied)
         self.nodes.append(node)
