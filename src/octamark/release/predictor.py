@@ -140,7 +140,8 @@ class Predictor(nn.Module):
         """The distance that the confidence refers to, see ``Predictor``: (n, M, 2) -> (n, 1)."""
         if self.eyes:
             first, second = (points[:, group].mean(dim=1, keepdim=True) for group in self.eyes)
-            return torch.linalg.vector_norm(first - second, dim=-1)
+            distance: Tensor = torch.linalg.vector_norm(first - second, dim=-1)
+            return distance
         return 0.5 * (points.amax(dim=1) - points.amin(dim=1)).prod(dim=-1, keepdim=True).sqrt()
 
 
@@ -172,7 +173,8 @@ class _FewerOperators(nn.Module):
         rotation = (direction @ self.rotation).view(-1, 2, 2)
         difference = (centred / size) @ rotation - self.mean
         moved = (difference.flatten(1) @ self.weight).view_as(difference)
-        return points + moved @ rotation.transpose(1, 2) * size
+        corrected: Tensor = points + moved @ rotation.transpose(1, 2) * size
+        return corrected
 
 
 class FloatNetwork(nn.Module):

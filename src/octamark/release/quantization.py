@@ -112,7 +112,7 @@ class _Widening:
 
     def int4(self, name: str, values: NDArray[np.float32]) -> None:
         """Stored as two numbers of 0..15 per byte, the first half of the input channels in the low bits; 8 means 0."""
-        scale = _closest_scale(values)
+        scale = _closest_scale(values, -8, 7)
         self.int4_steps(name, values, scale)
         self._scaled(name, f"{name}.wide", scale)
 
@@ -157,16 +157,16 @@ def _steps(values: NDArray[np.float32], scale: NDArray[np.float16], low: int, hi
     return steps
 
 
-def _closest_scale(values: NDArray[np.float32]) -> NDArray[np.float16]:
-    """The scale per output channel that gives int4 the least squared error.
+def _closest_scale(values: NDArray[np.float32], low: int, high: int) -> NDArray[np.float16]:
+    """The scale per output channel that gives steps from ``low`` to ``high`` the least squared error.
 
     There are few large weights, so that clipping them may cost less than coarser steps for all.
     """
     axes = _INPUT_AXES[values.ndim]
-    largest = np.abs(values).max(axis=axes, keepdims=True) / 7.5
+    largest = np.abs(values).max(axis=axes, keepdims=True) / ((high - low) / 2)
     scales = np.stack([_storable(largest * share) for share in np.linspace(0.5, 1, 21)])
     errors = [
-        np.square(_steps(values, scale, -8, 7) * scale - values).sum(axis=axes, keepdims=True) for scale in scales
+        np.square(_steps(values, scale, low, high) * scale - values).sum(axis=axes, keepdims=True) for scale in scales
     ]
     best: NDArray[np.float16] = np.take_along_axis(scales, np.argmin(errors, axis=0)[None], axis=0)[0]
     return best
@@ -357,9 +357,7 @@ class _Quantization:
         """Store a kernel as NAME.int8, and its scales per output channel, which are returned."""
         stored = self._stored(name)
         narrow = stored in self.large
-        scale = (
-            _closest_scale(values) if narrow else _storable(np.abs(values).max(axis=(1, 2, 3), keepdims=True) / LIMIT)
-        )
+        scale = _closest_scale(values, -8, 7) if narrow else _closest_scale(values, -LIMIT, LIMIT)
         if name in self.kernels:
             return scale.ravel()
         repeated = self.repeats.get(name)
