@@ -176,6 +176,9 @@ LIMIT = 64
 """Largest step of a weight in integer arithmetic. Processors without VNNI add two products of 8 bits in 16 bits, which
 hold 2 * 255 * 64 but not 2 * 255 * 127."""
 
+EMPTY_SCALE = 2.0**-10
+"""Scale of an output channel whose weights are all 0."""
+
 _VIEWS = ("Reshape", "Transpose", "Slice")
 """Operators that move values without changing them; they run on quantised maps."""
 
@@ -342,8 +345,7 @@ class _Quantization:
         self._node("DequantizeLinear", [f"{name}.int8", self.kernels[name]], result[0], axis=0)
         bias = numpy_helper.to_array(self.values[node.input[2]]) if len(node.input) > 2 else None
         if source.name in self.pixels:
-            assert bias is not None
-            bias = bias + (128 - PIXEL_MEAN) * kernel.sum(axis=(1, 2, 3))
+            bias = (0 if bias is None else bias) + (128 - PIXEL_MEAN) * kernel.sum(axis=(1, 2, 3))
         if bias is not None:
             unit = np.tile(scale.astype(np.float32) * source.scale, len(bias) // len(scale))
             steps = np.clip(np.round(bias / unit), -(2**31) + 1, 2**31 - 1).astype(np.int32)
@@ -358,6 +360,8 @@ class _Quantization:
         stored = self._stored(name)
         narrow = stored in self.large
         scale = _closest_scale(values, -8, 7) if narrow else _closest_scale(values, -LIMIT, LIMIT)
+        empty = ~values.any(axis=(1, 2, 3))
+        scale[empty] = EMPTY_SCALE  # the unit of the bias
         if name in self.kernels:
             return scale.ravel()
         repeated = self.repeats.get(name)
