@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -27,11 +28,19 @@ from octamark.models.calibration import Calibration
 from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, NetworkConfig
 from octamark.nets.shape import ShapeCorrection
+from octamark.release import model as release_module
 from octamark.release.fusion import IntegerNetwork, add_upsampled
 from octamark.release.graph import to_onnx
-from octamark.release.model import augmented_crops, check_arithmetic, is_faster, load_network
+from octamark.release.model import (
+    ArithmeticChoice,
+    augmented_crops,
+    check_arithmetic,
+    choose_arithmetic,
+    is_faster,
+    load_network,
+)
 from octamark.release.predictor import Predictor, _decode, _FewerOperators, fold_norms
-from octamark.release.quantization import LIMIT
+from octamark.release.quantization import LIMIT, Storage
 from octamark.training.starting import RELEASES, trained_shape
 
 IBUG = layout("ibug68")
@@ -61,8 +70,10 @@ def test_the_rewritten_network_is_the_same_function(config: NetworkConfig) -> No
 
 
 def test_a_network_without_high_frequency_is_refused() -> None:
-    with pytest.raises(ValueError, match="an alpha below 1"):
+    with pytest.raises(ConfigError, match="an alpha below 1"):
         IntegerNetwork(fold_norms(lively(NetworkConfig(width=8, alpha=1.0, attention=False))))
+    with pytest.raises(ConfigError, match="more than 32 channels at the coarsest level; this network has 32"):
+        IntegerNetwork(fold_norms(lively(NetworkConfig(width=4))))
 
 
 def test_a_sum_that_repeats_is_nearest_upsampling() -> None:
@@ -235,7 +246,50 @@ def test_integer_arithmetic_needs_crops_and_integer_weights() -> None:
     assert check_arithmetic("auto", "float32") == "auto"
 
 
-@pytest.mark.slow
-def test_the_smaller_input_is_the_faster_file() -> None:
-    assert is_faster(models.read("tiny-128"), models.read("small"))
-    assert not is_faster(models.read("small"), models.read("tiny-128"))
+def test_auto_takes_int8_where_it_is_faster_and_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose(kind: ArithmeticChoice, faster: bool, cost: float, storage: Storage = "int4") -> bytes:
+        monkeypatch.setattr(
+            release_module, "is_faster", lambda first, second: faster and (first, second) == (integer, exact)
+        )
+        return choose_arithmetic(
+            kind, storage, lambda kind: kind.encode(), {integer: 3.0 + cost, exact: 3.0}.__getitem__
+        )
+
+    integer, exact = b"int8", b"float32"
+    assert choose("auto", True, 0.015) == integer
+    assert choose("auto", True, -1.0) == integer
+    assert choose("auto", True, 0.025) == exact
+    assert choose("auto", False, 0.0) == exact
+    assert choose("auto", True, 0.0, "float16") == exact
+    assert choose("int8", False, 9.0) == integer
+    assert choose("float32", True, 0.0) == exact
+
+    def refuse(kind: str) -> bytes:
+        if kind == "int8":
+            raise ConfigError("not this network")
+        return exact
+
+    assert choose_arithmetic("auto", "int4", refuse, lambda data: 0.0) == exact
+    with pytest.raises(ConfigError, match="not this network"):
+        choose_arithmetic("int8", "int4", refuse, lambda data: 0.0)
+
+
+def test_is_faster_times_one_crop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that moves by what a fake session takes."""
+    now = [0.0]
+
+    class Session:
+        def __init__(self, seconds: float) -> None:
+            self.seconds = seconds
+
+        def get_inputs(self) -> list[SimpleNamespace]:
+            return [SimpleNamespace(shape=["n", 32, 32, 3])]
+
+        def run(self, names: None, feeds: dict[str, NDArray[np.uint8]]) -> None:
+            assert feeds["crops"].shape == (1, 32, 32, 3)
+            now[0] += self.seconds
+
+    monkeypatch.setattr(release_module, "session", lambda data, *_: Session(float(data)))
+    monkeypatch.setattr(release_module.time, "perf_counter", lambda: now[0])
+    assert is_faster(b"1.0", b"2.0")
+    assert not is_faster(b"2.0", b"1.0")

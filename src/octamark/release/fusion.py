@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from octamark.errors import ConfigError
 from octamark.nets.attention import MultiFrequencyAttention
 from octamark.nets.network import DecoderLayer, EncoderLayer, OctaveNetwork
 from octamark.nets.octave import OctaveConv, up_bilinear
@@ -41,7 +42,7 @@ class IntegerNetwork(nn.Module):
     Input: crops (n, s, s, 3) uint8. Output: heatmaps (n, M, s/4, s/4), unnormalised.
 
     Raises:
-        ValueError: a network without high frequency.
+        ConfigError: a network without high frequency, or with attention between few channels.
     """
 
     def __init__(self, network: OctaveNetwork) -> None:
@@ -126,7 +127,7 @@ class _Level(NamedTuple):
     def of(cls, conv: OctaveConv) -> _Level:
         high, low = conv.high_out, conv.low_out
         if not high:
-            raise ValueError("integer arithmetic needs a high frequency: an alpha below 1")
+            raise ConfigError("arithmetic 'int8' needs a high frequency: an alpha below 1")
         if 4 * high + low <= NARROW and low and conv.high_in == 3 and not conv.low_in:
             return cls(high, low, "folded")
         return cls(high, low, "joint" if high + low <= NARROW or not low else "separate")
@@ -395,7 +396,10 @@ class _Attention(nn.Module):
     def __init__(self, attention: MultiFrequencyAttention, level: _Level) -> None:
         super().__init__()
         if level.form != "separate":
-            raise ValueError(f"attention needs more than {NARROW} channels; got {level.high} + {level.low}")
+            raise ConfigError(
+                f"arithmetic 'int8' with attention needs more than {NARROW} channels at the coarsest level; this "
+                f"network has {level.high + level.low}"
+            )
         high, low = level.widths
         self.width = high
         names = ("phi", "theta", "upsilon", "z")

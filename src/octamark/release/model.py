@@ -176,15 +176,11 @@ def release(
         return _nme_in_label_boxes(Landmarker(graph, rotation="never", refine="never"), validation, tick)
 
     crops = None if arithmetic == "float32" else augmented_crops(recipe, crop_faces)
-    if arithmetic == "auto":
-        arithmetic = "float32"
-        if storage in INT8_STORAGES and is_faster(graph(shape, "int8"), graph(shape, "float32")):
-            cost = error(graph(shape, "int8")) - error(graph(shape, "float32"))
-            arithmetic = "int8" if cost <= INT8_COST else "float32"
-    onnx, card = calibrate(graph(shape, arithmetic), validation, detector=detector, seed=recipe.seed, tick=tick)
+    exported = choose_arithmetic(arithmetic, storage, lambda kind: graph(shape, kind), error)
+    onnx, card = calibrate(exported, validation, detector=detector, seed=recipe.seed, tick=tick)
     further = {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100}
     if shape is not None:
-        further["validation NME without the shape correction, %, label boxes"] = error(graph(None, arithmetic))
+        further["validation NME without the shape correction, %, label boxes"] = error(graph(None, card.arithmetic))
     advance(steps, steps)
     final = card.model_copy(update={"scores": {**card.scores, **further}})
     return Release(recalibrated(onnx, final), final, half_checkpoint(network, meta, shape))
@@ -201,6 +197,33 @@ def augmented_crops(recipe: Recipe, samples: Sequence[Sample], count: int = RANG
     )  # fmt: skip
     crops: NDArray[np.uint8] = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
     return crops
+
+
+def choose_arithmetic(
+    arithmetic: ArithmeticChoice,
+    storage: Storage,
+    graph: Callable[[Arithmetic], bytes],
+    error: Callable[[bytes], float],
+) -> bytes:
+    """The model file of an arithmetic; for ``"auto"`` int8 where it is faster and costs at most ``INT8_COST``.
+
+    Args:
+        graph: the model file of each arithmetic.
+        error: NME of a model file, in percent.
+
+    Raises:
+        ConfigError: int8 arithmetic of a network that cannot have it.
+    """
+    if arithmetic != "auto":
+        return graph(arithmetic)
+    exact = graph("float32")
+    if storage not in INT8_STORAGES:
+        return exact
+    try:
+        integer = graph("int8")
+    except ConfigError:
+        return exact
+    return integer if is_faster(integer, exact) and error(integer) - error(exact) <= INT8_COST else exact
 
 
 def is_faster(first: bytes, second: bytes, turns: int = 20) -> bool:

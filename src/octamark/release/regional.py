@@ -31,16 +31,15 @@ from octamark.nets.regional import RegionalNetwork
 from octamark.release.calibration import FOLDS, cross_fitted, fit_calibration
 from octamark.release.graph import regions_to_onnx, with_card
 from octamark.release.model import (
-    INT8_COST,
     ArithmeticChoice,
     check_arithmetic,
+    choose_arithmetic,
     half_checkpoint,
-    is_faster,
     learned_from,
 )
 from octamark.release.predictor import RegionalPredictor
 from octamark.release.progress import step_counter
-from octamark.release.quantization import INT8_STORAGES, Storage
+from octamark.release.quantization import Storage
 from octamark.training import checkpoints
 from octamark.training.recipe import Recipe
 from octamark.training.regions import region_rule, trained_regional
@@ -178,13 +177,13 @@ def release_regions(
     in_label_boxes = {"labels": View(label_crop(card.crop))}
     range_faces = (training or validation)[:: max(1, len(training or validation) // RANGE_FACES)][:RANGE_FACES]
     tick = step_counter(advance, 4 * len(validation) + (0 if arithmetic == "float32" else len(range_faces)))
-    crops = None
+    range_crops = None
     if arithmetic != "float32":
         located = predict(landmarker, range_faces, in_label_boxes, advance=tick)["labels"]
-        crops = region_crops(range_faces, located, table, draft.rule)
+        range_crops = region_crops(range_faces, located, table, draft.rule)
 
     def graph(arithmetic: Arithmetic) -> bytes:
-        return regions_to_onnx(RegionalPredictor(regional, arithmetic), draft, storage=storage, crops=crops)
+        return regions_to_onnx(RegionalPredictor(regional, arithmetic), draft, storage=storage, crops=range_crops)
 
     views = {**in_label_boxes, "detector": View(detector_crop(card.crop))}
     predictions = predict(landmarker, validation, views, advance=tick)
@@ -195,12 +194,7 @@ def release_regions(
         away = np.linalg.norm(readings - truth[:, table.landmarks], axis=-1)
         return float(np.nanmean(away / points_layout.reference_distance(truth)[:, None]) * 100)
 
-    if arithmetic == "auto":
-        arithmetic = "float32"
-        if storage in INT8_STORAGES and is_faster(graph("int8"), graph("float32")):
-            cost = error(graph("int8")) - error(graph("float32"))
-            arithmetic = "int8" if cost <= INT8_COST else "float32"
-    exported = graph(arithmetic)
+    exported = choose_arithmetic(arithmetic, storage, graph, error)
     refiner = Refiner(exported)
     faces = {name: _read(refiner, validation, predicted, tick) for name, predicted in predictions.items()}
     truth = np.stack([sample.landmarks for sample in validation]).astype(np.float64)
