@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,8 +52,13 @@ def test_a_regional_run_becomes_a_model_file_that_refines(tmp_path: Path, monkey
         release_regions(near, root)
     ticks: list[tuple[int, int]] = []
     finished = release_regions(
-        near, root, global_model=str(tmp_path / "global.onnx"), advance=lambda done, total: ticks.append((done, total))
+        near,
+        root,
+        global_model=str(tmp_path / "global.onnx"),
+        arithmetic="int8",
+        advance=lambda done, total: ticks.append((done, total)),
     )
+    assert finished.card.arithmetic == "int8"
     assert ticks[-1][0] == ticks[-1][1]
     (tmp_path / "near.onnx").write_bytes(finished.onnx)
     refiner = Refiner(tmp_path / "near.onnx")
@@ -78,9 +84,10 @@ def test_a_regional_run_becomes_a_model_file_that_refines(tmp_path: Path, monkey
     assert stated == pytest.approx(100 * errors[0].mean(), rel=0.01)
 
     (tmp_path / "near.safetensors").write_bytes(finished.checkpoint)
-    again = release_regions(tmp_path / "near.safetensors", root, global_model=str(tmp_path / "global.onnx"))
+    settled: dict[str, Any] = {"global_model": str(tmp_path / "global.onnx"), "arithmetic": "int8"}
+    again = release_regions(tmp_path / "near.safetensors", root, **settled)
     halved = rounded_to_half(near, tmp_path / "halved")
-    rounded = release_regions(halved, root, global_model=str(tmp_path / "global.onnx"))
+    rounded = release_regions(halved, root, **settled)
     assert again.onnx == rounded.onnx  # the checkpoint is the run, but for its weights' precision
 
     training, _ = training_and_validation(settings.data, root, IBUG)

@@ -42,7 +42,9 @@ def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Trainer(config, labelled_sets(config.data, root, layout(config.layout)), tmp_path / "run", device="cpu").run()
     monkeypatch.setattr(release_module, "FaceDetector", Oracle)
     ticks: list[tuple[int, int]] = []
-    finished = release(tmp_path / "run", root, advance=lambda done, total: ticks.append((done, total)))
+    finished = release(
+        tmp_path / "run", root, arithmetic="int8", advance=lambda done, total: ticks.append((done, total))
+    )
     assert ticks[-1][0] == ticks[-1][1]
 
     (tmp_path / "drawn.onnx").write_bytes(finished.onnx)
@@ -81,9 +83,9 @@ def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {**finished.card.scores, **card.scores} == finished.card.scores
     assert octamark.load(anew).card == card
 
-    again = release(tmp_path / "drawn.safetensors", root)
+    again = release(tmp_path / "drawn.safetensors", root, arithmetic="int8")
     assert again.card.recipe == finished.card.recipe
-    rounded = release(rounded_to_half(tmp_path / "run", tmp_path / "rounded"), root)
+    rounded = release(rounded_to_half(tmp_path / "run", tmp_path / "rounded"), root, arithmetic="int8")
     assert again.onnx == rounded.onnx  # the checkpoint is the run, but for its weights' precision
 
 

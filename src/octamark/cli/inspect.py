@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.table import Table
 
 from octamark.cli.console import make_folder, note, stdout
-from octamark.errors import WeightsError
+from octamark.errors import WeightsError, listed
 from octamark.inference.landmarker import Landmarker
 from octamark.inference.refiner import Refiner
+from octamark.inference.session import session, vector_instructions
 from octamark.layouts import BUILTIN, layout
 from octamark.models import REGIONS, ModelCard, RegionCard, available, read
 
@@ -21,17 +25,25 @@ def models(
     names: Annotated[
         list[str] | None, typer.Argument(help="Names of models, or .onnx files; all that ship by default")
     ] = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="Run each model on one thread, and print its arithmetic and time instead")
+    ] = False,
 ) -> None:
     """Print the cards of models.
 
-    A card has the layout, the crop rule, the scores, the training data and its terms of use.
+    A card has the layout, the crop rule, the scores, the training data and its terms of use. With --run, each model
+    reads one crop (a regional network: the regions of one face) a few times.
     """
+    if run:
+        stdout.print(_times(names or [*available(), REGIONS]))
+        return
     for name in names or [*available(), REGIONS]:
         card = _card(name)
         table = Table(title=f"{card.name}, {len(read(name)) / 1e6:.2f} MB", title_justify="left", show_header=False)
         table.add_row("layout", card.layout)
         size = card.crop.size if isinstance(card, ModelCard) else card.rule.size
         table.add_row("input", f"{size}x{size}, width C = {card.width}, {card.parameters:,} parameters")
+        table.add_row("arithmetic", card.arithmetic)
         for title, text in _crops(card):
             table.add_row(title, text)
         if card.calibration.kind == "global":
@@ -54,6 +66,24 @@ def _card(name: str) -> ModelCard | RegionCard:
             return Refiner(name).card
         except WeightsError:
             raise error from None
+
+
+def _times(names: Sequence[str], turns: int = 10) -> Table:
+    """A table of the models' arithmetic, and of the shortest time that the network took on one thread."""
+    instructions = listed(vector_instructions()) or "unknown instructions"
+    table = Table(title=f"{os.cpu_count()} processors: {instructions}", title_justify="left")
+    for heading in ("model", "arithmetic", "ms"):
+        table.add_column(heading, justify="right" if heading == "ms" else "left")
+    for name in names:
+        card, network = _card(name), session(read(name), name, 1, "cpu")
+        crop = np.zeros((1, *network.get_inputs()[0].shape[1:]), np.uint8)
+        seconds = []
+        for _ in range(turns):
+            start = time.perf_counter()
+            network.run(None, {"crops": crop})
+            seconds.append(time.perf_counter() - start)
+        table.add_row(card.name, card.arithmetic, f"{min(seconds) * 1000:.2f}")
+    return table
 
 
 def _crops(card: ModelCard | RegionCard) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ network. The layout of the landmarks lies beside it, under ``octamark.layout``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,6 +21,9 @@ METADATA_KEY = "octamark"
 
 LAYOUT_KEY = "octamark.layout"
 """Metadata key of the layout, as ``octamark.layouts.dumps`` writes it."""
+
+Arithmetic = Literal["float32", "int8"]
+"""What a network's convolutions are computed in."""
 
 MAX_OFFSET = 0.5
 """Largest offset of a card, in shares of the inter-ocular distance."""
@@ -83,6 +86,7 @@ class Card(BaseModel):
         training_data, terms: what the network was trained on, and what the licence of those pictures allows.
         recipe: the whole training configuration.
         version: of the octamark that exported the file.
+        arithmetic: of the convolutions: ``"int8"``, with activations of 8 bits, or ``"float32"``.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -98,6 +102,7 @@ class Card(BaseModel):
     terms: str
     recipe: Mapping[str, Any]
     version: str
+    arithmetic: Arithmetic = "float32"
 
 
 class ModelCard(Card):

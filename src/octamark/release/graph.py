@@ -5,18 +5,26 @@ from __future__ import annotations
 import logging
 import warnings
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from torch import Tensor, nn
+from torch import Tensor
 
 from octamark import layouts
-from octamark.errors import WeightsError
+from octamark.errors import ConfigError, WeightsError, listed
 from octamark.layouts import Layout
 from octamark.models import LAYOUT_KEY, METADATA_KEY, Card, ModelCard, RegionCard, parse_card, parse_region_card
 from octamark.nets.network import EncoderLayer
 from octamark.release.predictor import Predictor, RegionalPredictor, calibration_constants
-from octamark.release.quantization import Storage, quantize_weights
+from octamark.release.quantization import (
+    INT8_STORAGES,
+    Storage,
+    activation_ranges,
+    quantize_activations,
+    quantize_weights,
+)
 
 OPSET = 18
 
@@ -36,31 +44,50 @@ def recalibrated(data: bytes, card: ModelCard) -> bytes:
     return _finish(model, card)
 
 
-def to_onnx(predictor: Predictor, card: ModelCard, *, storage: Storage = "int4") -> bytes:
+def to_onnx(
+    predictor: Predictor, card: ModelCard, *, storage: Storage = "int4", crops: NDArray[np.uint8] | None = None
+) -> bytes:
     """The predictor as an ONNX file.
 
     Args:
-        card: written into the metadata.
-        storage: precision of the stored weights, see ``octamark.release.quantization.STORAGES``; they are widened
-            when the file is loaded, and all arithmetic is float32.
+        card: written into the metadata, with the predictor's arithmetic.
+        storage: precision of the stored weights, see ``octamark.release.quantization.STORAGES``; for integer
+            arithmetic ``"int4"`` or ``"int8"``.
+        crops: (n, size, size, 3) of training faces, for integer arithmetic: they tell the range of every map.
 
     Returns:
         The file's bytes. Inputs and outputs are those of ``Predictor``, with any number of crops.
+
+    Raises:
+        ConfigError: integer arithmetic without crops, or with another storage.
     """
     example = torch.zeros(2, card.crop.size, card.crop.size, 3, dtype=torch.uint8)
-    model = _graph(predictor, example, ["landmarks", "spread", "confidence", "heatmaps"], storage)
-    return _finish(model, card, predictor.layout)
+    model = _graph(predictor, example, ["landmarks", "spread", "confidence", "heatmaps"], storage, crops)
+    return _finish(model, card.model_copy(update={"arithmetic": predictor.arithmetic}), predictor.layout)
 
 
-def regions_to_onnx(predictor: RegionalPredictor, card: RegionCard, *, storage: Storage = "int4") -> bytes:
+def regions_to_onnx(
+    predictor: RegionalPredictor, card: RegionCard, *, storage: Storage = "int4", crops: NDArray[np.uint8] | None = None
+) -> bytes:
     """The regional predictor as an ONNX file, for any number of crops; see ``to_onnx``."""
-    table, size = predictor.regional.table, card.rule.size
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    return _finish(_graph(predictor, example, ["readings", "spread"], storage), card, table.layout)
+    example = torch.zeros(2, card.rule.size, card.rule.size, 3, dtype=torch.uint8)
+    model = _graph(predictor, example, ["readings", "spread"], storage, crops)
+    return _finish(model, card.model_copy(update={"arithmetic": predictor.arithmetic}), predictor.layout)
 
 
-def _graph(module: nn.Module, crops: Tensor, outputs: list[str], storage: Storage) -> onnx.ModelProto:
+def _graph(
+    module: Predictor | RegionalPredictor,
+    crops: Tensor,
+    outputs: list[str],
+    storage: Storage,
+    training_crops: NDArray[np.uint8] | None,
+) -> onnx.ModelProto:
     """The ONNX graph of a module whose one input is ``crops``, of any length."""
+    integer = module.arithmetic == "int8"
+    if integer and storage not in INT8_STORAGES:
+        raise ConfigError(f"storage {storage!r} with arithmetic 'int8'; allowed: {listed(INT8_STORAGES)}")
+    if integer and (training_crops is None or not len(training_crops)):
+        raise ConfigError("arithmetic 'int8' needs crops of training faces, which tell the range of every map")
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -84,8 +111,13 @@ def _graph(module: nn.Module, crops: Tensor, outputs: list[str], storage: Storag
     assert program is not None
     model = program.model_proto
     _strip(model)
-    *_, coarsest = (name for name, part in module.named_modules() if isinstance(part, EncoderLayer))
-    quantize_weights(model, storage, f"{coarsest}.")
+    if integer:
+        assert training_crops is not None
+        coarsest = "network.coarsest."
+        quantize_activations(model, activation_ranges(model, training_crops), storage, coarsest)
+    else:
+        *_, coarsest = (f"{name}." for name, part in module.named_modules() if isinstance(part, EncoderLayer))
+    quantize_weights(model, storage, coarsest)
     _shorten(model)
     return model
 
@@ -114,12 +146,19 @@ def _finish(model: onnx.ModelProto, card: Card, layout: Layout | None = None) ->
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Drop what only a debugger reads, in place: source lines and intermediate shapes, most of a small file."""
+    """Drop what only a debugger reads, in place: source lines and most intermediate shapes, most of a small file.
+
+    Without the shapes of resized maps and of what convolutions write, ONNX Runtime would not know that two maps are as
+    large, and would add them by an operator of its own instead of in the convolution.
+    """
+    written = {node.output[0] for node in model.graph.node if node.op_type in ("Conv", "Resize")}
+    shapes = [value for value in model.graph.value_info if value.name in written]
     del model.graph.value_info[:]
+    model.graph.value_info.extend(shapes)
     for node in model.graph.node:
         del node.metadata_props[:]
         node.ClearField("doc_string")
-    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
         del value.metadata_props[:]
     del model.graph.metadata_props[:]
 
@@ -142,6 +181,8 @@ def _shorten(model: onnx.ModelProto) -> None:
         attributes = [attribute for attribute in node.attribute if not _is_default(node.op_type, attribute)]
         del node.attribute[:]
         node.attribute.extend(attributes)
+    for value in graph.value_info:
+        value.name = names[value.name]
 
 
 def _is_default(operator: str, attribute: onnx.AttributeProto) -> bool:

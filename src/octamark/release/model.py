@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,14 +17,15 @@ from torch import nn
 from octamark._version import __version__
 from octamark.datasets import FORMATS, Sample
 from octamark.datasets.load import split_of, training_and_validation
-from octamark.errors import listed
+from octamark.errors import ConfigError, listed
 from octamark.evaluation.run import Placement, View, detector_crop, label_crop, predict
 from octamark.geometry import Crop, Picture
 from octamark.inference.detector import Detector, FaceDetector
 from octamark.inference.landmarker import Landmarker, shifted
+from octamark.inference.session import session
 from octamark.layouts import Layout, layout
 from octamark.metrics import distances, failures, nme, usual_normaliser
-from octamark.models import ModelCard
+from octamark.models import Arithmetic, ModelCard
 from octamark.models.calibration import Calibration
 from octamark.nets.network import OctaveNetwork
 from octamark.nets.shape import ShapeCorrection
@@ -36,16 +39,25 @@ from octamark.release.calibration import (
 from octamark.release.graph import recalibrated, to_onnx
 from octamark.release.predictor import Predictor
 from octamark.release.progress import step_counter
-from octamark.release.quantization import Storage
+from octamark.release.quantization import INT8_STORAGES, Storage
 from octamark.release.shape_correction import LEAST_FACES, fit_shape, predicted_shapes
 from octamark.synthesis.caricature import Caricatures
 from octamark.training import checkpoints
+from octamark.training.augmentation import augment
 from octamark.training.data import FaceStore
 from octamark.training.recipe import Recipe
 from octamark.training.starting import trained_network
 
 SHAPE_FACES = 2000
 """Largest number of training faces that the shape correction is fitted on."""
+
+ArithmeticChoice = Arithmetic | Literal["auto"]
+
+RANGE_FACES = 128
+"""Training faces whose crops tell the range of every map, for int8 arithmetic."""
+
+INT8_COST = 0.02
+"""Points of NME on the validation faces, in percent of the normaliser, that int8 arithmetic may cost."""
 
 TERMS_300W = (
     "research use only, non-commercial: the terms of the training pictures (C. Sagonas et al., 300 Faces "
@@ -100,6 +112,7 @@ def release(
     data: Path | Mapping[str, Path] | None,
     *,
     storage: Storage = "int4",
+    arithmetic: ArithmeticChoice = "auto",
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Release:
     """The model file of a run.
@@ -113,11 +126,15 @@ def release(
         data: folder of the labelled faces, or of each set of the recipe by name; see
             ``octamark.datasets.load.labelled_sets``.
         storage: precision of the stored weights, see ``octamark.release.quantization.STORAGES``.
+        arithmetic: of the convolutions; ``"auto"`` takes int8 where it is faster on this machine and costs at most
+            ``INT8_COST`` points of NME on the validation faces.
         advance: called with the number of finished steps and of all steps.
 
     Raises:
+        ConfigError: int8 arithmetic of weights that are stored as floats.
         WeightsError, DataError: as the readers raise them.
     """
+    check_arithmetic(arithmetic, storage)
     network, recipe, meta = load_network(run)
     points = layout(recipe.layout)
     training, validation = training_and_validation(recipe.data, data, points, recipe.seed)
@@ -130,7 +147,7 @@ def release(
     complete = [sample for sample in training if np.isfinite(sample.landmarks).all()]
     shape_faces = complete[:: max(1, -(-len(complete) // SHAPE_FACES))]
     crop_faces = training or validation
-    steps = len(crop_faces) + len(shape_faces) + 2 * len(validation)
+    steps = len(crop_faces) + len(shape_faces) + (4 if arithmetic == "auto" else 2) * len(validation)
     tick = step_counter(advance, steps)
     detector = FaceDetector()
     boxes = detected_boxes(crop_faces, detector, tick)
@@ -151,18 +168,91 @@ def release(
         version=__version__,
     )
 
-    def graph(shape: ShapeCorrection | None) -> bytes:
-        predictor = Predictor(network, recipe.loss.beta, points, draft.calibration, shape)
-        return to_onnx(predictor, draft, storage=storage)
+    def graph(shape: ShapeCorrection | None, arithmetic: Arithmetic) -> bytes:
+        predictor = Predictor(network, recipe.loss.beta, points, draft.calibration, shape, arithmetic)
+        return to_onnx(predictor, draft, storage=storage, crops=crops if arithmetic == "int8" else None)
 
-    onnx, card = calibrate(graph(shape), validation, detector=detector, seed=recipe.seed, tick=tick)
+    def error(graph: bytes) -> float:
+        return _nme_in_label_boxes(Landmarker(graph, rotation="never", refine="never"), validation, tick)
+
+    crops = None if arithmetic == "float32" else augmented_crops(recipe, crop_faces)
+    exported = choose_arithmetic(arithmetic, storage, lambda kind: graph(shape, kind), error)
+    onnx, card = calibrate(exported, validation, detector=detector, seed=recipe.seed, tick=tick)
     further = {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100}
     if shape is not None:
-        uncorrected = _nme_in_label_boxes(Landmarker(graph(None), rotation="never", refine="never"), validation, tick)
-        further["validation NME without the shape correction, %, label boxes"] = uncorrected
+        further["validation NME without the shape correction, %, label boxes"] = error(graph(None, card.arithmetic))
     advance(steps, steps)
     final = card.model_copy(update={"scores": {**card.scores, **further}})
     return Release(recalibrated(onnx, final), final, half_checkpoint(network, meta, shape))
+
+
+def augmented_crops(recipe: Recipe, samples: Sequence[Sample], count: int = RANGE_FACES) -> NDArray[np.uint8]:
+    """The network's crops (n, size, size, 3) of up to ``count`` of these faces, augmented as the recipe does."""
+    points, size = layout(recipe.layout), recipe.stages[-1].size
+    faces = FaceStore.load(samples[:: max(1, len(samples) // count)][:count], size, recipe.margin)
+    pictures, _, _ = augment(
+        faces.pictures[:], faces.landmarks, config=recipe.augment, mirror=torch.from_numpy(points.mirror.copy()),
+        size=size, generator=torch.Generator().manual_seed(recipe.seed),
+        caricatures=Caricatures.of(recipe.caricature, points, faces.landmarks),
+    )  # fmt: skip
+    crops: NDArray[np.uint8] = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    return crops
+
+
+def choose_arithmetic(
+    arithmetic: ArithmeticChoice,
+    storage: Storage,
+    graph: Callable[[Arithmetic], bytes],
+    error: Callable[[bytes], float],
+) -> bytes:
+    """The model file of an arithmetic; for ``"auto"`` int8 where it is faster and costs at most ``INT8_COST``.
+
+    Args:
+        graph: the model file of each arithmetic.
+        error: NME of a model file, in percent.
+
+    Raises:
+        ConfigError: int8 arithmetic of a network that cannot have it.
+    """
+    if arithmetic != "auto":
+        return graph(arithmetic)
+    exact = graph("float32")
+    if storage not in INT8_STORAGES:
+        return exact
+    try:
+        integer = graph("int8")
+    except ConfigError:
+        return exact
+    return integer if is_faster(integer, exact) and error(integer) - error(exact) <= INT8_COST else exact
+
+
+def is_faster(first: bytes, second: bytes, turns: int = 20) -> bool:
+    """Whether one crop takes the first model file less time than the second, on one thread of this machine."""
+    sessions = [session(data, "a model file", 1, "cpu") for data in (first, second)]
+    shape = sessions[0].get_inputs()[0].shape
+    crop = np.random.default_rng(0).integers(0, 256, (1, *shape[1:]), dtype=np.uint8)
+    least = [math.inf, math.inf]
+    for _ in range(turns):
+        for index, network in enumerate(sessions):
+            for _ in range(2):  # the first call of a turn has cold caches
+                start = time.perf_counter()
+                network.run(None, {"crops": crop})
+                least[index] = min(least[index], time.perf_counter() - start)
+    return least[0] < least[1]
+
+
+def check_arithmetic(arithmetic: str, storage: str) -> ArithmeticChoice:
+    """The arithmetic that an export is to have.
+
+    Raises:
+        ConfigError: an unknown one, or int8 arithmetic of weights that are stored as floats.
+    """
+    allowed: tuple[ArithmeticChoice, ...] = ("auto", "int8", "float32")
+    if arithmetic not in allowed:
+        raise ConfigError(f"arithmetic {arithmetic!r}; allowed: {listed(allowed)}")
+    if arithmetic == "int8" and storage not in INT8_STORAGES:
+        raise ConfigError(f"storage {storage!r} with arithmetic 'int8'; allowed: {listed(INT8_STORAGES)}")
+    return arithmetic
 
 
 def _shape_correction(

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from octamark.layouts import Layout
+from octamark.models import Arithmetic
 from octamark.models.calibration import CONFIDENCE_SHARE, Calibration
 from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, EncoderLayer, OctaveNetwork
 from octamark.nets.octave import Maps, OctaveBlock, OctaveConv
 from octamark.nets.regional import LEAST_SPREAD, RegionalNetwork
 from octamark.nets.shape import ShapeCorrection
+from octamark.release.fusion import IntegerNetwork
 
 
 def fold_norms(network: OctaveNetwork) -> OctaveNetwork:
@@ -86,6 +88,10 @@ class Predictor(nn.Module):
     of the landmark box's area, for a layout without that normaliser); heatmaps (n, M, size/4, size/4), probabilities.
     Spread and confidence follow the calibration (octamark.models.calibration); landmarks are those of the heatmaps,
     after the shape correction if there is one.
+
+    Args:
+        arithmetic: ``"int8"`` for a graph whose convolutions ``octamark.release.quantization`` quantises; it is the
+            same function.
     """
 
     calibration_gain: Tensor
@@ -99,39 +105,95 @@ class Predictor(nn.Module):
         layout: Layout,
         calibration: Calibration,
         shape: ShapeCorrection | None = None,
+        arithmetic: Arithmetic = "float32",
     ) -> None:
         super().__init__()
-        self.network = fold_norms(network)
-        self.beta, self.layout, self.shape = beta, layout, shape
+        self.network = prepared(network, arithmetic)
+        self.beta, self.layout, self.arithmetic = beta, layout, arithmetic
+        self.shape = None if shape is None else _FewerOperators(shape)
         self.eyes = [list(group) for group in layout.normalisers.get("inter-ocular", ())]
         for name, values in calibration_constants(calibration).items():
             self.register_buffer(name, torch.from_numpy(values))
-        _pool_first(self.network)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        pictures = crops.permute(0, 3, 1, 2).float() * (1 / 255)
-        p = heatmaps.probabilities(self.network(pictures), self.beta)
-        points = heatmaps.to_input_pixels(heatmaps.decode(p), STRIDE)
-        position = points.position if self.shape is None else self.shape(points.position)
-        log_raw = points.spread.clamp(min=1e-6).log()  # n, M, 2
+        p = heatmaps.probabilities(self.network(crops), self.beta)
+        position, raw = _decode(p)
+        if self.shape is not None:
+            position = self.shape(position)
+        log_raw = raw.clamp(min=1e-6).log()  # n, M, 2
         log_mean = log_raw.mean(dim=(1, 2), keepdim=True)  # n, 1, 1
         u = self.calibration_gain * (self.calibration_own * log_raw + self.calibration_face * log_mean).exp()
         spread = self._chain(u, "knots")
-        axis_mean = (spread**2).mean(dim=-1).sqrt()  # n, M
-        radius = CONFIDENCE_SHARE * self._inter_ocular(position)[:, None]
-        return position, spread, self._chain(radius / axis_mean.clamp(min=1e-6), "ratios"), p
+        length = torch.linalg.vector_norm(spread, dim=-1).clamp(
+            min=2**0.5 * 1e-6
+        )  # n, M: the root mean square * 2**0.5
+        radius = 2**0.5 * CONFIDENCE_SHARE * self._inter_ocular(position)
+        return position, spread, self._chain(radius / length, "ratios"), p
 
     def _chain(self, x: Tensor, table: str) -> Tensor:
         """Values ``x`` under a table of the calibration: a chain of straight lines from (0, 0)."""
         start, length, slope = (cast(Tensor, getattr(self, f"calibration_{table}_{part}")) for part in _LINE)
-        return (torch.minimum(torch.relu(x[..., None] - start), length) * slope).sum(dim=-1)
+        values: Tensor = torch.minimum(torch.relu(x[..., None] - start), length) @ slope
+        return values
 
     def _inter_ocular(self, points: Tensor) -> Tensor:
-        """The distance that the confidence refers to, see ``Predictor``: (n, M, 2) -> (n,)."""
+        """The distance that the confidence refers to, see ``Predictor``: (n, M, 2) -> (n, 1)."""
         if self.eyes:
-            first, second = (points[:, group].mean(dim=1) for group in self.eyes)
-            return ((first - second) ** 2).sum(dim=-1).sqrt()
-        return 0.5 * (points.amax(dim=1) - points.amin(dim=1)).prod(dim=-1).sqrt()
+            first, second = (points[:, group].mean(dim=1, keepdim=True) for group in self.eyes)
+            distance: Tensor = torch.linalg.vector_norm(first - second, dim=-1)
+            return distance
+        return 0.5 * (points.amax(dim=1) - points.amin(dim=1)).prod(dim=-1, keepdim=True).sqrt()
+
+
+def _decode(p: Tensor) -> tuple[Tensor, Tensor]:
+    """Soft-argmax and mean absolute deviation per axis, as in ``nets.heatmaps``, of square maps, in input pixels."""
+    count, side = p.shape[1], p.shape[3]
+    marginals = torch.cat([p.sum(dim=2), p.sum(dim=3)], dim=2).view(-1, count, 2, side)
+    places = (torch.arange(side, dtype=p.dtype) + 0.5) * STRIDE - 0.5
+    position = marginals @ places  # n, M, 2
+    return position, ((position[..., None] - places).abs() * marginals).sum(dim=-1)
+
+
+class _FewerOperators(nn.Module):
+    """A shape correction; the same function of any face that has an extent, from a third of the operators."""
+
+    def __init__(self, shape: ShapeCorrection) -> None:
+        super().__init__()
+        self.mean, self.weight = nn.Parameter(shape.mean), nn.Parameter(shape.weight)
+        x, y = shape.mean.unbind(-1)
+        turn = torch.stack([torch.stack([x, y], -1), torch.stack([-y, x], -1)], -1)  # M, 2, (cosine, sine)
+        self.turn = nn.Parameter((turn / shape.mean.square().sum()).flatten(0, 1))
+        self.rotation = nn.Parameter(torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, -1.0, 1.0, 0.0]]))
+
+    def forward(self, points: Tensor) -> Tensor:
+        centred = points - points.mean(dim=1, keepdim=True)
+        size = torch.linalg.vector_norm(centred, dim=(1, 2), keepdim=True).clamp(min=1e-3)
+        alike = (centred / size).flatten(1) @ self.turn  # n, 2
+        direction = alike / torch.linalg.vector_norm(alike, dim=1, keepdim=True).clamp(min=1e-3)
+        rotation = (direction @ self.rotation).view(-1, 2, 2)
+        difference = (centred / size) @ rotation - self.mean
+        moved = (difference.flatten(1) @ self.weight).view_as(difference)
+        corrected: Tensor = points + moved @ rotation.transpose(1, 2) * size
+        return corrected
+
+
+class FloatNetwork(nn.Module):
+    """A network of folded normalisations; crops (n, s, s, 3) uint8 -> heatmaps (n, M, s/4, s/4), unnormalised."""
+
+    def __init__(self, network: OctaveNetwork) -> None:
+        super().__init__()
+        self.network = network
+        _pool_first(network)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        heatmaps: Tensor = self.network(crops.permute(0, 3, 1, 2).float() * (1 / 255))
+        return heatmaps
+
+
+def prepared(network: OctaveNetwork, arithmetic: Arithmetic) -> FloatNetwork | IntegerNetwork:
+    """A network for inference, from crops uint8 to unnormalised heatmaps."""
+    folded = fold_norms(network)
+    return IntegerNetwork(folded) if arithmetic == "int8" else FloatNetwork(folded)
 
 
 _LINE = ("start", "length", "slope")
@@ -162,16 +224,13 @@ class RegionalPredictor(nn.Module):
     channels belong to a region.
     """
 
-    def __init__(self, regional: RegionalNetwork) -> None:
+    def __init__(self, regional: RegionalNetwork, arithmetic: Arithmetic = "float32") -> None:
         super().__init__()
-        self.regional = copy.deepcopy(regional)
-        self.regional.network = fold_norms(regional.network)
-        _pool_first(self.regional.network)
+        self.network, self.arithmetic = prepared(regional.network, arithmetic), arithmetic
+        self.layout, self.beta = regional.table.layout, regional.beta
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        pictures = crops.permute(0, 3, 1, 2).float() * (1 / 255)
-        maps = heatmaps.probabilities(self.regional.network(pictures), self.regional.beta)
-        position, spread = heatmaps.to_input_pixels(heatmaps.decode(maps), STRIDE)
+        position, spread = _decode(heatmaps.probabilities(self.network(crops), self.beta))
         return position, spread.clamp(min=LEAST_SPREAD)
 
 

@@ -19,18 +19,24 @@ from octamark.errors import ConfigError, listed
 from octamark.evaluation.run import Predictions, View, detector_crop, label_crop, predict
 from octamark.evaluation.steadiness import nudge
 from octamark.faces import Landmarks
-from octamark.geometry import apply, invert, landmark_boxes
+from octamark.geometry import apply, crops, invert, landmark_boxes
 from octamark.inference.landmarker import Landmarker, shifted
 from octamark.inference.refiner import Refiner
-from octamark.inference.regions import RegionTable, fuse
+from octamark.inference.regions import RegionTable, fuse, place
 from octamark.layouts import Layout
 from octamark.metrics import distances, failure_rate, nme, part_nme, usual_normaliser
-from octamark.models import FACE_UNITS, RegionCard
+from octamark.models import FACE_UNITS, Arithmetic, RegionCard, RegionRule
 from octamark.models.calibration import Calibration
 from octamark.nets.regional import RegionalNetwork
 from octamark.release.calibration import FOLDS, cross_fitted, fit_calibration
 from octamark.release.graph import regions_to_onnx, with_card
-from octamark.release.model import half_checkpoint, learned_from
+from octamark.release.model import (
+    ArithmeticChoice,
+    check_arithmetic,
+    choose_arithmetic,
+    half_checkpoint,
+    learned_from,
+)
 from octamark.release.predictor import RegionalPredictor
 from octamark.release.progress import step_counter
 from octamark.release.quantization import Storage
@@ -39,6 +45,9 @@ from octamark.training.recipe import Recipe
 from octamark.training.regions import region_rule, trained_regional
 
 F64 = NDArray[np.float64]
+
+RANGE_FACES = 32
+"""Training faces whose regions' crops tell the range of every map, for int8 arithmetic."""
 
 STEADY = 0.2
 """Weight of the distance between two readings of a face, relative to the error, in the fit of the fusion."""
@@ -115,6 +124,7 @@ def release_regions(
     *,
     global_model: str | None = None,
     storage: Storage = "int4",
+    arithmetic: ArithmeticChoice = "auto",
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> RegionalRelease:
     """The model file of a regional run.
@@ -128,12 +138,14 @@ def release_regions(
         global_model: the model for whole faces whose points place the crops, by name or path of the .onnx file; by
             default the recipe's, which must then be one that ships.
         storage: precision of the stored weights, see ``octamark.release.quantization.STORAGES``.
+        arithmetic: see ``octamark.release.model.release``; the NME is that of the network's own readings.
         advance: called with the number of finished steps and of all steps.
 
     Raises:
-        ConfigError: a global model that is not a model file.
+        ConfigError: a global model that is not a model file; int8 arithmetic of weights that are stored as floats.
         WeightsError, DataError: as the readers raise them.
     """
+    check_arithmetic(arithmetic, storage)
     regional, recipe, meta = load_regional(run)
     assert recipe.regional is not None
     model = _model_file(global_model or recipe.regional.global_model)
@@ -162,11 +174,28 @@ def release_regions(
         recipe=recipe.model_dump(mode="json"),
         version=__version__,
     )
-    exported = regions_to_onnx(RegionalPredictor(regional), draft, storage=storage)
-    refiner = Refiner(exported)
-    tick = step_counter(advance, 4 * len(validation))
-    views = {"labels": View(label_crop(card.crop)), "detector": View(detector_crop(card.crop))}
+    in_label_boxes = {"labels": View(label_crop(card.crop))}
+    range_faces = (training or validation)[:: max(1, len(training or validation) // RANGE_FACES)][:RANGE_FACES]
+    tick = step_counter(advance, 4 * len(validation) + (0 if arithmetic == "float32" else len(range_faces)))
+    range_crops = None
+    if arithmetic != "float32":
+        located = predict(landmarker, range_faces, in_label_boxes, advance=tick)["labels"]
+        range_crops = region_crops(range_faces, located, table, draft.rule)
+
+    def graph(arithmetic: Arithmetic) -> bytes:
+        return regions_to_onnx(RegionalPredictor(regional, arithmetic), draft, storage=storage, crops=range_crops)
+
+    views = {**in_label_boxes, "detector": View(detector_crop(card.crop))}
     predictions = predict(landmarker, validation, views, advance=tick)
+
+    def error(graph: bytes) -> float:
+        readings = _read(Refiner(graph), validation, predictions["labels"], lambda: None).readings
+        truth = np.stack([sample.landmarks for sample in validation])
+        away = np.linalg.norm(readings - truth[:, table.landmarks], axis=-1)
+        return float(np.nanmean(away / points_layout.reference_distance(truth)[:, None]) * 100)
+
+    exported = choose_arithmetic(arithmetic, storage, graph, error)
+    refiner = Refiner(exported)
     faces = {name: _read(refiner, validation, predicted, tick) for name, predicted in predictions.items()}
     truth = np.stack([sample.landmarks for sample in validation]).astype(np.float64)
     scale = predictions["labels"].scale
@@ -191,7 +220,7 @@ def release_regions(
     eyes = points_layout.reference_distance(truth) / unit[:, 0, 0]
     checks = cross_fitted(held_out["labels"][1] / unit, errors, eyes, points_layout.mirror)
     all_scores = {**scores, **{f"{name} (cross-fitted)": value for name, value in checks.items()}}
-    final = draft.model_copy(
+    final = refiner.card.model_copy(
         update={
             "bias": tuple(round(float(value), 4) for value in fitted.bias),
             "sharpness": round(fitted.sharpness, 4),
@@ -200,6 +229,16 @@ def release_regions(
         }
     )
     return RegionalRelease(with_card(exported, final), final, half_checkpoint(regional, meta))
+
+
+def region_crops(
+    samples: Sequence[Sample], predictions: Predictions, table: RegionTable, rule: RegionRule
+) -> NDArray[np.uint8]:
+    """The crops (n * R, size, size, 3) of the regions of n faces, placed by their predictions."""
+    assert predictions.spread is not None
+    placed = place(predictions.landmarks.astype(np.float64), predictions.spread.astype(np.float64), table, rule)
+    cut = [crops(sample.read(), transforms, rule.size) for sample, transforms in zip(samples, placed, strict=True)]
+    return np.concatenate(cut)
 
 
 def _model_file(model: str) -> str:
