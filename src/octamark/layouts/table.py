@@ -172,7 +172,7 @@ def to_table(layout: Layout) -> dict[str, Any]:
 
 def dumps(layout: Layout) -> str:
     """A layout as JSON text, for the metadata of a model file; ``octamark.layouts.loads`` reads it back exactly."""
-    return json.dumps(to_table(layout))
+    return json.dumps(to_table(layout), separators=(",", ":"))
 
 
 def _point_names(value: Any) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ from octamark.training import checkpoints
 from octamark.training.augmentation import augment
 from octamark.training.data import FaceStore
 from octamark.training.recipe import Recipe
-from octamark.training.starting import trained_network
+from octamark.training.starting import trained_network, trained_shape
 
 SHAPE_FACES = 2000
 """Largest number of training faces that the shape correction is fitted on."""
@@ -122,7 +122,7 @@ def release(
     validation faces. The scores are those of the exported file in ONNX Runtime on the validation faces.
 
     Args:
-        run: folder of the run, or a checkpoint.
+        run: folder of the run, or a checkpoint. A checkpoint that holds a shape correction keeps it.
         data: folder of the labelled faces, or of each set of the recipe by name; see
             ``octamark.datasets.load.labelled_sets``.
         storage: precision of the stored weights, see ``octamark.release.quantization.STORAGES``.
@@ -145,14 +145,15 @@ def release(
     if recipe.distillation is not None:
         learned = f"{learned}; distilled from {recipe.distillation.teacher}"
     complete = [sample for sample in training if np.isfinite(sample.landmarks).all()]
-    shape_faces = complete[:: max(1, -(-len(complete) // SHAPE_FACES))]
+    kept_shape = None if run.is_dir() else trained_shape(run)
+    shape_faces = [] if kept_shape is not None else complete[:: max(1, -(-len(complete) // SHAPE_FACES))]
     crop_faces = training or validation
     steps = len(crop_faces) + len(shape_faces) + (4 if arithmetic == "auto" else 2) * len(validation)
     tick = step_counter(advance, steps)
     detector = FaceDetector()
     boxes = detected_boxes(crop_faces, detector, tick)
     rule = fit_crop_rule(crop_faces, boxes, size=recipe.stages[-1].size, margin=recipe.margin)
-    shape = _shape_correction(network, recipe, points, shape_faces, tick)
+    shape = kept_shape or _shape_correction(network, recipe, points, shape_faces, tick)
     draft = ModelCard(
         name=recipe.name,
         layout=points.name,
@@ -182,7 +183,8 @@ def release(
     if shape is not None:
         further["validation NME without the shape correction, %, label boxes"] = error(graph(None, card.arithmetic))
     advance(steps, steps)
-    final = card.model_copy(update={"scores": {**card.scores, **further}})
+    rounded = {name: round(value, 4) for name, value in further.items()}
+    final = card.model_copy(update={"scores": {**card.scores, **rounded}})
     return Release(recalibrated(onnx, final), final, half_checkpoint(network, meta, shape))
 
 
@@ -330,7 +332,7 @@ def calibrate(
         "validation NME, %, YuNet boxes moved and scaled by up to 10 %": _percent(errors["moved"]),
         **{f"{name} (cross-fitted)": value for name, value in cross_fitted(raw, signed_errors, eyes, mirror).items()},
     }
-    finite = {name: value for name, value in scores.items() if np.isfinite(value)}  # no failures: no ranking of them
+    finite = {name: round(value, 4) for name, value in scores.items() if np.isfinite(value)}  # no failures: no ranking
     final = card.model_copy(update={"calibration": fitted, "offset": offset, "scores": finite})
     return recalibrated(graph, final), final
 
