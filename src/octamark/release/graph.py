@@ -118,6 +118,7 @@ def _graph(
     else:
         *_, coarsest = (f"{name}." for name, part in module.named_modules() if isinstance(part, EncoderLayer))
     quantize_weights(model, storage, coarsest)
+    _share_constants(model)
     _shorten(model)
     return model
 
@@ -161,6 +162,23 @@ def _strip(model: onnx.ModelProto) -> None:
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
         del value.metadata_props[:]
     del model.graph.metadata_props[:]
+
+
+def _share_constants(model: onnx.ModelProto) -> None:
+    """Keep equal constants once, in place; the calibration's stay as they are."""
+    first: dict[bytes, str] = {}
+    names: dict[str, str] = {}
+    for tensor in list(model.graph.initializer):
+        if tensor.name.startswith("calibration"):
+            continue
+        unnamed = onnx.TensorProto()
+        unnamed.CopyFrom(tensor)
+        unnamed.ClearField("name")
+        names[tensor.name] = first.setdefault(unnamed.SerializeToString(deterministic=True), tensor.name)
+        if names[tensor.name] != tensor.name:
+            model.graph.initializer.remove(tensor)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
 
 
 def _shorten(model: onnx.ModelProto) -> None:
