@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from command_line import run
 from octamark import models
 from octamark.errors import WeightsError
 from octamark.inference.landmarker import Landmarker
+from octamark.inference.refiner import Refiner
 from octamark.release.graph import with_card
 
 
@@ -24,6 +26,15 @@ def test_models_prints_the_cards_of_all_that_ship() -> None:
         assert f"{name}, " in printed
     assert "placed by the landmarks of small" in printed
     assert "one factor for all points" not in printed
+
+
+def test_models_run_prints_arithmetic_and_times() -> None:
+    printed = words("models", "nano", models.REGIONS, "--run")
+    cards = [Landmarker("nano", refine="never").card, Refiner().card]
+    for card in cards:
+        (time,) = re.findall(rf"{card.name} +{card.arithmetic} +([0-9.]+)", printed)
+        assert float(time) > 0
+    assert "small" not in printed
 
 
 def test_a_global_calibration_is_stated(tmp_path: Path) -> None:

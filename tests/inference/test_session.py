@@ -14,7 +14,7 @@ import pytest
 import octamark
 from octamark import DeviceError, WeightsError, models
 from octamark.errors import PredictionError
-from octamark.inference.session import check_threads, run, session
+from octamark.inference.session import check_threads, run, session, vector_instructions
 from octamark.models import registry
 
 
@@ -56,9 +56,47 @@ def test_a_foreign_file_is_called_damaged_or_no_onnx_file() -> None:
     ],
 )
 def test_impossible_outputs_are_an_error(values: np.ndarray, problem: str) -> None:
-    network: Any = SimpleNamespace(run=lambda names, feeds: [values])
+    network: Any = SimpleNamespace(run=lambda names, feeds: [values], get_providers=lambda: ["CUDAExecutionProvider"])
     with pytest.raises(PredictionError, match=f"^model mine: {problem}$"):
         run(network, ["landmarks"], np.zeros((3, 32, 32, 3), np.uint8), "mine")
+
+
+@pytest.mark.parametrize(("provider", "sizes"), [("CPUExecutionProvider", [2, 2, 1]), ("CUDAExecutionProvider", [5])])
+def test_a_processor_reads_a_few_crops_at_a_time(provider: str, sizes: list[int]) -> None:
+    seen: list[int] = []
+
+    def call(names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        seen.append(len(feeds["crops"]))
+        return [feeds["crops"][:, 0, 0, 0].astype(np.float32), np.ones(len(feeds["crops"]), np.float32)]
+
+    network: Any = SimpleNamespace(run=call, get_providers=lambda: [provider])
+    crops = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    landmarks, spread = run(network, ["landmarks", "spread"], crops, "mine")
+    assert seen == sizes
+    np.testing.assert_array_equal(landmarks, [0, 1, 2, 3, 4])
+    np.testing.assert_array_equal(spread, np.ones(5))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model name\t: x\nflags\t\t: fpu avx2 avx512f avx512_vnni\n", ["AVX2", "AVX512", "VNNI"]),
+        ("flags\t\t: fpu avx2 avx_vnni\n", ["AVX2", "VNNI"]),
+        ("flags\t\t: fpu avx2\n", ["AVX2"]),
+        ("Features\t: neon\n", []),
+        (None, []),
+    ],
+)
+def test_vector_instructions_are_those_of_the_processor(
+    text: str | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_text(path: Path, encoding: str) -> str:
+        if text is None:
+            raise FileNotFoundError(path)
+        return text
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert vector_instructions() == expected
 
 
 def test_cuda_that_onnx_runtime_gives_up_on_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
