@@ -1,18 +1,26 @@
-"""Parameters, arithmetic and file size of every width of the network, and of the models that ship.
+"""Parameters, arithmetic and file size of every width of the network, and of the models that ship; their operators.
 
-    python -m benchmarks.sizes [--update]          (needs the package's extra, train)
+    python -m benchmarks.sizes [--before FOLDER] [--update]          (needs the package's extra, train)
 
 The widths are exported untrained, which costs the same; the figures of the models that ship come from their cards,
-which ``octamark export`` wrote."""
+which ``octamark export`` wrote. Operators and times are measured; ``--before`` adds those of other model files of the
+same names and input, such as those of version 0.1.0: ``git worktree add 0.1.0 e8aa95e``, then the folder
+``0.1.0/src/octamark/models/blobs``."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime
 from benchmarks.measurements import Measurement, Value, add_update_option, finish
+from benchmarks.timing import take_turns
+from numpy.typing import NDArray
 
 import octamark
 from octamark import models
@@ -135,6 +143,68 @@ def cards() -> list[Measurement]:
     ]  # fmt: skip
 
 
+def operators(before: Path | None, rounds: int = 40) -> Measurement:
+    """How many operators the models that ship have, in the file and as ONNX Runtime runs them, and their times."""
+    files = {name: {"now": models.read(name)} for name in models.available()}
+    for name, versions in files.items():
+        if before is not None and (before / f"{name}.onnx").is_file():
+            versions["before"] = (before / f"{name}.onnx").read_bytes()
+    tasks: dict[str, Callable[[int], object]] = {}
+    counts: dict[str, tuple[int, int]] = {}
+    for name, versions in files.items():
+        for version, data in versions.items():
+            network, counts[f"{name} {version}"] = loaded(data)
+            crop = np.random.default_rng(0).integers(0, 256, (1, *network.get_inputs()[0].shape[1:]), dtype=np.uint8)
+
+            def call(
+                number: int, network: onnxruntime.InferenceSession = network, crop: NDArray[np.uint8] = crop
+            ) -> object:
+                return network.run(["landmarks", "spread", "confidence"], {"crops": crop})
+
+            tasks[f"{name} {version}"] = call
+    times = {name: float(np.percentile(values, 10)) for name, values in take_turns(tasks, rounds, 5, 2).items()}
+    rows: list[list[Value]] = []
+    for name in files:
+        now, old = f"{name} now", f"{name} before"
+        card = octamark.load(name, refine="never").card
+        ratio = times[now] / times[old] if old in times else None
+        rows.append(
+            [
+                f"`{name}`",
+                card.arithmetic,
+                *counts.get(old, (None, None)),
+                *counts[now],
+                times.get(old),
+                times[now],
+                ratio,
+            ]
+        )
+    return Measurement(
+        name="operators",
+        page="speed",
+        title="Operators of the models",
+        text="The network alone on one thread, one crop, the 10th percentile of alternating turns; *before* is 0.1.0, "
+        "in float32. *Run*: after ONNX Runtime has joined and folded what it can.",
+        columns=(
+            ("model", ""), ("arithmetic", ""), ("operators in the file, before", ","), ("run, before", ","),
+            ("in the file", ","), ("run", ","), ("ms, before", ".2f"), ("ms", ".2f"), ("ratio", ".2f"),
+        ),
+        rows=rows,
+        command="python -m benchmarks.sizes --before 0.1.0/src/octamark/models/blobs",
+    )  # fmt: skip
+
+
+def loaded(data: bytes) -> tuple[onnxruntime.InferenceSession, tuple[int, int]]:
+    """A model file on one thread, and its numbers of operators: in the file, and after ONNX Runtime's optimisation."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        network = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        optimised = onnx.load(options.optimized_model_filepath)
+    return network, (len(onnx.load_from_string(data).graph.node), len(optimised.graph.node))
+
+
 def figure(scores: Mapping[str, float], start: str) -> float | None:
     """The score of a card whose name is ``start``, perhaps with the number of faces behind it."""
     names = [name for name in scores if start and (name == start or name.startswith((f"{start},", f"{start} ")))]
@@ -144,9 +214,10 @@ def figure(scores: Mapping[str, float], start: str) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", type=Path, help="folder of earlier model files of the same names")
     add_update_option(parser)
     arguments = parser.parse_args()
-    finish([widths(), *cards()], arguments.update)
+    finish([widths(), *cards(), operators(arguments.before)], arguments.update)
 
 
 if __name__ == "__main__":
