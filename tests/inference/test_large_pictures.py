@@ -105,14 +105,14 @@ def test_faces_are_those_of_the_full_picture(
     np.testing.assert_allclose(faces.boxes, full.boxes, atol=0.1 * side)  # the detector's looks differ by that much
     np.testing.assert_allclose(faces.scores, full.scores, atol=0.02)
     assert distance(faces, full) < 1
-    assert distance(nano(data, full.boxes), full) < 0.1
+    assert distance(nano(data, full.boxes), full) < 0.2  # int8 arithmetic turns other pixels into such distances
 
 
 def test_a_face_that_fills_the_picture(nano: Landmarker, photograph: Picture, decodings: list[int]) -> None:
     data = encoded(cv2.resize(photograph[40:200, 145:305], (2050, 2050), interpolation=cv2.INTER_CUBIC))
     faces = nano(data, full_frame=True)
     assert decodings == [2]
-    assert distance(faces, nano(read_picture(data), full_frame=True)) < 0.1
+    assert distance(faces, nano(read_picture(data), full_frame=True)) < 0.2
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def test_small_faces_are_read_at_full_size(nano: Landmarker, photograph: Picture
     assert decodings == [2, 1]
     assert len(faces) == len(full) == 1
     assert distance(faces, full) < 1
-    assert distance(nano(data, full.boxes), full) < 0.1
+    assert distance(nano(data, full.boxes), full) < 0.2  # int8 arithmetic turns other pixels into such distances
 
 
 @pytest.mark.slow

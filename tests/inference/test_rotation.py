@@ -369,16 +369,16 @@ def test_points_do_not_jump_where_a_face_begins_to_be_read_again(
     name: str, photograph: Picture, straight: tuple[F64, F64, float]
 ) -> None:
     """Slowly zoomed past the size from which regions are read, and slowly turned past the lean from which crops are
-    turned: no step over half a percent of the eye distance (switches gave 1.9 to 3 %)."""
+    turned: no step over 1.5 % of the eye distance (switches gave 1.9 to 3 %, what int8 arithmetic rounds up to 1.1)."""
     _, points, _ = straight
     landmarker, middle = octamark.load(name, threads=1), points.mean(axis=0)
     box = landmark_boxes(points)
     side = float((box[2:] - box[:2]).max()) * landmarker.card.crop.margin
     zooms = [224 / side * 0.95 * 1.006**step for step in range(0, 50, 2)]
     zoomed = [np.array([[z, 0, 450 - z * middle[0]], [0, z, 450 - z * middle[1]]]) for z in zooms]
-    assert largest_step(landmarker, photograph, points, zoomed) < 0.005
+    assert largest_step(landmarker, photograph, points, zoomed) < 0.015
     turned = []
     for degrees in np.arange(14.0, 26.0, 0.25):
         linear = 1.2 * rotation(degrees)
         turned.append(np.concatenate([linear, (450 - linear @ middle)[:, None]], axis=1))
-    assert largest_step(landmarker, photograph, points, turned) < 0.005
+    assert largest_step(landmarker, photograph, points, turned) < 0.015
