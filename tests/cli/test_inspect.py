@@ -45,7 +45,7 @@ def test_a_global_calibration_is_stated(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_is_named() -> None:
-    with pytest.raises(WeightsError, match="unknown model 'nono'; models: nano, tiny"):
+    with pytest.raises(WeightsError, match="unknown model 'nono'; models: pico, nano, tiny"):
         run("models", "nono")
 
 
