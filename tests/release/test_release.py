@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import octamark
@@ -22,7 +23,7 @@ from octamark.models import CropRule
 from octamark.models.calibration import Calibration
 from octamark.release import model as release_module
 from octamark.release.calibration import detected_boxes, fit_crop_rule
-from octamark.release.model import _moved_randomly, calibrate, release
+from octamark.release.model import _moved_randomly, calibrate, load_network, release
 from octamark.training import checkpoints
 from octamark.training.engine import Trainer
 from octamark.training.recipe import parse
@@ -85,8 +86,16 @@ def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     again = release(tmp_path / "drawn.safetensors", root, arithmetic="int8")
     assert again.card.recipe == finished.card.recipe
-    rounded = release(rounded_to_half(tmp_path / "run", tmp_path / "rounded"), root, arithmetic="int8")
-    assert again.onnx == rounded.onnx  # the checkpoint is the run, but for its weights' precision
+    rounded = rounded_to_half(tmp_path / "run", tmp_path / "rounded")
+    for name, value in (
+        load_network(rounded)[0].state_dict().items()
+    ):  # but for its precision, it holds the run's weights
+        torch.testing.assert_close(load_network(tmp_path / "drawn.safetensors")[0].state_dict()[name], value)
+    (tmp_path / "again.safetensors").write_bytes(again.checkpoint)
+    kept = checkpoints.load(tmp_path / "again.safetensors")[0]["shape"]
+    for name, value in shape.items():
+        assert torch.equal(kept[name], value)
+    assert release(tmp_path / "again.safetensors", root, arithmetic="int8").onnx == again.onnx
 
 
 def test_crop_rule_recovers_a_known_map() -> None:
