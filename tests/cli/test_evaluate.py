@@ -332,7 +332,11 @@ def test_wrong_names_list_the_right_ones(root: Path, tmp_path: Path) -> None:
         DataError, "300w has no split 'test'; splits: full, common, challenge, train, val", *nano, "--split", "test"
     )
     refused(
-        WeightsError, "unknown model 'huge'; models: pico, nano, tiny.*, small-art, small, or the path", root, "-m", "huge"
+        WeightsError,
+        "unknown model 'huge'; models: pico, nano, tiny.*, small-art, small, or the path",
+        root,
+        "-m",
+        "huge",
     )
     refused(ConfigError, "boxes 'label'; allowed: labels, detector, own", *nano, "--boxes", "label")
     refused(ConfigError, "rotation 'yes'; allowed: auto, always, never", *nano, "--rotation", "yes")
