@@ -344,6 +344,9 @@ def test_options(photograph: Picture, box: NDArray[np.float32]) -> None:
         never = octamark.load("nano", threads=1, upright="never")
     assert never.options.rotation == "never"
     assert never.with_options(rotation="always").options == InferenceOptions(rotation="always", threads=1)
+    assert never.with_options(threads=2).detector == FaceDetector(threads=2)
+    strict = octamark.load("nano", detector=FaceDetector(0.9))
+    assert strict.with_options(threads=2).detector == FaceDetector(0.9)
     assert Landmarker("nano", threads=1, rotation="never").options == never.options
     with pytest.raises(ConfigError, match=r"unknown option colour; options: rotation, refine, .*detector"):
         octamark.load("nano", colour="red")

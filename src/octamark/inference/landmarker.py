@@ -173,7 +173,9 @@ class Landmarker:
 
     def with_options(self, **changes: Any) -> Landmarker:
         """A landmarker of the same model with other options, given by name."""
-        return Landmarker(self._model, self.options, detector=self.detector, **_renamed(changes))  # type: ignore[attr-defined]
+        usual = self.detector == FaceDetector(threads=self.options.threads or 1)  # whose threads follow the options
+        detector = None if usual else self.detector
+        return Landmarker(self._model, self.options, detector=detector, **_renamed(changes))  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
         return f"Landmarker({self.card.name!r}, layout={self.card.layout!r}, {self.card.parameters:,} parameters)"
