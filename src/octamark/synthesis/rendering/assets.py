@@ -129,8 +129,6 @@ def read_fit(path: Path) -> Fit:
             rows.append([float(word) for word in words])
         elif reading and len(words) == 1 and words[0].isdigit():
             rows.append([float(words[0])] * 3 + [1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-        elif reading:
-            reading = False
     if not rows:
         raise DataError(f"{path}: lists no vertices; a .mhclo file of MakeHuman is expected")
     table = np.array(rows)

@@ -333,7 +333,7 @@ def _ages(assets: Assets, mean: F64, base: F64, body: Ints) -> dict[str, F64]:
 def _spread(mean: F64, skin: F64) -> F64:
     """Displacements (26719, 3) of the whole head from those of its skin (11248, 3), the mean removed.
 
-    Eyeballs and teeth move as stiff parts, with the mean of the skin around them; other parts follow the nearest skin.
+    Eyeballs and teeth are moved and scaled as stiff parts with the skin around them; other parts follow the nearest skin.
     """
     moved = np.zeros_like(mean)
     moved[:SKIN] = skin
@@ -345,5 +345,7 @@ def _spread(mean: F64, skin: F64) -> F64:
     for names in (("left_eye",), ("right_eye",), ("gums", "teeth")):
         part = np.concatenate([np.arange(*PARTS[name]) for name in names])
         near = tree.query(mean[part].mean(axis=0), k=300)[1]
-        moved[part] = skin[near].mean(axis=0)
+        middle, after = mean[near].mean(axis=0), (mean[near] + skin[near]).mean(axis=0)
+        size = np.linalg.norm(mean[near] + skin[near] - after) / np.linalg.norm(mean[near] - middle)
+        moved[part] = (mean[part] - middle) * size + after - mean[part]
     return np.asarray(moved - skin[:9409].mean(axis=0))
