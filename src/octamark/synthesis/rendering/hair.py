@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from octamark.synthesis.rendering.assets import F64, Assets
-from octamark.synthesis.rendering.heads import PARTS, SKIN, HeadModel
+from octamark.synthesis.rendering.assets import F64, Fit, ObjMesh
+from octamark.synthesis.rendering.heads import SKIN, HeadModel, closest_on_mesh
 from octamark.synthesis.rendering.person import HAIR, Person
 from octamark.synthesis.rendering.pieces import Piece
 from octamark.synthesis.rendering.skin import beard_form, beard_share, scalp_share
@@ -27,7 +27,7 @@ class Style:
     Attributes:
         count: strands. length: on top. sides: share of the length at the sides. lift: away from the skin. fall: along
             the radii from the crown. part: to the sides of a parting. back: towards the back of the head. gravity, curl,
-            noise: of ``strands.grow``. width: of a strand, thick ones stand for locks.
+            noise: of ``strands.grow``. hug: how closely it follows the head. width: of a strand, thick ones stand for locks.
     """
 
     count: int
@@ -44,19 +44,20 @@ class Style:
     clearance: tuple[float, float] = (0.3, 0.9)
     steps: int = 6
     width: float = 0.09
+    hug: float = 0.7
 
 
 STYLES: dict[str, Style] = {
-    "buzz": Style(9000, (0.2, 0.6), lift=(0.8, 1.5), steps=2, width=0.06, clearance=(0.1, 0.2)),
-    "short": Style(7500, (2.0, 5.0), (0.25, 0.7), lift=(0.4, 1.2), fall=(0.4, 1.0), back=(-0.6, 0.6), noise=0.2, steps=5),
-    "crop": Style(7500, (1.2, 2.5), (0.3, 0.8), lift=(0.7, 1.5), fall=(0.2, 0.8), noise=0.25, steps=4),
+    "buzz": Style(9000, (0.2, 0.6), lift=(0.8, 1.5), hug=0.0, steps=2, width=0.06, clearance=(0.1, 0.2)),
+    "short": Style(7500, (2.0, 5.0), (0.25, 0.7), lift=(0.2, 0.7), fall=(0.6, 1.0), back=(-0.8, 0.6), gravity=(0.1, 0.25), noise=0.16, hug=0.4, steps=5, clearance=(0.5, 1.4)),
+    "crop": Style(7500, (1.2, 2.5), (0.3, 0.8), lift=(0.7, 1.5), fall=(0.2, 0.8), noise=0.25, hug=0.1, steps=4),
     "side": Style(7500, (5.0, 9.0), (0.3, 0.6), lift=(0.2, 0.6), fall=(0.1, 0.4), part=(0.8, 1.3), back=(0.0, 0.6)),
     "back": Style(7500, (6.0, 11.0), (0.5, 0.9), lift=(0.2, 0.6), fall=(0.0, 0.2), back=(1.0, 1.6), gravity=(0.0, 0.06)),
-    "curly": Style(6500, (5.0, 10.0), (0.6, 1.0), lift=(0.8, 1.3), curl=(0.25, 0.6), turns=4.0, noise=0.3, steps=12, gravity=(0.05, 0.12), clearance=(0.8, 2.5)),
-    "afro": Style(8500, (3.0, 9.0), (0.7, 1.0), lift=(3.0, 5.0), fall=(0.0, 0.3), curl=(0.2, 0.45), turns=4.0, noise=0.35, steps=9, gravity=(0.0, 0.02), clearance=(1.0, 4.0)),
-    "bob": Style(8000, (16.0, 22.0), (0.7, 0.9), lift=(0.1, 0.4), fall=(0.2, 0.6), part=(0.6, 1.1), back=(0.0, 0.4), gravity=(0.25, 0.4), steps=9, clearance=(0.4, 1.3), noise=0.06),
-    "long": Style(8000, (28.0, 42.0), (0.9, 1.0), lift=(0.1, 0.4), fall=(0.2, 0.5), part=(0.6, 1.1), back=(0.1, 0.6), gravity=(0.25, 0.4), steps=12, clearance=(0.4, 1.5), noise=0.06),
-    "wavy": Style(7500, (20.0, 36.0), (0.8, 1.0), lift=(0.3, 0.7), fall=(0.2, 0.5), part=(0.6, 1.1), back=(0.0, 0.4), gravity=(0.2, 0.35), curl=(0.3, 0.8), turns=4.0, steps=18, clearance=(0.6, 2.2), noise=0.10),
+    "curly": Style(6500, (5.0, 10.0), (0.6, 1.0), lift=(0.8, 1.3), curl=(0.25, 0.6), turns=4.0, noise=0.3, hug=0.3, steps=12, gravity=(0.05, 0.12), clearance=(0.8, 2.5)),
+    "afro": Style(8500, (3.0, 9.0), (0.7, 1.0), lift=(3.0, 5.0), fall=(0.0, 0.3), curl=(0.2, 0.45), turns=4.0, noise=0.35, hug=0.0, steps=9, gravity=(0.0, 0.02), clearance=(1.0, 4.0)),
+    "bob": Style(5500, (16.0, 22.0), (0.7, 0.9), lift=(0.1, 0.4), fall=(0.2, 0.6), part=(0.6, 1.1), back=(0.0, 0.4), gravity=(0.25, 0.4), steps=8, clearance=(0.4, 1.3), noise=0.06, width=0.12),
+    "long": Style(5500, (28.0, 42.0), (0.9, 1.0), lift=(0.1, 0.4), fall=(0.2, 0.5), part=(0.6, 1.1), back=(0.1, 0.6), gravity=(0.25, 0.4), steps=9, clearance=(0.4, 1.5), noise=0.06, width=0.13),
+    "wavy": Style(5500, (20.0, 36.0), (0.8, 1.0), lift=(0.3, 0.7), fall=(0.2, 0.5), part=(0.6, 1.1), back=(0.0, 0.4), gravity=(0.2, 0.35), curl=(0.3, 0.8), turns=4.0, steps=14, clearance=(0.6, 2.2), noise=0.10, width=0.13),
     "tied": Style(7500, (9.0, 13.0), (0.8, 1.0), lift=(0.05, 0.15), fall=(0.0, 0.0), back=(2.0, 2.6), gravity=(0.0, 0.0), noise=0.05, steps=7, clearance=(0.2, 0.5)),
     "bun": Style(7500, (9.0, 13.0), (0.8, 1.0), lift=(0.05, 0.15), fall=(-1.0, -0.6), back=(0.6, 1.4), gravity=(0.0, 0.0), noise=0.05, steps=7, clearance=(0.2, 0.5)),
     "ringed": Style(4500, (1.0, 3.0), (0.8, 1.0), lift=(0.3, 0.8), fall=(0.4, 1.0), steps=4),
@@ -125,12 +126,14 @@ def hair_pieces(
     direction = flow + value("lift") * (0.15 if covered else 1.0) * up + rng.normal(0, 0.1, flow.shape)
     top = np.clip((rest[:, 1] - 7.0) / 4.0, 0, 1)
     length = value("length") * (value("sides") * (1 - top) + top) * rng.uniform(0.75, 1.1, len(rest))
-    if options["child"]:
+    if options["style"] in ("tied", "bun"):
+        length = np.linalg.norm(knot - rest, axis=1) * rng.uniform(0.85, 1.1, len(rest))
+    elif options["child"]:
         length = length * 0.8
     clearance = value("clearance") * (0.3 if covered else 1.0)
     lines = grow(
         roots, direction, length, ground, rng, steps=style.steps, gravity=value("gravity"), noise=style.noise,
-        curl=value("curl"), turns=style.turns * length.mean() / np.mean(style.length), clearance=clearance,
+        curl=value("curl"), turns=style.turns * length.mean() / np.mean(style.length), clearance=clearance, hug=style.hug,
     )  # fmt: skip
     pieces = [_strands("hair", "hair", lines, style.width, hair_texture(person, options["hair"], rng), rng)]
     if options["style"] in ("tied", "bun"):
@@ -193,49 +196,55 @@ def beard_pieces(head: HeadModel, person: Person, vertices: F64, normals: F64, g
 
 
 def lash_pieces(head: HeadModel, person: Person, vertices: F64, rng: Random) -> list[Piece]:
-    """Lashes as strands along the free edges of the head model's lash strips."""
-    first, last = PARTS["lashes"]
-    strips = head.triangles["lashes"]
-    rest = head.mean
+    """Lashes as strands along the free edges of the lids."""
     lines = []
-    for low, high in ((first, first + 684), (first + 684, last)):
-        own = np.unique(strips[(strips >= low).all(axis=1) & (strips < high).all(axis=1)])
-        middle = (rest[slice(*PARTS["left_eye" if low == first else "right_eye"])]).mean(axis=0)
-        upper = rest[own, 1] > 3.35
-        for part, strength in ((own[upper], 1.0), (own[~upper], 0.5)):
-            if len(part) < 4:
-                continue
-            depth = rest[part, 2]
-            tips = part[depth > np.quantile(depth, 0.75)]
-            roots = part[depth < np.quantile(depth, 0.35)]
-            near = cKDTree(rest[roots][:, :1]).query(rest[tips][:, :1])[1]
-            picked = rng.choice(len(tips), int(90 * strength))
-            start, end = vertices[roots[near[picked]]], vertices[tips[picked]]
-            reach = (0.55 + 0.35 * rng.random(len(picked))) * person.options["lashes"] * strength
-            bend = np.array([0, 0.25 if strength == 1.0 else -0.12, 0])
+    for side, sign in (("left", 1), ("right", -1)):
+        corners, weights = head.lids[side]
+        rim = (vertices[corners] * weights[..., None]).sum(axis=1)
+        half = len(rim) // 2
+        for edge, up, strength, count in ((rim[:half], 1.0, 1.0, 110), (rim[half:], -0.6, 0.5, 60)):
+            share = rng.uniform(0.06, 0.94, count) * (half - 1)
+            first = share.astype(int)
+            start = edge[first] + (share - first)[:, None] * (edge[first + 1] - edge[first])
+            outer = share / (half - 1) if sign > 0 else 1 - share / (half - 1)
+            length = person.options["lashes"] * strength * rng.uniform(0.45, 0.8, count) * (0.7 + 0.5 * outer)
+            way = np.column_stack([sign * (outer - 0.4) * 0.9, np.full(count, 0.25 * up), np.ones(count)])
+            way += rng.normal(0, 0.12, way.shape)
+            way /= np.linalg.norm(way, axis=1, keepdims=True)
             shares = np.linspace(0, 1, 4)[None, :, None]
-            lines.append(start[:, None] + (end - start)[:, None] * shares * reach[:, None, None] + bend * shares**2)
-        del middle
+            bend = np.array([0.0, 0.45 * up, 0.0])
+            lines.append(start[:, None] + length[:, None, None] * (way[:, None] * shares + bend * shares**2))
     every = np.concatenate(lines)
-    outward = np.tile([0.0, 0.3, 1.0], (*every.shape[:2], 1))
-    pieces = ribbons(every, outward, 0.035, rng)
-    dark = np.array(HAIR[person.options["brow_colour"]], np.float32) * 0.5
+    outward = np.tile([0.0, 0.5, 1.0], (*every.shape[:2], 1))
+    vertices, triangles, normals, _ = ribbons(every, outward, 0.022, rng)
+    dark = np.array(HAIR[person.options["brow_colour"]], np.float32) * 0.6
     if person.options["make_up"]:
         dark = np.full(3, 0.006, np.float32)
-    return [Piece("lash", "head", pieces[0], pieces[1], dark.reshape(1, 1, 3), normals=pieces[2])]
+    return [Piece("lash", "head", vertices, triangles, dark.reshape(1, 1, 3), normals=normals)]
 
 
-def brow_pieces(assets: Assets, person: Person, base: F64, cards: Any) -> list[Piece]:
-    """The brows: MakeHuman's cards on this head's base mesh, in the colour of the brows."""
-    del assets
-    mesh, fit, alpha = cards(f"eyebrows/{person.options['brow']}", f"mh/eyebrows/{person.options['brow']}.png")
-    placed = fit.place(base)
-    keys = np.column_stack([mesh.triangles.ravel(), mesh.uv_triangles.ravel()])
-    unique, inverse = np.unique(keys, axis=0, return_inverse=True)
-    colour = np.array(HAIR[person.options["brow_colour"]], np.float32) * 0.8
-    return [
-        Piece(
-            "brow", "head", placed[unique[:, 0]], inverse.reshape(-1, 3), colour.reshape(1, 1, 3), mesh.uv[unique[:, 1]],
-            alpha=alpha, roughness=0.7, specular=0.2,
-        )
-    ]  # fmt: skip
+def brow_roots(mesh: ObjMesh, fit: Fit, alpha: NDArray[np.float32], base: F64, count: int, rng: Random) -> F64:
+    """Places (count, 3) of the hairs of both brows: drawn on MakeHuman's cards where these are not transparent."""
+    height, width = alpha.shape
+    share = np.clip(alpha.astype(np.float64) - 0.15, 0, 1).ravel()
+    pixel = rng.choice(share.size, count, p=share / share.sum())
+    uv = np.column_stack([(pixel % width + rng.random(count)) / width, 1 - (pixel // width + rng.random(count)) / height])
+    flat = np.column_stack([mesh.uv, np.zeros(len(mesh.uv))])
+    owner, weights = closest_on_mesh(np.column_stack([uv, np.zeros(count)]), flat, mesh.uv_triangles)
+    return np.asarray((fit.place(base)[mesh.triangles[owner]] * weights[..., None]).sum(axis=1))
+
+
+def brow_pieces(person: Person, roots: F64, ground: Ground, rng: Random) -> list[Piece]:
+    """The brows as strands from these roots (n, 3), in the colour of the brows."""
+    count = len(roots)
+    points, normals = ground.push_out(roots, np.full(count, 0.03))
+    _, nearest = ground.tree.query(roots)
+    height = ((points - ground.vertices[nearest]) * normals).sum(axis=1)
+    points = points - np.maximum(height - 0.05, 0)[:, None] * normals
+    side = np.sign(points[:, 0])
+    inner = np.clip((2.2 - np.abs(points[:, 0])) / 1.6, 0, 1)
+    way = np.column_stack([side * (1.0 - 0.7 * inner), 0.15 + 0.8 * inner, np.zeros(count)]) + rng.normal(0, 0.15, (count, 3))
+    length = rng.uniform(0.35, 0.75, count)
+    lines = grow(points, way + 0.12 * normals, length, ground, rng, steps=3, noise=0.05, clearance=0.08)
+    texture = hair_texture(person, person.options["brow_colour"], rng)
+    return [_strands("brow", "head", lines, 0.035, texture, rng)]

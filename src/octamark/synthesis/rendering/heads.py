@@ -56,6 +56,8 @@ class HeadModel:
         skin_uv: (t, 3, 2) texture coordinates on MakeHuman's skins of ``triangles["skin"]``'s corners; v points up.
         iris_uv: (n, 2) texture coordinates of the model's own atlas for each vertex; used by eyes.
         base: (19158, 3) MakeHuman's base mesh laid on the mean head.
+        lids: left and right -> vertices (32, 3) and weights (32, 3) of places along the free edges of the lids: 16 of the
+            upper and 16 of the lower lid, by x.
         follow: (19158, 26719) sparse weights: displacements of the base mesh that follow those of the head.
     """
 
@@ -68,6 +70,7 @@ class HeadModel:
     skin_uv: F64
     iris_uv: F64
     base: F64
+    lids: Mapping[str, tuple[Ints, F64]]
     follow: sp.csr_matrix
 
     def vertices(
@@ -127,10 +130,15 @@ def load_head(assets: Assets) -> HeadModel:
     opening = assets.target("expression/units/caucasian/mouth-open")
     base = _register(body.vertices, skin_faces, helpers, mean, triangles["skin"], expression[names.index("jawOpen")], opening)
     follow = _followers(base, mean)
+    lids = {}
+    for side in ("left", "right"):
+        ball = mean[slice(*PARTS[f"{side}_eye"])]
+        corners, weights, _ = _rim(mean, triangles["skin"], ball.mean(axis=0)[:2], 1.5 * np.ptp(ball, axis=0)[0], ball.mean(axis=0)[2])
+        lids[side] = (corners, weights)
     skin_uv = _skin_uv(mean, triangles["skin"], base, skin_faces, body.uv[body.uv_triangles[own]])
     ages = _ages(assets, mean, base, skin_faces)
     return HeadModel(
-        mean, np.asarray(arrays["I"], np.float32), expression, names, ages, triangles, skin_uv, iris_uv, base, follow
+        mean, np.asarray(arrays["I"], np.float32), expression, names, ages, triangles, skin_uv, iris_uv, base, lids, follow
     )
 
 

@@ -31,12 +31,11 @@ def _environment(path: Path) -> F32:
         raise DataError(f"{path}: no environment that can be read ({error})") from error
     picture = np.nan_to_num(np.array(bitmap, np.float32), nan=0.0, posinf=BRIGHTEST, neginf=0.0)
     picture = np.clip(picture, 0.0, BRIGHTEST)
-    picture = np.asarray(cv2.resize(picture, (256, 128), interpolation=cv2.INTER_AREA))
     return np.asarray(picture / max(float(picture.mean()), 1e-3), np.float32)
 
 
 def environment(person: Person, assets: Assets) -> tuple[F32, F32]:
-    """Radiance of the surroundings (128, 256, 3): with the lamps, for light; and without, for a background."""
+    """Radiance of the surroundings (256, 512, 3): with the lamps, for light; and without, for a background."""
     light = person.options["light"]
     plain = _environment(assets.folder / "hdri" / f"{light['environment']}.exr")
     plain = np.roll(plain, round(light["turn"] / 360 * plain.shape[1]), axis=1)
@@ -76,11 +75,10 @@ def background(
         u = (yaw / (2 * np.pi) + np.arctan(axis) / (2 * np.pi)) % 1.0 * width
         v = np.clip(0.5 - pitch / np.pi - np.arctan(-axis) / np.pi, 0, 1) * (height - 1)
         grid_u, grid_v = np.meshgrid(u.astype(np.float32), v.astype(np.float32))
-        out = cv2.remap(surroundings, grid_u, grid_v, cv2.INTER_CUBIC, borderMode=cv2.BORDER_WRAP)
-        if kind == "environment":
-            detail = noise_field((size, size), rng.uniform(3, 10), rng, 1)[..., None]
-            out = out * np.exp(0.25 * detail)
-        out = np.clip(out, 0, 4)
+        out = cv2.remap(surroundings, grid_u, grid_v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        if kind == "blurred":
+            out = cv2.GaussianBlur(out, (0, 0), size * float(rng.uniform(0.01, 0.04)))
+        out = np.clip(out, 0.005, 4)
     elif kind == "wall":
         ramp = np.linspace(-1, 1, size, dtype=np.float32)
         x, y = np.meshgrid(ramp, ramp)

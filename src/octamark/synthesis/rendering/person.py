@@ -188,7 +188,7 @@ def _expression(rng: np.random.Generator) -> dict[str, float]:
     elif lids < 0.84:
         blink = rng.uniform(0.15, 0.85)
     else:
-        blink = rng.uniform(0.88, 1.0)
+        blink = rng.uniform(0.92, 1.1)
     weights["eyeBlink_L"] = weights["eyeBlink_R"] = float(blink)
     if rng.random() < 0.04:
         weights[f"eyeBlink_{rng.choice(['L', 'R'])}"] = float(rng.uniform(0.7, 1.0))
@@ -226,6 +226,8 @@ def _options(
         fitting = [name for name in fitting if not name.startswith("young")] or fitting
     elif age < 0.3:
         fitting = [name for name in fitting if name.startswith("young")] or fitting
+    if tone < 3.0:  # a dark texture made pale shows blotches
+        fitting = [name for name in fitting if "dark" not in name]
     dark_eyes = tone > 1.6 or asian > 0.5
     iris = _pick(rng, {"black": 2, "brown": 2, "hazel": 0.2} if dark_eyes else {
         "black": 0.3, "brown": 1.5, "hazel": 1, "green": 0.7, "grey": 0.7, "blue": 1.6})

@@ -13,12 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from octamark.errors import ConfigError, install_hint
+from octamark.errors import ConfigError, DataError, install_hint
 from octamark.geometry import Picture
 from octamark.synthesis.rendering import hair, light, things
 from octamark.synthesis.rendering.assets import F64, Assets, Fit, Ints, ObjMesh
 from octamark.synthesis.rendering.camera import Camera, looking_at
 from octamark.synthesis.rendering.heads import PARTS, SKIN, HeadModel, load_head, vertex_normals
+from octamark.synthesis.rendering.labels import Labels, brow_edges
 from octamark.synthesis.rendering.person import Person, sample_person
 from octamark.synthesis.rendering.pieces import Piece, turned
 from octamark.synthesis.rendering.skin import SkinMap, eye_rotation, gaze_shapes, head_pieces, to_linear, wrinkled
@@ -32,8 +33,9 @@ LABELLED = np.concatenate([np.arange(SKIN), np.arange(*PARTS["left_eye"]), np.ar
 LLVM = ("/usr/lib/x86_64-linux-gnu/libLLVM.so.19.1", "/usr/lib/aarch64-linux-gnu/libLLVM.so.19.1")
 """Where Debian's package libllvm19 puts LLVM, which Mitsuba compiles its kernels with."""
 
-NEAR = 0.22
-"""A point counts as hidden when something lies this far in front of it, centimetres, or farther."""
+NEAR = {"head": 0.45, "thing": 0.2}
+"""A point counts as hidden when the head or a thing lies this far in front of it, centimetres, or farther: lips that
+touch and lids do not hide each other's points."""
 
 
 def load_mitsuba() -> Any:
@@ -68,23 +70,15 @@ class Rendering:
 
     Attributes:
         picture: (s, s, 3) uint8.
-        person: what it shows.
-        camera: where it was taken from.
-        points: (m, 2) pixels of the labelled vertices, pixel centres at integers; see ``LABELLED``.
-        depth: (m,) their distances from the camera's plane, centimetres.
-        behind_head: (m,) share of rays, 0 to 1, that the head itself stops before the vertex.
-        behind_thing: (m,) share of rays that something else stops: hair, glasses, clothes, hands.
+        labels: of the picture.
         vertices: (26719, 3) of the head.
+        camera: where it was taken from.
     """
 
     picture: Picture
-    person: Person
-    camera: Camera
-    points: F64
-    depth: F64
-    behind_head: F64
-    behind_thing: F64
+    labels: Labels
     vertices: F64
+    camera: Camera
 
 
 class Renderer:
@@ -149,7 +143,7 @@ class Renderer:
         anchors = things.Anchors.of(head, vertices, normals)
         ground = hair.ground_of(vertices, normals, base)
         wears = person.options["things"]
-        out += hair.brow_pieces(self.assets, person, base, self.cards)
+        out += hair.brow_pieces(person, self.brow(person, base), ground, rng)
         out += hair.lash_pieces(head, person, vertices, rng)
         out += hair.beard_pieces(head, person, vertices, normals, ground, rng)
         out += hair.hair_pieces(head, person, vertices, normals, ground, "hat" in wears, rng)
@@ -171,6 +165,14 @@ class Renderer:
             out += things.occluder_pieces(head, person, anchors, base, self._hand, whole, rng)
         return out
 
+    def brow(self, person: Person, base: F64) -> F64:
+        """Places (1800, 3) of the hairs of both brows of a person."""
+        name = person.options["brow"]
+        mesh, fit, alpha = self.cards(f"eyebrows/{name}", f"mh/eyebrows/{name}.png")
+        if alpha is None:
+            raise DataError(f"{self.assets.folder}: no mh/eyebrows/{name}.png")
+        return hair.brow_roots(mesh, fit, alpha, base, 1800, np.random.default_rng([person.seed, 5]))
+
     def render(self, seed: int, person: Person | None = None) -> Rendering:
         """The picture of a seed, or of a person."""
         person = sample_person(seed, self.assets) if person is None else person
@@ -180,12 +182,47 @@ class Renderer:
             vertices[self._frame], person.yaw, person.pitch, person.roll, person.distance, self.size,
             room=float(rng.uniform(2.05, 2.3)), shift=(float(rng.normal(0, 0.015)), float(rng.normal(0, 0.015))),
         )  # fmt: skip
+        return self._render(person, camera, vertices, normals, base, rng)
+
+    def render_with(self, person: Person, camera: Camera) -> Rendering:
+        """The picture of a person from a camera."""
+        return self._render(person, camera, *self.geometry(person), np.random.default_rng([person.seed, 4]))
+
+    def _render(
+        self, person: Person, camera: Camera, vertices: F64, normals: F64, base: F64, rng: np.random.Generator
+    ) -> Rendering:
         pieces = self.pieces(person, vertices, normals, base)
         picture = self._picture(person, camera, pieces, rng)
+        return Rendering(picture, self.labels(person, camera, vertices, pieces, rng), vertices, camera)
+
+    def labels(
+        self, person: Person, camera: Camera, vertices: F64, pieces: Sequence[Piece], rng: np.random.Generator
+    ) -> Labels:
+        """The labels of a picture of these pieces; ``vertices`` (26719, 3) are the head's."""
         labelled = turned_eyes(vertices, person)[LABELLED]
+        brow = next(piece.vertices for piece in pieces if piece.name == "brow")
+        brows = np.stack([brow_edges(brow[brow[:, 0] < 0]), brow_edges(brow[brow[:, 0] > 0])])
+        behind = self.hidden(camera, np.concatenate([labelled, brows.reshape(-1, 3)]), pieces, rng)
+        count = len(labelled)
         points, depth = camera.project(labelled)
-        behind_head, behind_thing = self.hidden(camera, labelled, pieces, rng)
-        return Rendering(picture, person, camera, points, depth, behind_head, behind_thing, vertices)
+        return Labels(
+            size=self.size,
+            points=points,
+            depth=depth,
+            behind_head=behind[0][:count],
+            behind_thing=behind[1][:count],
+            vertices=LABELLED,
+            brows=camera.project(brows)[0],
+            brow_behind=np.stack([shares[count:] for shares in behind], axis=-1).reshape(brows.shape[:-1] + (2,)),
+            camera={
+                "position": camera.position.tolist(),
+                "right": camera.right.tolist(),
+                "up": camera.up.tolist(),
+                "forward": camera.forward.tolist(),
+                "angle": camera.angle,
+            },
+            person=person.to_dict(),
+        )
 
     def _mesh(self, piece: Piece, plain: bool = False) -> Any:
         """A Mitsuba mesh; ``plain`` without material."""
@@ -234,10 +271,7 @@ class Renderer:
         lit, plain = light.environment(person, self.assets)
         scene: dict[str, Any] = {
             "type": "scene",
-            "integrator": {
-                "type": "aov", "aovs": "albedo:albedo,normal:sh_normal",
-                "image": {"type": "path", "max_depth": 4, "hide_emitters": True},
-            },
+            "integrator": {"type": "path", "max_depth": 3, "hide_emitters": True},
             "light": {"type": "envmap", "bitmap": mi.Bitmap(lit)},
             "sensor": {
                 "type": "perspective", "fov": camera.angle,
@@ -255,11 +289,14 @@ class Renderer:
         for piece in pieces:
             scene[f"piece_{piece.name}"] = self._mesh(piece)
         loaded = mi.load_dict(scene)
-        rendered = loaded.integrator().render(loaded, seed=person.seed % 2**31, spp=self.samples)
-        image = np.array(rendered, np.float32)
+        seed = person.seed % 2**31
+        image = np.array(loaded.integrator().render(loaded, seed=seed, spp=self.samples), np.float32)
+        surface = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal"})
+        features = np.array(surface.render(loaded, seed=seed, spp=max(4, self.samples // 4)), np.float32)[..., -6:]
         image = np.nan_to_num(image, nan=0.0, posinf=100.0, neginf=0.0)
         colour, alpha = np.clip(image[..., :3], 0, 100), np.clip(image[..., 3:4], 0, 1)
-        albedo, normal = np.clip(image[..., 4:7], 0, 1), image[..., 7:10]
+        features = np.nan_to_num(features, nan=0.0, posinf=0.0, neginf=0.0)
+        albedo, normal = np.clip(features[..., :3], 0, 1), features[..., 3:]
         clean = np.asarray(
             pyoidn.denoise(np.ascontiguousarray(colour), albedo=np.ascontiguousarray(albedo), normal=np.ascontiguousarray(normal), hdr=True)
         )
@@ -276,10 +313,13 @@ class Renderer:
         other = [piece for piece in pieces if piece.kind in ("hair", "thing")]
         spread = np.concatenate([np.zeros((1, 2)), rng.normal(0, 0.12, (4, 2))])
         around = points[:, None] + spread[:, :1] * camera.right + spread[:, 1:] * camera.up
-        return self.stopped(camera.position, points[:, None], head), self.stopped(camera.position, around, other)
+        return (
+            self.stopped(camera.position, around, head, NEAR["head"]),
+            self.stopped(camera.position, around, other, NEAR["thing"]),
+        )
 
-    def stopped(self, position: F64, targets: F64, pieces: Sequence[Piece]) -> F64:
-        """The share (m,) of rays from a position to targets (m, k, 3) that a piece stops more than ``NEAR`` before."""
+    def stopped(self, position: F64, targets: F64, pieces: Sequence[Piece], near: float) -> F64:
+        """The share (m,) of rays from a position to targets (m, k, 3) that a piece stops ``near`` or more before."""
         if not pieces:
             return np.zeros(len(targets))
         mi = self.mi
@@ -291,7 +331,7 @@ class Renderer:
         rays = mi.Ray3f(
             mi.Point3f(*(float(value) for value in position)), mi.Vector3f(*(np.ascontiguousarray(directions[:, k]) for k in range(3)))
         )
-        rays.maxt = mi.Float((lengths - NEAR).astype(np.float32))
+        rays.maxt = mi.Float((lengths - near).astype(np.float32))
         stopped = np.array(scene.ray_test(rays)).reshape(targets.shape[:-1])
         return np.asarray(stopped.mean(axis=1), np.float64)
 

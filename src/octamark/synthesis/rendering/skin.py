@@ -49,8 +49,9 @@ def scalp_share(mean: F64, hairline: float = 0.0) -> F64:
     front = np.array([-6.5, -5.8, -4.8, -2.8, -2.2, 2.2, 3.0, 3.8, 4.9, 6.6, 8.2, 9.5])
     recede = np.clip((y - 5.0) / 3.0, 0, 1) * hairline * (1 + 0.6 * np.exp(-(((np.abs(x) - 4.5) / 1.8) ** 2)))
     limit = np.interp(y, level, front) - recede
-    ears = (np.abs(x) > 7.6) & (y > -3) & (y < 4.4) & (z > -2.5) & (z < 2.2)
-    return np.asarray(np.where(ears | (y < -6.5), 0.0, np.clip((limit - z) / 0.7 + 0.5, 0, 1)))
+    ears = ((y - 1.0) / 3.8) ** 2 + ((z + 0.3) / 2.9) ** 2
+    bare = (np.abs(x) > 7.0) * np.clip((1.1 - ears) / 0.15, 0, 1)
+    return np.asarray(np.where(y < -6.5, 0.0, np.clip((limit - z) / 0.7 + 0.5, 0, 1) * (1 - bare)))
 
 
 def beard_share(mean: F64) -> F64:
@@ -252,7 +253,7 @@ def eye_texture(person: Person, rng: np.random.Generator, side: int = 192) -> F3
     iris = iris * (1 - 0.75 * np.clip((share - 0.82) / 0.18, 0, 1))
     pupil = IRIS_ANGLE * person.options["pupil"]
     iris = iris * np.clip((angle - pupil) / 1.5, 0, 1)[..., None] + 0.002
-    white = np.array([0.62, 0.57, 0.53], np.float32) * (1 - 0.25 * np.clip((angle - 35) / 50, 0, 1))[..., None]
+    white = np.array([0.50, 0.45, 0.42], np.float32) * (1 - 0.25 * np.clip((angle - 35) / 50, 0, 1))[..., None]
     veins = np.clip(noise_field((side, side), 5, rng) - 1.2, 0, 1) * np.clip((angle - 28) / 30, 0, 1)
     white = white * (1 - 0.35 * veins[..., None] * np.array([0.2, 1, 1], np.float32))
     edge = np.clip((angle - IRIS_ANGLE) / 2.0 + 0.5, 0, 1)[..., None]

@@ -26,12 +26,18 @@ class Ground:
     normals: F64
     tree: cKDTree
 
-    def push_out(self, points: F64, clearance: F64) -> tuple[F64, F64]:
-        """Points (n, 3) at least ``clearance`` (n,) outside, and the surface's normals there."""
+    def push_out(self, points: F64, clearance: F64, hug: float = 0.0) -> tuple[F64, F64]:
+        """Points (n, 3) at least ``clearance`` (n,) outside, and the surface's normals there.
+
+        Args:
+            hug: share, 0 to 1, by which points farther outside, up to 6 cm, come back, above the neck.
+        """
         _, nearest = self.tree.query(points)
         normals = self.normals[nearest]
         height = ((points - self.vertices[nearest]) * normals).sum(axis=1)
-        return points + np.maximum(clearance - height, 0)[:, None] * normals, normals
+        back = hug * ((height < 6.0) & (points[:, 1] > -2.0))
+        lack = clearance - height
+        return points + (lack * np.where(lack > 0, 1.0, back))[:, None] * normals, normals
 
 
 def roots_on(
@@ -66,6 +72,7 @@ def grow(
     curl: float = 0.0,
     turns: float = 2.0,
     clearance: float = 0.15,
+    hug: float = 0.0,
 ) -> F64:
     """Strands (n, steps + 1, 3) from roots (n, 3), first along ``directions`` (n, 3).
 
@@ -73,8 +80,9 @@ def grow(
         lengths: (n,).
         ground: what they rest on; None lets them grow through everything.
         gravity: how much of the downward direction is added at each step.
-        noise: random change of direction per step.
+        noise: random change of direction per step; neighbours form locks that share most of it.
         curl: radius of a helix around each strand, and ``turns`` of it per strand.
+        hug: of ``Ground.push_out``.
         clearance: largest distance from the ground at which strands rest; each has its own.
     """
     count = len(roots)
@@ -83,20 +91,23 @@ def grow(
     lines = np.empty((count, steps + 1, 3))
     lines[:, 0] = roots
     rest = clearance * rng.uniform(0.15, 1.0, count)
-    drift = rng.normal(0, noise, (count, 3))
+    locks = rng.permutation(count)[: max(2, count // 25)]
+    lock = cKDTree(roots[locks]).query(roots)[1]
+    drift = rng.normal(0, noise, (len(locks), 3))[lock] + rng.normal(0, 0.25 * noise, (count, 3))
     for k in range(steps):
-        ahead = ahead + [0.0, -gravity, 0.0] + drift + rng.normal(0, 0.4 * noise, (count, 3))
+        ahead = ahead + [0.0, -gravity, 0.0] + drift + rng.normal(0, 0.15 * noise, (count, 3))
         ahead /= np.linalg.norm(ahead, axis=1, keepdims=True)
         points = points + ahead * step
         if ground is not None:
-            points, normals = ground.push_out(points, rest * min(1.0, (k + 1) / 2))
-            into = np.minimum((ahead * normals).sum(axis=1), 0)[:, None]
+            points, normals = ground.push_out(points, rest * min(1.0, (k + 1) / 2), hug)
+            into = (ahead * normals).sum(axis=1)[:, None]
+            into = np.where(into < 0, into, hug * into)
             ahead = ahead - into * normals
             ahead /= np.maximum(np.linalg.norm(ahead, axis=1, keepdims=True), 1e-6)
         lines[:, k + 1] = points
     if curl > 0:
-        phase = rng.uniform(0, 2 * np.pi, (count, 1)) + np.linspace(0, 2 * np.pi * turns, steps + 1)
-        across = np.cross(directions, rng.normal(0, 1, (count, 3)))
+        phase = (rng.uniform(0, 2 * np.pi, len(locks))[lock] + rng.normal(0, 0.4, count))[:, None] + np.linspace(0, 2 * np.pi * turns, steps + 1)
+        across = np.cross(directions, rng.normal(0, 1, (len(locks), 3))[lock])
         across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-6)
         other = np.cross(directions, across)
         other /= np.maximum(np.linalg.norm(other, axis=1, keepdims=True), 1e-6)

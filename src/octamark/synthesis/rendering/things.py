@@ -133,9 +133,8 @@ def glasses_pieces(person: Person, anchors: Anchors) -> list[Piece]:
         fan = np.column_stack([np.zeros(40, int), np.arange(40) + 1, (np.arange(40) + 1) % 40 + 1])
         dark = spec["lens"] > 0.5
         uv = np.full((41, 2), 0.5)
-        pieces.append(
-            Piece(f"lens_{side}", "thing" if dark else "clear", lens, fan, plain(tuple(spec["tint"])), uv, alpha=np.full((1, 1), spec["lens"], np.float32), roughness=0.08, specular=0.9)
-        )
+        if dark:
+            pieces.append(Piece(f"lens_{side}", "thing", lens, fan, plain(tuple(spec["tint"])), uv, roughness=0.08, specular=0.9))
         corner = outline[np.argmax(sign * outline[:, 0])]
         ear = anchors.at(sign * 8.3, 3.6, 0.8) + [sign * 0.35, 0.2, 0]
         parts.append(tube(np.linspace(corner, ear, 8), spec["rim"] * 0.9, 6))
