@@ -34,16 +34,22 @@ def render(
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder; one that is there is continued")],
     assets: Annotated[Path, ASSETS],
     count: Annotated[int, typer.Option("--count", min=1, max=10**6, help="Pictures")] = 48,
-    layout: Annotated[str, typer.Option("--layout", help="Layout of the shards: a name, or a .toml with vertices")] = "ibug68",
+    layout: Annotated[
+        str, typer.Option("--layout", help="Layout of the shards: a name, or a .toml with vertices")
+    ] = "ibug68",
     seed: Annotated[int, typer.Option("--seed", min=0, max=10**5, help="Base seed: another one, other persons")] = 0,
     size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the pictures, pixels")] = 256,
     samples: Annotated[int, typer.Option("--samples", min=1, max=1024, help="Rays per pixel")] = 16,
     workers: Annotated[int, typer.Option("--workers", min=1, max=256, help="Processes; 0: one per processor")] = max(
         1, os.cpu_count() or 1
     ),
-    input_size: Annotated[int, typer.Option("--input-size", min=32, help="Input of the networks, for the shards")] = 160,
+    input_size: Annotated[
+        int, typer.Option("--input-size", min=32, help="Input of the networks, for the shards")
+    ] = 160,
     margin: Annotated[float, typer.Option("--margin", min=1.01, max=3.0, help="data.margin of the recipe")] = 1.25,
-    hidden: Annotated[str, typer.Option("--hidden", help="Points that the head hides: keep, or drop their labels")] = "keep",
+    hidden: Annotated[
+        str, typer.Option("--hidden", help="Points that the head hides: keep, or drop their labels")
+    ] = "keep",
     shards: Annotated[bool, typer.Option("--shards/--no-shards", help="Pack the pictures for training")] = True,
 ) -> None:
     """Render labelled heads and pack them for training.
@@ -67,7 +73,9 @@ def render(
         raise ConfigError(f"--hidden {hidden!r}; allowed: keep, drop")
     points = named(layout)
     if not points.places:
-        raise ConfigError(f"layout {points.name}: its file has no vertices, so that its points have no place on the head")
+        raise ConfigError(
+            f"layout {points.name}: its file has no vertices, so that its points have no place on the head"
+        )
     need_renderer()
     if shards:
         from octamark.cli.train import need_packages
@@ -101,7 +109,14 @@ def render(
     if shards:
         from octamark.training.rendered import pack
 
-        pack(folder, points, out / f"shards-{points.name}", size=input_size, margin=margin, hidden="drop" if hidden == "drop" else "keep")
+        pack(
+            folder,
+            points,
+            out / f"shards-{points.name}",
+            size=input_size,
+            margin=margin,
+            hidden="drop" if hidden == "drop" else "keep",
+        )
     note(f"{counted(len(done), 'picture')}: {out}; see audit.json, sheet.png and sheet-points.png")
     skipped = {number: why for number, why in folder.skipped.items() if number in seeds}
     for number, why in skipped.items():
@@ -113,10 +128,16 @@ def render(
 def heads(
     assets: Annotated[Path, ASSETS],
     out: Annotated[Path, typer.Option("-o", "--out", help="The .png to write")],
-    layout: Annotated[str | None, typer.Option("--layout", help="Draw this layout: a name, or a .toml with vertices")] = None,
-    at: Annotated[tuple[float, float] | None, typer.Option("--at", help="X Y: tell the vertex at this pixel of a view")] = None,
+    layout: Annotated[
+        str | None, typer.Option("--layout", help="Draw this layout: a name, or a .toml with vertices")
+    ] = None,
+    at: Annotated[
+        tuple[float, float] | None, typer.Option("--at", help="X Y: tell the vertex at this pixel of a view")
+    ] = None,
     view: Annotated[str, typer.Option("--view", help="front, half-left, left, half-right or right")] = "front",
-    part: Annotated[str, typer.Option("--part", help="What the view shows: head, right_eye, left_eye, nose or mouth")] = "head",
+    part: Annotated[
+        str, typer.Option("--part", help="What the view shows: head, right_eye, left_eye, nose or mouth")
+    ] = "head",
     size: Annotated[int, typer.Option("--size", min=64, max=2048, help="Side of a view, pixels")] = 768,
 ) -> None:
     """Draw a layout on the rendered head, or tell which vertex lies at a pixel.
@@ -153,5 +174,7 @@ def heads(
         vertex = nearest_vertex(shown, *at)
         place = shown.labels.points[shown.labels.vertices == vertex].astype("float32")
         picture = numbered(picture, place, [str(vertex)])
-        print(f"vertex {vertex} at ({place[0][0]:.1f}, {place[0][1]:.1f}); on the other side {mirrored_vertex(renderer, vertex)}")
+        print(
+            f"vertex {vertex} at ({place[0][0]:.1f}, {place[0][1]:.1f}); on the other side {mirrored_vertex(renderer, vertex)}"
+        )
     write_picture(out, picture)

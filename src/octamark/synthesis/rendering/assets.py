@@ -123,8 +123,8 @@ def read_fit(path: Path) -> Fit:
             continue
         if words[0] in ("x_scale", "y_scale", "z_scale"):
             scales[words[0][0]] = (int(words[1]), int(words[2]), float(words[3]))
-        elif words[0] == "verts":
-            reading = True
+        elif words[0] in ("verts", "delete_verts"):
+            reading = words[0] == "verts"
         elif reading and len(words) == 9:
             rows.append([float(word) for word in words])
         elif reading and len(words) == 1 and words[0].isdigit():

@@ -41,7 +41,14 @@ class Camera:
 
 
 def looking_at(
-    points: F64, yaw: float, pitch: float, roll: float, distance: float, size: int, room: float, shift: tuple[float, float]
+    points: F64,
+    yaw: float,
+    pitch: float,
+    roll: float,
+    distance: float,
+    size: int,
+    room: float,
+    shift: tuple[float, float],
 ) -> Camera:
     """A camera whose picture shows points (n, 3) in the middle.
 

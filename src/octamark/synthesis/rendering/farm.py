@@ -21,6 +21,9 @@ from octamark.synthesis.rendering.folder import RenderFolder
 PER_PROCESS = 200
 """Pictures after which a worker process is replaced by a fresh one."""
 
+HOPELESS = 8
+"""So many pictures that fail before the first success end the run."""
+
 ATTEMPTS = 2
 """A picture during which a process died, or that failed, is rendered this often before it is skipped."""
 
@@ -37,6 +40,8 @@ class _Work:
     lock: threading.Lock = field(default_factory=threading.Lock)
     stop: threading.Event = field(default_factory=threading.Event)
     problem: str = ""
+    done: int = 0
+    failed: int = 0
 
 
 def render_seeds(
@@ -60,7 +65,7 @@ def render_seeds(
         command: what starts a worker process; the file of its job is appended.
 
     Raises:
-        ConfigError: workers die before they render anything.
+        ConfigError: the first pictures all fail, or workers die before they render anything.
     """
     work = _Work(deque(seeds))
     skipped: dict[int, str] = {}
@@ -68,6 +73,10 @@ def render_seeds(
 
     def give_up(seed: int, why: str) -> None:
         with work.lock:
+            work.failed += 1
+            if work.failed >= HOPELESS and not work.done:
+                work.problem = why
+                work.stop.set()
             work.attempts[seed] = work.attempts.get(seed, 0) + 1
             if work.attempts[seed] < ATTEMPTS:
                 work.waiting.append(seed)
@@ -75,6 +84,10 @@ def render_seeds(
             skipped[seed] = why
             if not crowd:
                 folder.skip(seed, why)
+        advance()
+
+    def succeed() -> None:
+        work.done += 1
         advance()
 
     def run() -> None:
@@ -88,7 +101,7 @@ def render_seeds(
                 "folder": str(folder.path), "assets": str(assets), "size": size, "samples": samples, "seeds": some,
                 "crowd": crowd, "threads": threads_each,
             }  # fmt: skip
-            started, left, errors = _run_process(job, command, work.stop, advance, give_up)
+            started, left, errors = _run_process(job, command, work.stop, succeed, give_up)
             if work.stop.is_set():
                 return
             if started is not None:  # the process died while it rendered this one
@@ -114,7 +127,9 @@ def render_seeds(
             thread.join(10)
         raise
     if work.problem:
-        raise ConfigError(f"rendering does not start: {work.problem.strip().splitlines()[-1] if work.problem.strip() else 'no message'}")
+        raise ConfigError(
+            f"no picture could be rendered: {work.problem.strip().splitlines()[-1] if work.problem.strip() else 'no message'}"
+        )
     return skipped
 
 
@@ -122,7 +137,7 @@ def _run_process(
     job: dict[str, object],
     command: Sequence[str],
     stop: threading.Event,
-    advance: Callable[[], None],
+    succeed: Callable[[], None],
     give_up: Callable[[int, str], None],
 ) -> tuple[int | None, list[int], str]:
     """Run one process: the seed during which it died, the seeds it did not finish, and what it wrote as errors."""
@@ -131,10 +146,18 @@ def _run_process(
     with tempfile.TemporaryDirectory() as place:
         file, log = Path(place) / "job.json", Path(place) / "errors.txt"
         file.write_text(json.dumps(job), encoding="utf-8")
-        environment = {**os.environ, "OIDN_NUM_THREADS": str(job["threads"]), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        with log.open("wb") as errors, subprocess.Popen(  # noqa: S603
-            [*command, str(file)], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-        ) as process:
+        environment = {
+            **os.environ,
+            "OIDN_NUM_THREADS": str(job["threads"]),
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        with (
+            log.open("wb") as errors,
+            subprocess.Popen(  # noqa: S603
+                [*command, str(file)], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+            ) as process,
+        ):
             lines: queue.Queue[str | None] = queue.Queue()
 
             def listen() -> None:
@@ -160,7 +183,9 @@ def _run_process(
                 with contextlib.suppress(json.JSONDecodeError):
                     parsed = json.loads(line)
                     event = parsed if isinstance(parsed, dict) else {}
-                seed = next((event[key] for key in ("start", "done", "failed") if isinstance(event.get(key), int)), None)
+                seed = next(
+                    (event[key] for key in ("start", "done", "failed") if isinstance(event.get(key), int)), None
+                )
                 if not isinstance(seed, int):
                     continue
                 if "start" in event:
@@ -171,6 +196,6 @@ def _run_process(
                 if "failed" in event:
                     give_up(seed, str(event.get("why", "")))
                 else:
-                    advance()
+                    succeed()
             process.wait()
         return current, left, log.read_text(encoding="utf-8", errors="replace")

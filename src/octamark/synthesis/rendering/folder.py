@@ -27,7 +27,7 @@ from octamark.images import read_picture, write_atomically
 from octamark.layouts import Layout
 from octamark.synthesis.rendering.labels import Labels, RenderedLandmarks, landmarks_of
 
-CROWD_SEEDS = tuple(range(2**40, 2**40 + 40))
+CROWD_SEEDS = tuple(range(2**40, 2**40 + 24))
 """Seeds of the heads in the crowds; no picture of a set has one of these."""
 
 MOST_PICTURES = 10**6
@@ -75,9 +75,15 @@ class RenderFolder:
         file = self.path / "settings.json"
         if file.exists():
             before = json.loads(file.read_text(encoding="utf-8"))
-            differing = [f"{key} {before.get(key)!r}, now {settings[key]!r}" for key in settings if before.get(key) != settings[key]]
+            differing = [
+                f"{key} {before.get(key)!r}, now {settings[key]!r}"
+                for key in settings
+                if before.get(key) != settings[key]
+            ]
             if differing:
-                raise ConfigError(f"{self.path} was begun with {'; '.join(differing)}; go on with the same, or choose another folder")
+                raise ConfigError(
+                    f"{self.path} was begun with {'; '.join(differing)}; go on with the same, or choose another folder"
+                )
             return
         stream = io.BytesIO()
         np.save(stream, mean.astype(np.float32))
@@ -113,9 +119,13 @@ class RenderFolder:
         try:
             return np.asarray(np.load(self.path / "mean.npy"), np.float64)
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.path}: no rendered pictures (mean.npy cannot be read); octamark render makes them") from error
+            raise DataError(
+                f"{self.path}: no rendered pictures (mean.npy cannot be read); octamark render makes them"
+            ) from error
 
-    def landmarks(self, layout: Layout, seeds: Sequence[int] | None = None) -> Iterator[tuple[int, Labels, RenderedLandmarks]]:
+    def landmarks(
+        self, layout: Layout, seeds: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, Labels, RenderedLandmarks]]:
         """Seed, labels and the layout's landmarks of each picture.
 
         Raises:
@@ -138,7 +148,9 @@ def picture_seeds(base: int, count: int) -> range:
     return range(base * MOST_PICTURES, base * MOST_PICTURES + count)
 
 
-def contact_sheet(folder: RenderFolder, layout: Layout, seeds: Sequence[int], columns: int = 8) -> tuple[Picture, Picture]:
+def contact_sheet(
+    folder: RenderFolder, layout: Layout, seeds: Sequence[int], columns: int = 8
+) -> tuple[Picture, Picture]:
     """Two sheets of pictures: as they are, and at twice the size with the points of a layout."""
     clean, drawn = [], []
     for seed, labels, found in folder.landmarks(layout, seeds):
@@ -177,7 +189,11 @@ def audit(folder: RenderFolder, layout: Layout) -> dict[str, Any]:
 
     def shares(values: NDArray[np.float64], limits: Sequence[float]) -> dict[str, float]:
         edges = [-np.inf, *limits, np.inf]
-        names = [f"under {limits[0]:g}", *(f"{a:g} to {b:g}" for a, b in zip(limits, limits[1:], strict=False)), f"{limits[-1]:g} or more"]
+        names = [
+            f"under {limits[0]:g}",
+            *(f"{a:g} to {b:g}" for a, b in zip(limits, limits[1:], strict=False)),
+            f"{limits[-1]:g} or more",
+        ]
         return {
             name: round(float(((values >= low) & (values < high)).mean()), 4)
             for name, low, high in zip(names, edges, edges[1:], strict=False)

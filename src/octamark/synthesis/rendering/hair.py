@@ -55,9 +55,9 @@ STYLES: dict[str, Style] = {
     "back": Style(7500, (6.0, 11.0), (0.5, 0.9), lift=(0.2, 0.6), fall=(0.0, 0.2), back=(1.0, 1.6), gravity=(0.0, 0.06)),
     "curly": Style(6500, (5.0, 10.0), (0.6, 1.0), lift=(0.8, 1.3), curl=(0.25, 0.6), turns=4.0, noise=0.3, hug=0.3, steps=12, gravity=(0.05, 0.12), clearance=(0.8, 2.5)),
     "afro": Style(8500, (3.0, 9.0), (0.7, 1.0), lift=(3.0, 5.0), fall=(0.0, 0.3), curl=(0.2, 0.45), turns=4.0, noise=0.35, hug=0.0, steps=9, gravity=(0.0, 0.02), clearance=(1.0, 4.0)),
-    "bob": Style(5500, (16.0, 22.0), (0.7, 0.9), lift=(0.1, 0.4), fall=(0.2, 0.6), part=(0.6, 1.1), back=(0.0, 0.4), gravity=(0.25, 0.4), steps=8, clearance=(0.4, 1.3), noise=0.06, width=0.12),
-    "long": Style(5500, (28.0, 42.0), (0.9, 1.0), lift=(0.1, 0.4), fall=(0.2, 0.5), part=(0.6, 1.1), back=(0.1, 0.6), gravity=(0.25, 0.4), steps=9, clearance=(0.4, 1.5), noise=0.06, width=0.13),
-    "wavy": Style(5500, (20.0, 36.0), (0.8, 1.0), lift=(0.3, 0.7), fall=(0.2, 0.5), part=(0.6, 1.1), back=(0.0, 0.4), gravity=(0.2, 0.35), curl=(0.3, 0.8), turns=4.0, steps=14, clearance=(0.6, 2.2), noise=0.10, width=0.13),
+    "bob": Style(5500, (16.0, 22.0), (0.7, 0.9), lift=(0.1, 0.4), fall=(0.2, 0.6), part=(0.8, 1.4), back=(0.3, 0.9), gravity=(0.25, 0.4), steps=8, clearance=(0.4, 1.3), noise=0.06, width=0.12),
+    "long": Style(5500, (28.0, 42.0), (0.9, 1.0), lift=(0.1, 0.4), fall=(0.2, 0.5), part=(0.8, 1.4), back=(0.3, 0.9), gravity=(0.25, 0.4), steps=9, clearance=(0.4, 1.5), noise=0.06, width=0.13),
+    "wavy": Style(5500, (20.0, 36.0), (0.8, 1.0), lift=(0.3, 0.7), fall=(0.2, 0.5), part=(0.8, 1.4), back=(0.3, 0.9), gravity=(0.2, 0.35), curl=(0.3, 0.8), turns=4.0, steps=14, clearance=(0.6, 2.2), noise=0.10, width=0.13),
     "tied": Style(7500, (9.0, 13.0), (0.8, 1.0), lift=(0.05, 0.15), fall=(0.0, 0.0), back=(2.0, 2.6), gravity=(0.0, 0.0), noise=0.05, steps=7, clearance=(0.2, 0.5)),
     "bun": Style(7500, (9.0, 13.0), (0.8, 1.0), lift=(0.05, 0.15), fall=(-1.0, -0.6), back=(0.6, 1.4), gravity=(0.0, 0.0), noise=0.05, steps=7, clearance=(0.2, 0.5)),
     "ringed": Style(4500, (1.0, 3.0), (0.8, 1.0), lift=(0.3, 0.8), fall=(0.4, 1.0), steps=4),
@@ -105,7 +105,9 @@ def hair_pieces(
     if options["style"] == "ringed":
         density = density * np.clip((8.5 - middles[:, 1]) / 2.0, 0.0, 1)
     if options["hairline"] > 1.0 and options["sex"] == "male":
-        density = density * (1 - 0.75 * np.exp(-(((middles[:, 0]) / 3) ** 2) - ((middles[:, 2] + 3) / 3.5) ** 2) * (middles[:, 1] > 10))
+        density = density * (
+            1 - 0.75 * np.exp(-(((middles[:, 0]) / 3) ** 2) - ((middles[:, 2] + 3) / 3.5) ** 2) * (middles[:, 1] > 10)
+        )
     if density.sum() < 1:
         return []
     roots, up, chosen, weights = roots_on(vertices[:SKIN], normals[:SKIN], triangles, density, style.count, rng)
@@ -135,6 +137,10 @@ def hair_pieces(
         roots, direction, length, ground, rng, steps=style.steps, gravity=value("gravity"), noise=style.noise,
         curl=value("curl"), turns=style.turns * length.mean() / np.mean(style.length), clearance=clearance, hug=style.hug,
     )  # fmt: skip
+    if options["fringe"] < 1.0:
+        x, y, z = np.abs(lines[..., 0]), lines[..., 1], lines[..., 2]
+        veils = ((z > 6.5) & (y < 7.0) & (y > -8.0) & (x < 5.8)).any(axis=1)
+        lines = lines[~veils | (rng.random(len(lines)) < options["fringe"])]
     pieces = [_strands("hair", "hair", lines, style.width, hair_texture(person, options["hair"], rng), rng)]
     if options["style"] in ("tied", "bun"):
         pieces.append(_knot(person, options["style"], vertices, ground, rng))
@@ -152,14 +158,20 @@ def _knot(person: Person, style: str, vertices: F64, ground: Ground, rng: Random
         angles = rng.uniform(0, 2 * np.pi, count)[:, None] + np.linspace(0, 4.5, 9)[None]
         height = rng.uniform(-1, 1, count)[:, None] + np.linspace(0, 0.3, 9)
         ring = np.sqrt(np.clip(1.05 - height**2, 0.02, 1))
-        lines = start + [0.0, 1.0, -0.6 * size] + size * np.stack([ring * np.cos(angles), ring * np.sin(angles), height], axis=-1)
+        lines = (
+            start
+            + [0.0, 1.0, -0.6 * size]
+            + size * np.stack([ring * np.cos(angles), ring * np.sin(angles), height], axis=-1)
+        )
         outward = lines - (start + [0.0, 1.0, -0.6 * size])
         outward /= np.maximum(np.linalg.norm(outward, axis=2, keepdims=True), 1e-6)
         texture = hair_texture(person, person.options["hair"], rng)
         parts = ribbons(lines, outward, 0.12, rng)
         return Piece("knot", "hair", parts[0], parts[1], texture, parts[3], normals=parts[2], roughness=0.4)
     direction = np.tile([rng.normal(0, 0.4), 0.2, -1.0], (count, 1)) + rng.normal(0, 0.15, (count, 3))
-    lines = grow(roots, direction, rng.uniform(12, 30, count), ground, rng, steps=9, gravity=0.3, noise=0.05, clearance=1.2)
+    lines = grow(
+        roots, direction, rng.uniform(12, 30, count), ground, rng, steps=9, gravity=0.3, noise=0.05, clearance=1.2
+    )
     return _strands("knot", "hair", lines, 0.1, hair_texture(person, person.options["hair"], rng), rng)
 
 
@@ -173,7 +185,9 @@ def _strands(
     return Piece(name, kind, vertices, triangles, texture, uv, normals=normals, roughness=0.38, specular=0.4)
 
 
-def beard_pieces(head: HeadModel, person: Person, vertices: F64, normals: F64, ground: Ground, rng: Random) -> list[Piece]:
+def beard_pieces(
+    head: HeadModel, person: Person, vertices: F64, normals: F64, ground: Ground, rng: Random
+) -> list[Piece]:
     """The strands of a beard or moustache; stubble is painted on the skin instead."""
     beard = person.options["beard"]
     if beard in ("none", "stubble"):
@@ -183,7 +197,13 @@ def beard_pieces(head: HeadModel, person: Person, vertices: F64, normals: F64, g
     density = beard_share(middles) * beard_form(beard, np.abs(middles[:, 0]), middles[:, 1])
     if density.sum() < 1:
         return []
-    low, high, count = {"short": (0.4, 1.0, 5000), "full": (1.2, 3.0, 5500), "long": (5.0, 12.0, 5500), "moustache": (0.5, 1.3, 1500), "goatee": (0.6, 2.5, 2200)}[beard]
+    low, high, count = {
+        "short": (0.4, 1.0, 5000),
+        "full": (1.2, 3.0, 5500),
+        "long": (5.0, 12.0, 5500),
+        "moustache": (0.5, 1.3, 1500),
+        "goatee": (0.6, 2.5, 2200),
+    }[beard]
     roots, up, chosen, weights = roots_on(vertices[:SKIN], normals[:SKIN], triangles, density, count, rng)
     rest = (head.mean[triangles[chosen]] * weights[..., None]).sum(axis=1)
     above = rest[:, 1] > -3.2  # the moustache stays short
@@ -192,7 +212,7 @@ def beard_pieces(head: HeadModel, person: Person, vertices: F64, normals: F64, g
     down = np.column_stack([0.25 * np.sign(rest[:, 0]) * above, -np.ones(count), np.zeros(count)])
     direction = up * rng.uniform(0.3, 0.8) + 0.6 * down + rng.normal(0, 0.2, (count, 3))
     lines = grow(roots, direction, length, ground, rng, steps=5, gravity=0.12, noise=0.2, clearance=0.4)
-    return [_strands("beard", "head", lines, 0.06, hair_texture(person, person.options["hair"], rng), rng)]
+    return [_strands("beard", "head", lines, 0.08, hair_texture(person, person.options["hair"], rng), rng)]
 
 
 def lash_pieces(head: HeadModel, person: Person, vertices: F64, rng: Random) -> list[Piece]:
@@ -228,7 +248,9 @@ def brow_roots(mesh: ObjMesh, fit: Fit, alpha: NDArray[np.float32], base: F64, c
     height, width = alpha.shape
     share = np.clip(alpha.astype(np.float64) - 0.15, 0, 1).ravel()
     pixel = rng.choice(share.size, count, p=share / share.sum())
-    uv = np.column_stack([(pixel % width + rng.random(count)) / width, 1 - (pixel // width + rng.random(count)) / height])
+    uv = np.column_stack(
+        [(pixel % width + rng.random(count)) / width, 1 - (pixel // width + rng.random(count)) / height]
+    )
     flat = np.column_stack([mesh.uv, np.zeros(len(mesh.uv))])
     owner, weights = closest_on_mesh(np.column_stack([uv, np.zeros(count)]), flat, mesh.uv_triangles)
     return np.asarray((fit.place(base)[mesh.triangles[owner]] * weights[..., None]).sum(axis=1))
@@ -243,7 +265,9 @@ def brow_pieces(person: Person, roots: F64, ground: Ground, rng: Random) -> list
     points = points - np.maximum(height - 0.05, 0)[:, None] * normals
     side = np.sign(points[:, 0])
     inner = np.clip((2.2 - np.abs(points[:, 0])) / 1.6, 0, 1)
-    way = np.column_stack([side * (1.0 - 0.7 * inner), 0.15 + 0.8 * inner, np.zeros(count)]) + rng.normal(0, 0.15, (count, 3))
+    way = np.column_stack([side * (1.0 - 0.7 * inner), 0.15 + 0.8 * inner, np.zeros(count)]) + rng.normal(
+        0, 0.15, (count, 3)
+    )
     length = rng.uniform(0.35, 0.75, count)
     lines = grow(points, way + 0.12 * normals, length, ground, rng, steps=3, noise=0.05, clearance=0.08)
     texture = hair_texture(person, person.options["brow_colour"], rng)

@@ -128,17 +128,31 @@ def load_head(assets: Assets) -> HeadModel:
     skin_faces = body.triangles[own]
     helpers = {name: body.triangles[body.groups == name] for name in ("helper-l-eye", "helper-r-eye")}
     opening = assets.target("expression/units/caucasian/mouth-open")
-    base = _register(body.vertices, skin_faces, helpers, mean, triangles["skin"], expression[names.index("jawOpen")], opening)
+    base = _register(
+        body.vertices, skin_faces, helpers, mean, triangles["skin"], expression[names.index("jawOpen")], opening
+    )
     follow = _followers(base, mean)
     lids = {}
     for side in ("left", "right"):
         ball = mean[slice(*PARTS[f"{side}_eye"])]
-        corners, weights, _ = _rim(mean, triangles["skin"], ball.mean(axis=0)[:2], 1.5 * np.ptp(ball, axis=0)[0], ball.mean(axis=0)[2])
+        corners, weights, _ = _rim(
+            mean, triangles["skin"], ball.mean(axis=0)[:2], 1.5 * np.ptp(ball, axis=0)[0], ball.mean(axis=0)[2]
+        )
         lids[side] = (corners, weights)
     skin_uv = _skin_uv(mean, triangles["skin"], base, skin_faces, body.uv[body.uv_triangles[own]])
     ages = _ages(assets, mean, base, skin_faces)
     return HeadModel(
-        mean, np.asarray(arrays["I"], np.float32), expression, names, ages, triangles, skin_uv, iris_uv, base, lids, follow
+        mean,
+        np.asarray(arrays["I"], np.float32),
+        expression,
+        names,
+        ages,
+        triangles,
+        skin_uv,
+        iris_uv,
+        base,
+        lids,
+        follow,
     )
 
 
@@ -233,7 +247,9 @@ def _register(
     lowest = mean[:SKIN, 1].min() + 1.0
     rows = np.repeat(np.arange(sum(len(pair[0]) for pair in pairs)), 3)
     columns = place[np.concatenate([pair[0].ravel() for pair in pairs])]
-    rims = sp.csr_matrix((np.concatenate([pair[1].ravel() for pair in pairs]), (rows, columns)), shape=(rows[-1] + 1, len(used)))
+    rims = sp.csr_matrix(
+        (np.concatenate([pair[1].ravel() for pair in pairs]), (rows, columns)), shape=(rows[-1] + 1, len(used))
+    )
     goals = np.concatenate([pair[2] for pair in pairs])
     sealed = start[used, 1] < lowest - 14.0
     for stiffness in (50.0, 20.0, 8.0, 3.0, 1.0, 1.0, 0.5, 0.5):
@@ -318,8 +334,8 @@ def _skin_uv(mean: F64, skin: Ints, base: F64, body: Ints, body_uv: F64) -> F64:
         scale = np.maximum(uu * vv - uv * uv, 1e-9)
         second, third = np.clip((vv * wu - uv * wv) / scale, -3, 3), np.clip((uu * wv - uv * wu) / scale, -3, 3)
         chart = body_uv[middle[wrong]]
-        corners[wrong, k] = chart[:, 0] + second[:, None] * (chart[:, 1] - chart[:, 0]) + third[:, None] * (
-            chart[:, 2] - chart[:, 0]
+        corners[wrong, k] = (
+            chart[:, 0] + second[:, None] * (chart[:, 1] - chart[:, 0]) + third[:, None] * (chart[:, 2] - chart[:, 0])
         )
     return np.asarray(corners)
 

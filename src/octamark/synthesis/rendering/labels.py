@@ -169,7 +169,9 @@ def label_lookup(vertices: NDArray[np.int64], layout: Layout) -> NDArray[np.int6
         LayoutError: a layout without ``vertices``, or with a vertex that has no label.
     """
     if not layout.places:
-        raise LayoutError(f"layout {layout.name} does not say where its points lie on the head: its file has no vertices")
+        raise LayoutError(
+            f"layout {layout.name} does not say where its points lie on the head: its file has no vertices"
+        )
     lookup = np.full(int(vertices.max()) + 1, -1)
     lookup[vertices] = np.arange(len(vertices))
     for index, place in enumerate(layout.places):
@@ -216,9 +218,7 @@ def outline_candidates(vertices: NDArray[np.int64], mean: F64, skin: int = 11248
     return np.flatnonzero((vertices < skin) & ~ears & (z > 0) & (y > -8.6))
 
 
-def contour_vertex(
-    labels: Labels, candidates: NDArray[np.int64], mean: F64, rest: F64, skin: F64
-) -> int | None:
+def contour_vertex(labels: Labels, candidates: NDArray[np.int64], mean: F64, rest: F64, skin: F64) -> int | None:
     """The labelled vertex where an annotator of photographs sees a point of the outline; None if that is the skin's.
 
     Among the skin in the same direction from the middle of the face, and not farther back on the head, it is the one

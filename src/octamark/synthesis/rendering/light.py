@@ -56,7 +56,13 @@ def environment(person: Person, assets: Assets) -> tuple[F32, F32]:
 
 
 def background(
-    person: Person, surroundings: F32, looking: F64, angle: float, size: int, crowd: Sequence[F32], rng: np.random.Generator
+    person: Person,
+    surroundings: F32,
+    looking: F64,
+    angle: float,
+    size: int,
+    crowd: Sequence[F32],
+    rng: np.random.Generator,
 ) -> F32:
     """A picture (size, size, 3), linear, mean about 0.2 to 0.5, for behind the head.
 

@@ -150,16 +150,26 @@ def _expression(rng: np.random.Generator) -> dict[str, float]:
             value = float(np.clip(weight * (1 + sign * shift), 0, 1))
             weights[f"{name}_{side}"] = max(weights.get(f"{name}_{side}", 0.0), value)
 
-    kind = rng.choice(["neutral", "smile", "speech", "random", "strong", "shout"], p=[0.24, 0.22, 0.2, 0.16, 0.12, 0.06])
+    kind = rng.choice(
+        ["neutral", "smile", "speech", "random", "strong", "shout"], p=[0.24, 0.22, 0.2, 0.16, 0.12, 0.06]
+    )
     if kind == "smile":
         strength = rng.uniform(0.3, 1.0)
         for name in SMILE:
-            both(name, strength * rng.uniform(0.3 if name != "mouthSmile" else 0.85, 1.0) * (1.0 if name != "mouthUpperUp" else 0.5), 0.12)
+            both(
+                name,
+                strength
+                * rng.uniform(0.3 if name != "mouthSmile" else 0.85, 1.0)
+                * (1.0 if name != "mouthUpperUp" else 0.5),
+                0.12,
+            )
         weights["jawOpen"] = float(rng.uniform(0, 0.35) * (rng.random() < 0.6))
         both("mouthLowerDown", rng.uniform(0, 0.6) * (rng.random() < 0.5))
     elif kind == "speech":
         weights["jawOpen"] = float(rng.uniform(0.05, 0.5))
-        shape = rng.choice(["mouthFunnel", "mouthPucker", "mouthStretch", "mouthClose", "mouthUpperUp", "mouthLowerDown"])
+        shape = rng.choice(
+            ["mouthFunnel", "mouthPucker", "mouthStretch", "mouthClose", "mouthUpperUp", "mouthLowerDown"]
+        )
         if shape in ("mouthFunnel", "mouthPucker"):
             weights[str(shape)] = float(rng.uniform(0.2, 0.9))
         elif shape == "mouthClose":
@@ -229,10 +239,17 @@ def _options(
     if tone < 3.0:  # a dark texture made pale shows blotches
         fitting = [name for name in fitting if "dark" not in name]
     dark_eyes = tone > 1.6 or asian > 0.5
-    iris = _pick(rng, {"black": 2, "brown": 2, "hazel": 0.2} if dark_eyes else {
-        "black": 0.3, "brown": 1.5, "hazel": 1, "green": 0.7, "grey": 0.7, "blue": 1.6})
-    natural = {"black": 3.0, "dark brown": 1.5} if dark_eyes else {
-        "black": 0.4, "dark brown": 1.6, "brown": 1.6, "light brown": 1.0, "blond": 1.1, "red": 0.4}
+    iris = _pick(
+        rng,
+        {"black": 2, "brown": 2, "hazel": 0.2}
+        if dark_eyes
+        else {"black": 0.3, "brown": 1.5, "hazel": 1, "green": 0.7, "grey": 0.7, "blue": 1.6},
+    )
+    natural = (
+        {"black": 3.0, "dark brown": 1.5}
+        if dark_eyes
+        else {"black": 0.4, "dark brown": 1.6, "brown": 1.6, "light brown": 1.0, "blond": 1.1, "red": 0.4}
+    )
     hair = _pick(rng, natural)
     brow = hair
     if age > 0.35 and rng.random() < min(0.85, age):
@@ -241,15 +258,41 @@ def _options(
     elif not child and rng.random() < 0.05:
         hair = _pick(rng, {"dyed blue": 1, "dyed pink": 1, "red": 1, "blond": 2})
     if female:
-        styles = {"long": 3, "wavy": 2.5, "bob": 2, "tied": 1.6, "bun": 1.0, "short": 0.6, "side": 0.5, "afro": 0.3 + 2 * african, "curly": 0.6 + african, "back": 0.3, "buzz": 0.1, "ringed": 0.3}
+        styles = {
+            "long": 3,
+            "wavy": 2.5,
+            "bob": 2,
+            "tied": 1.6,
+            "bun": 1.0,
+            "short": 0.6,
+            "side": 0.5,
+            "afro": 0.3 + 2 * african,
+            "curly": 0.6 + african,
+            "back": 0.3,
+            "buzz": 0.1,
+            "ringed": 0.3,
+        }
     else:
-        styles = {"short": 2.5, "crop": 1.6, "side": 1.8, "back": 1.0, "buzz": 1.2 + african, "bald": 0.5 + 0.9 * age, "curly": 0.7, "afro": 0.2 + african, "long": 0.25, "wavy": 0.2, "tied": 0.15, "ringed": 0.5 + 1.5 * age}
+        styles = {
+            "short": 2.5,
+            "crop": 1.6,
+            "side": 1.8,
+            "back": 1.0,
+            "buzz": 1.2 + african,
+            "bald": 0.5 + 0.9 * age,
+            "curly": 0.7,
+            "afro": 0.2 + african,
+            "long": 0.25,
+            "wavy": 0.2,
+            "tied": 0.15,
+            "ringed": 0.5 + 1.5 * age,
+        }
     if child:
         styles.pop("bald", None)
         styles.pop("ringed", None)
     beard = "none"
     if not female and not child and rng.random() < 0.6:
-        beard = _pick(rng, {"stubble": 2.2, "short": 1.2, "full": 1.0, "moustache": 0.7, "goatee": 0.8, "long": 0.25})
+        beard = _pick(rng, {"stubble": 2.2, "short": 1.2, "full": 1.0, "moustache": 0.7, "goatee": 0.8, "long": 0.08})
     things: dict[str, Any] = {}
     if rng.random() < 0.24:
         things["glasses"] = {
@@ -263,16 +306,49 @@ def _options(
             "down": float(rng.uniform(-0.2, 0.8)) if rng.random() < 0.85 else float(rng.uniform(0.8, 2.2)),
         }
     if rng.random() < 0.14:
-        hats = {"beanie": 1.2, "cap": 1.5, "band": 0.6, "scarf": 1.2 if female else 0.15, "hood": 0.5, "fedora": 0.7, "fedora_cocked": 0.3, "helmet": 0.4}
-        things["hat"] = {"kind": _pick(rng, hats), "colour": _random_colour(rng), "lift": float(rng.uniform(0.25, 0.7)), "low": float(rng.uniform(-0.8, 1.6))}
+        hats = {
+            "beanie": 1.2,
+            "cap": 1.5,
+            "band": 0.6,
+            "scarf": 1.2 if female else 0.15,
+            "hood": 0.5,
+            "fedora": 0.7,
+            "fedora_cocked": 0.3,
+            "helmet": 0.4,
+        }
+        things["hat"] = {
+            "kind": _pick(rng, hats),
+            "colour": _random_colour(rng),
+            "lift": float(rng.uniform(0.25, 0.7)),
+            "low": float(rng.uniform(-0.8, 1.6)),
+        }
     if rng.random() < 0.045:
-        things["mask"] = {"colour": _random_colour(rng), "low": float(rng.uniform(-1.5, 0.0)) if rng.random() < 0.8 else float(rng.uniform(-4.0, -2.0))}
+        things["mask"] = {
+            "colour": _random_colour(rng),
+            "low": float(rng.uniform(-1.5, 0.0)) if rng.random() < 0.8 else float(rng.uniform(-4.0, -2.0)),
+        }
     if rng.random() < 0.16:
         kinds = {"hand": 3.0, "microphone": 1.2, "cup": 1.0, "phone": 0.7, "ball": 0.4, "card": 0.9, "stick": 0.5}
-        things["occluder"] = {"kind": _pick(rng, kinds), "place": _pick(rng, {"mouth": 3, "cheek": 2.5, "eye": 1, "chin": 2, "forehead": 1}), "side": int(rng.choice([-1, 1])), "turn": float(rng.uniform(-180, 180)), "colour": _random_colour(rng), "size": float(rng.uniform(0.8, 1.3))}
+        things["occluder"] = {
+            "kind": _pick(rng, kinds),
+            "place": _pick(rng, {"mouth": 3, "cheek": 2.5, "eye": 1, "chin": 2, "forehead": 1}),
+            "side": int(rng.choice([-1, 1])),
+            "turn": float(rng.uniform(-180, 180)),
+            "colour": _random_colour(rng),
+            "size": float(rng.uniform(0.8, 1.3)),
+        }
     make_up = {}
     if female and not child and rng.random() < 0.55:
-        make_up = {"lips": float(rng.uniform(0.2, 0.85)), "lip_colour": (float(rng.uniform(0.15, 0.5)), float(rng.uniform(0.01, 0.08)), float(rng.uniform(0.02, 0.12))), "lids": float(rng.uniform(0, 0.7)), "cheeks": float(rng.uniform(0, 0.35))}
+        make_up = {
+            "lips": float(rng.uniform(0.2, 0.85)),
+            "lip_colour": (
+                float(rng.uniform(0.15, 0.5)),
+                float(rng.uniform(0.01, 0.08)),
+                float(rng.uniform(0.02, 0.12)),
+            ),
+            "lids": float(rng.uniform(0, 0.7)),
+            "cheeks": float(rng.uniform(0, 0.35)),
+        }
     clothes = [name for name in assets.names("mh/clothes", ".mhclo") if not name.startswith("fedora")]
     suits = [name for name in clothes if name.startswith("female") == female] or clothes
     lamps = [
@@ -304,6 +380,7 @@ def _options(
         "hair_light": float(rng.uniform(0.7, 1.4)),
         "grey_share": float(rng.uniform(0.1, 0.6)) if age > 0.3 and rng.random() < 0.5 else 0.0,
         "style": _pick(rng, styles),
+        "fringe": 1.0 if rng.random() < 0.12 else float(rng.uniform(0, 0.06)),
         "hairline": float(np.clip(rng.normal(1.2 * age if not female else 0, 0.6), -0.6, 3.2)),
         "brow": str(rng.choice(assets.names("mh/eyebrows", ".mhclo"))),
         "brow_colour": brow,
@@ -322,7 +399,18 @@ def _options(
             "white": (float(rng.uniform(0.88, 1.12)), 1.0, float(rng.uniform(0.85, 1.15))),
             "contrast": float(rng.uniform(0.85, 1.2)),
         },
-        "background": _pick(rng, {"environment": 2.5, "blurred": 2.0, "wall": 1.6, "texture": 1.6, "shapes": 1.5, "crowd": 1.3, "foliage": 1.0}),
+        "background": _pick(
+            rng,
+            {
+                "environment": 2.5,
+                "blurred": 2.0,
+                "wall": 1.6,
+                "texture": 1.6,
+                "shapes": 1.5,
+                "crowd": 1.3,
+                "foliage": 1.0,
+            },
+        ),
     }
 
 

@@ -153,7 +153,16 @@ class Renderer:
         chosen = (body.groups == "body") & (rest < -14).all(axis=1) & (rest > -50).all(axis=1)
         keys = np.column_stack([body.triangles[chosen].ravel(), body.uv_triangles[chosen].ravel()])
         unique, inverse = np.unique(keys, axis=0, return_inverse=True)
-        out.append(Piece("body", "clear", base[unique[:, 0]] - [0, 0.15, 0.1], inverse.reshape(-1, 3), whole, body.uv[unique[:, 1]]))
+        out.append(
+            Piece(
+                "body",
+                "clear",
+                base[unique[:, 0]] - [0, 0.15, 0.1],
+                inverse.reshape(-1, 3),
+                whole,
+                body.uv[unique[:, 1]],
+            )
+        )
         out.append(things.clothes_piece(person, base, self.cards, rng))
         if "glasses" in wears:
             out += things.glasses_pieces(person, anchors)
@@ -251,10 +260,20 @@ class Renderer:
         colour = np.asarray(piece.colour, np.float32)
         if colour.shape[0] == 1:
             colour = np.broadcast_to(colour, (2, 2, 3)).copy()
-        texture = {"type": "bitmap", "data": mi.TensorXf(np.ascontiguousarray(colour)), "raw": True, "filter_type": "bilinear"}
+        texture = {
+            "type": "bitmap",
+            "data": mi.TensorXf(np.ascontiguousarray(colour)),
+            "raw": True,
+            "filter_type": "bilinear",
+        }
         material: dict[str, Any] = {
             "type": "twosided",
-            "side": {"type": "principled", "base_color": texture, "roughness": max(piece.roughness, 0.03), "specular": piece.specular},
+            "side": {
+                "type": "principled",
+                "base_color": texture,
+                "roughness": max(piece.roughness, 0.03),
+                "specular": piece.specular,
+            },
         }
         if piece.alpha is not None:
             alpha = np.asarray(piece.alpha, np.float32)
@@ -297,12 +316,16 @@ class Renderer:
         colour, alpha = np.clip(image[..., :3], 0, 100), np.clip(image[..., 3:4], 0, 1)
         features = np.nan_to_num(features, nan=0.0, posinf=0.0, neginf=0.0)
         albedo, normal = np.clip(features[..., :3], 0, 1), features[..., 3:]
-        clean = np.asarray(
-            pyoidn.denoise(np.ascontiguousarray(colour), albedo=np.ascontiguousarray(albedo), normal=np.ascontiguousarray(normal), hdr=True)
-        )
-        clean = np.clip(np.nan_to_num(clean), 0, 100)
         behind = light.background(person, plain, camera.forward, camera.angle, self.size, self.crowd, rng)
-        return develop(clean, alpha, behind, person, float(self.skin.tone(person).mean()))
+        exposed = exposure(colour, alpha, person, float(self.skin.tone(person).mean()))
+        behind = (1 - alpha) * behind / exposed
+        clean = pyoidn.denoise(
+            np.ascontiguousarray(colour + behind),
+            albedo=np.ascontiguousarray(np.clip(albedo + behind * exposed, 0, 1)),
+            normal=np.ascontiguousarray(normal),
+            hdr=True,
+        )
+        return develop(np.clip(np.nan_to_num(np.asarray(clean)), 0, 1000) * exposed, person)
 
     def hidden(self, camera: Camera, points: F64, pieces: Sequence[Piece], rng: np.random.Generator) -> tuple[F64, F64]:
         """The share of rays to points (m, 3) that the head stops, and that other things stop, (m,) each.
@@ -323,13 +346,16 @@ class Renderer:
         if not pieces:
             return np.zeros(len(targets))
         mi = self.mi
-        scene = mi.load_dict({"type": "scene", **{f"piece_{piece.name}": self._mesh(piece, plain=True) for piece in pieces}})
+        scene = mi.load_dict(
+            {"type": "scene", **{f"piece_{piece.name}": self._mesh(piece, plain=True) for piece in pieces}}
+        )
         flat = targets.reshape(-1, 3)
         ways = flat - position
         lengths = np.linalg.norm(ways, axis=1)
         directions = (ways / lengths[:, None]).astype(np.float32)
         rays = mi.Ray3f(
-            mi.Point3f(*(float(value) for value in position)), mi.Vector3f(*(np.ascontiguousarray(directions[:, k]) for k in range(3)))
+            mi.Point3f(*(float(value) for value in position)),
+            mi.Vector3f(*(np.ascontiguousarray(directions[:, k]) for k in range(3))),
         )
         rays.maxt = mi.Float((lengths - near).astype(np.float32))
         stopped = np.array(scene.ray_test(rays)).reshape(targets.shape[:-1])
@@ -364,16 +390,19 @@ def turn_body(points: F64, rest: F64, angles: tuple[float, float, float]) -> F64
     return np.asarray(out + pivot)
 
 
-def develop(colour: F32, alpha: F32, behind: F32, person: Person, tone: float) -> Picture:
-    """An 8-bit picture of linear light: exposed for the face, laid on its background, with white balance and contrast."""
-    options = person.options["light"]
+def exposure(colour: F32, alpha: F32, person: Person, tone: float) -> float:
+    """The factor that gives the middle of a picture the brightness of a well exposed face with this albedo."""
     size = len(colour)
     middle = slice(size // 3, size - size // 3)
-    weight = alpha[middle, middle, 0]
-    level = float((colour[middle, middle].mean(axis=2) * weight).sum() / max(float(weight.sum()), 1e-3))
-    wanted = 0.16 * 2.0 ** options["exposure"] * (tone / 0.3) ** 0.45
-    scaled = colour * (wanted / max(level, 1e-4)) + (1 - alpha) * behind
-    scaled = scaled * np.array(options["white"], np.float32)
+    level = float(colour[middle, middle].mean(axis=2).sum() / max(float(alpha[middle, middle].sum()), 1e-3))
+    wanted = 0.17 * 2.0 ** person.options["light"]["exposure"] * (tone / 0.3) ** 0.45
+    return float(wanted / max(level, 1e-4))
+
+
+def develop(colour: F32, person: Person) -> Picture:
+    """An 8-bit picture of exposed linear light, with white balance, a shoulder for highlights, and contrast."""
+    options = person.options["light"]
+    scaled = colour * np.array(options["white"], np.float32)
     scaled = np.where(scaled < 0.6, scaled, 0.6 + 0.4 * np.tanh((scaled - 0.6) / 0.4))
     shown = np.clip(scaled, 0, 1) ** (1 / 2.2)
     shown = np.clip((shown - 0.45) * options["contrast"] + 0.45, 0, 1)

@@ -161,7 +161,9 @@ class SkinMap:
             spots = np.clip(noise_field(out.shape[:2], 4.5, rng) - 2.6 + options["spots"], 0, 1)
             out = out * (1 - 0.45 * spots[..., None] * np.array([0.5, 0.8, 1.0], np.float32))
         if options["wrinkles"] > 0.1:
-            out = out * (1 - 0.30 * options["wrinkles"] * self._lines(rng)[..., None] * np.array([0.8, 1, 1], np.float32))
+            out = out * (
+                1 - 0.30 * options["wrinkles"] * self._lines(rng)[..., None] * np.array([0.8, 1, 1], np.float32)
+            )
         beard = options["beard"]
         hair = np.array(HAIR[options["hair"]], np.float32)
         if beard != "none" or (options["sex"] == "male" and not options["child"] and rng.random() < 0.4):
@@ -210,7 +212,9 @@ def wrinkle_depth(mean: F64, rng: np.random.Generator) -> F64:
     x, y, z = mean[..., 0], mean[..., 1], mean[..., 2]
     wave, phase = rng.uniform(0.9, 1.4), rng.uniform(0, 6)
     bend = 0.25 * np.sin(0.6 * x + phase) - 0.02 * x**2
-    forehead = np.exp(-(((y - 8.2) / 1.7) ** 2) - (x / 4.2) ** 4) * (0.5 + 0.5 * np.sin(2 * np.pi * (y + bend) / wave)) ** 4
+    forehead = (
+        np.exp(-(((y - 8.2) / 1.7) ** 2) - (x / 4.2) ** 4) * (0.5 + 0.5 * np.sin(2 * np.pi * (y + bend) / wave)) ** 4
+    )
     frown = np.exp(-(((np.abs(x) - 0.75 - 0.1 * (y - 5.5)) / 0.12) ** 2) - ((y - 5.7) / 0.9) ** 2)
     angle = np.arctan2(y - 3.4, np.abs(x) - 4.4)
     radius = np.hypot(y - 3.4, np.abs(x) - 4.4)
@@ -245,7 +249,9 @@ def eye_texture(person: Person, rng: np.random.Generator, side: int = 192) -> F3
     axis = (np.arange(side) + 0.5) / side * 2 - 1
     x, y = np.meshgrid(axis, axis)
     angle, turn = np.hypot(x, y) * 90, np.arctan2(y, x)
-    inner, outer = (np.array(colour, np.float32) * person.options["iris_light"] for colour in IRIS[person.options["iris"]])
+    inner, outer = (
+        np.array(colour, np.float32) * person.options["iris_light"] for colour in IRIS[person.options["iris"]]
+    )
     share = np.clip(angle / IRIS_ANGLE, 0, 1)[..., None]
     fibres = np.interp(turn, np.linspace(-np.pi, np.pi, 128), rng.normal(0, 1, 128), period=2 * np.pi)
     fine = np.interp(turn, np.linspace(-np.pi, np.pi, 400), rng.normal(0, 1, 400), period=2 * np.pi)
@@ -277,9 +283,28 @@ def head_pieces(
         keys = np.column_stack([triangles.ravel(), np.round(uv.reshape(-1, 2) * 4096)])
         unique, index, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         corner = unique[:, 0].astype(np.int64)
-        pieces.append(Piece(name, "head", vertices[corner], inverse.reshape(-1, 3), texture, uv.reshape(-1, 2)[index], normals=normals[corner], roughness=1.0 - shine))
+        pieces.append(
+            Piece(
+                name,
+                "head",
+                vertices[corner],
+                inverse.reshape(-1, 3),
+                texture,
+                uv.reshape(-1, 2)[index],
+                normals=normals[corner],
+                roughness=1.0 - shine,
+            )
+        )
     sockets = np.concatenate([head.triangles["left_socket"], head.triangles["right_socket"]])
-    pieces.append(_part("sockets", vertices, sockets, plain((0.85 * tone[0] + 0.08, 0.6 * tone[1] + 0.02, 0.6 * tone[2] + 0.02)), 0.35))
+    pieces.append(
+        _part(
+            "sockets",
+            vertices,
+            sockets,
+            plain((0.85 * tone[0] + 0.08, 0.6 * tone[1] + 0.02, 0.6 * tone[2] + 0.02)),
+            0.35,
+        )
+    )
     pieces.append(_part("mouth", vertices, head.triangles["mouth"], plain((0.16, 0.035, 0.03)), 0.4))
     pieces.append(_part("gums", vertices, head.triangles["gums"], plain((0.36, 0.10, 0.09)), 0.3))
     pieces.append(_part("teeth", vertices, head.triangles["teeth"], plain(person.options["teeth"]), 0.2))

@@ -106,7 +106,9 @@ def grow(
             ahead /= np.maximum(np.linalg.norm(ahead, axis=1, keepdims=True), 1e-6)
         lines[:, k + 1] = points
     if curl > 0:
-        phase = (rng.uniform(0, 2 * np.pi, len(locks))[lock] + rng.normal(0, 0.4, count))[:, None] + np.linspace(0, 2 * np.pi * turns, steps + 1)
+        phase = (rng.uniform(0, 2 * np.pi, len(locks))[lock] + rng.normal(0, 0.4, count))[:, None] + np.linspace(
+            0, 2 * np.pi * turns, steps + 1
+        )
         across = np.cross(directions, rng.normal(0, 1, (len(locks), 3))[lock])
         across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-6)
         other = np.cross(directions, across)

@@ -65,7 +65,13 @@ def cloth(colour: tuple[float, float, float], rng: Random, size: int = 128) -> N
 
 
 def shell(
-    head: HeadModel, vertices: F64, normals: F64, share: F64, thickness: float, smooth: int = 0, deepest: F64 | None = None
+    head: HeadModel,
+    vertices: F64,
+    normals: F64,
+    share: F64,
+    thickness: float,
+    smooth: int = 0,
+    deepest: F64 | None = None,
 ) -> tuple[F64, Ints, F64]:
     """A copy of the head's skin where ``share`` (n,) of its vertices exceeds 0.5, lifted along the normals.
 
@@ -116,13 +122,17 @@ def glasses_pieces(person: Person, anchors: Anchors) -> list[Piece]:
     eyes = {side: anchors.at(sign * 3.2, 3.6, 9.0) for side, sign in (("left", 1), ("right", -1))}
     bridge = anchors.offset(0, 2.6 - spec["down"], 11.2, 0.25)
     gap = (eyes["left"] - eyes["right"])[0]
-    forward = max(bridge[2] - 0.3, max(anchors.at(sign * 3.2, y, 9.5)[2] for sign in (-1, 1) for y in (1.8, 5.2)) + 0.55)
+    forward = max(
+        bridge[2] - 0.3, max(anchors.at(sign * 3.2, y, 9.5)[2] for sign in (-1, 1) for y in (1.8, 5.2)) + 0.55
+    )
     angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     power = 2 / spec["square"]
     parts, pieces = [], []
     half_width, half_height = 0.40 * gap * spec["width"], 0.30 * gap * spec["height"]
     for side, sign in (("left", 1), ("right", -1)):
-        centre = np.array([sign * gap * 0.51 + bridge[0], (eyes["left"] + eyes["right"])[1] / 2 - 0.25 - spec["down"], forward])
+        centre = np.array(
+            [sign * gap * 0.51 + bridge[0], (eyes["left"] + eyes["right"])[1] / 2 - 0.25 - spec["down"], forward]
+        )
         outline = np.column_stack([
             half_width * np.sign(np.cos(angles)) * np.abs(np.cos(angles)) ** power,
             half_height * np.sign(np.sin(angles)) * np.abs(np.sin(angles)) ** power,
@@ -134,7 +144,9 @@ def glasses_pieces(person: Person, anchors: Anchors) -> list[Piece]:
         dark = spec["lens"] > 0.5
         uv = np.full((41, 2), 0.5)
         if dark:
-            pieces.append(Piece(f"lens_{side}", "thing", lens, fan, plain(tuple(spec["tint"])), uv, roughness=0.08, specular=0.9))
+            pieces.append(
+                Piece(f"lens_{side}", "thing", lens, fan, plain(tuple(spec["tint"])), uv, roughness=0.08, specular=0.9)
+            )
         corner = outline[np.argmax(sign * outline[:, 0])]
         ear = anchors.at(sign * 8.3, 3.6, 0.8) + [sign * 0.35, 0.2, 0]
         parts.append(tube(np.linspace(corner, ear, 8), spec["rim"] * 0.9, 6))
@@ -159,7 +171,9 @@ def hat_pieces(
         placed = fit.place(base)
         top = placed.mean(axis=0)
         placed = (placed - top) * (1.0 + 0.12 * spec["lift"]) + top + [0, 0.6, 0]
-        return [Piece("hat", "thing", placed, mesh.triangles, plain(tuple(spec["colour"])), roughness=0.9, specular=0.1)]
+        return [
+            Piece("hat", "thing", placed, mesh.triangles, plain(tuple(spec["colour"])), roughness=0.9, specular=0.1)
+        ]
     low = spec["low"]
     line = 7.6 + low + 0.30 * (z - 9.0) * (z < 9) * 0.35
     thickness = spec["lift"]
@@ -174,24 +188,47 @@ def hat_pieces(
         thickness = 1.6 + spec["lift"]
     else:
         share = y > line
-    lifted, triangles, rest = shell(head, vertices, normals, share.astype(np.float64), thickness, smooth=12 if kind in ("scarf", "hood") else 6)
+    lifted, triangles, rest = shell(
+        head, vertices, normals, share.astype(np.float64), thickness, smooth=12 if kind in ("scarf", "hood") else 6
+    )
     uv = np.column_stack([np.arctan2(rest[:, 0], rest[:, 2]) * 2, rest[:, 1] / 6])
-    pieces = [Piece("hat", "thing", lifted, triangles, texture, uv, roughness=0.85 if kind != "helmet" else 0.3, specular=0.2)]
+    pieces = [
+        Piece("hat", "thing", lifted, triangles, texture, uv, roughness=0.85 if kind != "helmet" else 0.3, specular=0.2)
+    ]
     if kind == "cap":
         turn = rng.normal(0, 12) if rng.random() < 0.8 else 180.0
         front = anchors.offset(0, 7.6 + low, 10, thickness)
         angles = np.linspace(-1.15, 1.15, 20)
         reach = np.linspace(0, 1, 6)
         rim = np.array([[6.8 * np.sin(a), 0.0, 6.8 * np.cos(a)] for a in angles])
-        peak = rim[None] + reach[:, None, None] * np.column_stack([0 * angles, -0.9 + 0 * angles, rng.uniform(4.5, 6.5) * np.cos(angles / 1.15 * 1.45)])[None]
+        peak = (
+            rim[None]
+            + reach[:, None, None]
+            * np.column_stack([0 * angles, -0.9 + 0 * angles, rng.uniform(4.5, 6.5) * np.cos(angles / 1.15 * 1.45)])[
+                None
+            ]
+        )
         peak[..., 1] += 0.7 * np.cos(angles * 1.2)[None] * 1.0 - 0.6
         centre = front - [0, 0, 6.6]
         peak = peak.reshape(-1, 3) @ turned((0, 1, 0), turn).T + centre
-        pieces.append(Piece("peak", "thing", peak, grid_triangles(6, 20), texture, np.zeros((len(peak), 2)), roughness=0.8, specular=0.2))
+        pieces.append(
+            Piece(
+                "peak",
+                "thing",
+                peak,
+                grid_triangles(6, 20),
+                texture,
+                np.zeros((len(peak), 2)),
+                roughness=0.8,
+                specular=0.2,
+            )
+        )
     return pieces
 
 
-def mask_pieces(head: HeadModel, person: Person, vertices: F64, normals: F64, anchors: Anchors, rng: Random) -> list[Piece]:
+def mask_pieces(
+    head: HeadModel, person: Person, vertices: F64, normals: F64, anchors: Anchors, rng: Random
+) -> list[Piece]:
     """A cloth over mouth and nose with loops around the ears."""
     spec, mean = person.options["things"]["mask"], head.mean[:SKIN]
     x, y, z = np.abs(mean[:, 0]), mean[:, 1], mean[:, 2]
@@ -199,7 +236,18 @@ def mask_pieces(head: HeadModel, person: Person, vertices: F64, normals: F64, an
     share = (y < top) & (y > -8.4 + 0.12 * x) & (z > 3.6) & (x < 6.6)
     lifted, triangles, rest = shell(head, vertices, normals, share.astype(np.float64), 0.35, smooth=25)
     lifted = lifted + np.array([0, 0, 0.25])
-    pieces = [Piece("mask", "thing", lifted, triangles, cloth(tuple(spec["colour"]), rng), rest[:, :2] / 5, roughness=0.9, specular=0.1)]
+    pieces = [
+        Piece(
+            "mask",
+            "thing",
+            lifted,
+            triangles,
+            cloth(tuple(spec["colour"]), rng),
+            rest[:, :2] / 5,
+            roughness=0.9,
+            specular=0.1,
+        )
+    ]
     loops = []
     for sign in (-1, 1):
         side = lifted[np.argmax(sign * lifted[:, 0])]
@@ -213,7 +261,15 @@ def mask_pieces(head: HeadModel, person: Person, vertices: F64, normals: F64, an
 PLACES = {"mouth": (0.0, -4.0, 11.8), "cheek": (4.5, -2.5, 9.0), "eye": (3.2, 3.6, 9.8), "chin": (1.0, -7.0, 10.0), "forehead": (1.5, 8.5, 10.0)}  # fmt: skip
 
 
-def occluder_pieces(head: HeadModel, person: Person, anchors: Anchors, base: F64, hand: tuple[F64, Ints, F64], skin: NDArray[np.float32], rng: Random) -> list[Piece]:
+def occluder_pieces(
+    head: HeadModel,
+    person: Person,
+    anchors: Anchors,
+    base: F64,
+    hand: tuple[F64, Ints, F64],
+    skin: NDArray[np.float32],
+    rng: Random,
+) -> list[Piece]:
     """A hand, a microphone, a cup, a telephone, a ball, a card or a stick in front of the face.
 
     Args:
@@ -229,7 +285,11 @@ def occluder_pieces(head: HeadModel, person: Person, anchors: Anchors, base: F64
     colour = plain(tuple(spec["colour"]))
     if kind == "hand":
         vertices, triangles, uv = hand
-        lean = turned((0, 0, 1), turn * 0.5) @ turned((1, 0, 0), rng.normal(-10, 15)) @ turned((0, 1, 0), rng.normal(0, 25) + (180 if rng.random() < 0.25 else 0))
+        lean = (
+            turned((0, 0, 1), turn * 0.5)
+            @ turned((1, 0, 0), rng.normal(-10, 15))
+            @ turned((0, 1, 0), rng.normal(0, 25) + (180 if rng.random() < 0.25 else 0))
+        )
         moved = (vertices * 0.95 * size) @ lean.T + place + [0, 0, 1.2]
         moved, _ = _outside(moved, anchors, 0.15)
         return [Piece("hand", "thing", moved, triangles, skin, uv, roughness=0.6)]
@@ -238,27 +298,74 @@ def occluder_pieces(head: HeadModel, person: Person, anchors: Anchors, base: F64
         axis = turned((0, 0, 1), rng.normal(0, 25)) @ np.array([0.0, -1.0, 0.35])
         handle = tube(np.linspace(0, 1, 6)[:, None] * axis * 16, 1.1 * size, 12)
         vertices, triangles = merged([around, handle])
-        return [Piece("microphone", "thing", vertices + anchors.offset(0, -4.5, 11.5, 2.6), triangles, colour, roughness=0.4)]
+        return [
+            Piece(
+                "microphone", "thing", vertices + anchors.offset(0, -4.5, 11.5, 2.6), triangles, colour, roughness=0.4
+            )
+        ]
     if kind == "cup":
         profile = np.array([[2.6, -4.0], [3.2, 0], [3.4, 4.0], [3.2, 4.0], [2.9, -3.4]]) * size
         angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-        rings = np.stack([profile[:, 0, None] * np.cos(angles), np.broadcast_to(profile[:, 1, None], (5, 24)), profile[:, 0, None] * np.sin(angles)], axis=-1)
+        rings = np.stack(
+            [
+                profile[:, 0, None] * np.cos(angles),
+                np.broadcast_to(profile[:, 1, None], (5, 24)),
+                profile[:, 0, None] * np.sin(angles),
+            ],
+            axis=-1,
+        )
         lean = turned((1, 0, 0), rng.uniform(-60, 10))
         moved = rings.reshape(-1, 3) @ lean.T + anchors.offset(0, -4.5, 11.5, 4.0)
         return [Piece("cup", "thing", moved, grid_triangles(5, 24, wrap_columns=True), colour, roughness=0.2)]
     if kind in ("phone", "card"):
         half = np.array([3.7, 7.5, 0.4]) * size if kind == "phone" else rng.uniform(2, 8, 3) * [1, 1, 0.02]
         corners = np.array([[a, b, c] for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]) * half
-        sides = np.array([[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1], [2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]])
+        sides = np.array(
+            [
+                [0, 1, 3],
+                [0, 3, 2],
+                [4, 6, 7],
+                [4, 7, 5],
+                [0, 4, 5],
+                [0, 5, 1],
+                [2, 3, 7],
+                [2, 7, 6],
+                [0, 2, 6],
+                [0, 6, 4],
+                [1, 5, 7],
+                [1, 7, 3],
+            ]
+        )
         lean = turned((0, 0, 1), turn) @ turned((1, 0, 0), rng.normal(0, 20)) @ turned((0, 1, 0), rng.normal(0, 20))
         uv = (corners[:, :2] / half[:2] + 1) / 2
         texture = cloth(tuple(spec["colour"]), rng, 64)
-        return [Piece(kind, "thing", corners[sides].reshape(-1, 3) @ lean.T + place + [0, 0, 2.5], np.arange(36).reshape(-1, 3), texture, uv[sides].reshape(-1, 2), roughness=0.3)]
+        return [
+            Piece(
+                kind,
+                "thing",
+                corners[sides].reshape(-1, 3) @ lean.T + place + [0, 0, 2.5],
+                np.arange(36).reshape(-1, 3),
+                texture,
+                uv[sides].reshape(-1, 2),
+                roughness=0.3,
+            )
+        ]
     if kind == "ball":
         vertices, triangles = _ball(rng.uniform(1.0, 4.5))
-        return [Piece("ball", "thing", vertices + place + [0, 0, 2.0], triangles, colour, roughness=float(rng.uniform(0.1, 0.9)))]
+        return [
+            Piece(
+                "ball",
+                "thing",
+                vertices + place + [0, 0, 2.0],
+                triangles,
+                colour,
+                roughness=float(rng.uniform(0.1, 0.9)),
+            )
+        ]
     direction = turned((0, 0, 1), turn) @ np.array([1.0, 0.0, 0.1])
-    vertices, triangles = tube(np.linspace(-1, 1, 6)[:, None] * direction * 14 * size + place + [0, 0, 1.5], rng.uniform(0.25, 0.9), 8)
+    vertices, triangles = tube(
+        np.linspace(-1, 1, 6)[:, None] * direction * 14 * size + place + [0, 0, 1.5], rng.uniform(0.25, 0.9), 8
+    )
     return [Piece("stick", "thing", vertices, triangles, colour, roughness=0.5)]
 
 
@@ -286,4 +393,13 @@ def picture_texture(picture: NDArray[np.uint8], size: int = 256) -> NDArray[np.f
     return to_linear(np.asarray(small[..., :3], np.uint8))
 
 
-__all__ = ["Anchors", "clothes_piece", "glasses_pieces", "hat_pieces", "mask_pieces", "occluder_pieces", "picture_texture", "scalp_share"]
+__all__ = [
+    "Anchors",
+    "clothes_piece",
+    "glasses_pieces",
+    "hat_pieces",
+    "mask_pieces",
+    "occluder_pieces",
+    "picture_texture",
+    "scalp_share",
+]

@@ -35,7 +35,7 @@ def neutral_person(renderer: Renderer, yaw: float = 0.0, expression: dict[str, f
     options = {
         **some.options, "things": {}, "style": "buzz", "hairline": 0.0, "tone": 1.0, "spots": 0.0, "wrinkles": 0.0,
         "make_up": {}, "beard": "none", "iris": "blue", "brow_colour": "dark brown", "hair": "brown", "lashes": 0.6,
-        "background": "wall", "grey_share": 0.0, "child": 0.0, "age": 0.0, "sex": "male",
+        "background": "wall", "grey_share": 0.0, "fringe": 1.0, "child": 0.0, "age": 0.0, "sex": "male",
         "skin": next((name for name in skins if "young" in name and "light" in name), skins[0]),
         "light": {
             **some.options["light"], "ambient": 1.0, "exposure": 0.2, "white": (1.0, 1.0, 1.0), "contrast": 1.0,
@@ -91,7 +91,9 @@ def numbered(picture: Picture, points: np.ndarray[tuple[int, int], np.dtype[np.f
     for (x, y), name in zip(points, names, strict=True):
         place = (round(float(x)), round(float(y)))
         cv2.circle(canvas, place, max(1, picture.shape[0] // 300), (255, 255, 0), -1, cv2.LINE_AA)
-        cv2.putText(canvas, name, (place[0] + 4, place[1] - 3), cv2.FONT_HERSHEY_SIMPLEX, scale, (200, 0, 0), 1, cv2.LINE_AA)
+        cv2.putText(
+            canvas, name, (place[0] + 4, place[1] - 3), cv2.FONT_HERSHEY_SIMPLEX, scale, (200, 0, 0), 1, cv2.LINE_AA
+        )
     return canvas
 
 
@@ -105,7 +107,9 @@ def nearest_vertex(shown: Rendering, x: float, y: float) -> int:
     distance = np.hypot(*(labels.points - [x, y]).T) + 1e6 * (labels.behind_head > 0.5)
     best = int(np.argmin(distance))
     if distance[best] > labels.size / 50:
-        raise ConfigError(f"({x:g}, {y:g}): no vertex of the skin or an eyeball there; pixels of the view, 0 to {labels.size - 1}")
+        raise ConfigError(
+            f"({x:g}, {y:g}): no vertex of the skin or an eyeball there; pixels of the view, 0 to {labels.size - 1}"
+        )
     return int(labels.vertices[best])
 
 
@@ -116,4 +120,14 @@ def mirrored_vertex(renderer: Renderer, vertex: int) -> int:
     return int(LABELLED[np.argmin(np.linalg.norm(places - wanted, axis=1))])
 
 
-__all__ = ["PARTS_SHOWN", "VIEWS", "Camera", "layout_picture", "mirrored_vertex", "nearest_vertex", "neutral_person", "numbered", "view"]
+__all__ = [
+    "PARTS_SHOWN",
+    "VIEWS",
+    "Camera",
+    "layout_picture",
+    "mirrored_vertex",
+    "nearest_vertex",
+    "neutral_person",
+    "numbered",
+    "view",
+]

@@ -29,7 +29,7 @@ def main(job_file: str) -> None:
     load_mitsuba()
     import drjit
 
-    drjit.set_thread_count(max(1, int(job["threads"]) - 1))  # beside the thread that waits for them, which works too
+    drjit.set_thread_count(max(2, int(job["threads"])))  # a pool of one waits for ever
     folder = RenderFolder(Path(job["folder"]))
     crowd = [to_linear(picture) for picture in folder.crowd()] if not job["crowd"] else []
     renderer = Renderer(Assets(Path(job["assets"])), int(job["size"]), int(job["samples"]), crowd)
