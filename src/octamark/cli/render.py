@@ -34,15 +34,13 @@ def render(
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder; one that is there is continued")],
     assets: Annotated[Path, ASSETS],
     count: Annotated[int, typer.Option("--count", min=1, max=10**6, help="Pictures")] = 48,
-    layout: Annotated[
-        str, typer.Option("--layout", help="Layout of the shards: a name, or a .toml with vertices")
-    ] = "ibug68",
+    layout: Annotated[str, typer.Option("--layout", help="Layout of the shards: a name, or a .toml")] = "ibug68",
     seed: Annotated[int, typer.Option("--seed", min=0, max=10**5, help="Base seed: another one, other persons")] = 0,
     size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the pictures, pixels")] = 256,
     samples: Annotated[int, typer.Option("--samples", min=1, max=1024, help="Rays per pixel")] = 16,
-    workers: Annotated[int, typer.Option("--workers", min=1, max=256, help="Processes; 0: one per processor")] = max(
-        1, os.cpu_count() or 1
-    ),
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, max=256, help="Processes; by default one per processor")
+    ] = max(1, os.cpu_count() or 1),
     input_size: Annotated[
         int, typer.Option("--input-size", min=32, help="Input of the networks, for the shards")
     ] = 160,
@@ -54,11 +52,10 @@ def render(
 ) -> None:
     """Render labelled heads and pack them for training.
 
-    OUT gets pictures and labels for every layout, audit.json, two contact sheets, and shards-LAYOUT, which a recipe reads
-    with format = "shards". Pictures that are there are kept; those that cannot be rendered are named, and the exit code is
-    then 1.
+    OUT gets pictures and labels for every layout, audit.json, two contact sheets, and shards-LAYOUT, which a recipe
+    reads with format = "shards". Pictures that are there are kept. Those that cannot be rendered are named, and
+    the exit code is then 1.
     """
-    from octamark.drawing import sheet as _  # noqa: F401  # OpenCV before Mitsuba
     from octamark.images import write_atomically, write_picture
     from octamark.layouts import layout as named
     from octamark.synthesis.rendering.folder import (
@@ -86,17 +83,27 @@ def render(
 
     sources = Assets(assets)
     folder = RenderFolder(make_folder(out))
-    folder.prepare({"seed": seed, "size": size, "samples": samples, "octamark": __version__}, sources.ict["V"])
-    common = {"size": size, "samples": samples, "workers": workers}
+    folder.prepare({"seed": seed, "size": size, "samples": samples, "octamark": __version__}, sources.mean)
     try:
         with progress() as bar:
             crowd = [number for number in CROWD_SEEDS if not folder.crowd_picture(number).exists()]
             task = bar.add_task("crowd", total=len(crowd))
-            render_seeds(folder, assets, crowd, crowd=True, advance=lambda: bar.advance(task), **common)
+            render_seeds(
+                folder,
+                assets,
+                crowd,
+                size=size,
+                samples=samples,
+                workers=workers,
+                crowd=True,
+                advance=lambda: bar.advance(task),
+            )
             seeds = picture_seeds(seed, count)
             missing = folder.missing(seeds)
             task = bar.add_task("pictures", total=count, completed=count - len(missing))
-            render_seeds(folder, assets, missing, advance=lambda: bar.advance(task), **common)
+            render_seeds(
+                folder, assets, missing, size=size, samples=samples, workers=workers, advance=lambda: bar.advance(task)
+            )
     except KeyboardInterrupt:
         fail(f"interrupted after {counted(len(folder.finished()), 'picture')}; the same command goes on")
         raise typer.Exit(130) from None
@@ -175,6 +182,7 @@ def heads(
         place = shown.labels.points[shown.labels.vertices == vertex].astype("float32")
         picture = numbered(picture, place, [str(vertex)])
         print(
-            f"vertex {vertex} at ({place[0][0]:.1f}, {place[0][1]:.1f}); on the other side {mirrored_vertex(renderer, vertex)}"
+            f"vertex {vertex} at ({place[0][0]:.1f}, {place[0][1]:.1f}); on the other side "
+            f"{mirrored_vertex(renderer, vertex)}"
         )
     write_picture(out, picture)

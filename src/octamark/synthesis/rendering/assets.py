@@ -195,6 +195,11 @@ class Assets:
         except (OSError, ValueError) as error:
             raise _unreadable(path, error) from error
 
+    @cached_property
+    def mean(self) -> F64:
+        """Vertices (26719, 3) of the mean head."""
+        return np.asarray(self.ict["V"], np.float64)
+
     def target(self, name: str) -> F64:
         """Displacements (19158, 3) of the base mesh in ``mh/targets/NAME.target.gz``, base mesh units."""
         path = self.folder / "mh/targets" / f"{name}.target.gz"

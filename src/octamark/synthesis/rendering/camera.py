@@ -61,7 +61,7 @@ def looking_at(
     toward = turned((0, 1, 0), -yaw) @ turned((1, 0, 0), pitch) @ np.array([0.0, 0.0, 1.0])
     position = CENTRE + distance * toward
     upright = turned((0, 1, 0), -yaw) @ turned((1, 0, 0), pitch) @ np.array([0.0, 1.0, 0.0])
-    upright = turned(toward, roll) @ upright
+    upright = turned(toward, -roll) @ upright
     forward, angle = -toward, 30.0
     for _ in range(4):
         right = np.cross(forward, upright)

@@ -109,7 +109,7 @@ def render_seeds(
                 give_up(started, f"the process died: {errors[-300:]}")
             idle = idle + 1 if len(left) == len(some) else 0
             if idle >= ATTEMPTS:
-                work.problem = errors
+                work.problem = errors.strip() or "the processes end without a message"
                 work.stop.set()
             with work.lock:
                 work.waiting.extendleft(reversed(left))
@@ -127,9 +127,7 @@ def render_seeds(
             thread.join(10)
         raise
     if work.problem:
-        raise ConfigError(
-            f"no picture could be rendered: {work.problem.strip().splitlines()[-1] if work.problem.strip() else 'no message'}"
-        )
+        raise ConfigError(f"no picture could be rendered: {work.problem.strip().splitlines()[-1]}")
     return skipped
 
 
@@ -154,7 +152,7 @@ def _run_process(
         }
         with (
             log.open("wb") as errors,
-            subprocess.Popen(  # noqa: S603
+            subprocess.Popen(
                 [*command, str(file)], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
             ) as process,
         ):

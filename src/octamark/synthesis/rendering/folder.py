@@ -12,6 +12,7 @@ Needs neither Mitsuba nor the assets:
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -191,7 +192,7 @@ def audit(folder: RenderFolder, layout: Layout) -> dict[str, Any]:
         edges = [-np.inf, *limits, np.inf]
         names = [
             f"under {limits[0]:g}",
-            *(f"{a:g} to {b:g}" for a, b in zip(limits, limits[1:], strict=False)),
+            *(f"{a:g} to {b:g}" for a, b in itertools.pairwise(limits)),
             f"{limits[-1]:g} or more",
         ]
         return {

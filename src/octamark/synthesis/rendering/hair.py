@@ -25,9 +25,10 @@ class Style:
     """How hair grows; ranges are (low, high), centimetres.
 
     Attributes:
-        count: strands. length: on top. sides: share of the length at the sides. lift: away from the skin. fall: along
-            the radii from the crown. part: to the sides of a parting. back: towards the back of the head. gravity, curl,
-            noise: of ``strands.grow``. hug: how closely it follows the head. width: of a strand, thick ones stand for locks.
+        count: strands. length: on top. sides: share of the length at the sides. lift: away from the skin.
+        fall: along the radii from the crown. part: to the sides of a parting. back: towards the back of the head.
+        gravity, curl, turns, noise, clearance, steps, hug: of ``strands.grow``.
+        width: of a strand; thick ones stand for locks.
     """
 
     count: int
@@ -49,19 +50,121 @@ class Style:
 
 STYLES: dict[str, Style] = {
     "buzz": Style(9000, (0.2, 0.6), lift=(0.8, 1.5), hug=0.0, steps=2, width=0.06, clearance=(0.1, 0.2)),
-    "short": Style(7500, (2.0, 5.0), (0.25, 0.7), lift=(0.2, 0.7), fall=(0.6, 1.0), back=(-0.8, 0.6), gravity=(0.1, 0.25), noise=0.16, hug=0.4, steps=5, clearance=(0.5, 1.4)),
+    "short": Style(
+        7500,
+        (2.0, 5.0),
+        (0.25, 0.7),
+        lift=(0.2, 0.7),
+        fall=(0.6, 1.0),
+        back=(-0.8, 0.6),
+        gravity=(0.1, 0.25),
+        noise=0.16,
+        hug=0.4,
+        steps=5,
+        clearance=(0.5, 1.4),
+    ),
     "crop": Style(7500, (1.2, 2.5), (0.3, 0.8), lift=(0.7, 1.5), fall=(0.2, 0.8), noise=0.25, hug=0.1, steps=4),
     "side": Style(7500, (5.0, 9.0), (0.3, 0.6), lift=(0.2, 0.6), fall=(0.1, 0.4), part=(0.8, 1.3), back=(0.0, 0.6)),
-    "back": Style(7500, (6.0, 11.0), (0.5, 0.9), lift=(0.2, 0.6), fall=(0.0, 0.2), back=(1.0, 1.6), gravity=(0.0, 0.06)),
-    "curly": Style(6500, (5.0, 10.0), (0.6, 1.0), lift=(0.8, 1.3), curl=(0.25, 0.6), turns=4.0, noise=0.3, hug=0.3, steps=12, gravity=(0.05, 0.12), clearance=(0.8, 2.5)),
-    "afro": Style(8500, (3.0, 9.0), (0.7, 1.0), lift=(3.0, 5.0), fall=(0.0, 0.3), curl=(0.2, 0.45), turns=4.0, noise=0.35, hug=0.0, steps=9, gravity=(0.0, 0.02), clearance=(1.0, 4.0)),
-    "bob": Style(5500, (16.0, 22.0), (0.7, 0.9), lift=(0.1, 0.4), fall=(0.2, 0.6), part=(0.8, 1.4), back=(0.3, 0.9), gravity=(0.25, 0.4), steps=8, clearance=(0.4, 1.3), noise=0.06, width=0.12),
-    "long": Style(5500, (28.0, 42.0), (0.9, 1.0), lift=(0.1, 0.4), fall=(0.2, 0.5), part=(0.8, 1.4), back=(0.3, 0.9), gravity=(0.25, 0.4), steps=9, clearance=(0.4, 1.5), noise=0.06, width=0.13),
-    "wavy": Style(5500, (20.0, 36.0), (0.8, 1.0), lift=(0.3, 0.7), fall=(0.2, 0.5), part=(0.8, 1.4), back=(0.3, 0.9), gravity=(0.2, 0.35), curl=(0.3, 0.8), turns=4.0, steps=14, clearance=(0.6, 2.2), noise=0.10, width=0.13),
-    "tied": Style(7500, (9.0, 13.0), (0.8, 1.0), lift=(0.05, 0.15), fall=(0.0, 0.0), back=(2.0, 2.6), gravity=(0.0, 0.0), noise=0.05, steps=7, clearance=(0.2, 0.5)),
-    "bun": Style(7500, (9.0, 13.0), (0.8, 1.0), lift=(0.05, 0.15), fall=(-1.0, -0.6), back=(0.6, 1.4), gravity=(0.0, 0.0), noise=0.05, steps=7, clearance=(0.2, 0.5)),
+    "back": Style(
+        7500, (6.0, 11.0), (0.5, 0.9), lift=(0.2, 0.6), fall=(0.0, 0.2), back=(1.0, 1.6), gravity=(0.0, 0.06)
+    ),
+    "curly": Style(
+        6500,
+        (5.0, 10.0),
+        (0.6, 1.0),
+        lift=(0.8, 1.3),
+        curl=(0.25, 0.6),
+        turns=4.0,
+        noise=0.3,
+        hug=0.3,
+        steps=12,
+        gravity=(0.05, 0.12),
+        clearance=(0.8, 2.5),
+    ),
+    "afro": Style(
+        8500,
+        (3.0, 9.0),
+        (0.7, 1.0),
+        lift=(3.0, 5.0),
+        fall=(0.0, 0.3),
+        curl=(0.2, 0.45),
+        turns=4.0,
+        noise=0.35,
+        hug=0.0,
+        steps=9,
+        gravity=(0.0, 0.02),
+        clearance=(1.0, 4.0),
+    ),
+    "bob": Style(
+        5500,
+        (16.0, 22.0),
+        (0.7, 0.9),
+        lift=(0.1, 0.4),
+        fall=(0.2, 0.6),
+        part=(0.8, 1.4),
+        back=(0.3, 0.9),
+        gravity=(0.25, 0.4),
+        steps=8,
+        clearance=(0.4, 1.3),
+        noise=0.06,
+        width=0.12,
+    ),
+    "long": Style(
+        5500,
+        (28.0, 42.0),
+        (0.9, 1.0),
+        lift=(0.1, 0.4),
+        fall=(0.2, 0.5),
+        part=(0.8, 1.4),
+        back=(0.3, 0.9),
+        gravity=(0.25, 0.4),
+        steps=9,
+        clearance=(0.4, 1.5),
+        noise=0.06,
+        width=0.13,
+    ),
+    "wavy": Style(
+        5500,
+        (20.0, 36.0),
+        (0.8, 1.0),
+        lift=(0.3, 0.7),
+        fall=(0.2, 0.5),
+        part=(0.8, 1.4),
+        back=(0.3, 0.9),
+        gravity=(0.2, 0.35),
+        curl=(0.3, 0.8),
+        turns=4.0,
+        steps=14,
+        clearance=(0.6, 2.2),
+        noise=0.10,
+        width=0.13,
+    ),
+    "tied": Style(
+        7500,
+        (9.0, 13.0),
+        (0.8, 1.0),
+        lift=(0.05, 0.15),
+        fall=(0.0, 0.0),
+        back=(2.0, 2.6),
+        gravity=(0.0, 0.0),
+        noise=0.05,
+        steps=7,
+        clearance=(0.2, 0.5),
+    ),
+    "bun": Style(
+        7500,
+        (9.0, 13.0),
+        (0.8, 1.0),
+        lift=(0.05, 0.15),
+        fall=(-1.0, -0.6),
+        back=(0.6, 1.4),
+        gravity=(0.0, 0.0),
+        noise=0.05,
+        steps=7,
+        clearance=(0.2, 0.5),
+    ),
     "ringed": Style(4500, (1.0, 3.0), (0.8, 1.0), lift=(0.3, 0.8), fall=(0.4, 1.0), steps=4),
-}  # fmt: skip
+}
 
 
 def hair_texture(person: Person, colour: str, rng: Random) -> NDArray[np.float32]:
@@ -73,7 +176,7 @@ def hair_texture(person: Person, colour: str, rng: Random) -> NDArray[np.float32
     out[:, grey] = np.array(HAIR["grey"]) * shades[0, grey]
     if colour.startswith("dyed") or (colour == "blond" and rng.random() < 0.3):
         out[10:] = 0.5 * out[10:] + 0.5 * np.array(HAIR["dark brown"])
-    return np.clip(out, 0.003, 0.85).astype(np.float32)
+    return np.asarray(np.clip(out, 0.003, 0.85), np.float32)
 
 
 def ground_of(vertices: F64, normals: F64, base: F64) -> Ground:
@@ -135,7 +238,8 @@ def hair_pieces(
     clearance = value("clearance") * (0.3 if covered else 1.0)
     lines = grow(
         roots, direction, length, ground, rng, steps=style.steps, gravity=value("gravity"), noise=style.noise,
-        curl=value("curl"), turns=style.turns * length.mean() / np.mean(style.length), clearance=clearance, hug=style.hug,
+        curl=value("curl"), turns=style.turns * length.mean() / np.mean(style.length), clearance=clearance,
+        hug=style.hug,
     )  # fmt: skip
     if options["fringe"] < 1.0:
         x, y, z = np.abs(lines[..., 0]), lines[..., 1], lines[..., 2]
@@ -163,7 +267,7 @@ def _knot(person: Person, style: str, vertices: F64, ground: Ground, rng: Random
             + [0.0, 1.0, -0.6 * size]
             + size * np.stack([ring * np.cos(angles), ring * np.sin(angles), height], axis=-1)
         )
-        outward = lines - (start + [0.0, 1.0, -0.6 * size])
+        outward = lines - (start + np.array([0.0, 1.0, -0.6 * size]))
         outward /= np.maximum(np.linalg.norm(outward, axis=2, keepdims=True), 1e-6)
         texture = hair_texture(person, person.options["hair"], rng)
         parts = ribbons(lines, outward, 0.12, rng)

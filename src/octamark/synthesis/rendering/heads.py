@@ -56,8 +56,8 @@ class HeadModel:
         skin_uv: (t, 3, 2) texture coordinates on MakeHuman's skins of ``triangles["skin"]``'s corners; v points up.
         iris_uv: (n, 2) texture coordinates of the model's own atlas for each vertex; used by eyes.
         base: (19158, 3) MakeHuman's base mesh laid on the mean head.
-        lids: left and right -> vertices (32, 3) and weights (32, 3) of places along the free edges of the lids: 16 of the
-            upper and 16 of the lower lid, by x.
+        lids: left and right -> vertices (32, 3) and weights (32, 3) of places along the free edges of the lids: 16 of
+            the upper and 16 of the lower lid, by x.
         follow: (19158, 26719) sparse weights: displacements of the base mesh that follow those of the head.
     """
 
@@ -104,7 +104,7 @@ class HeadModel:
 def load_head(assets: Assets) -> HeadModel:
     """The head model of a folder of assets, with MakeHuman's base mesh registered to it (some seconds)."""
     arrays = assets.ict
-    mean = np.asarray(arrays["V"], np.float64)
+    mean = assets.mean
     faces = np.asarray(arrays["F"], np.int64)
     quads, threes = faces[faces[:, 3] >= 0], faces[faces[:, 3] < 0]
     every = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]], threes[:, :3]])
@@ -169,7 +169,7 @@ def vertex_normals(vertices: F64, triangles: Ints) -> F64:
 def _rim(
     vertices: F64, triangles: Ints, middle: F64, side: float, depth: float, count: int = 16
 ) -> tuple[Ints, F64, F64]:
-    """The rim of an opening, seen from the front: ``count`` points above and as many below, from one corner to the other.
+    """The rim of an opening, seen from the front: ``count`` points above and as many below, corner to corner.
 
     Args:
         middle: (2,) a place within the opening, x and y.
@@ -269,7 +269,7 @@ def _register(
     weights = 1 / (distance + 0.05)
     weights /= weights.sum(axis=1, keepdims=True)
     placed[others] += ((moved - start[used])[nearest] * weights[..., None]).sum(axis=1)
-    return placed
+    return np.asarray(placed)
 
 
 def _followers(base: F64, mean: F64) -> sp.csr_matrix:
@@ -357,7 +357,7 @@ def _ages(assets: Assets, mean: F64, base: F64, body: Ints) -> dict[str, F64]:
 def _spread(mean: F64, skin: F64) -> F64:
     """Displacements (26719, 3) of the whole head from those of its skin (11248, 3), the mean removed.
 
-    Eyeballs and teeth are moved and scaled as stiff parts with the skin around them; other parts follow the nearest skin.
+    Eyeballs and teeth are moved and scaled as stiff parts with the skin around them; the rest follows the nearest skin.
     """
     moved = np.zeros_like(mean)
     moved[:SKIN] = skin

@@ -152,10 +152,10 @@ def landmarks_of(labels: Labels, layout: Layout, mean: F64) -> RenderedLandmarks
     for index in layout.outline:
         place = layout.places[index]
         if place.brow is None:
-            chosen = contour_vertex(labels, visible, mean, mean[list(place.vertices)].mean(axis=0), skin[index])
-            if chosen is not None:
-                landmarks[index] = labels.points[chosen]
-                head[index], thing[index] = labels.behind_head[chosen], labels.behind_thing[chosen]
+            seen = contour_vertex(labels, visible, mean, mean[list(place.vertices)].mean(axis=0), skin[index])
+            if seen is not None:
+                landmarks[index] = labels.points[seen]
+                head[index], thing[index] = labels.behind_head[seen], labels.behind_thing[seen]
     outside = ((landmarks < -0.5) | (landmarks > labels.size - 0.5)).any(axis=1)
     return RenderedLandmarks(
         landmarks.astype(np.float32), skin.astype(np.float32), head > 0.5, thing > 0.5, np.asarray(outside)
@@ -169,17 +169,15 @@ def label_lookup(vertices: NDArray[np.int64], layout: Layout) -> NDArray[np.int6
         LayoutError: a layout without ``vertices``, or with a vertex that has no label.
     """
     if not layout.places:
-        raise LayoutError(
-            f"layout {layout.name} does not say where its points lie on the head: its file has no vertices"
-        )
+        raise LayoutError(f"layout {layout.name} does not say where its points lie: its file has no vertices")
     lookup = np.full(int(vertices.max()) + 1, -1)
     lookup[vertices] = np.arange(len(vertices))
     for index, place in enumerate(layout.places):
         for vertex in place.vertices:
             if vertex >= len(lookup) or lookup[vertex] < 0:
                 raise LayoutError(
-                    f"layout {layout.name}: point {index} lies on vertex {vertex}, which is no vertex of the skin or an "
-                    "eyeball; octamark heads --at finds vertices"
+                    f"layout {layout.name}: point {index} lies on vertex {vertex}, which is none of the skin "
+                    "or an eyeball; octamark heads --at finds vertices"
                 )
     return lookup
 

@@ -222,7 +222,7 @@ class Renderer:
             behind_thing=behind[1][:count],
             vertices=LABELLED,
             brows=camera.project(brows)[0],
-            brow_behind=np.stack([shares[count:] for shares in behind], axis=-1).reshape(brows.shape[:-1] + (2,)),
+            brow_behind=np.stack([shares[count:] for shares in behind], axis=-1).reshape((*brows.shape[:-1], 2)),
             camera={
                 "position": camera.position.tolist(),
                 "right": camera.right.tolist(),
@@ -232,56 +232,6 @@ class Renderer:
             },
             person=person.to_dict(),
         )
-
-    def _mesh(self, piece: Piece, plain: bool = False) -> Any:
-        """A Mitsuba mesh; ``plain`` without material."""
-        mi = self.mi
-        properties = mi.Properties()
-        if not plain:
-            properties["bsdf"] = self._material(piece)
-        mesh = mi.Mesh(
-            piece.name, len(piece.vertices), len(piece.triangles), has_vertex_normals=piece.normals is not None,
-            has_vertex_texcoords=not plain, props=properties,
-        )  # fmt: skip
-        values = mi.traverse(mesh)
-        values["vertex_positions"] = np.ascontiguousarray(piece.vertices, np.float32).ravel()
-        values["faces"] = np.ascontiguousarray(piece.triangles, np.uint32).ravel()
-        if piece.normals is not None:
-            values["vertex_normals"] = np.ascontiguousarray(piece.normals, np.float32).ravel()
-        if not plain:
-            uv = np.full((len(piece.vertices), 2), 0.5) if piece.uv is None else piece.uv
-            flipped = np.column_stack([uv[:, 0], 1 - uv[:, 1]])  # Mitsuba's first row is at v = 0
-            values["vertex_texcoords"] = np.ascontiguousarray(flipped, np.float32).ravel()
-        values.update()
-        return mesh
-
-    def _material(self, piece: Piece) -> Any:
-        mi = self.mi
-        colour = np.asarray(piece.colour, np.float32)
-        if colour.shape[0] == 1:
-            colour = np.broadcast_to(colour, (2, 2, 3)).copy()
-        texture = {
-            "type": "bitmap",
-            "data": mi.TensorXf(np.ascontiguousarray(colour)),
-            "raw": True,
-            "filter_type": "bilinear",
-        }
-        material: dict[str, Any] = {
-            "type": "twosided",
-            "side": {
-                "type": "principled",
-                "base_color": texture,
-                "roughness": max(piece.roughness, 0.03),
-                "specular": piece.specular,
-            },
-        }
-        if piece.alpha is not None:
-            alpha = np.asarray(piece.alpha, np.float32)
-            if alpha.shape[0] == 1:
-                alpha = np.broadcast_to(alpha, (2, 2)).copy()
-            opacity = {"type": "bitmap", "data": mi.TensorXf(np.ascontiguousarray(alpha[..., None])), "raw": True}
-            material = {"type": "mask", "opacity": opacity, "side": material}
-        return mi.load_dict(material)
 
     def _picture(self, person: Person, camera: Camera, pieces: list[Piece], rng: np.random.Generator) -> Picture:
         import pyoidn
@@ -306,7 +256,7 @@ class Renderer:
             },
         }  # fmt: skip
         for piece in pieces:
-            scene[f"piece_{piece.name}"] = self._mesh(piece)
+            scene[f"piece_{piece.name}"] = _mesh(mi, piece)
         loaded = mi.load_dict(scene)
         seed = person.seed % 2**31
         image = np.array(loaded.integrator().render(loaded, seed=seed, spp=self.samples), np.float32)
@@ -337,29 +287,77 @@ class Renderer:
         spread = np.concatenate([np.zeros((1, 2)), rng.normal(0, 0.12, (4, 2))])
         around = points[:, None] + spread[:, :1] * camera.right + spread[:, 1:] * camera.up
         return (
-            self.stopped(camera.position, around, head, NEAR["head"]),
-            self.stopped(camera.position, around, other, NEAR["thing"]),
+            stopped(self.mi, camera.position, around, head, NEAR["head"]),
+            stopped(self.mi, camera.position, around, other, NEAR["thing"]),
         )
 
-    def stopped(self, position: F64, targets: F64, pieces: Sequence[Piece], near: float) -> F64:
-        """The share (m,) of rays from a position to targets (m, k, 3) that a piece stops ``near`` or more before."""
-        if not pieces:
-            return np.zeros(len(targets))
-        mi = self.mi
-        scene = mi.load_dict(
-            {"type": "scene", **{f"piece_{piece.name}": self._mesh(piece, plain=True) for piece in pieces}}
-        )
-        flat = targets.reshape(-1, 3)
-        ways = flat - position
-        lengths = np.linalg.norm(ways, axis=1)
-        directions = (ways / lengths[:, None]).astype(np.float32)
-        rays = mi.Ray3f(
-            mi.Point3f(*(float(value) for value in position)),
-            mi.Vector3f(*(np.ascontiguousarray(directions[:, k]) for k in range(3))),
-        )
-        rays.maxt = mi.Float((lengths - near).astype(np.float32))
-        stopped = np.array(scene.ray_test(rays)).reshape(targets.shape[:-1])
-        return np.asarray(stopped.mean(axis=1), np.float64)
+
+def _mesh(mi: Any, piece: Piece, plain: bool = False) -> Any:
+    """A Mitsuba mesh; ``plain`` without material."""
+    properties = mi.Properties()
+    if not plain:
+        properties["bsdf"] = _material(mi, piece)
+    mesh = mi.Mesh(
+        piece.name, len(piece.vertices), len(piece.triangles), has_vertex_normals=piece.normals is not None,
+        has_vertex_texcoords=not plain, props=properties,
+    )  # fmt: skip
+    values = mi.traverse(mesh)
+    values["vertex_positions"] = np.ascontiguousarray(piece.vertices, np.float32).ravel()
+    values["faces"] = np.ascontiguousarray(piece.triangles, np.uint32).ravel()
+    if piece.normals is not None:
+        values["vertex_normals"] = np.ascontiguousarray(piece.normals, np.float32).ravel()
+    if not plain:
+        uv = np.full((len(piece.vertices), 2), 0.5) if piece.uv is None else piece.uv
+        flipped = np.column_stack([uv[:, 0], 1 - uv[:, 1]])  # Mitsuba's first row is at v = 0
+        values["vertex_texcoords"] = np.ascontiguousarray(flipped, np.float32).ravel()
+    values.update()
+    return mesh
+
+
+def _material(mi: Any, piece: Piece) -> Any:
+    colour = np.asarray(piece.colour, np.float32)
+    if colour.shape[0] == 1:
+        colour = np.broadcast_to(colour, (2, 2, 3)).copy()
+    texture = {
+        "type": "bitmap",
+        "data": mi.TensorXf(np.ascontiguousarray(colour)),
+        "raw": True,
+        "filter_type": "bilinear",
+    }
+    material: dict[str, Any] = {
+        "type": "twosided",
+        "side": {
+            "type": "principled",
+            "base_color": texture,
+            "roughness": max(piece.roughness, 0.03),
+            "specular": piece.specular,
+        },
+    }
+    if piece.alpha is not None:
+        alpha = np.asarray(piece.alpha, np.float32)
+        if alpha.shape[0] == 1:
+            alpha = np.broadcast_to(alpha, (2, 2)).copy()
+        opacity = {"type": "bitmap", "data": mi.TensorXf(np.ascontiguousarray(alpha[..., None])), "raw": True}
+        material = {"type": "mask", "opacity": opacity, "side": material}
+    return mi.load_dict(material)
+
+
+def stopped(mi: Any, position: F64, targets: F64, pieces: Sequence[Piece], near: float) -> F64:
+    """The share (m,) of rays from a position to targets (m, k, 3) that a piece stops ``near`` or more before."""
+    if not pieces:
+        return np.zeros(len(targets))
+    scene = mi.load_dict({"type": "scene", **{f"piece_{piece.name}": _mesh(mi, piece, plain=True) for piece in pieces}})
+    flat = targets.reshape(-1, 3)
+    ways = flat - position
+    lengths = np.linalg.norm(ways, axis=1)
+    directions = (ways / lengths[:, None]).astype(np.float32)
+    rays = mi.Ray3f(
+        mi.Point3f(*(float(value) for value in position)),
+        mi.Vector3f(*(np.ascontiguousarray(directions[:, k]) for k in range(3))),
+    )
+    rays.maxt = mi.Float((lengths - near).astype(np.float32))
+    stopped = np.array(scene.ray_test(rays)).reshape(targets.shape[:-1])
+    return np.asarray(stopped.mean(axis=1), np.float64)
 
 
 def turned_eyes(vertices: F64, person: Person) -> F64:

@@ -93,7 +93,7 @@ class SkinMap:
             cv2.fillConvexPoly(known, corner, 1)
         soft = cv2.GaussianBlur(place, (0, 0), 2.0)
         weight = cv2.GaussianBlur(known.astype(np.float32), (0, 0), 2.0)[..., None]
-        self.place: F32 = soft / np.maximum(weight, 1e-3)
+        self.place: F32 = np.asarray(soft / np.maximum(weight, 1e-3), np.float32)
         self.known = weight[..., 0] > 0.3
 
     @cached_property
@@ -208,7 +208,7 @@ def beard_form(beard: str, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
 
 
 def wrinkle_depth(mean: F64, rng: np.random.Generator) -> F64:
-    """Depth of wrinkles, 0 to 1, at places (..., 3) of the mean head: forehead, brows, eye corners, beside the mouth."""
+    """Depth of wrinkles, 0 to 1, at places (..., 3) of the mean head: forehead, brows, eyes, beside the mouth."""
     x, y, z = mean[..., 0], mean[..., 1], mean[..., 2]
     wave, phase = rng.uniform(0.9, 1.4), rng.uniform(0, 6)
     bend = 0.25 * np.sin(0.6 * x + phase) - 0.02 * x**2
@@ -245,7 +245,7 @@ def gaze_shapes(person: Person) -> dict[str, float]:
 
 
 def eye_texture(person: Person, rng: np.random.Generator, side: int = 192) -> F32:
-    """Linear albedo (side, side, 3) of an eyeball: the middle is the pupil, the distance from it the angle, 90 at rim."""
+    """Linear albedo (side, side, 3) of an eyeball: the distance from the middle is the angle from its axis."""
     axis = (np.arange(side) + 0.5) / side * 2 - 1
     x, y = np.meshgrid(axis, axis)
     angle, turn = np.hypot(x, y) * 90, np.arctan2(y, x)
@@ -263,7 +263,7 @@ def eye_texture(person: Person, rng: np.random.Generator, side: int = 192) -> F3
     veins = np.clip(noise_field((side, side), 5, rng) - 1.2, 0, 1) * np.clip((angle - 28) / 30, 0, 1)
     white = white * (1 - 0.35 * veins[..., None] * np.array([0.2, 1, 1], np.float32))
     edge = np.clip((angle - IRIS_ANGLE) / 2.0 + 0.5, 0, 1)[..., None]
-    return np.clip(iris * (1 - edge) + white * edge, 0.001, 0.8).astype(np.float32)
+    return np.asarray(np.clip(iris * (1 - edge) + white * edge, 0.001, 0.8), np.float32)
 
 
 def head_pieces(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from octamark.synthesis.rendering.assets import F64, Ints
@@ -95,13 +94,13 @@ def grow(
     lock = cKDTree(roots[locks]).query(roots)[1]
     drift = rng.normal(0, noise, (len(locks), 3))[lock] + rng.normal(0, 0.25 * noise, (count, 3))
     for k in range(steps):
-        ahead = ahead + [0.0, -gravity, 0.0] + drift + rng.normal(0, 0.15 * noise, (count, 3))
+        ahead = ahead + np.array([0.0, -gravity, 0.0]) + drift + rng.normal(0, 0.15 * noise, (count, 3))
         ahead /= np.linalg.norm(ahead, axis=1, keepdims=True)
         points = points + ahead * step
         if ground is not None:
             points, normals = ground.push_out(points, rest * min(1.0, (k + 1) / 2), hug)
             into = (ahead * normals).sum(axis=1)[:, None]
-            into = np.where(into < 0, into, hug * into)
+            into = np.asarray(np.where(into < 0, into, hug * into))
             ahead = ahead - into * normals
             ahead /= np.maximum(np.linalg.norm(ahead, axis=1, keepdims=True), 1e-6)
         lines[:, k + 1] = points
@@ -118,12 +117,10 @@ def grow(
     return lines
 
 
-def ribbons(
-    lines: F64, outward: F64, width: float | F64, rng: Random, shade: NDArray[np.float64] | None = None
-) -> tuple[F64, Ints, F64, F64]:
+def ribbons(lines: F64, outward: F64, width: float, rng: Random) -> tuple[F64, Ints, F64, F64]:
     """Flat ribbons along strands (n, k, 3) that face ``outward`` (n, k, 3): vertices, triangles, normals, uv.
 
-    Ribbons narrow towards their tips. u is the strand's shade (n,), random by default; v runs from tip to root.
+    Ribbons narrow towards their tips. u is a random shade of the strand; v runs from tip to root.
     """
     count, points = lines.shape[:2]
     ahead = np.gradient(lines, axis=1)
@@ -132,7 +129,7 @@ def ribbons(
     side = np.cross(ahead, facing)
     side /= np.maximum(np.linalg.norm(side, axis=2, keepdims=True), 1e-9)
     normals = np.cross(side, ahead)
-    taper = np.linspace(1, 0.25, points)[None, :, None] * np.broadcast_to(np.asarray(width), (count,))[:, None, None]
+    taper = np.linspace(1, 0.25, points)[None, :, None] * width
     vertices = np.stack([lines - side * taper / 2, lines + side * taper / 2], axis=2).reshape(-1, 3)
     tilted = np.stack([normals - 0.6 * side, normals + 0.6 * side], axis=2).reshape(-1, 3)
     tilted /= np.maximum(np.linalg.norm(tilted, axis=1, keepdims=True), 1e-9)
@@ -140,7 +137,7 @@ def ribbons(
     quad = np.stack([[2 * rows, 2 * rows + 1, 2 * rows + 3], [2 * rows, 2 * rows + 3, 2 * rows + 2]])
     one = quad.transpose(0, 2, 1).reshape(-1, 3)
     triangles = (one[None] + (np.arange(count) * 2 * points)[:, None, None]).reshape(-1, 3)
-    shades = rng.random(count) if shade is None else shade
+    shades: F64 = np.asarray(rng.random(count), np.float64)
     u = np.broadcast_to(shades[:, None, None], (count, points, 2))
     v = np.broadcast_to(np.linspace(1, 0, points)[None, :, None], (count, points, 2))
     return vertices, triangles, tilted, np.stack([u, v], axis=-1).reshape(-1, 2)

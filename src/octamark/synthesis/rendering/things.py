@@ -111,7 +111,8 @@ def clothes_piece(person: Person, base: F64, cards: Any, rng: Random) -> Piece:
     else:
         texture = picture / max(float(picture.mean()), 0.02) * (0.15 + 0.85 * tint) * 0.7
     return Piece(
-        "clothes", "clear", placed[unique[:, 0]], inverse.reshape(-1, 3), np.clip(texture, 0.004, 0.85).astype(np.float32),
+        "clothes", "clear", placed[unique[:, 0]], inverse.reshape(-1, 3),
+        np.clip(texture, 0.004, 0.85).astype(np.float32),
         mesh.uv[unique[:, 1]], roughness=0.8, specular=0.2,
     )  # fmt: skip
 
@@ -148,11 +149,11 @@ def glasses_pieces(person: Person, anchors: Anchors) -> list[Piece]:
                 Piece(f"lens_{side}", "thing", lens, fan, plain(tuple(spec["tint"])), uv, roughness=0.08, specular=0.9)
             )
         corner = outline[np.argmax(sign * outline[:, 0])]
-        ear = anchors.at(sign * 8.3, 3.6, 0.8) + [sign * 0.35, 0.2, 0]
+        ear = anchors.at(sign * 8.3, 3.6, 0.8) + np.array([sign * 0.35, 0.2, 0])
         parts.append(tube(np.linspace(corner, ear, 8), spec["rim"] * 0.9, 6))
         inner = outline[np.argmin(sign * outline[:, 0])]
         middle = np.array([bridge[0], inner[1] + 0.35, forward + 0.05])
-        parts.append(tube(np.linspace(inner + [0, 0.2, 0], middle, 4), spec["rim"], 6))
+        parts.append(tube(np.linspace(inner + np.array([0, 0.2, 0]), middle, 4), spec["rim"], 6))
     vertices, triangles = merged(parts)
     pieces.append(Piece("frame", "clear", vertices, triangles, plain(tuple(spec["colour"])), roughness=0.25))
     return pieces
@@ -170,7 +171,7 @@ def hat_pieces(
         mesh, fit, _ = cards(f"clothes/{kind}", "")
         placed = fit.place(base)
         top = placed.mean(axis=0)
-        placed = (placed - top) * (1.0 + 0.12 * spec["lift"]) + top + [0, 0.6, 0]
+        placed = (placed - top) * (1.0 + 0.12 * spec["lift"]) + top + np.array([0, 0.6, 0])
         return [
             Piece("hat", "thing", placed, mesh.triangles, plain(tuple(spec["colour"])), roughness=0.9, specular=0.1)
         ]
@@ -209,7 +210,7 @@ def hat_pieces(
             ]
         )
         peak[..., 1] += 0.7 * np.cos(angles * 1.2)[None] * 1.0 - 0.6
-        centre = front - [0, 0, 6.6]
+        centre = front - np.array([0, 0, 6.6])
         peak = peak.reshape(-1, 3) @ turned((0, 1, 0), turn).T + centre
         pieces.append(
             Piece(
@@ -251,14 +252,20 @@ def mask_pieces(
     loops = []
     for sign in (-1, 1):
         side = lifted[np.argmax(sign * lifted[:, 0])]
-        ear = anchors.at(sign * 8.2, 2.0, -0.4) + [sign * 0.3, 0, 0]
+        ear = anchors.at(sign * 8.2, 2.0, -0.4) + np.array([sign * 0.3, 0, 0])
         loops.append(tube(np.linspace(side, ear, 6), 0.1, 5))
     strings, string_triangles = merged(loops)
     pieces.append(Piece("loops", "clear", strings, string_triangles, plain(tuple(spec["colour"]))))
     return pieces
 
 
-PLACES = {"mouth": (0.0, -4.0, 11.8), "cheek": (4.5, -2.5, 9.0), "eye": (3.2, 3.6, 9.8), "chin": (1.0, -7.0, 10.0), "forehead": (1.5, 8.5, 10.0)}  # fmt: skip
+PLACES = {
+    "mouth": (0.0, -4.0, 11.8),
+    "cheek": (4.5, -2.5, 9.0),
+    "eye": (3.2, 3.6, 9.8),
+    "chin": (1.0, -7.0, 10.0),
+    "forehead": (1.5, 8.5, 10.0),
+}
 
 
 def occluder_pieces(
@@ -290,7 +297,7 @@ def occluder_pieces(
             @ turned((1, 0, 0), rng.normal(-10, 15))
             @ turned((0, 1, 0), rng.normal(0, 25) + (180 if rng.random() < 0.25 else 0))
         )
-        moved = (vertices * 0.95 * size) @ lean.T + place + [0, 0, 1.2]
+        moved = (vertices * 0.95 * size) @ lean.T + place + np.array([0, 0, 1.2])
         moved, _ = _outside(moved, anchors, 0.15)
         return [Piece("hand", "thing", moved, triangles, skin, uv, roughness=0.6)]
     if kind == "microphone":
@@ -343,7 +350,7 @@ def occluder_pieces(
             Piece(
                 kind,
                 "thing",
-                corners[sides].reshape(-1, 3) @ lean.T + place + [0, 0, 2.5],
+                corners[sides].reshape(-1, 3) @ lean.T + place + np.array([0, 0, 2.5]),
                 np.arange(36).reshape(-1, 3),
                 texture,
                 uv[sides].reshape(-1, 2),
@@ -356,7 +363,7 @@ def occluder_pieces(
             Piece(
                 "ball",
                 "thing",
-                vertices + place + [0, 0, 2.0],
+                vertices + place + np.array([0, 0, 2.0]),
                 triangles,
                 colour,
                 roughness=float(rng.uniform(0.1, 0.9)),
@@ -364,7 +371,9 @@ def occluder_pieces(
         ]
     direction = turned((0, 0, 1), turn) @ np.array([1.0, 0.0, 0.1])
     vertices, triangles = tube(
-        np.linspace(-1, 1, 6)[:, None] * direction * 14 * size + place + [0, 0, 1.5], rng.uniform(0.25, 0.9), 8
+        np.linspace(-1, 1, 6)[:, None] * direction * 14 * size + place + np.array([0, 0, 1.5]),
+        rng.uniform(0.25, 0.9),
+        8,
     )
     return [Piece("stick", "thing", vertices, triangles, colour, roughness=0.5)]
 
@@ -375,7 +384,7 @@ def _outside(points: F64, anchors: Anchors, clearance: float) -> tuple[F64, floa
     height = ((points - anchors.vertices[near]) * anchors.normals[near]).sum(axis=1)
     front = anchors.normals[near][:, 2] > 0.2
     lift = float(np.clip((clearance - height[front]).max(initial=0.0), 0, 2.5))
-    return points + [0, 0, 0.8 * lift], lift
+    return points + np.array([0, 0, 0.8 * lift]), lift
 
 
 def _ball(radius: float) -> tuple[F64, Ints]:

@@ -43,7 +43,8 @@ def neutral_person(renderer: Renderer, yaw: float = 0.0, expression: dict[str, f
         },
     }  # fmt: skip
     return replace(
-        some, identity=(0.0,) * 100, ages={}, expression=expression or {}, gaze=(0.0, 0.0), yaw=yaw, pitch=0.0, roll=0.0,
+        some, identity=(0.0,) * 100, ages={}, expression=expression or {}, gaze=(0.0, 0.0), yaw=yaw,
+        pitch=0.0, roll=0.0,
         body=(0.0, 0.0, 0.0), distance=150.0, options=options,
     )  # fmt: skip
 
