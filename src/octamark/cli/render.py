@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from octamark import __version__
 from octamark.cli.console import counted, fail, make_folder, note, progress
 from octamark.errors import ConfigError, OctamarkError, install_hint
 
@@ -60,6 +60,7 @@ def render(
     from octamark.layouts import layout as named
     from octamark.synthesis.rendering.folder import (
         CROWD_SEEDS,
+        GENERATOR,
         RenderFolder,
         audit,
         contact_sheet,
@@ -83,7 +84,7 @@ def render(
 
     sources = Assets(assets)
     folder = RenderFolder(make_folder(out))
-    folder.prepare({"seed": seed, "size": size, "samples": samples, "octamark": __version__}, sources.mean)
+    folder.prepare({"seed": seed, "size": size, "samples": samples, "generator": GENERATOR}, sources.mean)
     try:
         with progress() as bar:
             crowd = [number for number in CROWD_SEEDS if not folder.crowd_picture(number).exists()]
@@ -101,9 +102,17 @@ def render(
             seeds = picture_seeds(seed, count)
             missing = folder.missing(seeds)
             task = bar.add_task("pictures", total=count, completed=count - len(missing))
-            render_seeds(
-                folder, assets, missing, size=size, samples=samples, workers=workers, advance=lambda: bar.advance(task)
-            )
+            started, finished = time.monotonic(), 0
+
+            def advance() -> None:
+                nonlocal finished
+                finished += 1
+                bar.advance(task)
+                if bar.disable and finished % 100 == 0:  # a log in place of the bar
+                    hourly = finished / (time.monotonic() - started) * 3600
+                    note(f"{count - len(missing) + finished} of {count} pictures, {hourly:.0f} an hour")
+
+            render_seeds(folder, assets, missing, size=size, samples=samples, workers=workers, advance=advance)
     except KeyboardInterrupt:
         fail(f"interrupted after {counted(len(folder.finished()), 'picture')}; the same command goes on")
         raise typer.Exit(130) from None

@@ -211,6 +211,9 @@ def hair_pieces(
         density = density * (
             1 - 0.75 * np.exp(-(((middles[:, 0]) / 3) ** 2) - ((middles[:, 2] + 3) / 3.5) ** 2) * (middles[:, 1] > 10)
         )
+    hat = options["things"].get("hat")
+    if hat is not None and hat["kind"] != "band":  # what it hides does not grow through it
+        density = density * (middles[:, 1] < (8.0 if hat["kind"].startswith("fedora") else 7.2 + hat["low"]))
     if density.sum() < 1:
         return []
     roots, up, chosen, weights = roots_on(vertices[:SKIN], normals[:SKIN], triangles, density, style.count, rng)

@@ -159,7 +159,7 @@ class SkinMap:
         out = out * (1 + red[..., None] * np.array([0.6, -0.8, -0.8], np.float32))
         if options["spots"] > 0.15:
             spots = np.clip(noise_field(out.shape[:2], 4.5, rng) - 2.6 + options["spots"], 0, 1)
-            out = out * (1 - 0.45 * spots[..., None] * np.array([0.5, 0.8, 1.0], np.float32))
+            out = out * (1 - 0.32 * spots[..., None] * np.array([0.5, 0.8, 1.0], np.float32))
         if options["wrinkles"] > 0.1:
             out = out * (
                 1 - 0.30 * options["wrinkles"] * self._lines(rng)[..., None] * np.array([0.8, 1, 1], np.float32)
