@@ -22,7 +22,8 @@ TABLE = {
     "name": "small", "points": ["right_rim", "chin", "left_rim", "tip", "right_brow", "left_brow"],
     "parts": {"outline": [0, 1, 2], "tip": [3], "brows": [4, 5]},
     "vertices": [
-        RIM_RIGHT, RIM_BELOW, [RIM_LEFT], NOSE, {"brow": "right", "along": 0, "height": 1}, {"brow": "left", "along": 0.5},
+        RIM_RIGHT, RIM_BELOW, [RIM_LEFT], NOSE, {"brow": "right", "along": 0, "height": 1},
+        {"brow": "left", "along": 0.5},
     ],
 }  # fmt: skip
 

@@ -160,7 +160,10 @@ class Assets:
         DataError: the folder lacks one of the files without which nothing can be rendered; the message names it.
     """
 
-    NEEDED = ("ict/ict16.npz", "mh/base.obj", "mh/skins", "mh/eyes", "mh/eyebrows", "hdri")
+    NEEDED = (
+        "ict/ict16.npz", "ict/vertex_indices.json", "mh/base.obj", "mh/skins", "mh/eyebrows", "mh/clothes",
+        "mh/targets/macrodetails", "mh/targets/expression/units/caucasian/mouth-open.target.gz", "hdri",
+    )  # fmt: skip
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)

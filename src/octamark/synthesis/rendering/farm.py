@@ -69,6 +69,7 @@ def render_seeds(
     """
     work = _Work(deque(seeds))
     skipped: dict[int, str] = {}
+    share = min(PER_PROCESS, -(-len(seeds) // workers))
     threads_each = max(1, (os.cpu_count() or 1) // workers)
 
     def give_up(seed: int, why: str) -> None:
@@ -94,7 +95,7 @@ def render_seeds(
         idle = 0
         while not work.stop.is_set():
             with work.lock:
-                some = [work.waiting.popleft() for _ in range(min(PER_PROCESS, -(-len(work.waiting) // workers)))]
+                some = [work.waiting.popleft() for _ in range(min(share, len(work.waiting)))]
             if not some:
                 return
             job = {

@@ -32,7 +32,7 @@ CROWD_SEEDS = tuple(range(2**40, 2**40 + 24))
 """Seeds of the heads in the crowds; no picture of a set has one of these."""
 
 GENERATOR = 1
-"""Raised by every change after which a seed shows something else; a set that was begun by another one is not continued."""
+"""Raised by every change after which a seed shows something else; a set begun by another one is not continued."""
 
 MOST_PICTURES = 10**6
 """Pictures that one base seed allows: seed ``s`` of a set renders the persons ``s * MOST_PICTURES`` onwards."""

@@ -236,7 +236,7 @@ def contour_vertex(labels: Labels, candidates: NDArray[np.int64], mean: F64, res
     near = candidates[fits & (places[:, 2] > rest[2] - 0.3)]
     if not len(near):
         return None
-    right, up = np.array(labels.camera["right"]), np.array(labels.camera["up"])
+    right, up = (np.asarray(labels.camera[name], np.float64) for name in ("right", "up"))
     upward = np.array([right[1], -up[1]])  # of the head's y axis in the picture
     upward /= max(float(np.hypot(*upward)), 1e-6)
     sideward = np.array([-upward[1], upward[0]])
