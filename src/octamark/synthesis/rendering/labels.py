@@ -213,7 +213,7 @@ def outline_candidates(vertices: NDArray[np.int64], mean: F64, skin: int = 11248
     """Positions among the labelled vertices of the skin that can form the outline of a face: no ears, no neck."""
     x, y, z = mean[vertices].T
     ears = (np.abs(x) > 7.4) & (((y - 1.0) / 4.2) ** 2 + ((z + 0.3) / 3.2) ** 2 < 1)
-    return np.flatnonzero((vertices < skin) & ~ears & (z > 0) & (y > -8.6))
+    return np.flatnonzero((vertices < skin) & ~ears & (z > 0) & (y > -9.2))
 
 
 def contour_vertex(labels: Labels, candidates: NDArray[np.int64], mean: F64, rest: F64, skin: F64) -> int | None:
@@ -233,7 +233,8 @@ def contour_vertex(labels: Labels, candidates: NDArray[np.int64], mean: F64, res
     radius = float(np.hypot(*own))
     cosine = (away @ own) / np.maximum(np.hypot(away[:, 0], away[:, 1]) * radius, 1e-9)
     fits = (cosine > np.cos(np.radians(4.0))) & (np.hypot(away[:, 0], away[:, 1]) > 0.45 * radius)
-    near = candidates[fits & (places[:, 2] > rest[2] - 0.3)]
+    below = max(0.0, float(-own[1]) / radius)
+    near = candidates[fits & (places[:, 2] > rest[2] - 0.3 - 1.2 * below**2)]  # a chin is round from below
     if not len(near):
         return None
     right, up = (np.asarray(labels.camera[name], np.float64) for name in ("right", "up"))

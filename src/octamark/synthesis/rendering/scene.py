@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +21,7 @@ from octamark.synthesis.rendering.heads import PARTS, SKIN, HeadModel, load_head
 from octamark.synthesis.rendering.labels import Labels, brow_edges
 from octamark.synthesis.rendering.person import Person, sample_person
 from octamark.synthesis.rendering.pieces import Piece, turned
-from octamark.synthesis.rendering.skin import SkinMap, eye_rotation, gaze_shapes, head_pieces, to_linear, wrinkled
+from octamark.synthesis.rendering.skin import SkinMap, eye_rotation, gaze_shapes, head_pieces, wrinkled
 
 F32 = NDArray[np.float32]
 Cards = tuple[ObjMesh, Fit, F32 | None]
@@ -180,7 +179,10 @@ class Renderer:
         mesh, fit, alpha = self.cards(f"eyebrows/{name}", f"mh/eyebrows/{name}.png")
         if alpha is None:
             raise DataError(f"{self.assets.folder}: no mh/eyebrows/{name}.png")
-        return hair.brow_roots(mesh, fit, alpha, base, 1800, np.random.default_rng([person.seed, 5]))
+        rng = np.random.default_rng([person.seed, 5])
+        roots = hair.brow_roots(mesh, fit, alpha, base, 1800, rng)
+        roots[:, 1] += person.options["brow_lift"] + rng.normal(0, person.options["brow_width"], len(roots))
+        return roots
 
     def render(self, seed: int, person: Person | None = None) -> Rendering:
         """The picture of a seed, or of a person."""
@@ -428,6 +430,3 @@ def _hand(body: ObjMesh, base: F64) -> tuple[F64, Ints, F64]:
     across = np.cross(up, flat)
     local = (vertices - vertices.mean(axis=0)) @ np.column_stack([across, up, flat])
     return local, inverse.reshape(-1, 3), body.uv[unique[:, 1]]
-
-
-__all__ = ["LABELLED", "NEAR", "Renderer", "Rendering", "cv2", "develop", "load_mitsuba", "to_linear", "turn_body"]

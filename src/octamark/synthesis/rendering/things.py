@@ -14,7 +14,7 @@ from octamark.synthesis.rendering.assets import F64, Ints
 from octamark.synthesis.rendering.heads import SKIN, HeadModel
 from octamark.synthesis.rendering.person import Person
 from octamark.synthesis.rendering.pieces import Piece, grid_triangles, merged, plain, tube, turned
-from octamark.synthesis.rendering.skin import noise_field, scalp_share, to_linear
+from octamark.synthesis.rendering.skin import noise_field, to_linear
 
 Random = np.random.Generator
 
@@ -400,15 +400,3 @@ def picture_texture(picture: NDArray[np.uint8], size: int = 256) -> NDArray[np.f
     """A texture picture, RGB or RGBA, as linear light at most ``size`` pixels wide."""
     small = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
     return to_linear(np.asarray(small[..., :3], np.uint8))
-
-
-__all__ = [
-    "Anchors",
-    "clothes_piece",
-    "glasses_pieces",
-    "hat_pieces",
-    "mask_pieces",
-    "occluder_pieces",
-    "picture_texture",
-    "scalp_share",
-]

@@ -10,7 +10,7 @@ from octamark.drawing import sheet
 from octamark.errors import ConfigError, listed
 from octamark.geometry import Picture
 from octamark.layouts import Layout
-from octamark.synthesis.rendering.camera import Camera, looking_at
+from octamark.synthesis.rendering.camera import looking_at
 from octamark.synthesis.rendering.labels import landmarks_of
 from octamark.synthesis.rendering.person import Person, sample_person
 from octamark.synthesis.rendering.scene import LABELLED, Renderer, Rendering
@@ -35,7 +35,8 @@ def neutral_person(renderer: Renderer, yaw: float = 0.0, expression: dict[str, f
     options = {
         **some.options, "things": {}, "style": "buzz", "hairline": 0.0, "tone": 1.0, "spots": 0.0, "wrinkles": 0.0,
         "make_up": {}, "beard": "none", "iris": "blue", "brow_colour": "dark brown", "hair": "brown", "lashes": 0.6,
-        "background": "wall", "grey_share": 0.0, "fringe": 1.0, "child": 0.0, "age": 0.0, "sex": "male",
+        "background": "wall", "grey_share": 0.0, "fringe": 1.0,
+        "brow_lift": 0.2, "brow_width": 0.05, "child": 0.0, "age": 0.0, "sex": "male",
         "skin": next((name for name in skins if "young" in name and "light" in name), skins[0]),
         "light": {
             **some.options["light"], "ambient": 1.0, "exposure": 0.2, "white": (1.0, 1.0, 1.0), "contrast": 1.0,
@@ -119,16 +120,3 @@ def mirrored_vertex(renderer: Renderer, vertex: int) -> int:
     places = renderer.head.mean[LABELLED]
     wanted = renderer.head.mean[vertex] * [-1, 1, 1]
     return int(LABELLED[np.argmin(np.linalg.norm(places - wanted, axis=1))])
-
-
-__all__ = [
-    "PARTS_SHOWN",
-    "VIEWS",
-    "Camera",
-    "layout_picture",
-    "mirrored_vertex",
-    "nearest_vertex",
-    "neutral_person",
-    "numbered",
-    "view",
-]
