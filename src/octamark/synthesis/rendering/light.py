@@ -55,6 +55,14 @@ def environment(person: Person, assets: Assets) -> tuple[F32, F32]:
     return np.asarray(out, np.float32), np.asarray(plain, np.float32)
 
 
+def _noise_of_one_or_three(size: int, rng: np.random.Generator) -> F32:
+    """Noise (size, size, 3), coloured in a third of the cases."""
+    cell, grey = rng.uniform(2, 40), rng.random() < 0.67
+    return np.broadcast_to(
+        noise_field((size, size), cell, rng, 1 if grey else 3).reshape(size, size, -1), (size, size, 3)
+    )
+
+
 def background(
     person: Person,
     surroundings: F32,
@@ -94,7 +102,7 @@ def background(
         if rng.random() < 0.4:
             out[np.abs(x - rng.uniform(-1, 1)) < rng.uniform(0.01, 0.4)] *= rng.uniform(0.3, 1.8)
     elif kind == "texture":
-        out = np.exp(rng.uniform(0.2, 0.9) * noise_field((size, size), rng.uniform(2, 40), rng, 3))
+        out = np.exp(rng.uniform(0.2, 0.9) * _noise_of_one_or_three(size, rng))
         stripes = rng.uniform(4, 60)
         turn = rng.uniform(0, np.pi)
         x, y = np.meshgrid(np.arange(size), np.arange(size))

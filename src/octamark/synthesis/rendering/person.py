@@ -384,6 +384,7 @@ def _options(
         "hairline": float(np.clip(rng.normal(1.2 * age if not female else 0, 0.6), -0.6, 3.2)),
         "brow": str(rng.choice(assets.names("mh/eyebrows", ".mhclo"))),
         "brow_lift": float(rng.normal(0.22, 0.15)),
+        "brow_hairs": int(rng.integers(450, 1800)),
         "brow_width": float(rng.uniform(0.02, 0.14)),
         "brow_colour": brow,
         "lashes": float(rng.uniform(0.9, 1.5) if female else rng.uniform(0.5, 1.0)),

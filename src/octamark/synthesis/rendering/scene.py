@@ -174,13 +174,13 @@ class Renderer:
         return out
 
     def brow(self, person: Person, base: F64) -> F64:
-        """Places (1800, 3) of the hairs of both brows of a person."""
+        """Places (n, 3) of the hairs of both brows of a person."""
         name = person.options["brow"]
         mesh, fit, alpha = self.cards(f"eyebrows/{name}", f"mh/eyebrows/{name}.png")
         if alpha is None:
             raise DataError(f"{self.assets.folder}: no mh/eyebrows/{name}.png")
         rng = np.random.default_rng([person.seed, 5])
-        roots = hair.brow_roots(mesh, fit, alpha, base, 1800, rng)
+        roots = hair.brow_roots(mesh, fit, alpha, base, person.options["brow_hairs"], rng)
         roots[:, 1] += person.options["brow_lift"] + rng.normal(0, person.options["brow_width"], len(roots))
         return roots
 
