@@ -80,3 +80,18 @@ def test_a_seed_gives_a_face_with_right_flags_twice(assets_folder: Path) -> None
     mirrored = shape[points.mirror] * [-1, 1]
     width = np.linalg.norm(shape[45] - shape[36])
     assert np.abs(shape - mirrored).max() < 0.06 * width
+
+
+@pytest.mark.slow
+def test_a_worker_process_renders_a_seed(assets_folder: Path, tmp_path: Path) -> None:
+    from octamark.synthesis.rendering.farm import render_seeds
+    from octamark.synthesis.rendering.folder import RenderFolder
+    from octamark.synthesis.rendering.labels import Labels
+
+    folder = RenderFolder(tmp_path)
+    folder.prepare({}, Assets(assets_folder).mean)
+    assert render_seeds(folder, assets_folder, [3], size=48, samples=2, workers=1) == {}
+    assert folder.finished() == [3]
+    labels = Labels.read(folder.labels(3))
+    assert labels.person["seed"] == 3
+    assert np.isfinite(landmarks_of(labels, layout("wflw98"), folder.mean()).landmarks).all()
