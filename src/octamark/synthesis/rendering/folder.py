@@ -157,12 +157,11 @@ def contact_sheet(
 ) -> tuple[Picture, Picture]:
     """Two sheets of pictures: as they are, and at twice the size with the points of a layout."""
     clean, drawn = [], []
-    for seed, labels, found in folder.landmarks(layout, seeds):
+    for seed, _, found in folder.landmarks(layout, seeds):
         picture = read_picture(folder.picture(seed))
         clean.append(picture)
         doubled = np.repeat(np.repeat(picture, 2, axis=0), 2, axis=1)
         drawn.append(dotted(doubled, scale_points(found.landmarks, 2), layout))
-        del labels
     return sheet(clean, columns), sheet(drawn, columns)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,7 +217,10 @@ def hair_pieces(
         return []
     roots, up, chosen, weights = roots_on(vertices[:SKIN], normals[:SKIN], triangles, density, style.count, rng)
     rest = (head.mean[triangles[chosen]] * weights[..., None]).sum(axis=1)
-    value: Callable[[str], float] = lambda name: float(rng.uniform(*getattr(style, name)))  # noqa: E731
+
+    def value(name: str) -> float:
+        return float(rng.uniform(*getattr(style, name)))
+
     crown = np.array([rng.normal(0, 1.0), 13.5, -4.0 + rng.normal(0, 1)])
     radial = rest - crown
     radial /= np.maximum(np.linalg.norm(radial, axis=1, keepdims=True), 1e-6)
@@ -250,13 +252,12 @@ def hair_pieces(
         lines = lines[~veils | (rng.random(len(lines)) < options["fringe"])]
     pieces = [_strands("hair", "hair", lines, style.width, hair_texture(person, options["hair"], rng), rng)]
     if options["style"] in ("tied", "bun"):
-        pieces.append(_knot(person, options["style"], vertices, ground, rng))
+        pieces.append(_knot(person, options["style"], ground, rng))
     return pieces
 
 
-def _knot(person: Person, style: str, vertices: F64, ground: Ground, rng: Random) -> Piece:
+def _knot(person: Person, style: str, ground: Ground, rng: Random) -> Piece:
     """The tail or bun of tied hair."""
-    del vertices
     start = ground.push_out(np.array([[0.0, 7.0 if style == "bun" else 3.0, -9.5]]), np.array([0.4]))[0][0]
     count = 1800
     roots = start + rng.normal(0, 0.7, (count, 3))

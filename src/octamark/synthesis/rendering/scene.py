@@ -137,7 +137,6 @@ class Renderer:
         rng = np.random.default_rng([person.seed, 3])
         head = self.head
         out = head_pieces(head, self.skin, person, vertices, normals, rng)
-        chart = out[0].colour
         whole = out[1].colour
         anchors = things.Anchors.of(head, vertices, normals)
         ground = hair.ground_of(vertices, normals, base)
@@ -146,7 +145,6 @@ class Renderer:
         out += hair.lash_pieces(head, person, vertices, rng)
         out += hair.beard_pieces(head, person, vertices, normals, ground, rng)
         out += hair.hair_pieces(head, person, vertices, normals, ground, "hat" in wears, rng)
-        del chart
         body = self._body
         rest = head.base[body.triangles][..., 1]
         chosen = (body.groups == "body") & (rest < -14).all(axis=1) & (rest > -50).all(axis=1)
@@ -170,7 +168,7 @@ class Renderer:
         if "mask" in wears:
             out += things.mask_pieces(head, person, vertices, normals, anchors, rng)
         if "occluder" in wears:
-            out += things.occluder_pieces(head, person, anchors, base, self._hand, whole, rng)
+            out += things.occluder_pieces(person, anchors, self._hand, whole, rng)
         return out
 
     def brow(self, person: Person, base: F64) -> F64:

@@ -71,7 +71,6 @@ def shell(
     share: F64,
     thickness: float,
     smooth: int = 0,
-    deepest: F64 | None = None,
 ) -> tuple[F64, Ints, F64]:
     """A copy of the head's skin where ``share`` (n,) of its vertices exceeds 0.5, lifted along the normals.
 
@@ -81,7 +80,6 @@ def shell(
     Returns:
         Vertices (m, 3), triangles (t, 3), and the places (m, 3) on the mean head.
     """
-    del deepest
     triangles = head.triangles["skin"]
     kept = triangles[(share[triangles] > 0.5).all(axis=1)]
     used, inverse = np.unique(kept, return_inverse=True)
@@ -269,10 +267,8 @@ PLACES = {
 
 
 def occluder_pieces(
-    head: HeadModel,
     person: Person,
     anchors: Anchors,
-    base: F64,
     hand: tuple[F64, Ints, F64],
     skin: NDArray[np.float32],
     rng: Random,
@@ -283,7 +279,6 @@ def occluder_pieces(
         hand: vertices, triangles and texture coordinates of a hand whose palm is at the origin, fingers up, palm to -z.
         skin: the person's skin texture, for the hand.
     """
-    del head, base
     spec = person.options["things"]["occluder"]
     x, y, z = PLACES[spec["place"]]
     place = anchors.offset(spec["side"] * x, y, z, 1.0)
