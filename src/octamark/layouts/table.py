@@ -184,8 +184,13 @@ def to_table(layout: Layout) -> dict[str, Any]:
 
 
 def dumps(layout: Layout) -> str:
-    """A layout as JSON text, for the metadata of a model file; ``octamark.layouts.loads`` reads it back exactly."""
-    return json.dumps(to_table(layout), separators=(",", ":"))
+    """A layout as JSON text, for the metadata of a model file; ``octamark.layouts.loads`` reads it back exactly.
+
+    Its places on the rendered head are left out: no reader of a model needs them.
+    """
+    return json.dumps(
+        {key: value for key, value in to_table(layout).items() if key != "vertices"}, separators=(",", ":")
+    )
 
 
 def _point_names(value: Any) -> tuple[str, ...]:
