@@ -42,8 +42,8 @@ _FORMS = {
 
 _BOX_NORMALISERS = ("box", "diagonal", "face-box", "face-diagonal")
 
-DRAWING_KEYS = ("title", "edges", "diagram", "vertices")
-"""Keys about how a layout is drawn or rendered, not about what its points mean."""
+DRAWING_KEYS = ("title", "edges", "diagram")
+"""Keys about how a layout is drawn, not about what its points mean."""
 
 
 class _MistakeError(ValueError):
