@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import doctest
+import json
 import pickle
 import re
 import tomllib
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from octamark.errors import LayoutError
-from octamark.layouts import BUILTIN, Layout, Opening, conversion, convert, dumps, layout, loads
+from octamark.layouts import BUILTIN, Layout, Opening, conversion, convert, dumps, layout, loads, parse
 from octamark.layouts.table import KEYS
 
 # name -> count, global points, inter-ocular and inter-pupil groups
@@ -416,7 +417,7 @@ def same(first: Layout, second: Layout) -> None:
 def test_text_and_back(built: Layout) -> None:
     text = dumps(built)
     assert loads(text, "a model") is built
-    same(loads(text.replace(f'"{built.name}"', '"mine"'), "a model"), replace(built, name="mine"))
+    same(loads(text.replace(f'"{built.name}"', '"mine"'), "a model"), replace(built, name="mine", places=()))
 
 
 def test_pickles() -> None:
@@ -552,3 +553,37 @@ def test_every_layout_file_is_known_and_drawn() -> None:
 def test_other_types_are_no_layouts(name: Any) -> None:
     with pytest.raises(LayoutError, match=r"^layout .*; allowed: a name, the path of a \.toml file, or a Layout"):
         layout(name)
+
+
+def test_vertices_are_read_kept_in_other_processes_and_left_out_of_model_files() -> None:
+    table = {
+        "name": "small", "points": ["right_end", "left_end"],
+        "vertices": [[3, 4], {"brow": "left", "along": 0.25, "height": 1}],
+    }  # fmt: skip
+    small = parse(table, "small.toml")
+    assert [place.vertices for place in small.places] == [(3, 4), ()]
+    assert (small.places[1].brow, small.places[1].along, small.places[1].height) == ("left", 0.25, 1.0)
+    assert pickle.loads(pickle.dumps(small)).places == small.places
+    assert loads(dumps(small)).places == ()
+    table = {"name": "five", "points": list(layout("five").point_names), "vertices": [1, 2, 3, 4, 5]}
+    with pytest.raises(LayoutError, match="five is a layout of this package with other values of vertices"):
+        loads(json.dumps(table))
+
+
+@pytest.mark.parametrize(
+    ("vertices", "message"),
+    [
+        ([1], "vertices lists 1 places; the layout has 2 points"),
+        ([1, -2], "-2: a vertex is a whole number"),
+        ([1, []], "a vertex is a whole number"),
+        ([1, "nose"], "'nose': a vertex is a whole number"),
+        ([1, {"brow": "middle", "along": 0}], "a brow is right or left"),
+        ([1, {"brow": "left", "along": 1.5}], "a brow is right or left"),
+        ([1, {"brow": "left", "along": 0.5, "depth": 1}], "a brow is right or left"),
+        ([1, {"brow": "left"}], "vertices: a value of the wrong form"),
+        (7, "vertices: a value of the wrong form"),
+    ],
+)
+def test_wrong_vertices_are_named(vertices: object, message: str) -> None:
+    with pytest.raises(LayoutError, match=message):
+        parse({"name": "small", "points": ["right_end", "left_end"], "vertices": vertices}, "small.toml")

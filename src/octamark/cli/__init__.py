@@ -15,7 +15,7 @@ import warnings
 import typer
 
 from octamark import __version__
-from octamark.cli import caricatures, crops, evaluate, inspect, predict, train
+from octamark.cli import caricatures, crops, evaluate, inspect, predict, render, train
 from octamark.cli.console import fail
 from octamark.errors import OctamarkError
 
@@ -31,6 +31,8 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
 app.command("crops")(crops.crops)
 app.command("caricatures")(caricatures.caricatures)
+app.command("render")(render.render)
+app.command("heads")(render.heads)
 app.command("export")(train.export)
 app.command("curves")(train.curves)
 app.command("models")(inspect.models)

@@ -14,13 +14,14 @@ from pathlib import Path
 from octamark.errors import LayoutError, listed
 from octamark.layouts.chips import ChipTemplate, chip_template
 from octamark.layouts.conversion import Conversion, conversion, convert
-from octamark.layouts.definition import Layout, Opening
+from octamark.layouts.definition import HeadPlace, Layout, Opening
 from octamark.layouts.table import DRAWING_KEYS, dumps, parse, to_table
 
 __all__ = [
     "BUILTIN",
     "ChipTemplate",
     "Conversion",
+    "HeadPlace",
     "Layout",
     "Opening",
     "chip_template",

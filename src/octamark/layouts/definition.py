@@ -82,6 +82,23 @@ def _distance_spread(points: F64, spread: F64, pair: tuple[int, int]) -> F64:
     return np.asarray(np.sqrt((along**2 * variance).sum(axis=-1)))
 
 
+@dataclass(frozen=True)
+class HeadPlace:
+    """Where a point lies on the rendered head: the mean of some of its vertices, or a place on a drawn brow.
+
+    Attributes:
+        vertices: indices of vertices of the head model; one may be named several times to weigh more.
+        brow: ``right`` or ``left``; None where ``vertices`` say the place.
+        along: from the outer end of the brow (0) to its inner end (1).
+        height: from its lower edge (0) to its upper edge (1).
+    """
+
+    vertices: tuple[int, ...] = ()
+    brow: str | None = None
+    along: float = 0.0
+    height: float = 0.5
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """One convention of facial landmarks.
@@ -103,6 +120,7 @@ class Layout:
         mouth: the mouth's corners and inner lips; None where the layout has no inner lips.
         point_names: (M,) a name for each point; by default its part, numbered where a part has several points.
         groups: parts of both sides and positions together: outline, brows, eyes, nose, mouth, ... -> indices.
+        places: (M,) where each point lies on the rendered head; empty where the layout's file does not say.
     """
 
     name: str
@@ -119,6 +137,7 @@ class Layout:
     has_diagram: bool = True
     mouth: Opening | None = None
     point_names: tuple[str, ...] = ()
+    places: tuple[HeadPlace, ...] = ()
 
     def __post_init__(self) -> None:
         for array in (self.edges, self.mirror, self.diagram):

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import LayoutError, listed
-from octamark.layouts.definition import Layout, Opening
+from octamark.layouts.definition import HeadPlace, Layout, Opening
 
 KEYS = (
     "name", "title", "count", "points", "parts", "edges", "mirror", "normalisers", "global", "eyes", "mouth", "regions",
-    "diagram",
+    "diagram", "vertices",
 )  # fmt: skip
 """Keys of a layout file. Required: name, and points or count."""
 
@@ -36,6 +36,7 @@ _FORMS = {
     "mouth": "a table of corners and lips",
     "regions": "a table of lists of points, such as { eyes = [0, 1] }",
     "diagram": "a list of positions [x, y], one for each point",
+    "vertices": "a list of vertices of the rendered head, one entry for each point, such as [12, [30, 31]]",
 }
 """What the value of each key is, for messages."""
 
@@ -110,6 +111,10 @@ def parse(table: Mapping[str, Any], source: str) -> Layout:
         key = "diagram"
         with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, which is refused below
             diagram = np.array(table.get(key, _grid(count)), dtype=np.float32).reshape(-1, 2)
+        key = "vertices"
+        places = tuple(_place(entry) for entry in table.get(key, []))
+        if places and len(places) != count:
+            raise fail(f"vertices lists {len(places)} places; the layout has {count} points")
     except _MistakeError as error:
         raise fail(f"{key}: {error}") from error
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
@@ -142,6 +147,7 @@ def parse(table: Mapping[str, Any], source: str) -> Layout:
         has_diagram="diagram" in table,
         mouth=mouth,
         point_names=names,
+        places=places,
     )
 
 
@@ -167,12 +173,24 @@ def to_table(layout: Layout) -> dict[str, Any]:
         table["mouth"] = opening(layout.mouth, "lips")
     if layout.has_diagram:  # the shortest decimals that give the same float32
         table["diagram"] = [[float(str(x)), float(str(y))] for x, y in layout.diagram]
+    if layout.places:
+        table["vertices"] = [
+            list(place.vertices)
+            if place.brow is None
+            else {"brow": place.brow, "along": place.along, "height": place.height}
+            for place in layout.places
+        ]
     return table
 
 
 def dumps(layout: Layout) -> str:
-    """A layout as JSON text, for the metadata of a model file; ``octamark.layouts.loads`` reads it back exactly."""
-    return json.dumps(to_table(layout), separators=(",", ":"))
+    """A layout as JSON text, for the metadata of a model file; ``octamark.layouts.loads`` reads it back exactly.
+
+    Its places on the rendered head are left out: no reader of a model needs them.
+    """
+    return json.dumps(
+        {key: value for key, value in to_table(layout).items() if key != "vertices"}, separators=(",", ":")
+    )
 
 
 def _point_names(value: Any) -> tuple[str, ...]:
@@ -272,6 +290,20 @@ def _opening(value: Any, kind: str, edges: str, names: Sequence[str]) -> Opening
         upper, lower = expand(pair, names)
         facing.append((upper, lower))
     return Opening((first, second), tuple(facing))
+
+
+def _place(entry: Any) -> HeadPlace:
+    """A vertex, a list of vertices whose mean is meant, or { brow = "right", along = 0.5, height = 1 }."""
+    if isinstance(entry, Mapping):
+        place = HeadPlace((), entry["brow"], float(entry["along"]), float(entry.get("height", 0.5)))
+        fits = place.brow in ("right", "left") and 0 <= place.along <= 1 and 0 <= place.height <= 1
+        if not fits or not {"brow", "along"} <= set(entry) <= {"brow", "along", "height"}:
+            raise _MistakeError(f"{entry!r}: a brow is right or left, with along and height from 0 to 1")
+        return place
+    vertices = entry if isinstance(entry, list) else [entry]
+    if not vertices or any(type(vertex) is not int or vertex < 0 for vertex in vertices):
+        raise _MistakeError(f"{entry!r}: a vertex is a whole number, 0 or more")
+    return HeadPlace(tuple(vertices))
 
 
 def _permutation(pairs: Sequence[tuple[int, ...]], count: int, fail: Any) -> NDArray[np.int64]:
