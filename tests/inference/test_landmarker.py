@@ -23,6 +23,7 @@ from octamark import (
     BoxError,
     ConfigError,
     DeviceError,
+    FaceDetector,
     Faces,
     InferenceOptions,
     Landmarker,
