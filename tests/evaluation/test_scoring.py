@@ -193,7 +193,7 @@ def test_the_card_says_what_is_measured(w300_root: Path, nano: Landmarker) -> No
     (mean,) = (value for name, value in message.items() if name.startswith("validation NME, %"))
     assert result.nme.mean() * 100 == pytest.approx(mean, abs=0.005)
     assert result.summary()["failure_rate_percent"]["8%"]["value"] == pytest.approx(
-        message["failures at 8 %, %, label boxes"]
+        message["failures at 8 %, %, label boxes"], abs=1e-3
     )
     coverage = result.summary()["reliability"]["coverage_percent"]
     for share in ("50%", "90%", "95%"):

@@ -48,7 +48,9 @@ def test_a_regional_run_becomes_a_model_file_that_refines(tmp_path: Path, monkey
     train(settings, root, near)
     assert is_regional(near)
     assert not is_regional(whole)
-    with pytest.raises(ConfigError, match=r"is a training run; .* --global-model MODEL.onnx, or a model that ships: n"):
+    with pytest.raises(
+        ConfigError, match=r"is a training run; .* --global-model MODEL.onnx, or a model that ships: pico"
+    ):
         release_regions(near, root)
     ticks: list[tuple[int, int]] = []
     finished = release_regions(

@@ -192,14 +192,18 @@ class Quantized(NamedTuple):
     scale: np.float32
 
 
+RANGE_SHARE = 0.99999
+"""Share of a map's values that lie below the upper end of its range; as many lie above the lower end. A few rare values
+would make all steps larger: with them, two readings of one face differed by 10 to 19 % more."""
+
 Ranges = Mapping[str, tuple[float, float]]
-"""Least and largest value of each map, by name."""
+"""Lower and upper end of the range of each map, by name."""
 
 
 def activation_ranges(
     model: onnx.ModelProto, crops: NDArray[np.uint8], batch: int = 8
 ) -> dict[str, tuple[float, float]]:
-    """The range of every map of a graph on some crops (n, ...)."""
+    """The range of every map of a graph on some crops (n, ...), without its rarest values (``RANGE_SHARE``)."""
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     written = {node.output[0] for node in model.graph.node if node.op_type in ("Conv", "Relu", "Add", "Concat")}
@@ -209,12 +213,12 @@ def activation_ranges(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+    limits = []
     for start in range(0, len(crops), batch):
         maps = session.run(names, {"crops": crops[start : start + batch]})
-        low = np.minimum(low, [values.min() for values in maps])
-        high = np.maximum(high, [values.max() for values in maps])
-    return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+        limits.append([np.quantile(values, (1 - RANGE_SHARE, RANGE_SHARE)) for values in maps])
+    means = np.mean(limits, axis=0)  # names, (low, high)
+    return {name: (float(low), float(high)) for name, (low, high) in zip(names, means, strict=True)}
 
 
 def quantize_activations(model: onnx.ModelProto, ranges: Ranges, storage: Storage, coarsest: str) -> None:
