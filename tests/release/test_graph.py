@@ -327,7 +327,7 @@ def test_released_weights_on_a_real_face(name: str, photograph: NDArray[np.uint8
     np.testing.assert_allclose(exact[0], truth.position, atol=0.01)
     np.testing.assert_allclose(exact[1], one.calibration.spread(truth.spread.numpy()), atol=0.01)
     stored = run(models.read(name), crops)
-    assert np.abs(stored[0] - truth.position.numpy()).mean() < 0.5  # int4 storage and int8 arithmetic move points so little
+    assert np.abs(stored[0] - truth.position.numpy()).mean() < 0.5  # weights of 4 bits and maps of 8 move points
 
 
 @pytest.mark.slow
