@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from octamark.errors import OutputError
+from octamark.errors import OctamarkError, OutputError, install_hint
 from octamark.images import write_atomically
 
 MODEL = typer.Option(
@@ -22,6 +24,17 @@ THREADS = typer.Option("--threads", help="Processor threads of the landmark netw
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 stdout = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def check_installed(packages: Iterable[str]) -> None:
+    """Check that packages can be imported.
+
+    Raises:
+        OctamarkError: some are missing; the message says how to install them.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise OctamarkError(f"this needs packages that are not installed: {install_hint(missing)}")
 
 
 def fail(message: str) -> None:

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from octamark.cli.console import counted, fail, make_folder, note, progress
-from octamark.errors import ConfigError, OctamarkError, install_hint
+from octamark.cli.console import check_installed, counted, fail, make_folder, note, progress
+from octamark.errors import ConfigError
 
 ASSETS = typer.Option("--assets", help="The folder of assets; docs/how-to/render.md says how it is assembled")
 _PACKAGES = ("mitsuba", "pyoidn", "scipy")
@@ -23,11 +23,7 @@ def need_renderer() -> None:
     Raises:
         OctamarkError: some are missing; the message says how to install them.
     """
-    import importlib.util
-
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise OctamarkError(f"this needs packages that are not installed: {install_hint(missing)}")
+    check_installed(_PACKAGES)
 
 
 def render(

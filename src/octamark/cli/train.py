@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from octamark.cli.console import counted, make_folder, note, progress
-from octamark.errors import ConfigError, OctamarkError, OutputError, install_hint, listed
+from octamark.cli.console import check_installed, counted, make_folder, note, progress
+from octamark.errors import ConfigError, OutputError, listed
 from octamark.images import write_atomically
 
 if TYPE_CHECKING:
@@ -34,9 +33,7 @@ def need_packages() -> None:
     Raises:
         OctamarkError: some are missing; the message says how to install them.
     """
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise OctamarkError(f"this needs packages that are not installed: {install_hint(missing)}")
+    check_installed(_PACKAGES)
 
 
 def data_paths(values: list[str]) -> Path | dict[str, Path] | None:

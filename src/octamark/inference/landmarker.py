@@ -44,7 +44,7 @@ BOX_KINDS: tuple[BoxKind, ...] = ("detector", "landmarks")
 Boxes = NDArray[np.floating] | Sequence[Sequence[float]]
 
 _BATCH = 16
-"""Crops per run of the network; more in one run costs memory and gains nothing on a CPU."""
+"""Crops that are in memory together."""
 
 _PICTURES = 8
 """Pictures of a list that are in memory, and share the network's runs, at once."""
@@ -395,7 +395,7 @@ class Landmarker:
         return self._faces(picture, *self._landmarks(crops, heatmaps), boxes, np.ones(len(boxes), np.float32), heatmaps)
 
     def read(self, crops: Sequence[Crop], heatmaps: bool = False) -> list[Landmarks]:
-        """The landmarks of each crop, in pixels of its picture; ``_BATCH`` crops share a run of the network."""
+        """The landmarks of each crop, in pixels of its picture; ``_BATCH`` of them are cut at a time."""
         names = ["landmarks", "spread", "confidence"] + (["heatmaps"] if heatmaps else [])
         results = []
         for start in range(0, len(crops), _BATCH):

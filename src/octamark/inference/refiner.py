@@ -43,8 +43,8 @@ OUTLINE_CROP_RATIO = 1.5, 2.0
 """Width of a face's crop over that of the network's input from which on the regions of the outline are read, and from
 which on they count in full. In smaller faces the whole face shows the outline as well as these regions do."""
 
-_BATCH = 8
-"""Crops per run of the network."""
+_BATCH = 4
+"""Faces whose crops are in memory together."""
 
 
 class Refiner:
@@ -108,21 +108,20 @@ class Refiner:
         """
         points, spread = (values[:, self.table.landmarks] for values in _stacked(landmarks))  # n, K, 2
         transforms = self.transforms(landmarks)
-        faces, regions = np.nonzero(shares)
-        pixels = [
-            crops(picture, face_transforms[share > 0], self.card.rule.size)
-            for picture, face_transforms, share in zip(pictures, transforms, shares, strict=True)
-        ]
+        chosen = shares > 0
         readings = np.zeros((*shares.shape, 2, self.table.channels, 2))  # n, R, points and spreads, C, 2
-        chunks = np.concatenate(pixels)
-        for start in range(0, len(faces), _BATCH):
-            part = slice(start, start + _BATCH)
-            outputs = run(self._session, ["readings", "spread"], chunks[part], self.card.name)
-            readings[faces[part], regions[part]] = np.stack(outputs, axis=1)
+        for start in range(0, len(landmarks), _BATCH):
+            batch = slice(start, start + _BATCH)
+            faces = zip(pictures[batch], transforms[batch], chosen[batch], strict=True)
+            pixels = np.concatenate(
+                [crops(picture, placed[wanted], self.card.rule.size) for picture, placed, wanted in faces]
+            )
+            outputs = run(self._session, ["readings", "spread"], pixels, self.card.name)
+            readings[batch][chosen[batch]] = np.stack(outputs, axis=1)
         owners = self.table.owners
         seen = readings[:, owners, :, self.table.reading_channels].transpose(1, 0, 2, 3)  # n, K, points and spreads, 2
         moved, turned = transform_with_spread(transforms[:, owners], seen[:, :, 0], seen[:, :, 1])
-        known = (shares[:, owners] > 0)[:, :, None]
+        known = chosen[:, owners, None]
         return np.where(known, moved, points), np.where(known, turned, spread)
 
     def join(self, landmarks: Sequence[Landmarks], readings: F64, spread: F64, shares: F64) -> tuple[F64, F64]:

@@ -177,10 +177,15 @@ def _weight(conv: OctaveConv, path: str) -> Tensor:
     return cast(nn.Conv2d, getattr(conv, path)).weight.detach()
 
 
-def _bias(conv: OctaveConv, name: str) -> Tensor:
-    bias = cast(nn.Conv2d, getattr(conv, f"{name}_to_{name}")).bias
+def _bias(conv: OctaveConv, path: str) -> Tensor:
+    bias = cast(nn.Conv2d, getattr(conv, path)).bias
     assert bias is not None
     return bias.detach()
+
+
+def pooling_kernel(weight: Tensor) -> Tensor:
+    """The kernel (o, i, 2h, 2w) that does what averaging 2x2 pixels and the kernel (o, i, h, w) do."""
+    return weight.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) / 4
 
 
 class _Conv(nn.Module):
@@ -247,11 +252,10 @@ class _Stem(nn.Module):
         super().__init__()
         self.level = level
         high = _weight(conv, "high_to_high") * PIXEL_SCALE  # 4x4, stride 2, from pixel -1 on
-        pixels = (0, 1)
         width = level.widths[0]
         low = None
         if level.low:
-            low = _weight(conv, "high_to_low").repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) / 4 * PIXEL_SCALE
+            low = pooling_kernel(_weight(conv, "high_to_low")) * PIXEL_SCALE
         every = _at(0, 12, 12)
         if level.form == "folded":
             assert low is not None
@@ -262,23 +266,23 @@ class _Stem(nn.Module):
                 terms.append(
                     (_on_quads(F.pad(high, (0, 0, 2 * y + 1, 3 - 2 * y)), 2 * x - 1), every, pixel * level.high)
                 )
-                biases.append((_bias(conv, "high"), pixel * level.high))
+                biases.append((_bias(conv, "high_to_high"), pixel * level.high))
             terms.append((_on_quads(low, -2), every, 4 * level.high))
-            biases.append((cast(Tensor, cast(nn.Conv2d, conv.high_to_low).bias).detach(), 4 * level.high))
+            biases.append((_bias(conv, "high_to_low"), 4 * level.high))
             self.high = _Conv(width, terms, biases, stride=(4, 1), padding=(2, 1))
             return
         self.high = _Conv(
             2 * width,
-            [(_on_quads(high, 2 * x - 1), every, x * width) for x in pixels],
-            [(_bias(conv, "high"), x * width) for x in pixels],
+            [(_on_quads(high, 2 * x - 1), every, x * width) for x in (0, 1)],
+            [(_bias(conv, "high_to_high"), x * width) for x in (0, 1)],
             stride=(2, 1),
             padding=(1, 1),
         )
         if low is not None:
             start = level.high if level.form == "joint" else 0
-            bias = cast(Tensor, cast(nn.Conv2d, conv.high_to_low).bias).detach()
+            biases = [(_bias(conv, "high_to_low"), start)]
             self.low = _Conv(
-                level.widths[1], [(_on_quads(low, -2), every, start)], [(bias, start)], stride=(4, 1), padding=(2, 1)
+                level.widths[1], [(_on_quads(low, -2), every, start)], biases, stride=(4, 1), padding=(2, 1)
             )
         self.pool = _Pool(width) if low is not None else None
 
@@ -313,16 +317,15 @@ class _Block(nn.Module):
         super().__init__()
         self.form, self.has_low = level.form, bool(level.low)
         width, width_low = level.widths
-        high = [(_weight(conv, "high_to_high"), source.high, 0)]
-        bias = _bias(conv, "high")
         if self.form == "folded":
             self.high = _folded(conv, level)
             return
-        self.high = _Conv(width, high, [(bias, 0)])
+        high = [(_weight(conv, "high_to_high"), source.high, 0)]
+        self.high = _Conv(width, high, [(_bias(conv, "high_to_high"), 0)])
         if not self.has_low:
             return
         to_high, to_low = _weight(conv, "low_to_high"), _weight(conv, "low_to_low")
-        from_high, bias_low = _weight(conv, "high_to_low"), _bias(conv, "low")
+        from_high, bias_low = _weight(conv, "high_to_low"), _bias(conv, "low_to_low")
         self.pool = _Pool(width)
         if self.form == "joint":
             first = level.high
@@ -363,7 +366,9 @@ def _folded(conv: OctaveConv, level: _Level) -> _Conv:
             terms.append((taps, _at(other * high, high, level.widths[0]), pixel * high))
     terms.append((_weight(conv, "low_to_low"), beside, 4 * high))
     terms.append((_weight(conv, "high_to_low"), level.readers.pooled, 4 * high))
-    biases = [(_bias(conv, "high"), pixel * high) for pixel in range(4)] + [(_bias(conv, "low"), 4 * high)]
+    biases = [(_bias(conv, "high_to_high"), pixel * high) for pixel in range(4)] + [
+        (_bias(conv, "low_to_low"), 4 * high)
+    ]
     return _Conv(level.widths[0], terms, biases)
 
 
@@ -435,9 +440,8 @@ class _Up(nn.Module):
         self.pool: _Pool | None = None
         if level.low:
             across = _weight(conv, "low_to_high")
-            if (
-                source.form == "joint"
-            ):  # its high map holds the low frequency, and 1x1 convolutions commute with repeats
+            if source.form == "joint":
+                # its high map holds the low frequency, and 1x1 convolutions commute with repeats
                 high.append((across, readers.beside, 0))
             else:
                 self.across = _Conv(width, [(across, readers.low, 0)], repeat=2)
@@ -446,9 +450,9 @@ class _Up(nn.Module):
                 (_weight(conv, "low_to_low"), readers.beside, start),
                 (_weight(conv, "high_to_low"), readers.pooled, start),
             ]
-            self.low = _Conv(width_low, terms, [(_bias(conv, "low"), start)])
+            self.low = _Conv(width_low, terms, [(_bias(conv, "low_to_low"), start)])
             self.pool = _Pool(width)
-        self.high = _Conv(width, high, [(_bias(conv, "high"), 0)])
+        self.high = _Conv(width, high, [(_bias(conv, "high_to_high"), 0)])
 
     def forward(self, maps: _Maps, skip: _Maps) -> _Maps:
         high = self.high(maps.high)

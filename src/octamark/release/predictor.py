@@ -18,7 +18,7 @@ from octamark.nets.network import STRIDE, EncoderLayer, OctaveNetwork
 from octamark.nets.octave import Maps, OctaveBlock, OctaveConv
 from octamark.nets.regional import LEAST_SPREAD, RegionalNetwork
 from octamark.nets.shape import ShapeCorrection
-from octamark.release.fusion import IntegerNetwork
+from octamark.release.fusion import IntegerNetwork, pooling_kernel
 
 
 def fold_norms(network: OctaveNetwork) -> OctaveNetwork:
@@ -63,8 +63,7 @@ class _PooledStem(nn.Module):
         kernel, stride, padding = (2 * cast(tuple[int, ...], v)[0] for v in
                                    (pooled.kernel_size, pooled.stride, pooled.padding))  # fmt: skip
         self.low = nn.Conv2d(pooled.in_channels, pooled.out_channels, kernel, stride, padding)
-        weight = pooled.weight.detach().repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) / 4
-        self.low.weight = nn.Parameter(weight)
+        self.low.weight = nn.Parameter(pooling_kernel(pooled.weight.detach()))
         assert pooled.bias is not None
         self.low.bias = nn.Parameter(pooled.bias.detach())
 
@@ -124,9 +123,8 @@ class Predictor(nn.Module):
         log_mean = log_raw.mean(dim=(1, 2), keepdim=True)  # n, 1, 1
         u = self.calibration_gain * (self.calibration_own * log_raw + self.calibration_face * log_mean).exp()
         spread = self._chain(u, "knots")
-        length = torch.linalg.vector_norm(spread, dim=-1).clamp(
-            min=2**0.5 * 1e-6
-        )  # n, M: the root mean square * 2**0.5
+        # n, M: the root mean square * 2**0.5
+        length = torch.linalg.vector_norm(spread, dim=-1).clamp(min=2**0.5 * 1e-6)
         radius = 2**0.5 * CONFIDENCE_SHARE * self._inter_ocular(position)
         return position, spread, self._chain(radius / length, "ratios"), p
 
