@@ -30,7 +30,7 @@ def render(
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder; one that is there is continued")],
     assets: Annotated[Path, ASSETS],
     count: Annotated[int, typer.Option("--count", min=1, max=10**6, help="Pictures")] = 48,
-    layout: Annotated[str, typer.Option("--layout", help="Layout of the shards: a name, or a .toml")] = "ibug68",
+    layout: Annotated[str, typer.Option("--layout", help="Layout of the landmarks: a name, or a .toml")] = "ibug68",
     seed: Annotated[int, typer.Option("--seed", min=0, max=10**5, help="Base seed: another one, other persons")] = 0,
     size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the pictures, pixels")] = 256,
     samples: Annotated[int, typer.Option("--samples", min=1, max=1024, help="Rays per pixel")] = 16,
@@ -44,12 +44,14 @@ def render(
     hidden: Annotated[
         str, typer.Option("--hidden", help="Points that the head hides: keep, or drop their labels")
     ] = "keep",
-    shards: Annotated[bool, typer.Option("--shards/--no-shards", help="Pack the pictures for training")] = True,
+    shards: Annotated[
+        bool, typer.Option("--shards/--no-shards", help="Also pack the pictures as shards, for sets larger than memory")
+    ] = False,
 ) -> None:
-    """Render labelled heads and pack them for training.
+    """Render labelled heads to train on.
 
-    OUT gets pictures and labels for every layout, audit.json, two contact sheets, and shards-LAYOUT, which a recipe
-    reads with format = "shards". Pictures that are there are kept. Those that cannot be rendered are named, and
+    OUT gets pictures and labels for every layout, audit.json, two contact sheets, and landmarks-LAYOUT.json, which a
+    recipe reads with format = "coco"; with --shards also shards-LAYOUT for format = "shards". Pictures that are there are kept. Those that cannot be rendered are named, and
     the exit code is then 1.
     """
     from octamark.images import write_atomically, write_picture
@@ -57,8 +59,10 @@ def render(
     from octamark.synthesis.rendering.folder import (
         CROWD_SEEDS,
         GENERATOR,
+        Hidden,
         RenderFolder,
         audit,
+        coco_table,
         contact_sheet,
         picture_seeds,
     )
@@ -118,6 +122,8 @@ def render(
     clean, drawn = contact_sheet(folder, points, done[:: max(1, len(done) // 48)][:48])
     write_picture(out / "sheet.png", clean)
     write_picture(out / "sheet-points.png", drawn)
+    kept: Hidden = "drop" if hidden == "drop" else "keep"
+    write_atomically(out / f"landmarks-{points.name}.json", json.dumps(coco_table(folder, points, kept)).encode())
     if shards:
         from octamark.training.rendered import pack
 
@@ -127,7 +133,7 @@ def render(
             out / f"shards-{points.name}",
             size=input_size,
             margin=margin,
-            hidden="drop" if hidden == "drop" else "keep",
+            hidden=kept,
         )
     note(f"{counted(len(done), 'picture')}: {out}; see audit.json, sheet.png and sheet-points.png")
     skipped = {number: why for number, why in folder.skipped.items() if number in seeds}

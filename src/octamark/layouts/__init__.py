@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 BUILTIN = (
-    "ibug68", "ibug51", "wflw98", "cofw29", "aflw19", "webcaricature17", "manga60", "five", "dlib5",
+    "ibug68", "ibug51", "wflw98", "cofw29", "aflw19", "webcaricature17", "manga60", "frl189", "five", "dlib5",
 )  # fmt: skip
 """Names of the layouts that come with the package."""
 

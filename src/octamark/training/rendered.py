@@ -5,18 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from octamark.datasets import Sample
 from octamark.layouts import Layout
-from octamark.synthesis.rendering.folder import RenderFolder
+from octamark.synthesis.rendering.folder import Hidden, RenderFolder
 from octamark.training.data import store_as_shards
-
-Hidden = Literal["keep", "drop"]
-"""What becomes of points that the head itself hides: labelled where they are, or without label (NaN)."""
-
 
 def rendered_samples(folder: RenderFolder, layout: Layout, hidden: Hidden = "keep") -> list[Sample]:
     """The faces of a folder of rendered pictures, with the landmarks of a layout.

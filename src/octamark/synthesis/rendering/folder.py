@@ -7,6 +7,7 @@ Needs neither Mitsuba nor the assets:
 - ``settings.json``: what all pictures share; a run that goes on must agree.
 - ``skipped.json``: seeds that could not be rendered, and why.
 - ``crowd/``: small pictures for crowds in the background.
+- ``landmarks-LAYOUT.json``: the landmarks of a layout in all pictures, as COCO keypoints.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,6 +140,56 @@ class RenderFolder:
         for seed in self.finished() if seeds is None else seeds:
             labels = Labels.read(self.labels(seed))
             yield seed, labels, landmarks_of(labels, layout, mean)
+
+
+Hidden = Literal["keep", "drop"]
+"""What becomes of points that the head itself hides: labelled where they are, or without label."""
+
+
+def coco_table(folder: RenderFolder, layout: Layout, hidden: Hidden = "keep") -> dict[str, Any]:
+    """The landmarks of a layout in all pictures of a folder, as the content of a COCO keypoints file.
+
+    The visibility of a keypoint is 2, or 1 where the head or a thing hides it; 0 marks points without label: those that
+    the head hides, if ``hidden`` is ``"drop"``. File names are relative to the folder.
+
+    Raises:
+        DataError, LayoutError: as ``RenderFolder.landmarks``.
+    """
+    images, annotations = [], []
+    for number, (seed, labels, found) in enumerate(folder.landmarks(layout), 1):
+        visibility = np.where(found.behind_head | found.behind_thing, 1, 2)
+        points = found.landmarks.astype(np.float64)
+        if hidden == "drop":
+            visibility[found.behind_head] = 0
+            points[found.behind_head] = 0
+        low, high = found.landmarks.min(axis=0), found.landmarks.max(axis=0)
+        width, height = (high - low).tolist()
+        file = folder.picture(seed).relative_to(folder.path).as_posix()
+        images.append({"id": number, "file_name": file, "width": labels.size, "height": labels.size})
+        annotations.append({
+            "id": number,
+            "image_id": number,
+            "category_id": 1,
+            "iscrowd": 0,
+            "keypoints": np.column_stack([points.round(2), visibility]).ravel().tolist(),
+            "num_keypoints": int((visibility > 0).sum()),
+            "bbox": [round(value, 2) for value in (*low.tolist(), width, height)],
+            "area": round(width * height, 2),
+        })  # fmt: skip
+    return {
+        "info": {"description": "rendered by octamark"},
+        "images": images,
+        "annotations": annotations,
+        "categories": [
+            {
+                "id": 1,
+                "name": f"face_{layout.name}",
+                "supercategory": "face",
+                "keypoints": list(layout.point_names),
+                "skeleton": (layout.edges + 1).tolist(),
+            }
+        ],
+    }
 
 
 def picture_seeds(base: int, count: int) -> range:
