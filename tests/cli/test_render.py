@@ -61,7 +61,10 @@ def test_a_set_is_rendered_extended_and_packed(tmp_path: Path, monkeypatch: pyte
 
     from octamark.cli import render as verbs
     from octamark.synthesis.rendering import farm
+    from octamark.datasets import read
+    from octamark.layouts import layout
     from octamark.synthesis.rendering.assets import Assets
+    from octamark.synthesis.rendering.folder import RenderFolder
     from octamark.training.shards import open_shards
 
     for name in Assets.NEEDED:
@@ -77,7 +80,19 @@ def test_a_set_is_rendered_extended_and_packed(tmp_path: Path, monkeypatch: pyte
         farm, "render_seeds", functools.partial(farm.render_seeds, command=(sys.executable, str(script)))
     )
     out = tmp_path / "faces"
-    options = ["--assets", tmp_path / "assets", "--size", "64", "--workers", "2", "--input-size", "32", "--seed", "2"]
+    options = [
+        "--assets",
+        tmp_path / "assets",
+        "--size",
+        "64",
+        "--workers",
+        "2",
+        "--input-size",
+        "32",
+        "--seed",
+        "2",
+        "--shards",
+    ]
     for count in (3, 5):
         text = run("render", "-o", out, "--count", count, *options)
         assert f"{count} pictures" in text
@@ -85,6 +100,14 @@ def test_a_set_is_rendered_extended_and_packed(tmp_path: Path, monkeypatch: pyte
         landmarks = open_shards(out / "shards-ibug68").landmarks
         assert landmarks is not None
         assert tuple(landmarks.shape) == (count, 68, 2)
+        faces = read("coco", out / "landmarks-ibug68.json", layout=layout("ibug68"))
+        labels = {seed: found for seed, _, found in RenderFolder(out).landmarks(layout("ibug68"))}
+        assert len(faces) == count
+        for face, (seed, found) in zip(faces, labels.items(), strict=True):
+            assert face.picture == RenderFolder(out).picture(seed)
+            np.testing.assert_allclose(face.landmarks, found.landmarks, atol=0.006)
+            assert face.occluded is not None
+            assert (face.occluded == found.behind_head | found.behind_thing).all()
     assert sorted(path.stem for path in (out / "pictures").iterdir())[0] == f"{2 * 10**6:012d}"
     assert (out / "sheet.png").exists()
     with pytest.raises(ConfigError, match="was begun with size 64, now 96"):

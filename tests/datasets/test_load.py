@@ -134,11 +134,36 @@ def test_held_out_faces_that_cannot_be_scored_are_refused(tmp_path: Path) -> Non
         training_and_validation(section, tmp_path / "labels.csv", layout("webcaricature17"))
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, 1.5, -0.1, True, 3, []])
+@pytest.mark.parametrize("value", [0.0, 1.5, -0.1, True, 3, []])
 def test_a_share_that_is_none_is_named(value: object) -> None:
     table = {"name": "a", "stages": [{"epochs": 1}], "data": {"validation": value}}
-    with pytest.raises(ConfigError, match=r"^recipe: data\.validation: a share between 0 and 1, a split of the set"):
+    with pytest.raises(ConfigError, match=r"^recipe: data\.validation: a share between 0 and 1, 1.0 for"):
         parse(table, "recipe")
+
+
+def test_a_set_held_out_as_a_whole_is_validated_on_only(tmp_path: Path) -> None:
+    (first := tmp_path / "first").mkdir()
+    (second := tmp_path / "second").mkdir()
+    write_w300(first, per_folder=4, validation=5)
+    write_coco(second)
+    table = {
+        "name": "a",
+        "stages": [{"epochs": 1}],
+        "data": [
+            {"name": "faces", "path": str(first), "weight": 2.0},
+            {"name": "others", "format": "coco", "path": str(second), "layout": "aflw19", "validation": 1.0},
+        ],
+    }
+    recipe = parse(table, "recipe")
+    assert [section.held_out for section in recipe.data] == [False, True]
+    with pytest.raises(ConfigError, match="a set that is held out as a whole has no weight"):
+        parse({**table, "data": [table["data"][0], {**table["data"][1], "weight": 1.0}]}, "recipe")  # type: ignore[index]
+    with pytest.raises(ConfigError, match="every set is held out as a whole; none is left to train on"):
+        parse({**table, "data": [{**table["data"][0], "weight": None, "validation": 1.0}]}, "recipe")  # type: ignore[index]
+    sections = [recipe.data[0], recipe.data[1].model_copy(update={"layout": None})]
+    aflw = layout("aflw19")
+    sets = labelled_sets([sections[1]] * 1, second, aflw)
+    assert (len(sets[0].training), len(sets[0].validation)) == (0, 2)
 
 
 def test_one_picture_spelled_in_two_ways_stays_on_one_side(tmp_path: Path) -> None:

@@ -145,6 +145,23 @@ def test_a_finished_run_may_gain_stages(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_set_held_out_as_a_whole_chooses_and_does_not_teach(root: Path, tmp_path: Path) -> None:
+    other = write_w300(tmp_path / "other", per_folder=3, validation=1)
+    (other / "splits" / "val.txt").unlink()
+    data = [
+        {"name": "drawn", "path": str(root), "weight": 1.0},
+        {"name": "other", "path": str(other), "validation": 1.0},
+    ]
+    recipe = config(1, data=data)
+    sets = labelled_sets(recipe.data, None, layout("ibug68"), recipe.seed)
+    trainer = Trainer(recipe, sets, tmp_path / "run", device="cpu")
+    trainer.run()
+    assert trainer.learned == {face.name for face in sets[0].training}
+    assert all(name.startswith("drawn/") for name in trainer.learned)
+    assert trainer.counts == [36]
+    assert trainer.shares == [1.0]
+
+
 def test_two_processes(root: Path, tmp_path: Path) -> None:
     """torchrun with gloo: one run, one log, and weights that both processes agreed on."""
     recipe = tmp_path / "recipe.toml"

@@ -51,8 +51,8 @@ def render(
     """Render labelled heads to train on.
 
     OUT gets pictures and labels for every layout, audit.json, two contact sheets, and landmarks-LAYOUT.json, which a
-    recipe reads with format = "coco"; with --shards also shards-LAYOUT for format = "shards". Pictures that are there are kept. Those that cannot be rendered are named, and
-    the exit code is then 1.
+    recipe reads with format = "coco"; with --shards also shards-LAYOUT for format = "shards". Pictures that are there
+    are kept. Those that cannot be rendered are named, and the exit code is then 1.
     """
     from octamark.images import write_atomically, write_picture
     from octamark.layouts import layout as named

@@ -54,6 +54,7 @@ class LabelledSet:
         section: its section of the recipe.
         path: the set's folder or file.
         training, validation: faces to train on and held out, in the recipe's layout; both empty for shards.
+            Of a set that is held out as a whole there are none to train on.
     """
 
     name: str
@@ -143,7 +144,9 @@ def _without(sets: Sequence[LabelledSet], pictures: set[str]) -> list[LabelledSe
         replace(labelled, training=[face for face in labelled.training if face.source not in pictures])
         for labelled in sets
     ]
-    if empty := [labelled.name for labelled in remaining if not labelled.training and not labelled.is_shards]:
+    if empty := [
+        left.name for left, before in zip(remaining, sets, strict=True) if before.training and not left.training
+    ]:
         raise DataError(f"data {empty[0]!r}: every picture of it is held out to validate on; none is left to train on")
     return remaining
 
@@ -182,7 +185,7 @@ def _divided(
         training, validation = _other_split(section, root, layout, samples, held_out)
     elif held_out is not None:
         training, validation = _listed(section, root, samples, held_out)
-    count = max(1, round(section.share * len(training)))
+    count = max(min(1, len(training)), round(section.share * len(training)))
     drawn = sorted(np.random.default_rng(seed).permutation(len(training))[:count])
     training = [training[index] for index in drawn]
     if several:
@@ -298,8 +301,11 @@ def _drawn(
 ) -> tuple[list[Sample], list[Sample]]:
     """Training and held-out faces, divided at random by whole pictures, or by whole persons where the set tells them.
 
-    The side of each depends on its name and the seed alone: when a set grows, few of its faces change sides.
+    The side of each depends on its name and the seed alone: when a set grows, few of its faces change sides. A share of
+    1 holds out all.
     """
+    if share == 1.0:
+        return [], list(samples)
     kind, group = _group(section)
     groups = {group(sample) for sample in samples}
     if len(groups) < 2:

@@ -117,8 +117,11 @@ class Trainer:
         self.fabric = launch(device)
         self.shards = {entry.name: FaceStore.of_shards(entry.path, self.layout, entry.section.layout)
                        for entry in sets if entry.is_shards}  # fmt: skip
-        self.counts = [len(self.shards[entry.name]) if entry.is_shards else len(entry.training) for entry in sets]
-        self.shares = set_shares([entry.section.weight for entry in sets])
+        self.trained = [entry for entry in sets if entry.is_shards or entry.training]
+        self.counts = [
+            len(self.shards[entry.name]) if entry.is_shards else len(entry.training) for entry in self.trained
+        ]
+        self.shares = set_shares([entry.section.weight for entry in self.trained])
         self._check_batches()
         self.watcher = watcher if watcher is not None and self.fabric.is_global_zero else Watcher()
         torch.manual_seed(recipe.seed)
@@ -300,7 +303,7 @@ class Trainer:
             return FaceStore.load(samples, size, entry.section.margin, advance=advance)
 
         training = [self.shards[entry.name] if entry.is_shards else store(entry, "training", entry.training)
-                    for entry in self.sets]  # fmt: skip
+                    for entry in self.trained]  # fmt: skip
         validation = [store(entry, "validation", entry.validation) for entry in self.sets if entry.validation]
         return FaceStore.joined(training, size), FaceStore.joined(validation, size)
 

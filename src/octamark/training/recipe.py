@@ -31,8 +31,8 @@ class Data(_Section):
     split: str | None = Field(None, description='split of the set; by default its only one, or "train"')
     validation: str | float | None = Field(
         None,
-        description="faces held out: a file of their names in the data folder, another split, or a random share; by "
-        "default splits/val.txt, and of several sets none",
+        description="faces held out: a file of their names in the data folder, another split, or a random share (1.0: "
+        "the whole set, which is then not trained on); by default splits/val.txt, and of several sets none",
     )
     layout: str | None = Field(None, description="layout of the set's labels, where it is not the recipe's")
     margin: float = Field(1.25, gt=1.0, le=3.0, description="side of the crop over the longer side of the landmark box")
@@ -44,15 +44,28 @@ class Data(_Section):
     @field_validator("validation", mode="before")
     @classmethod
     def _share_or_name(cls, value: object) -> object:
-        if value is None or isinstance(value, str) or (isinstance(value, float) and 0 < value < 1):
+        if value is None or isinstance(value, str) or (isinstance(value, float) and 0 < value <= 1):
             return value
-        raise ValueError("a share between 0 and 1, a split of the set, or a file of names in the data folder")
+        raise ValueError(
+            "a share between 0 and 1, 1.0 for the whole set, a split of the set, or a file of names in the data folder"
+        )
 
     @model_validator(mode="after")
     def _shards_hold_nothing_out(self) -> Data:
         if self.format == "shards" and (self.validation is not None or self.split is not None):
             raise ValueError("shards have no split and no validation faces: hold out faces of another set")
         return self
+
+    @model_validator(mode="after")
+    def _nothing_to_weigh(self) -> Data:
+        if self.held_out and self.weight is not None:
+            raise ValueError("a set that is held out as a whole has no weight")
+        return self
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the whole set is held out, so that it is validated on only."""
+        return self.validation == 1.0
 
     @property
     def title(self) -> str:
@@ -257,7 +270,10 @@ class Recipe(_Section):
         titles = [section.title for section in self.data]
         if len(set(titles)) < len(titles):
             raise ValueError(f"data: give each set a name of its own; got {listed(titles)}")
-        weighted = [section.weight is not None for section in self.data]
+        trained = [section for section in self.data if not section.held_out]
+        if not trained:
+            raise ValueError("data: every set is held out as a whole; none is left to train on")
+        weighted = [section.weight is not None for section in trained]
         if any(weighted) and not all(weighted):
             raise ValueError("data: give every set a weight, or none of them")
         if all(section.format == "shards" for section in self.data):

@@ -13,6 +13,7 @@ from octamark.layouts import Layout
 from octamark.synthesis.rendering.folder import Hidden, RenderFolder
 from octamark.training.data import store_as_shards
 
+
 def rendered_samples(folder: RenderFolder, layout: Layout, hidden: Hidden = "keep") -> list[Sample]:
     """The faces of a folder of rendered pictures, with the landmarks of a layout.
 
