@@ -60,9 +60,9 @@ def test_a_set_is_rendered_extended_and_packed(tmp_path: Path, monkeypatch: pyte
     import numpy as np
 
     from octamark.cli import render as verbs
-    from octamark.synthesis.rendering import farm
     from octamark.datasets import read
     from octamark.layouts import layout
+    from octamark.synthesis.rendering import farm
     from octamark.synthesis.rendering.assets import Assets
     from octamark.synthesis.rendering.folder import RenderFolder
     from octamark.training.shards import open_shards
