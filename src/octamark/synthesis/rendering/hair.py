@@ -13,7 +13,7 @@ from octamark.synthesis.rendering.assets import F64, Fit, ObjMesh
 from octamark.synthesis.rendering.heads import SKIN, HeadModel, closest_on_mesh
 from octamark.synthesis.rendering.person import HAIR, Person
 from octamark.synthesis.rendering.pieces import Piece
-from octamark.synthesis.rendering.skin import beard_form, beard_share, scalp_share
+from octamark.synthesis.rendering.skin import SOFT_HAIRLINE, beard_form, beard_share, scalp_share
 from octamark.synthesis.rendering.strands import Ground, grow, ribbons, roots_on
 
 Random = np.random.Generator
@@ -26,7 +26,7 @@ class Style:
     Attributes:
         count: strands. length: on top. sides: share of the length at the sides. lift: away from the skin.
         fall: along the radii from the crown. part: to the sides of a parting. back: towards the back of the head.
-        gravity, curl, turns, noise, clearance, steps, hug: of ``strands.grow``.
+        gravity, curl, turns, noise, clearance, steps, hug, drape: of ``strands.grow``.
         width: of a strand; thick ones stand for locks.
     """
 
@@ -45,6 +45,7 @@ class Style:
     steps: int = 6
     width: float = 0.09
     hug: float = 0.7
+    drape: float = 0.0
 
 
 STYLES: dict[str, Style] = {
@@ -107,6 +108,7 @@ STYLES: dict[str, Style] = {
         clearance=(0.4, 1.3),
         noise=0.06,
         width=0.12,
+        drape=0.6,
     ),
     "long": Style(
         5500,
@@ -121,6 +123,7 @@ STYLES: dict[str, Style] = {
         clearance=(0.4, 1.5),
         noise=0.06,
         width=0.13,
+        drape=0.6,
     ),
     "wavy": Style(
         5500,
@@ -137,6 +140,7 @@ STYLES: dict[str, Style] = {
         clearance=(0.6, 2.2),
         noise=0.10,
         width=0.13,
+        drape=0.6,
     ),
     "tied": Style(
         7500,
@@ -182,8 +186,8 @@ def ground_of(vertices: F64, normals: F64, base: F64) -> Ground:
     """The skin of a head, and the shoulders of MakeHuman's base mesh, as a surface for strands to rest on."""
     body = base[(base[:, 1] < -11) & (base[:, 1] > -45)]
     middle = np.array([0.0, 0.0, -2.0])
-    outward = (body - middle) * [0.3, 0, 1]
-    outward[:, 1] = 12.0
+    outward = (body - middle) * [0.1, 0, 2.5]  # hair slides off the shoulders to the chest or the back
+    outward[:, 1] = 4.0
     outward /= np.linalg.norm(outward, axis=1, keepdims=True)
     every = np.concatenate([vertices[:SKIN], body])
     return Ground(every, np.concatenate([normals[:SKIN], outward]), cKDTree(every))
@@ -203,7 +207,7 @@ def hair_pieces(
     style = STYLES[options["style"]]
     triangles = head.triangles["skin"]
     middles = head.mean[triangles].mean(axis=1)
-    density = scalp_share(middles, options["hairline"])
+    density = scalp_share(middles, options["hairline"], SOFT_HAIRLINE)
     if options["style"] == "ringed":
         density = density * np.clip((8.5 - middles[:, 1]) / 2.0, 0.0, 1)
     if options["hairline"] > 1.0 and options["sex"] == "male":
@@ -241,19 +245,59 @@ def hair_pieces(
     elif options["child"]:
         length = length * 0.8
     clearance = value("clearance") * (0.3 if covered else 1.0)
+    gravity = np.full(len(rest), value("gravity"))
+    bangs = _bangs(options["bangs"], rest, line, rng) if not covered and options["style"] in BANGED else None
+    if bangs is not None:
+        chosen_hairs, ways, lengths = bangs
+        ways = ways - (ways * up).sum(axis=1, keepdims=True) * up
+        direction = np.where(chosen_hairs[:, None], ways + 0.35 * up + rng.normal(0, 0.08, ways.shape), direction)
+        length = np.where(chosen_hairs, lengths, length)
+        gravity = np.where(chosen_hairs, 0.18, gravity)
     lines = grow(
-        roots, direction, length, ground, rng, steps=style.steps, gravity=value("gravity"), noise=style.noise,
+        roots, direction, length, ground, rng, steps=style.steps, gravity=gravity, noise=style.noise,
         curl=value("curl"), turns=style.turns * length.mean() / np.mean(style.length), clearance=clearance,
-        hug=style.hug,
+        hug=style.hug, drape=style.drape,
     )  # fmt: skip
     if options["fringe"] < 1.0:
         x, y, z = np.abs(lines[..., 0]), lines[..., 1], lines[..., 2]
         veils = ((z > 6.5) & (y < 7.0) & (y > -8.0) & (x < 5.8)).any(axis=1)
+        if bangs is not None:
+            veils &= ~bangs[0]
         lines = lines[~veils | (rng.random(len(lines)) < options["fringe"])]
     pieces = [_strands("hair", "hair", lines, style.width, hair_texture(person, options["hair"], rng), rng)]
     if options["style"] in ("tied", "bun"):
         pieces.append(_knot(person, options["style"], ground, rng))
     return pieces
+
+
+BANGED = ("short", "side", "bob", "long", "wavy", "tied", "bun")
+"""Styles that may have hair on the forehead."""
+
+
+def _bangs(kind: str, rest: F64, line: float, rng: Random) -> tuple[NDArray[np.bool_], F64, F64] | None:
+    """Hair combed on the forehead: which roots (n,), their directions (n, 3) and lengths (n,); None for none.
+
+    Args:
+        kind: ``full`` to the brows, ``swept`` to one side, ``veil`` over one eye.
+        rest: roots (n, 3) on the mean head.
+        line: x of the parting.
+    """
+    if kind == "none":
+        return None
+    x, y, z = rest[:, 0], rest[:, 1], rest[:, 2]
+    chosen = (z > 2.5) & (y > 8.0) & (np.abs(x) < 6.0)
+    side = 1.0 if line <= 0 else -1.0  # away from the parting
+    if kind == "full":
+        chosen &= rng.random(len(x)) < 0.85
+        end = np.full(len(x), rng.uniform(4.6, 7.4)) + 0.03 * x**2
+        ways = np.column_stack([0.12 * x + rng.normal(0, 0.12), -0.2 + 0 * x, np.ones(len(x))])
+    else:
+        chosen &= (side * (x - line) > -0.5) & (rng.random(len(x)) < 0.8)
+        end = np.full(len(x), rng.uniform(4.0, 7.0) if kind == "swept" else rng.uniform(-3.0, 2.5))
+        ways = np.column_stack([np.full(len(x), side * rng.uniform(0.5, 1.3)), -0.2 + 0 * x, np.ones(len(x))])
+    drop = np.maximum(y - end, 0.5)
+    lengths = np.hypot(drop, np.maximum(10.0 - z, 0.0)) * (1.05 if kind == "full" else 1.3)
+    return chosen, ways, lengths * rng.uniform(0.8, 1.05, len(x))
 
 
 def _knot(person: Person, style: str, ground: Ground, rng: Random) -> Piece:

@@ -23,6 +23,9 @@ CHART = (0.63, 0.145, 1.0, 0.835)
 IRIS_ANGLE = 23.0
 """Degrees from the eye's axis to the rim of the iris."""
 
+SOFT_HAIRLINE = 2.0
+"""Width over which hair thins out towards the forehead and temples, centimetres."""
+
 
 def to_linear(picture: NDArray[Any]) -> F32:
     """Linear light (float32) of an sRGB picture (uint8)."""
@@ -38,11 +41,12 @@ def noise_field(shape: tuple[int, int], cell: float, rng: np.random.Generator, c
     return np.asarray(out)
 
 
-def scalp_share(mean: F64, hairline: float = 0.0) -> F64:
+def scalp_share(mean: F64, hairline: float = 0.0, soft: float = 0.7) -> F64:
     """How much of the scalp lies at places (..., 3) of the mean head: 1 where hair grows, 0 on the face.
 
     Args:
         hairline: how far the hair has receded from the forehead, centimetres.
+        soft: width over which the hair thins out towards the face, centimetres.
     """
     x, y, z = mean[..., 0], mean[..., 1], mean[..., 2]
     level = np.array([-6.5, -5.5, -4.0, 0.0, 1.5, 3.0, 4.5, 6.0, 8.0, 10.0, 12.0, 16.0])
@@ -51,7 +55,7 @@ def scalp_share(mean: F64, hairline: float = 0.0) -> F64:
     limit = np.interp(y, level, front) - recede
     ears = ((y - 1.0) / 3.8) ** 2 + ((z + 0.3) / 2.9) ** 2
     bare = (np.abs(x) > 7.0) * np.clip((1.1 - ears) / 0.15, 0, 1)
-    return np.asarray(np.where(y < -6.5, 0.0, np.clip((limit - z) / 0.7 + 0.5, 0, 1) * (1 - bare)))
+    return np.asarray(np.where(y < -6.5, 0.0, np.clip((limit - z) / soft + 0.5, 0, 1) * (1 - bare)))
 
 
 def beard_share(mean: F64) -> F64:
@@ -162,7 +166,7 @@ class SkinMap:
             out = out * (1 - 0.32 * spots[..., None] * np.array([0.5, 0.8, 1.0], np.float32))
         if options["wrinkles"] > 0.1:
             out = out * (
-                1 - 0.30 * options["wrinkles"] * self._lines(rng)[..., None] * np.array([0.8, 1, 1], np.float32)
+                1 - 0.38 * options["wrinkles"] * self._lines(rng)[..., None] * np.array([0.8, 1, 1], np.float32)
             )
         beard = options["beard"]
         hair = np.array(HAIR[options["hair"]], np.float32)
@@ -173,11 +177,13 @@ class SkinMap:
             out = out * (1 - share) + np.minimum(hair * 1.3, out) * share
         style = options["style"]
         if style != "bald":
-            grown = scalp_share(self.place.astype(np.float64), options["hairline"])[..., None].astype(np.float32)
+            uneven = 0.35 * noise_field(out.shape[:2], 40, rng)
+            grown = scalp_share(self.place.astype(np.float64), options["hairline"] + 0.4 + uneven, SOFT_HAIRLINE)
+            grown = grown[..., None].astype(np.float32)
             if style == "ringed":
                 grown = grown * np.clip((8.5 - y[..., None]) / 2.0, 0, 1)
             grain = 0.7 + 0.3 * np.clip(noise_field(out.shape[:2], 2.5, rng), -1, 1)[..., None]
-            share = grown * grain * (0.8 if style != "buzz" else 0.75)
+            share = grown**1.5 * grain * (0.8 if style != "buzz" else 0.75)
             out = out * (1 - share) + hair * options["hair_light"] * share
         make_up: Mapping[str, Any] = options["make_up"]
         if make_up:
@@ -340,5 +346,5 @@ def wrinkled(head: HeadModel, person: Person, vertices: F64, rng: np.random.Gene
         return vertices
     normals = vertex_normals(vertices[:SKIN], head.triangles["skin"])
     out = vertices.copy()
-    out[:SKIN] -= 0.07 * amount * wrinkle_depth(head.mean[:SKIN], rng)[:, None] * normals
+    out[:SKIN] -= 0.09 * amount * wrinkle_depth(head.mean[:SKIN], rng)[:, None] * normals
     return out

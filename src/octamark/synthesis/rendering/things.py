@@ -56,9 +56,9 @@ def cloth(colour: tuple[float, float, float], rng: Random, size: int = 128) -> N
     other = np.array([rng.uniform(0.01, 0.7) for _ in range(3)], np.float32)
     x, y = np.meshgrid(np.arange(size), np.arange(size))
     kind, period = rng.random(), rng.choice([8, 16, 32])
-    if kind < 0.2:
+    if kind < 0.14:
         base[(x // (period // 2)) % 2 == 0] = other
-    elif kind < 0.3:
+    elif kind < 0.2:
         base = np.where((((x // period) + (y // period)) % 2 == 0)[..., None], base, other)
     weave = 1 + 0.12 * np.sin(x * 2 * np.pi / 4) * np.sin(y * 2 * np.pi / 4) + 0.1 * noise_field((size, size), 6, rng)
     return np.clip(base * weave[..., None], 0.004, 0.85).astype(np.float32)
@@ -71,11 +71,13 @@ def shell(
     share: F64,
     thickness: float,
     smooth: int = 0,
+    taut: bool = False,
 ) -> tuple[F64, Ints, F64]:
     """A copy of the head's skin where ``share`` (n,) of its vertices exceeds 0.5, lifted along the normals.
 
     Args:
         smooth: rounds of averaging with the neighbours.
+        taut: stretch over what stands out instead of shrinking into it.
 
     Returns:
         Vertices (m, 3), triangles (t, 3), and the places (m, 3) on the mean head.
@@ -92,6 +94,9 @@ def shell(
             np.add.at(total, edges[:, a], lifted[edges[:, b]])
             np.add.at(number, edges[:, a], 1)
         lifted = 0.5 * lifted + 0.5 * total / np.maximum(number, 1)[:, None]
+        if taut:
+            height = ((lifted - vertices[used]) * normals[used]).sum(axis=1)
+            lifted += np.maximum(thickness - height, 0)[:, None] * normals[used]
     return lifted, local, head.mean[used]
 
 
@@ -231,10 +236,11 @@ def mask_pieces(
     """A cloth over mouth and nose with loops around the ears."""
     spec, mean = person.options["things"]["mask"], head.mean[:SKIN]
     x, y, z = np.abs(mean[:, 0]), mean[:, 1], mean[:, 2]
-    top = 0.9 + spec["low"] - 0.10 * np.clip(x - 1.5, 0, 5)
-    share = (y < top) & (y > -8.4 + 0.12 * x) & (z > 3.6) & (x < 6.6)
-    lifted, triangles, rest = shell(head, vertices, normals, share.astype(np.float64), 0.35, smooth=25)
-    lifted = lifted + np.array([0, 0, 0.25])
+    top = 2.0 + spec["low"] - 0.42 * np.clip(x - 0.6, 0, 3.0)
+    share = (y < top) & (y > -9.6 + 0.25 * x) & (z > 3.2) & (x < 6.8)
+    lifted, triangles, rest = shell(head, vertices, normals, share.astype(np.float64), 0.18, smooth=25, taut=True)
+    folds = 0.06 * np.sin(2 * np.pi * (rest[:, 1] + 1.0) / 1.5) * (np.abs(rest[:, 1] + 3.5) < 3.0)
+    lifted = lifted + np.array([0, 0, 1.0]) * (0.05 + folds)[:, None]
     pieces = [
         Piece(
             "mask",
