@@ -26,7 +26,7 @@ class Style:
     Attributes:
         count: strands. length: on top. sides: share of the length at the sides. lift: away from the skin.
         fall: along the radii from the crown. part: to the sides of a parting. back: towards the back of the head.
-        gravity, curl, turns, noise, clearance, steps, hug, drape: of ``strands.grow``.
+        gravity, curl, turns, noise, clearance, steps, hug, drape, inward: of ``strands.grow``.
         width: of a strand; thick ones stand for locks.
     """
 
@@ -46,6 +46,7 @@ class Style:
     width: float = 0.09
     hug: float = 0.7
     drape: float = 0.0
+    inward: tuple[float, float] = (0.0, 0.0)
 
 
 STYLES: dict[str, Style] = {
@@ -105,10 +106,11 @@ STYLES: dict[str, Style] = {
         back=(0.3, 0.9),
         gravity=(0.25, 0.4),
         steps=8,
-        clearance=(0.4, 1.3),
-        noise=0.06,
+        clearance=(0.8, 2.6),
+        noise=0.08,
         width=0.12,
         drape=0.6,
+        inward=(-0.1, 0.3),
     ),
     "long": Style(
         5500,
@@ -120,10 +122,11 @@ STYLES: dict[str, Style] = {
         back=(0.3, 0.9),
         gravity=(0.25, 0.4),
         steps=9,
-        clearance=(0.4, 1.5),
-        noise=0.06,
+        clearance=(0.8, 2.8),
+        noise=0.08,
         width=0.13,
         drape=0.6,
+        inward=(-0.1, 0.3),
     ),
     "wavy": Style(
         5500,
@@ -137,10 +140,11 @@ STYLES: dict[str, Style] = {
         curl=(0.3, 0.8),
         turns=4.0,
         steps=14,
-        clearance=(0.6, 2.2),
-        noise=0.10,
+        clearance=(1.0, 3.4),
+        noise=0.12,
         width=0.13,
         drape=0.6,
+        inward=(-0.1, 0.3),
     ),
     "tied": Style(
         7500,
@@ -175,6 +179,7 @@ def hair_texture(person: Person, colour: str, rng: Random) -> NDArray[np.float32
     base = np.array(HAIR[colour], np.float32) * person.options["hair_light"]
     shades = np.exp(rng.normal(0, 0.28, (1, 64, 1))) * (1 + rng.normal(0, 0.05, (1, 64, 3)))
     out = base * shades * np.linspace(1.25, 0.8, 16)[:, None, None]
+    out[:, rng.random(64) < person.options["highlights"]] *= 1.9
     grey = rng.random(64) < person.options["grey_share"]
     out[:, grey] = np.array(HAIR["grey"]) * shades[0, grey]
     if colour.startswith("dyed") or (colour == "blond" and rng.random() < 0.3):
@@ -256,13 +261,14 @@ def hair_pieces(
     lines = grow(
         roots, direction, length, ground, rng, steps=style.steps, gravity=gravity, noise=style.noise,
         curl=value("curl"), turns=style.turns * length.mean() / np.mean(style.length), clearance=clearance,
-        hug=style.hug, drape=style.drape,
+        hug=style.hug, drape=style.drape, inward=value("inward"),
     )  # fmt: skip
     if options["fringe"] < 1.0:
         x, y, z = np.abs(lines[..., 0]), lines[..., 1], lines[..., 2]
         veils = ((z > 6.5) & (y < 7.0) & (y > -8.0) & (x < 5.8)).any(axis=1)
-        if bangs is not None:
-            veils &= ~bangs[0]
+        if bangs is not None:  # those on the forehead stay, and those over one eye
+            low = (y < 4.4).any(axis=1) & (options["bangs"] != "veil")
+            veils &= ~bangs[0] | low
         lines = lines[~veils | (rng.random(len(lines)) < options["fringe"])]
     pieces = [_strands("hair", "hair", lines, style.width, hair_texture(person, options["hair"], rng), rng)]
     if options["style"] in ("tied", "bun"):
@@ -334,7 +340,7 @@ def _strands(
     outward = (lines - middle) * [1.0, 0.6, 1.0]
     outward /= np.maximum(np.linalg.norm(outward, axis=2, keepdims=True), 1e-6)
     vertices, triangles, normals, uv = ribbons(lines, outward, width, rng)
-    return Piece(name, kind, vertices, triangles, texture, uv, normals=normals, roughness=0.38, specular=0.4)
+    return Piece(name, kind, vertices, triangles, texture, uv, normals=normals, roughness=0.5, specular=0.3)
 
 
 def beard_pieces(

@@ -66,7 +66,7 @@ def _noise_of_one_or_three(size: int, rng: np.random.Generator) -> F32:
 def _calm_colour(rng: np.random.Generator) -> F64:
     """A linear colour (3,), mostly nearly grey, as of walls, furniture and clothes."""
     level = np.exp(rng.uniform(np.log(0.05), np.log(0.9)))
-    return np.asarray(level * (1 + min(0.9, rng.exponential(0.3)) * rng.uniform(-1, 1, 3)))
+    return np.asarray(level * (1 + min(0.8, rng.exponential(0.2)) * rng.uniform(-1, 1, 3)))
 
 
 def background(
@@ -98,7 +98,8 @@ def background(
         out = cv2.remap(surroundings, grid_u, grid_v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         if kind == "blurred":
             out = cv2.GaussianBlur(out, (0, 0), size * float(rng.uniform(0.01, 0.04)))
-        out = np.clip(out, 0.005, 4)
+        brightest = out.max(axis=2, keepdims=True)
+        out = out * np.minimum(1.0, 4.0 / np.maximum(brightest, 1e-3)) + 0.005  # the sun keeps its colour
     elif kind == "wall":
         ramp = np.linspace(-1, 1, size, dtype=np.float32)
         x, y = np.meshgrid(ramp, ramp)

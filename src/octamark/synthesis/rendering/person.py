@@ -301,7 +301,7 @@ def _options(
     brow = hair
     if age > 0.35 and rng.random() < min(0.85, age):
         hair = _pick(rng, {"grey": 1.3, "white": 1.0})
-        brow = hair if rng.random() < 0.5 else brow
+        brow = hair if rng.random() < 0.7 else brow
     elif not child and rng.random() < 0.05:
         hair = _pick(rng, {"dyed blue": 1, "dyed pink": 1, "red": 1, "blond": 2})
     if female:
@@ -403,7 +403,7 @@ def _options(
         "skin": str(rng.choice(fitting)),
         "tone": round(tone, 3),
         "redness": float(rng.uniform(0, 1)),
-        "spots": float(rng.uniform(0, 1) ** 2) * (0.5 if child else 1.0),
+        "spots": float(rng.uniform(0, 1) ** 3) * (0.5 if child else 1.0),
         "wrinkles": float(np.clip(rng.normal(1.1 * age, 0.2), 0, 1.3)) if not child else 0.0,
         "shine": float(rng.uniform(0.28, 0.55)),
         "make_up": make_up,
@@ -412,20 +412,21 @@ def _options(
         "pupil": float(rng.uniform(0.26, 0.5)),
         "hair": hair,
         "hair_light": float(rng.uniform(0.7, 1.4)),
+        "highlights": float(rng.uniform(0.1, 0.5)) if rng.random() < (0.4 if female else 0.1) else 0.0,
         "grey_share": float(rng.uniform(0.1, 0.6)) if age > 0.3 and rng.random() < 0.5 else 0.0,
         "style": _pick(rng, styles),
         "fringe": 1.0 if rng.random() < 0.05 else float(rng.uniform(0, 0.04)),
         "bangs": _pick(
             rng,
-            {"none": 6, "full": 2.2, "swept": 2.0, "veil": 0.5}
+            {"none": 6, "full": 2.0, "swept": 1.6, "veil": 0.2}
             if female or child
             else {"none": 5, "full": 0.7, "swept": 1.0},
         ),
         "hairline": float(np.clip(rng.normal(1.2 * age if not female else -0.1, 0.6), -1.0, 3.2)),
         "brow": str(rng.choice(assets.names("mh/eyebrows", ".mhclo"))),
         "brow_lift": float(rng.normal(0.22, 0.15)),
-        "brow_hairs": int(rng.integers(300, 850) if female or child else rng.integers(500, 1700)),
-        "brow_width": float(rng.uniform(0.0, 0.05) if female or child else rng.uniform(0.02, 0.13)),
+        "brow_hairs": int(rng.integers(350, 1000) if female or child else rng.integers(500, 1700)),
+        "brow_width": float(rng.uniform(0.02, 0.07) if female or child else rng.uniform(0.02, 0.13)),
         "brow_colour": brow,
         "lashes": float(rng.uniform(0.9, 1.5) if female else rng.uniform(0.5, 1.0)),
         "beard": beard,

@@ -73,6 +73,7 @@ def grow(
     clearance: float = 0.15,
     hug: float = 0.0,
     drape: float = 0.0,
+    inward: float = 0.0,
 ) -> F64:
     """Strands (n, steps + 1, 3) from roots (n, 3), first along ``directions`` (n, 3).
 
@@ -83,6 +84,7 @@ def grow(
         noise: random change of direction per step; neighbours form locks that share most of it.
         curl: radius of a helix around each strand, and ``turns`` of it per strand.
         hug: of ``Ground.push_out``.
+        inward: how much of the direction to the middle is added at each step beside the cheeks.
         drape: share, 0 to 1, of the sideways motion that strands lose at each step below the widest part of the head.
         clearance: largest distance from the ground at which strands rest; each has its own.
     """
@@ -102,6 +104,7 @@ def grow(
         if drape > 0:
             low = np.clip((6.0 - points[:, 1:2]) / 4.0, 0, 1)
             ahead = ahead * np.where([[True, False, True]], 1 - drape * low, 1.0) - [0.0, 0.5, 0.0] * low
+            ahead[:, 0] -= inward * np.sign(points[:, 0]) * low[:, 0] * (np.abs(points[:, 0]) > 5.0)
         ahead /= np.linalg.norm(ahead, axis=1, keepdims=True)
         points = points + ahead * step
         if ground is not None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from octamark.synthesis.rendering.assets import F64, Ints
-from octamark.synthesis.rendering.heads import SKIN, HeadModel
+from octamark.synthesis.rendering.heads import SKIN, HeadModel, vertex_normals
 from octamark.synthesis.rendering.person import Person
 from octamark.synthesis.rendering.pieces import Piece, grid_triangles, merged, plain, tube, turned
 from octamark.synthesis.rendering.skin import noise_field, to_linear
@@ -105,6 +105,7 @@ def clothes_piece(person: Person, base: F64, cards: Any, rng: Random) -> Piece:
     name = person.options["clothes"]
     mesh, fit, picture = cards(f"clothes/{name}", f"mh/clothes/{name}_diffuse.png")
     placed = fit.place(base)
+    placed = placed + 0.35 * vertex_normals(placed, mesh.triangles)  # the neck does not cut through the collar
     kept = (placed[mesh.triangles][..., 1] > -62).all(axis=1)
     keys = np.column_stack([mesh.triangles[kept].ravel(), mesh.uv_triangles[kept].ravel()])
     unique, inverse = np.unique(keys, axis=0, return_inverse=True)
