@@ -97,7 +97,7 @@ STYLES: dict[str, Style] = {
         clearance=(1.0, 4.0),
     ),
     "bob": Style(
-        5500,
+        7000,
         (16.0, 22.0),
         (0.7, 0.9),
         lift=(0.1, 0.4),
@@ -108,12 +108,12 @@ STYLES: dict[str, Style] = {
         steps=8,
         clearance=(0.8, 2.6),
         noise=0.08,
-        width=0.12,
+        width=0.1,
         drape=0.6,
         inward=(-0.1, 0.3),
     ),
     "long": Style(
-        5500,
+        7000,
         (28.0, 42.0),
         (0.9, 1.0),
         lift=(0.1, 0.4),
@@ -124,12 +124,12 @@ STYLES: dict[str, Style] = {
         steps=9,
         clearance=(0.8, 2.8),
         noise=0.08,
-        width=0.13,
+        width=0.1,
         drape=0.6,
         inward=(-0.1, 0.3),
     ),
     "wavy": Style(
-        5500,
+        7000,
         (20.0, 36.0),
         (0.8, 1.0),
         lift=(0.3, 0.7),
@@ -142,7 +142,7 @@ STYLES: dict[str, Style] = {
         steps=14,
         clearance=(1.0, 3.4),
         noise=0.12,
-        width=0.13,
+        width=0.1,
         drape=0.6,
         inward=(-0.1, 0.3),
     ),
@@ -179,7 +179,7 @@ def hair_texture(person: Person, colour: str, rng: Random) -> NDArray[np.float32
     base = np.array(HAIR[colour], np.float32) * person.options["hair_light"]
     shades = np.exp(rng.normal(0, 0.28, (1, 64, 1))) * (1 + rng.normal(0, 0.05, (1, 64, 3)))
     out = base * shades * np.linspace(1.25, 0.8, 16)[:, None, None]
-    out[:, rng.random(64) < person.options["highlights"]] *= 1.9
+    out[:, rng.random(64) < person.options["highlights"]] *= 1.5
     grey = rng.random(64) < person.options["grey_share"]
     out[:, grey] = np.array(HAIR["grey"]) * shades[0, grey]
     if colour.startswith("dyed") or (colour == "blond" and rng.random() < 0.3):

@@ -56,8 +56,8 @@ def environment(person: Person, assets: Assets) -> tuple[F32, F32]:
 
 
 def _noise_of_one_or_three(size: int, rng: np.random.Generator) -> F32:
-    """Noise (size, size, 3), coloured in a third of the cases."""
-    cell, grey = rng.uniform(2, 40), rng.random() < 0.67
+    """Noise (size, size, 3), coloured in a fifth of the cases."""
+    cell, grey = rng.uniform(2, 40), rng.random() < 0.8
     return np.broadcast_to(
         noise_field((size, size), cell, rng, 1 if grey else 3).reshape(size, size, -1), (size, size, 3)
     )
@@ -110,7 +110,7 @@ def background(
             out[np.abs(x - rng.uniform(-1, 1)) < rng.uniform(0.01, 0.4)] *= rng.uniform(0.5, 1.5)
         out = cv2.GaussianBlur(out.astype(np.float32), (0, 0), float(np.exp(rng.uniform(np.log(0.4), np.log(8)))))
     elif kind == "texture":
-        out = np.exp(rng.uniform(0.1, 0.5) * _noise_of_one_or_three(size, rng))
+        out = np.exp(rng.uniform(0.05, 0.25) * _noise_of_one_or_three(size, rng))
         stripes = rng.uniform(4, 60)
         turn = rng.uniform(0, np.pi)
         x, y = np.meshgrid(np.arange(size), np.arange(size))

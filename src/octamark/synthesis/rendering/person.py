@@ -137,7 +137,7 @@ def sample_person(seed: int, assets: Assets) -> Person:
 def _traits(rng: np.random.Generator, female: bool, age: float, child: float, asian: float) -> dict[str, float]:
     """Weights of the shapes of single traits: weight, age, and what tells women's faces from men's."""
     weights: dict[str, float] = {}
-    build = float(rng.normal(0.0 if child else 0.12, 0.5))
+    build = float(rng.normal(0.0 if child else 0.1, 0.42))
     if build > 0:
         weights["fat"] = min(build, 1.2)
         weights["double chin"] = max(0.0, min(build - 0.3 + 0.3 * age, 1.0)) if not child else 0.0
@@ -202,10 +202,10 @@ def _expression(rng: np.random.Generator) -> dict[str, float]:
                 name,
                 strength
                 * rng.uniform(0.3 if name != "mouthSmile" else 0.85, 1.0)
-                * (1.0 if name != "mouthUpperUp" else 0.5),
+                * {"mouthUpperUp": 0.5, "cheekSquint": 0.6}.get(name, 1.0),
                 0.12,
             )
-        both("eyeSquint", rng.uniform(0, 0.5) * strength, 0.12)
+        both("eyeSquint", rng.uniform(0, 0.25) * strength, 0.12)
         if rng.random() < 0.68:  # the teeth show
             both("mouthSmile", rng.uniform(0.6, 1.0), 0.12)
             both("mouthUpperUp", rng.uniform(0.3, 0.7), 0.12)
@@ -242,9 +242,9 @@ def _expression(rng: np.random.Generator) -> dict[str, float]:
         name = str(rng.choice(["browInnerUp", "browOuterUp", "browDown"], p=[0.3, 0.3, 0.4]))
         both(name, rng.uniform(0.1, 0.9) ** 2, 0.3)
     lids = rng.random()
-    if lids < 0.76:
+    if lids < 0.80:
         blink = abs(rng.normal(0, 0.08))
-    elif lids < 0.90:
+    elif lids < 0.92:
         blink = rng.uniform(0.15, 0.85)
     else:
         blink = rng.uniform(0.92, 1.1)
@@ -302,8 +302,8 @@ def _options(
     if age > 0.35 and rng.random() < min(0.85, age):
         hair = _pick(rng, {"grey": 1.3, "white": 1.0})
         brow = hair if rng.random() < 0.7 else brow
-    elif not child and rng.random() < 0.05:
-        hair = _pick(rng, {"dyed blue": 1, "dyed pink": 1, "red": 1, "blond": 2})
+    elif not child and rng.random() < (0.25 if female else 0.04):
+        hair = _pick(rng, {"brown": 4, "light brown": 3, "blond": 2, "red": 0.8, "dyed blue": 0.3, "dyed pink": 0.3})
     if female:
         styles = {
             "long": 4.0,
@@ -361,11 +361,12 @@ def _options(
             "fedora_cocked": 0.3,
             "helmet": 0.4,
         }
+        hat = _pick(rng, hats)
         things["hat"] = {
-            "kind": _pick(rng, hats),
+            "kind": hat,
             "colour": _random_colour(rng),
-            "lift": float(rng.uniform(0.25, 0.7)),
-            "low": float(rng.uniform(-0.8, 1.6)),
+            "lift": float(rng.uniform(0.4, 1.0) if hat == "beanie" else rng.uniform(0.25, 0.7)),
+            "low": float(rng.uniform(-1.8, 0.6) if hat == "beanie" else rng.uniform(-1.2, 1.0)),
         }
     if rng.random() < 0.045:
         things["mask"] = {
@@ -415,7 +416,7 @@ def _options(
         "highlights": float(rng.uniform(0.1, 0.5)) if rng.random() < (0.4 if female else 0.1) else 0.0,
         "grey_share": float(rng.uniform(0.1, 0.6)) if age > 0.3 and rng.random() < 0.5 else 0.0,
         "style": _pick(rng, styles),
-        "fringe": 1.0 if rng.random() < 0.05 else float(rng.uniform(0, 0.04)),
+        "fringe": 1.0 if rng.random() < 0.05 else float(rng.uniform(0, 0.02)),
         "bangs": _pick(
             rng,
             {"none": 6, "full": 2.0, "swept": 1.6, "veil": 0.2}
@@ -473,7 +474,7 @@ def _light(rng: np.random.Generator, assets: Assets, yaw: float) -> dict[str, An
         return light | {
             "ambient": float(np.exp(rng.normal(0.1, 0.35))),
             "lamps": lamps,
-            "exposure": float(np.clip(rng.normal(0.35, 0.3), -0.3, 1.1)),
+            "exposure": float(np.clip(rng.normal(0.2, 0.28), -0.4, 0.8)),
             "white": (float(rng.uniform(0.93, 1.08)), 1.0, float(rng.uniform(0.9, 1.07))),
             "contrast": float(rng.uniform(0.95, 1.2)),
         }

@@ -239,7 +239,7 @@ def mask_pieces(
     x, y, z = np.abs(mean[:, 0]), mean[:, 1], mean[:, 2]
     top = 2.0 + spec["low"] - 0.42 * np.clip(x - 0.6, 0, 3.0)
     share = (y < top) & (y > -9.6 + 0.25 * x) & (z > 3.2) & (x < 6.8)
-    lifted, triangles, rest = shell(head, vertices, normals, share.astype(np.float64), 0.18, smooth=25, taut=True)
+    lifted, triangles, rest = shell(head, vertices, normals, share.astype(np.float64), 0.3, smooth=25, taut=True)
     folds = 0.06 * np.sin(2 * np.pi * (rest[:, 1] + 1.0) / 1.5) * (np.abs(rest[:, 1] + 3.5) < 3.0)
     lifted = lifted + np.array([0, 0, 1.0]) * (0.05 + folds)[:, None]
     pieces = [
