@@ -280,7 +280,7 @@ class Renderer:
         features = np.nan_to_num(features, nan=0.0, posinf=0.0, neginf=0.0)
         albedo, normal = np.clip(features[..., :3], 0, 1), features[..., 3:]
         behind = light.background(person, plain, camera.forward, camera.angle, self.size, self.crowd, rng)
-        exposed = exposure(colour, alpha, person, float(self.skin.tone(person).mean()))
+        exposed = exposure(colour, albedo, person, float(self.skin.tone(person).mean()))
         behind = (1 - alpha) * behind / exposed
         clean = pyoidn.denoise(
             np.ascontiguousarray(colour + behind),
@@ -401,11 +401,22 @@ def turn_body(points: F64, rest: F64, angles: tuple[float, float, float]) -> F64
     return np.asarray(out + pivot)
 
 
-def exposure(colour: F32, alpha: F32, person: Person, tone: float) -> float:
-    """The factor that gives the middle of a picture the brightness of a well exposed face with this albedo."""
+def exposure(colour: F32, albedo: F32, person: Person, tone: float) -> float:
+    """The factor that gives the skin in the middle of a picture the brightness of a well exposed face.
+
+    Args:
+        colour, albedo: (s, s, 3) of the picture.
+        tone: mean albedo of the person's skin; surfaces of about this albedo count as skin, however dark a thing in
+            front of the face is.
+    """
     size = len(colour)
-    middle = slice(size // 3, size - size // 3)
-    level = float(colour[middle, middle].mean(axis=2).sum() / max(float(alpha[middle, middle].sum()), 1e-3))
+    middle = slice(size // 4, size - size // 4)
+    reflects = albedo[middle, middle].mean(axis=2)
+    levels = colour[middle, middle].mean(axis=2)
+    skin = (reflects > tone / 1.6) & (reflects < tone * 1.6)
+    if skin.mean() < 0.02:
+        skin = reflects > 0
+    level = float(levels[skin].mean()) if skin.any() else 0.0
     wanted = 0.22 * 2.0 ** person.options["light"]["exposure"] * (tone / 0.3) ** 0.45
     return float(wanted / max(level, 1e-4))
 

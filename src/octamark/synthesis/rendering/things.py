@@ -69,13 +69,14 @@ def shell(
     vertices: F64,
     normals: F64,
     share: F64,
-    thickness: float,
+    thickness: float | F64,
     smooth: int = 0,
     taut: bool = False,
 ) -> tuple[F64, Ints, F64]:
     """A copy of the head's skin where ``share`` (n,) of its vertices exceeds 0.5, lifted along the normals.
 
     Args:
+        thickness: how far it is lifted, centimetres, one number or (n,).
         smooth: rounds of averaging with the neighbours.
         taut: stretch over what stands out instead of shrinking into it.
 
@@ -86,7 +87,8 @@ def shell(
     kept = triangles[(share[triangles] > 0.5).all(axis=1)]
     used, inverse = np.unique(kept, return_inverse=True)
     local = inverse.reshape(-1, 3)
-    lifted = vertices[used] + thickness * normals[used]
+    lift = np.broadcast_to(thickness, len(vertices[:SKIN]))[used]
+    lifted = vertices[used] + lift[:, None] * normals[used]
     edges = np.concatenate([local[:, [0, 1]], local[:, [1, 2]], local[:, [2, 0]]])
     for _ in range(smooth):
         total, number = np.zeros_like(lifted), np.zeros(len(lifted))
@@ -96,7 +98,7 @@ def shell(
         lifted = 0.5 * lifted + 0.5 * total / np.maximum(number, 1)[:, None]
         if taut:
             height = ((lifted - vertices[used]) * normals[used]).sum(axis=1)
-            lifted += np.maximum(thickness - height, 0)[:, None] * normals[used]
+            lifted += np.maximum(lift - height, 0)[:, None] * normals[used]
     return lifted, local, head.mean[used]
 
 
@@ -110,7 +112,7 @@ def clothes_piece(person: Person, base: F64, cards: Any, rng: Random) -> Piece:
     keys = np.column_stack([mesh.triangles[kept].ravel(), mesh.uv_triangles[kept].ravel()])
     unique, inverse = np.unique(keys, axis=0, return_inverse=True)
     tint = np.array(person.options["clothes_tint"], np.float32)
-    if picture is None or rng.random() < 0.35:
+    if picture is None or rng.random() < 0.5:
         texture = cloth(person.options["clothes_tint"], rng)
     else:
         texture = picture / max(float(picture.mean()), 0.02) * (0.15 + 0.85 * tint) * 0.7
@@ -193,8 +195,9 @@ def hat_pieces(
         thickness = 1.6 + spec["lift"]
     else:
         share = y > line
+    height = thickness if kind not in ("beanie", "cap") else thickness * np.clip((y - line) / 2.5, 0.3, 1.0)
     lifted, triangles, rest = shell(
-        head, vertices, normals, share.astype(np.float64), thickness, smooth=12 if kind in ("scarf", "hood") else 6
+        head, vertices, normals, share.astype(np.float64), height, smooth=12 if kind in ("scarf", "hood") else 6
     )
     uv = np.column_stack([np.arctan2(rest[:, 0], rest[:, 2]) * 2, rest[:, 1] / 6])
     pieces = [
