@@ -212,7 +212,9 @@ def hair_pieces(
     style = STYLES[options["style"]]
     triangles = head.triangles["skin"]
     middles = head.mean[triangles].mean(axis=1)
-    density = scalp_share(middles, options["hairline"], SOFT_HAIRLINE)
+    density = scalp_share(
+        middles, options["hairline"], SOFT_HAIRLINE if options["sex"] == "male" else 0.6 * SOFT_HAIRLINE
+    )
     if options["style"] == "ringed":
         density = density * np.clip((8.5 - middles[:, 1]) / 2.0, 0.0, 1)
     if options["hairline"] > 1.0 and options["sex"] == "male":
@@ -264,8 +266,9 @@ def hair_pieces(
         hug=style.hug, drape=style.drape, inward=value("inward"),
     )  # fmt: skip
     if options["fringe"] < 1.0:
-        x, y, z = np.abs(lines[..., 0]), lines[..., 1], lines[..., 2]
-        veils = ((z > 6.5) & (y < 7.0) & (y > -8.0) & (x < 5.8)).any(axis=1)
+        between = np.concatenate([lines, (lines[:, 1:] + lines[:, :-1]) / 2], axis=1)
+        x, y, z = np.abs(between[..., 0]), between[..., 1], between[..., 2]
+        veils = ((z > 6.2) & (y < 7.0) & (y > -8.0) & (x < 5.9)).any(axis=1)
         if bangs is not None:  # those on the forehead stay, and those over one eye
             low = (y < 4.4).any(axis=1) & (options["bangs"] != "veil")
             veils &= ~bangs[0] | low

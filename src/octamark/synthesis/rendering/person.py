@@ -416,14 +416,14 @@ def _options(
         "highlights": float(rng.uniform(0.1, 0.5)) if rng.random() < (0.4 if female else 0.1) else 0.0,
         "grey_share": float(rng.uniform(0.1, 0.6)) if age > 0.3 and rng.random() < 0.5 else 0.0,
         "style": _pick(rng, styles),
-        "fringe": 1.0 if rng.random() < 0.05 else float(rng.uniform(0, 0.02)),
+        "fringe": 1.0 if rng.random() < 0.05 else float(rng.uniform(0, 0.02) if rng.random() < 0.2 else 0.0),
         "bangs": _pick(
             rng,
             {"none": 6, "full": 2.0, "swept": 1.6, "veil": 0.2}
             if female or child
             else {"none": 5, "full": 0.7, "swept": 1.0},
         ),
-        "hairline": float(np.clip(rng.normal(1.2 * age if not female else -0.1, 0.6), -1.0, 3.2)),
+        "hairline": float(np.clip(rng.normal(1.2 * age if not female else -0.3, 0.5), -1.0, 3.2)),
         "brow": str(rng.choice(assets.names("mh/eyebrows", ".mhclo"))),
         "brow_lift": float(rng.normal(0.22, 0.15)),
         "brow_hairs": int(rng.integers(350, 1000) if female or child else rng.integers(500, 1700)),

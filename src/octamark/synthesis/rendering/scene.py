@@ -161,13 +161,14 @@ class Renderer:
         body = self._body
         rest = head.base[body.triangles][..., 1]
         chosen = (body.groups == "body") & (rest < -14).all(axis=1) & (rest > -50).all(axis=1)
+        sunk = np.clip((head.base[:, 1] + 25) / 8, 0, 1)  # the throat lies under the head's own neck
         keys = np.column_stack([body.triangles[chosen].ravel(), body.uv_triangles[chosen].ravel()])
         unique, inverse = np.unique(keys, axis=0, return_inverse=True)
         out.append(
             Piece(
                 "body",
                 "clear",
-                base[unique[:, 0]] - [0, 0.15, 0.1],
+                base[unique[:, 0]] - np.array([0, 0.15, 0.1]) - sunk[unique[:, 0], None] * [0, 0.2, 0.5],
                 inverse.reshape(-1, 3),
                 whole,
                 body.uv[unique[:, 1]],

@@ -151,8 +151,11 @@ def glasses_pieces(person: Person, anchors: Anchors) -> list[Piece]:
         dark = spec["lens"] > 0.5
         uv = np.full((41, 2), 0.5)
         if dark:
+            bulge = (lens - centre) * [0.2, 0.2, 0.0] + [0.1 * sign, 0.0, 1.0]  # as of glass that curves a little
+            bulge /= np.linalg.norm(bulge, axis=1, keepdims=True)
+            tint = plain(tuple(spec["tint"]))
             pieces.append(
-                Piece(f"lens_{side}", "thing", lens, fan, plain(tuple(spec["tint"])), uv, roughness=0.08, specular=0.9)
+                Piece(f"lens_{side}", "thing", lens, fan, tint, uv, normals=bulge, roughness=0.08, specular=0.9)
             )
         corner = outline[np.argmax(sign * outline[:, 0])]
         ear = anchors.at(sign * 8.3, 3.6, 0.8) + np.array([sign * 0.35, 0.2, 0])
