@@ -134,11 +134,12 @@ def background(
                 out[y0:y1, x0:x1] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
         out = cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.3, 3.5)))
     elif kind == "foliage":
-        out = np.full((size, size, 3), 0.15, np.float32) * rng.uniform(0.2, 1.2, 3)
-        for _ in range(220):
+        leaf = np.array([rng.uniform(0.3, 0.8), 1.0, rng.uniform(0.15, 0.5)])
+        out = np.ones((size, size, 3), np.float32) * (rng.uniform(0.02, 0.3) * leaf)
+        for _ in range(320):
             centre = tuple(rng.integers(0, size, 2).tolist())
             axes = (int(rng.uniform(2, 16) * size / 256) + 1, int(rng.uniform(1, 6) * size / 256) + 1)
-            colour = (rng.uniform(0.02, 0.5) * np.array([rng.uniform(0.2, 1), 1.0, rng.uniform(0.1, 0.5)])).tolist()
+            colour = (rng.uniform(0.02, 0.4) * leaf * np.exp(rng.normal(0, 0.12, 3))).tolist()
             cv2.ellipse(out, centre, axes, float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA)
         out = cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.3, 5)))
     else:

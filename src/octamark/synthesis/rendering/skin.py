@@ -41,11 +41,11 @@ def noise_field(shape: tuple[int, int], cell: float, rng: np.random.Generator, c
     return np.asarray(out)
 
 
-def scalp_share(mean: F64, hairline: float = 0.0, soft: float = 0.7) -> F64:
+def scalp_share(mean: NDArray[Any], hairline: float | F32 = 0.0, soft: float = 0.7) -> NDArray[Any]:
     """How much of the scalp lies at places (..., 3) of the mean head: 1 where hair grows, 0 on the face.
 
     Args:
-        hairline: how far the hair has receded from the forehead, centimetres.
+        hairline: how far the hair has receded from the forehead, centimetres, one number or (...).
         soft: width over which the hair thins out towards the face, centimetres.
     """
     x, y, z = mean[..., 0], mean[..., 1], mean[..., 2]
@@ -178,7 +178,7 @@ class SkinMap:
         style = options["style"]
         if style != "bald":
             uneven = 0.35 * noise_field(out.shape[:2], 40, rng)
-            grown = scalp_share(self.place.astype(np.float64), options["hairline"] + 0.4 + uneven, SOFT_HAIRLINE)
+            grown = scalp_share(self.place, options["hairline"] + 0.4 + uneven, SOFT_HAIRLINE)
             grown = grown[..., None].astype(np.float32)
             if style == "ringed":
                 grown = grown * np.clip((8.5 - y[..., None]) / 2.0, 0, 1)
@@ -201,7 +201,7 @@ class SkinMap:
 
     def _lines(self, rng: np.random.Generator) -> F32:
         """Depth of wrinkles, 0 to 1, in each pixel of the chart."""
-        return np.asarray(wrinkle_depth(self.place.astype(np.float64), rng), np.float32)
+        return np.asarray(wrinkle_depth(self.place, rng), np.float32)
 
 
 def beard_form(beard: str, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
@@ -213,7 +213,7 @@ def beard_form(beard: str, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     return np.ones_like(y, dtype=np.float64)
 
 
-def wrinkle_depth(mean: F64, rng: np.random.Generator) -> F64:
+def wrinkle_depth(mean: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     """Depth of wrinkles, 0 to 1, at places (..., 3) of the mean head: forehead, brows, eyes, beside the mouth."""
     x, y, z = mean[..., 0], mean[..., 1], mean[..., 2]
     wave, phase = rng.uniform(0.9, 1.4), rng.uniform(0, 6)
@@ -227,7 +227,7 @@ def wrinkle_depth(mean: F64, rng: np.random.Generator) -> F64:
     crow = np.exp(-(((radius - 1.4) / 0.7) ** 2)) * (np.abs(angle) < 0.9) * (0.5 + 0.5 * np.cos(angle * 11)) ** 3
     fold = np.exp(-(((np.abs(x) - 2.2 - 0.42 * np.clip(-0.6 - y, 0, 4)) / 0.20) ** 2) - ((y + 2.2) / 1.4) ** 4)
     bags = np.exp(-(((np.hypot((np.abs(x) - 3.2) / 1.6, (y - 3.4) / 1.25) - 1) / 0.13) ** 2)) * (y < 3.2)
-    amounts = rng.uniform(0.3, 1.0, 5)
+    amounts = rng.uniform(0.3, 1.0, 5).tolist()  # plain numbers, so that single precision stays
     total = sum(a * d for a, d in zip(amounts, (forehead, frown, crow, fold, bags), strict=True))
     return np.asarray(np.clip(total, 0, 1) * (z > 4))
 

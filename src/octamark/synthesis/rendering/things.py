@@ -129,9 +129,7 @@ def glasses_pieces(person: Person, anchors: Anchors) -> list[Piece]:
     eyes = {side: anchors.at(sign * 3.2, 3.6, 9.0) for side, sign in (("left", 1), ("right", -1))}
     bridge = anchors.offset(0, 2.6 - spec["down"], 11.2, 0.25)
     gap = (eyes["left"] - eyes["right"])[0]
-    forward = max(
-        bridge[2] - 0.3, max(anchors.at(sign * 3.2, y, 9.5)[2] for sign in (-1, 1) for y in (1.8, 5.2)) + 0.55
-    )
+    forward = max(bridge[2] - 0.3, max(anchors.at(sign * 3.2, y, 9.5)[2] for sign in (-1, 1) for y in (1.2, 5.2)) + 0.6)
     angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     power = 2 / spec["square"]
     parts, pieces = [], []
