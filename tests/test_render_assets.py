@@ -40,6 +40,7 @@ def test_a_folder_is_assembled_from_the_originals(tmp_path: Path) -> None:
     write(human / "clothes/suit/male_casualsuit01.obj", shape(0))
     write(human / "data/targets/macrodetails/asian-male-old.target", "1 0.5 0 0\n")
     write(human / "data/targets/expression/units/caucasian/mouth-open.target", "2 0 1 0\n")
+    write(human / "data/targets/head/head-fat-incr.target", "3 0 0 1\n")
     write(light / "city.exr", "light")
     out = tmp_path / "assets"
     tool.main([str(out), "--ict", str(ict), "--makehuman", str(human), "--hdri", str(light)])
@@ -49,6 +50,7 @@ def test_a_folder_is_assembled_from_the_originals(tmp_path: Path) -> None:
     assert assets.ict["F"].tolist() == [[0, 1, 2, 3], [0, 1, 2, -1]]
     assert assets.ict["FT"].tolist() == [[0, 1, 0, 1], [0, 1, 0, -1]]
     assert assets.target("macrodetails/asian-male-old")[1].tolist() == [0.5, 0, 0]
+    assert assets.target("head/head-fat-incr")[3].tolist() == [0, 0, 1]
     np.testing.assert_allclose(assets.obj("clothes/male_casualsuit01").vertices[1], [1, 0, 0])
     (ict / "jawOpen.obj").unlink()
     with pytest.raises(SystemExit, match="FaceXModel is expected"):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from octamark.synthesis.rendering.assets import Assets
+from octamark.synthesis.rendering.heads import DETAILS
 
 IDENTITIES = 100
 COPIED = {
@@ -103,7 +104,8 @@ def copy_makehuman(sources: Sequence[Path], out: Path) -> None:
         for pattern in patterns:
             for path in find(sources, pattern):
                 shutil.copy(path, out / folder / path.name)
-    for pattern in ("macrodetails/*-*-*.target*", "expression/units/caucasian/mouth-open.target*"):
+    details = [f"{file}.target*" for files in DETAILS.values() for file in files]
+    for pattern in ("macrodetails/*-*-*.target*", "expression/units/caucasian/mouth-open.target*", *details):
         for source in sources:
             for path in sorted(source.rglob(pattern)):
                 name = path.name.removesuffix(".gz")

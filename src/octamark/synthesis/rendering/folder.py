@@ -32,7 +32,7 @@ from octamark.synthesis.rendering.labels import Labels, RenderedLandmarks, landm
 CROWD_SEEDS = tuple(range(2**40, 2**40 + 24))
 """Seeds of the heads in the crowds; no picture of a set has one of these."""
 
-GENERATOR = 2
+GENERATOR = 3
 """Raised by every change after which a seed shows something else; a set begun by another one is not continued."""
 
 MOST_PICTURES = 10**6

@@ -13,7 +13,7 @@ from octamark.synthesis.rendering.assets import F64, Fit, ObjMesh
 from octamark.synthesis.rendering.heads import SKIN, HeadModel, closest_on_mesh
 from octamark.synthesis.rendering.person import HAIR, Person
 from octamark.synthesis.rendering.pieces import Piece
-from octamark.synthesis.rendering.skin import beard_form, beard_share, scalp_share
+from octamark.synthesis.rendering.skin import SOFT_HAIRLINE, beard_form, beard_share, scalp_share
 from octamark.synthesis.rendering.strands import Ground, grow, ribbons, roots_on
 
 Random = np.random.Generator
@@ -26,7 +26,7 @@ class Style:
     Attributes:
         count: strands. length: on top. sides: share of the length at the sides. lift: away from the skin.
         fall: along the radii from the crown. part: to the sides of a parting. back: towards the back of the head.
-        gravity, curl, turns, noise, clearance, steps, hug: of ``strands.grow``.
+        gravity, curl, turns, noise, clearance, steps, hug, drape, inward: of ``strands.grow``.
         width: of a strand; thick ones stand for locks.
     """
 
@@ -45,6 +45,8 @@ class Style:
     steps: int = 6
     width: float = 0.09
     hug: float = 0.7
+    drape: float = 0.0
+    inward: tuple[float, float] = (0.0, 0.0)
 
 
 STYLES: dict[str, Style] = {
@@ -68,7 +70,7 @@ STYLES: dict[str, Style] = {
         7500, (6.0, 11.0), (0.5, 0.9), lift=(0.2, 0.6), fall=(0.0, 0.2), back=(1.0, 1.6), gravity=(0.0, 0.06)
     ),
     "curly": Style(
-        6500,
+        5800,
         (5.0, 10.0),
         (0.6, 1.0),
         lift=(0.8, 1.3),
@@ -76,12 +78,12 @@ STYLES: dict[str, Style] = {
         turns=4.0,
         noise=0.3,
         hug=0.3,
-        steps=12,
+        steps=10,
         gravity=(0.05, 0.12),
         clearance=(0.8, 2.5),
     ),
     "afro": Style(
-        8500,
+        7000,
         (3.0, 9.0),
         (0.7, 1.0),
         lift=(3.0, 5.0),
@@ -90,12 +92,12 @@ STYLES: dict[str, Style] = {
         turns=4.0,
         noise=0.35,
         hug=0.0,
-        steps=9,
+        steps=8,
         gravity=(0.0, 0.02),
         clearance=(1.0, 4.0),
     ),
     "bob": Style(
-        5500,
+        5800,
         (16.0, 22.0),
         (0.7, 0.9),
         lift=(0.1, 0.4),
@@ -103,13 +105,15 @@ STYLES: dict[str, Style] = {
         part=(0.8, 1.4),
         back=(0.3, 0.9),
         gravity=(0.25, 0.4),
-        steps=8,
-        clearance=(0.4, 1.3),
-        noise=0.06,
-        width=0.12,
+        steps=7,
+        clearance=(0.8, 2.6),
+        noise=0.08,
+        width=0.11,
+        drape=0.6,
+        inward=(-0.1, 0.3),
     ),
     "long": Style(
-        5500,
+        5800,
         (28.0, 42.0),
         (0.9, 1.0),
         lift=(0.1, 0.4),
@@ -117,13 +121,15 @@ STYLES: dict[str, Style] = {
         part=(0.8, 1.4),
         back=(0.3, 0.9),
         gravity=(0.25, 0.4),
-        steps=9,
-        clearance=(0.4, 1.5),
-        noise=0.06,
-        width=0.13,
+        steps=7,
+        clearance=(0.8, 2.8),
+        noise=0.08,
+        width=0.11,
+        drape=0.6,
+        inward=(-0.1, 0.3),
     ),
     "wavy": Style(
-        5500,
+        5800,
         (20.0, 36.0),
         (0.8, 1.0),
         lift=(0.3, 0.7),
@@ -133,13 +139,15 @@ STYLES: dict[str, Style] = {
         gravity=(0.2, 0.35),
         curl=(0.3, 0.8),
         turns=4.0,
-        steps=14,
-        clearance=(0.6, 2.2),
-        noise=0.10,
-        width=0.13,
+        steps=11,
+        clearance=(1.0, 3.4),
+        noise=0.12,
+        width=0.11,
+        drape=0.6,
+        inward=(-0.1, 0.3),
     ),
     "tied": Style(
-        7500,
+        6500,
         (9.0, 13.0),
         (0.8, 1.0),
         lift=(0.05, 0.15),
@@ -147,11 +155,11 @@ STYLES: dict[str, Style] = {
         back=(2.0, 2.6),
         gravity=(0.0, 0.0),
         noise=0.05,
-        steps=7,
+        steps=6,
         clearance=(0.2, 0.5),
     ),
     "bun": Style(
-        7500,
+        6500,
         (9.0, 13.0),
         (0.8, 1.0),
         lift=(0.05, 0.15),
@@ -159,7 +167,7 @@ STYLES: dict[str, Style] = {
         back=(0.6, 1.4),
         gravity=(0.0, 0.0),
         noise=0.05,
-        steps=7,
+        steps=6,
         clearance=(0.2, 0.5),
     ),
     "ringed": Style(4500, (1.0, 3.0), (0.8, 1.0), lift=(0.3, 0.8), fall=(0.4, 1.0), steps=4),
@@ -171,6 +179,7 @@ def hair_texture(person: Person, colour: str, rng: Random) -> NDArray[np.float32
     base = np.array(HAIR[colour], np.float32) * person.options["hair_light"]
     shades = np.exp(rng.normal(0, 0.28, (1, 64, 1))) * (1 + rng.normal(0, 0.05, (1, 64, 3)))
     out = base * shades * np.linspace(1.25, 0.8, 16)[:, None, None]
+    out[:, rng.random(64) < person.options["highlights"]] *= 1.5
     grey = rng.random(64) < person.options["grey_share"]
     out[:, grey] = np.array(HAIR["grey"]) * shades[0, grey]
     if colour.startswith("dyed") or (colour == "blond" and rng.random() < 0.3):
@@ -182,8 +191,8 @@ def ground_of(vertices: F64, normals: F64, base: F64) -> Ground:
     """The skin of a head, and the shoulders of MakeHuman's base mesh, as a surface for strands to rest on."""
     body = base[(base[:, 1] < -11) & (base[:, 1] > -45)]
     middle = np.array([0.0, 0.0, -2.0])
-    outward = (body - middle) * [0.3, 0, 1]
-    outward[:, 1] = 12.0
+    outward = (body - middle) * [0.1, 0, 2.5]  # hair slides off the shoulders to the chest or the back
+    outward[:, 1] = 4.0
     outward /= np.linalg.norm(outward, axis=1, keepdims=True)
     every = np.concatenate([vertices[:SKIN], body])
     return Ground(every, np.concatenate([normals[:SKIN], outward]), cKDTree(every))
@@ -203,7 +212,9 @@ def hair_pieces(
     style = STYLES[options["style"]]
     triangles = head.triangles["skin"]
     middles = head.mean[triangles].mean(axis=1)
-    density = scalp_share(middles, options["hairline"])
+    density = scalp_share(
+        middles, options["hairline"], SOFT_HAIRLINE if options["sex"] == "male" else 0.6 * SOFT_HAIRLINE
+    )
     if options["style"] == "ringed":
         density = density * np.clip((8.5 - middles[:, 1]) / 2.0, 0.0, 1)
     if options["hairline"] > 1.0 and options["sex"] == "male":
@@ -241,19 +252,61 @@ def hair_pieces(
     elif options["child"]:
         length = length * 0.8
     clearance = value("clearance") * (0.3 if covered else 1.0)
+    gravity = np.full(len(rest), value("gravity"))
+    bangs = _bangs(options["bangs"], rest, line, rng) if not covered and options["style"] in BANGED else None
+    if bangs is not None:
+        chosen_hairs, ways, lengths = bangs
+        ways = ways - (ways * up).sum(axis=1, keepdims=True) * up
+        direction = np.where(chosen_hairs[:, None], ways + 0.35 * up + rng.normal(0, 0.08, ways.shape), direction)
+        length = np.where(chosen_hairs, lengths, length)
+        gravity = np.where(chosen_hairs, 0.18, gravity)
     lines = grow(
-        roots, direction, length, ground, rng, steps=style.steps, gravity=value("gravity"), noise=style.noise,
+        roots, direction, length, ground, rng, steps=style.steps, gravity=gravity, noise=style.noise,
         curl=value("curl"), turns=style.turns * length.mean() / np.mean(style.length), clearance=clearance,
-        hug=style.hug,
+        hug=style.hug, drape=style.drape, inward=value("inward"),
     )  # fmt: skip
     if options["fringe"] < 1.0:
-        x, y, z = np.abs(lines[..., 0]), lines[..., 1], lines[..., 2]
-        veils = ((z > 6.5) & (y < 7.0) & (y > -8.0) & (x < 5.8)).any(axis=1)
+        between = np.concatenate([lines, (lines[:, 1:] + lines[:, :-1]) / 2], axis=1)
+        x, y, z = np.abs(between[..., 0]), between[..., 1], between[..., 2]
+        veils = ((z > 6.2) & (y < 7.0) & (y > -8.0) & (x < 5.9)).any(axis=1)
+        if bangs is not None:  # those on the forehead stay, and those over one eye
+            low = (y < 4.4).any(axis=1) & (options["bangs"] != "veil")
+            veils &= ~bangs[0] | low
         lines = lines[~veils | (rng.random(len(lines)) < options["fringe"])]
     pieces = [_strands("hair", "hair", lines, style.width, hair_texture(person, options["hair"], rng), rng)]
     if options["style"] in ("tied", "bun"):
         pieces.append(_knot(person, options["style"], ground, rng))
     return pieces
+
+
+BANGED = ("short", "side", "bob", "long", "wavy", "tied", "bun")
+"""Styles that may have hair on the forehead."""
+
+
+def _bangs(kind: str, rest: F64, line: float, rng: Random) -> tuple[NDArray[np.bool_], F64, F64] | None:
+    """Hair combed on the forehead: which roots (n,), their directions (n, 3) and lengths (n,); None for none.
+
+    Args:
+        kind: ``full`` to the brows, ``swept`` to one side, ``veil`` over one eye.
+        rest: roots (n, 3) on the mean head.
+        line: x of the parting.
+    """
+    if kind == "none":
+        return None
+    x, y, z = rest[:, 0], rest[:, 1], rest[:, 2]
+    chosen = (z > 2.5) & (y > 8.0) & (np.abs(x) < 6.0)
+    side = 1.0 if line <= 0 else -1.0  # away from the parting
+    if kind == "full":
+        chosen &= rng.random(len(x)) < 0.85
+        end = np.full(len(x), rng.uniform(4.6, 7.4)) + 0.03 * x**2
+        ways = np.column_stack([0.12 * x + rng.normal(0, 0.12), -0.2 + 0 * x, np.ones(len(x))])
+    else:
+        chosen &= (side * (x - line) > -0.5) & (rng.random(len(x)) < 0.8)
+        end = np.full(len(x), rng.uniform(4.0, 7.0) if kind == "swept" else rng.uniform(-3.0, 2.5))
+        ways = np.column_stack([np.full(len(x), side * rng.uniform(0.5, 1.3)), -0.2 + 0 * x, np.ones(len(x))])
+    drop = np.maximum(y - end, 0.5)
+    lengths = np.hypot(drop, np.maximum(10.0 - z, 0.0)) * (1.05 if kind == "full" else 1.3)
+    return chosen, ways, lengths * rng.uniform(0.8, 1.05, len(x))
 
 
 def _knot(person: Person, style: str, ground: Ground, rng: Random) -> Piece:
@@ -290,7 +343,7 @@ def _strands(
     outward = (lines - middle) * [1.0, 0.6, 1.0]
     outward /= np.maximum(np.linalg.norm(outward, axis=2, keepdims=True), 1e-6)
     vertices, triangles, normals, uv = ribbons(lines, outward, width, rng)
-    return Piece(name, kind, vertices, triangles, texture, uv, normals=normals, roughness=0.38, specular=0.4)
+    return Piece(name, kind, vertices, triangles, texture, uv, normals=normals, roughness=0.5, specular=0.3)
 
 
 def beard_pieces(

@@ -37,6 +37,27 @@ SKIN = 11248
 SCALE = 10.375
 """Units of the head model (centimetres) in one unit of MakeHuman's (decimetres): the distance of the eyes agrees."""
 
+DETAILS: dict[str, tuple[str, ...]] = {
+    "fat": ("head/head-fat-incr",),
+    "thin": ("head/head-fat-decr",),
+    "aged": ("head/head-age-incr",),
+    "double chin": ("neck/neck-double-incr",),
+    "eye bags": ("eyes/l-eye-bag-incr", "eyes/r-eye-bag-incr"),
+    "sagging cheeks": ("cheek/l-cheek-trans-down", "cheek/r-cheek-trans-down"),
+    "hollow cheeks": ("cheek/l-cheek-volume-decr", "cheek/r-cheek-volume-decr"),
+    "full cheeks": ("cheek/l-cheek-volume-incr", "cheek/r-cheek-volume-incr"),
+    "full lips": ("mouth/mouth-upperlip-volume-incr", "mouth/mouth-lowerlip-volume-incr"),
+    "thin lips": ("mouth/mouth-upperlip-height-decr", "mouth/mouth-lowerlip-height-decr"),
+    "narrow chin": ("chin/chin-width-decr",),
+    "wide chin": ("chin/chin-width-incr",),
+    "small nose": ("nose/nose-volume-decr",),
+    "round head": ("head/head-round",),
+    "oval head": ("head/head-oval",),
+    "square head": ("head/head-square",),
+    "hooded lids": ("eyes/l-eye-eyefold-down", "eyes/r-eye-eyefold-down"),
+    "epicanthus": ("eyes/l-eye-epicanthus-in", "eyes/r-eye-epicanthus-in"),
+}
+"""Shapes of single traits -> files of MakeHuman's that make them up."""
 
 INNER_CHARTS = (((0.0, 0.53), (0.157, 0.65)), ((0.75, 0.0), (0.935, 0.146)))
 """Corners of the charts of MakeHuman's skins that show the inside of eye sockets and mouth."""
@@ -341,7 +362,8 @@ def _skin_uv(mean: F64, skin: Ints, base: F64, body: Ints, body_uv: F64) -> F64:
 
 
 def _ages(assets: Assets, mean: F64, base: F64, body: Ints) -> dict[str, F64]:
-    """Shapes (26719, 3) of sex, age and ancestry from MakeHuman's, relative to its young adults of European descent."""
+    """Shapes (26719, 3) from MakeHuman's: of sex, age and ancestry, relative to its young adults of European descent,
+    and those of ``DETAILS``."""
     folder = "macrodetails"
     known = [name.removesuffix(".target") for name in assets.names(f"mh/targets/{folder}", ".target.gz")]
     known = [name for name in known if name.count("-") == 2 and not name.startswith("universal")]
@@ -350,6 +372,9 @@ def _ages(assets: Assets, mean: F64, base: F64, body: Ints) -> dict[str, F64]:
     shapes = {}
     for name in known:
         moved = (assets.target(f"{folder}/{name}") - reference) * SCALE
+        shapes[name] = _spread(mean, (moved[body[owner]] * weights[..., None]).sum(axis=1))
+    for name, files in DETAILS.items():
+        moved = np.sum([assets.target(file) for file in files], axis=0) * SCALE
         shapes[name] = _spread(mean, (moved[body[owner]] * weights[..., None]).sum(axis=1))
     return shapes
 

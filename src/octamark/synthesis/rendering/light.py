@@ -56,11 +56,17 @@ def environment(person: Person, assets: Assets) -> tuple[F32, F32]:
 
 
 def _noise_of_one_or_three(size: int, rng: np.random.Generator) -> F32:
-    """Noise (size, size, 3), coloured in a third of the cases."""
-    cell, grey = rng.uniform(2, 40), rng.random() < 0.67
+    """Noise (size, size, 3), coloured in a fifth of the cases."""
+    cell, grey = rng.uniform(2, 40), rng.random() < 0.8
     return np.broadcast_to(
         noise_field((size, size), cell, rng, 1 if grey else 3).reshape(size, size, -1), (size, size, 3)
     )
+
+
+def _calm_colour(rng: np.random.Generator) -> F64:
+    """A linear colour (3,), mostly nearly grey, as of walls, furniture and clothes."""
+    level = np.exp(rng.uniform(np.log(0.05), np.log(0.9)))
+    return np.asarray(level * (1 + min(0.8, rng.exponential(0.2)) * rng.uniform(-1, 1, 3)))
 
 
 def background(
@@ -83,7 +89,7 @@ def background(
     kind = person.options["background"]
     if kind in ("environment", "blurred"):
         height, width = surroundings.shape[:2]
-        wide = max(angle, rng.uniform(25, 70))
+        wide = max(angle, rng.uniform(35, 85))
         axis = ((np.arange(size) + 0.5) / size * 2 - 1) * np.tan(np.radians(wide / 2))
         yaw, pitch = np.arctan2(looking[0], -looking[2]), np.arcsin(np.clip(looking[1], -1, 1))
         u = (yaw / (2 * np.pi) + np.arctan(axis) / (2 * np.pi)) % 1.0 * width
@@ -92,24 +98,28 @@ def background(
         out = cv2.remap(surroundings, grid_u, grid_v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         if kind == "blurred":
             out = cv2.GaussianBlur(out, (0, 0), size * float(rng.uniform(0.01, 0.04)))
-        out = np.clip(out, 0.005, 4)
+        brightest = out.max(axis=2, keepdims=True)
+        out = out * np.minimum(1.0, 4.0 / np.maximum(brightest, 1e-3)) + 0.005  # the sun keeps its colour
     elif kind == "wall":
         ramp = np.linspace(-1, 1, size, dtype=np.float32)
         x, y = np.meshgrid(ramp, ramp)
         slope = rng.normal(0, 0.3, 2)
         level = np.exp(slope[0] * x + slope[1] * y + 0.05 * noise_field((size, size), rng.uniform(2, 60), rng))
-        out = level[..., None] * rng.uniform(0.1, 1, 3)
-        if rng.random() < 0.4:
-            out[np.abs(x - rng.uniform(-1, 1)) < rng.uniform(0.01, 0.4)] *= rng.uniform(0.3, 1.8)
+        out = level[..., None] * (rng.uniform(0.1, 1) + rng.uniform(0, 0.5) * rng.uniform(0, 1, 3))
+        if rng.random() < 0.4:  # an edge, a frame or a door
+            out[np.abs(x - rng.uniform(-1, 1)) < rng.uniform(0.01, 0.4)] *= rng.uniform(0.5, 1.5)
+        out = cv2.GaussianBlur(out.astype(np.float32), (0, 0), float(np.exp(rng.uniform(np.log(0.4), np.log(8)))))
     elif kind == "texture":
-        out = np.exp(rng.uniform(0.2, 0.9) * _noise_of_one_or_three(size, rng))
+        out = np.exp(rng.uniform(0.05, 0.25) * _noise_of_one_or_three(size, rng))
         stripes = rng.uniform(4, 60)
         turn = rng.uniform(0, np.pi)
         x, y = np.meshgrid(np.arange(size), np.arange(size))
         wave = np.sign(np.sin((np.cos(turn) * x + np.sin(turn) * y) * 2 * np.pi / stripes))
         if rng.random() < 0.5:
             wave = wave * np.sign(np.sin((-np.sin(turn) * x + np.cos(turn) * y) * 2 * np.pi / stripes))
-        out = out * np.where(wave[..., None] > 0, rng.uniform(0.1, 1, 3), rng.uniform(0.1, 1, 3))
+        first = _calm_colour(rng)
+        out = out * np.where(wave[..., None] > 0, first, first * np.exp(rng.normal(0, 0.35, 3)))
+        out = cv2.GaussianBlur(out.astype(np.float32), (0, 0), float(np.exp(rng.uniform(np.log(0.4), np.log(6)))))
     elif kind == "crowd" and crowd:
         out = np.full((size, size, 3), 0.1, np.float32) * rng.uniform(0.3, 3, 3)
         for _ in range(int(rng.integers(3, 9))):
@@ -124,17 +134,18 @@ def background(
                 out[y0:y1, x0:x1] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
         out = cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.3, 3.5)))
     elif kind == "foliage":
-        out = np.full((size, size, 3), 0.15, np.float32) * rng.uniform(0.2, 1.2, 3)
-        for _ in range(220):
+        leaf = np.array([rng.uniform(0.3, 0.8), 1.0, rng.uniform(0.15, 0.5)])
+        out = np.ones((size, size, 3), np.float32) * (rng.uniform(0.02, 0.3) * leaf)
+        for _ in range(320):
             centre = tuple(rng.integers(0, size, 2).tolist())
             axes = (int(rng.uniform(2, 16) * size / 256) + 1, int(rng.uniform(1, 6) * size / 256) + 1)
-            colour = (rng.uniform(0.02, 0.5) * np.array([rng.uniform(0.2, 1), 1.0, rng.uniform(0.1, 0.5)])).tolist()
+            colour = (rng.uniform(0.02, 0.4) * leaf * np.exp(rng.normal(0, 0.12, 3))).tolist()
             cv2.ellipse(out, centre, axes, float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA)
         out = cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.3, 5)))
     else:
-        out = np.ones((size, size, 3), np.float32) * rng.uniform(0.05, 1, 3).astype(np.float32)
+        out = np.ones((size, size, 3), np.float32) * _calm_colour(rng).astype(np.float32)
         for _ in range(int(rng.integers(4, 26))):
-            colour = (rng.uniform(0.02, 1.2) * rng.uniform(0.2, 1, 3)).tolist()
+            colour = _calm_colour(rng).tolist()
             if rng.random() < 0.6:
                 corner, extent = rng.uniform(-0.2, 1, 2) * size, rng.uniform(0.03, 0.6, 2) * size
                 turn = np.radians(rng.normal(0, 12))

@@ -41,9 +41,15 @@ HAIR: dict[str, Colour] = {
 }
 """Linear colours of hair."""
 
+SEX_MEAN = {"female": 1.15, "male": -0.55}
+"""Mean weight of the head model's first identity shape, which makes heads smaller and jaws narrower: women's are so."""
+
 HAIR_STYLES = (
     "bald", "buzz", "short", "crop", "side", "back", "curly", "afro", "bob", "long", "wavy", "tied", "bun", "ringed",
 )  # fmt: skip
+
+MASK_COLOURS: tuple[Colour, ...] = ((0.30, 0.50, 0.62), (0.75, 0.75, 0.73), (0.02, 0.02, 0.02), (0.55, 0.70, 0.74))
+"""Linear colours of surgical and everyday masks."""
 
 SMILE = ("mouthSmile", "cheekSquint", "mouthDimple", "mouthUpperUp")
 PAIRS = (
@@ -95,18 +101,24 @@ def sample_person(seed: int, assets: Assets) -> Person:
     rng = np.random.default_rng([seed, 1])
     female = bool(rng.random() < 0.5)
     age = float(rng.choice([0.0, rng.uniform(0, 0.5), rng.uniform(0.5, 1.15)], p=[0.35, 0.35, 0.30]))
-    child = float(rng.uniform(0.3, 0.8)) if rng.random() < 0.08 else 0.0
+    child = float(rng.uniform(0.45, 1.0)) if rng.random() < 0.12 else 0.0
     age = 0.0 if child else age
     ancestry = rng.dirichlet((0.35, 0.35, 0.35))
     sex = "female" if female else "male"
     ages = {}
     for name, share in zip(("african", "asian", "caucasian"), ancestry, strict=True):
-        for kind, weight in (("young", 1 - min(age, 1) - child), ("old", age), ("child", child)):
+        for kind, weight in (("young", 1 - min(age, 1) - child), ("old", age)):
             if share * weight > 0.01:
-                ages[f"{name}-{sex}-{kind}"] = float(0.85 * share * weight)
-    identity = np.clip(rng.normal(0, 1.05, 100), -2.6, 2.6)
+                ages[f"{name}-{sex}-{kind}"] = float(0.9 * share * weight)
+        if share * child > 0.01:  # MakeHuman's boys are small men; its girls have the proportions of children
+            ages[f"{name}-female-child"] = float(0.95 * share * child)
+    if child > 0.75:
+        ages["caucasian-female-baby"] = float(rng.uniform(0.05, 0.28))
+    identity = np.clip(rng.normal(0, 0.95 if not (female or child) else 0.8, 100), -2.6, 2.6)
+    identity[0] = rng.normal(SEX_MEAN["female" if female or child else "male"], 0.6)
+    ages |= _traits(rng, female, age, child, float(ancestry[1]))
     yaw, pitch, roll = _pose(rng)
-    options = _options(rng, assets, female, age, child, ancestry)
+    options = _options(rng, assets, female, age, child, ancestry, yaw)
     return Person(
         seed=seed,
         identity=tuple(np.round(identity, 4).tolist()),
@@ -120,6 +132,36 @@ def sample_person(seed: int, assets: Assets) -> Person:
         distance=float(np.exp(rng.uniform(np.log(38), np.log(260)))),
         options=options,
     )
+
+
+def _traits(rng: np.random.Generator, female: bool, age: float, child: float, asian: float) -> dict[str, float]:
+    """Weights of the shapes of single traits: weight, age, and what tells women's faces from men's."""
+    weights: dict[str, float] = {}
+    build = float(rng.normal(0.0 if child else 0.1, 0.42))
+    if build > 0:
+        weights["fat"] = min(build, 1.2)
+        weights["double chin"] = max(0.0, min(build - 0.3 + 0.3 * age, 1.0)) if not child else 0.0
+    else:
+        weights["thin"] = min(-build, 0.9) * (0.4 if child else 1.0)
+        weights["hollow cheeks"] = float(rng.uniform(0, 0.6)) * min(-build, 0.9) * (not child)
+    if child:
+        weights["full cheeks"] = float(rng.uniform(0.1, 0.6))
+        weights["small nose"] = float(rng.uniform(0.2, 0.8))
+    elif female:
+        weights["full lips"] = float(rng.uniform(0.0, 0.7)) * (1 - 0.6 * min(age, 1))
+        weights["narrow chin"] = float(rng.uniform(0.0, 0.9))
+        weights["small nose"] = float(rng.uniform(0.0, 0.7))
+    elif rng.random() < 0.4:
+        weights["wide chin"] = float(rng.uniform(0.2, 1.0))
+    if age > 0.3:
+        for name in ("aged", "eye bags", "sagging cheeks", "hooded lids", "thin lips"):
+            weights[name] = float(rng.uniform(0.2, 1.0)) * min(age, 1.0)
+    if rng.random() < 0.5:
+        form = str(rng.choice(["round head", "oval head", "square head"], p=[0.4, 0.4, 0.2]))
+        weights[form] = float(rng.uniform(0.1, 0.7)) * (0.5 if form == "square head" and female else 1.0)
+    if asian > 0.4:
+        weights["epicanthus"] = float(rng.uniform(0.2, 0.9)) * asian
+    return {name: weight for name, weight in weights.items() if weight > 0.02}
 
 
 def _pose(rng: np.random.Generator) -> tuple[float, float, float]:
@@ -136,7 +178,7 @@ def _pose(rng: np.random.Generator) -> tuple[float, float, float]:
 
 
 def _gaze(rng: np.random.Generator, yaw: float, pitch: float) -> tuple[float, float]:
-    if rng.random() < 0.45:  # into the camera, as far as eyes turn
+    if rng.random() < 0.68:  # into the camera, as far as eyes turn
         return float(np.clip(-yaw + rng.normal(0, 3), -32, 32)), float(np.clip(-pitch + rng.normal(0, 3), -22, 20))
     return float(np.clip(rng.normal(0, 13), -34, 34)), float(np.clip(rng.normal(-2, 8), -25, 20))
 
@@ -151,7 +193,7 @@ def _expression(rng: np.random.Generator) -> dict[str, float]:
             weights[f"{name}_{side}"] = max(weights.get(f"{name}_{side}", 0.0), value)
 
     kind = rng.choice(
-        ["neutral", "smile", "speech", "random", "strong", "shout"], p=[0.24, 0.22, 0.2, 0.16, 0.12, 0.06]
+        ["neutral", "smile", "speech", "random", "strong", "shout"], p=[0.27, 0.38, 0.10, 0.12, 0.09, 0.04]
     )
     if kind == "smile":
         strength = rng.uniform(0.3, 1.0)
@@ -160,11 +202,18 @@ def _expression(rng: np.random.Generator) -> dict[str, float]:
                 name,
                 strength
                 * rng.uniform(0.3 if name != "mouthSmile" else 0.85, 1.0)
-                * (1.0 if name != "mouthUpperUp" else 0.5),
+                * {"mouthUpperUp": 0.5, "cheekSquint": 0.6}.get(name, 1.0),
                 0.12,
             )
-        weights["jawOpen"] = float(rng.uniform(0, 0.35) * (rng.random() < 0.6))
-        both("mouthLowerDown", rng.uniform(0, 0.6) * (rng.random() < 0.5))
+        both("eyeSquint", rng.uniform(0, 0.25) * strength, 0.12)
+        if rng.random() < 0.68:  # the teeth show
+            both("mouthSmile", rng.uniform(0.6, 1.0), 0.12)
+            both("mouthUpperUp", rng.uniform(0.3, 0.7), 0.12)
+            both("mouthLowerDown", rng.uniform(0.1, 0.55), 0.12)
+            weights["jawOpen"] = float(rng.uniform(0.0, 0.12) if rng.random() < 0.75 else rng.uniform(0.12, 0.4))
+        else:
+            for side in "LR":
+                weights[f"mouthUpperUp_{side}"] = 0.0
     elif kind == "speech":
         weights["jawOpen"] = float(rng.uniform(0.05, 0.5))
         shape = rng.choice(
@@ -182,20 +231,20 @@ def _expression(rng: np.random.Generator) -> dict[str, float]:
             both(str(name), rng.uniform(0.2, 1.0) * strength, 0.45)
         for name in rng.choice(SINGLES, 2, replace=False):
             weights[str(name)] = float(rng.uniform(0, 0.8) * strength)
-        weights["jawOpen"] = float(rng.uniform(0, 0.6) * (rng.random() < 0.5))
+        weights["jawOpen"] = float(rng.uniform(0, 0.6) * (rng.random() < 0.35))
     elif kind == "shout":
         weights["jawOpen"] = float(rng.uniform(0.5, 1.0))
         both("browDown", rng.uniform(0, 1))
         both("mouthUpperUp", rng.uniform(0, 0.8))
         both("mouthStretch", rng.uniform(0, 0.6))
         both("eyeSquint", rng.uniform(0, 0.7))
-    if rng.random() < 0.5:
-        name = str(rng.choice(["browInnerUp", "browOuterUp", "browDown"]))
-        both(name, rng.uniform(0.1, 0.9), 0.3)
+    if rng.random() < 0.35:
+        name = str(rng.choice(["browInnerUp", "browOuterUp", "browDown"], p=[0.3, 0.3, 0.4]))
+        both(name, rng.uniform(0.1, 0.9) ** 2, 0.3)
     lids = rng.random()
-    if lids < 0.66:
-        blink = abs(rng.normal(0, 0.07))
-    elif lids < 0.84:
+    if lids < 0.80:
+        blink = abs(rng.normal(0, 0.08))
+    elif lids < 0.92:
         blink = rng.uniform(0.15, 0.85)
     else:
         blink = rng.uniform(0.92, 1.1)
@@ -205,9 +254,6 @@ def _expression(rng: np.random.Generator) -> dict[str, float]:
     if blink > 0.5:
         for side in "LR":
             weights[f"eyeWide_{side}"] = 0.0
-    if weights.get("jawOpen", 0) < 0.03 and rng.random() < 0.7:  # the mean head's lips are a little apart
-        weights["jawOpen"] = 0.0
-        weights["mouthClose"] = float(rng.uniform(0.03, 0.07))
     for name in ("PupilDilate_L", "PupilDilate_R"):
         weights.pop(name, None)
     return {name: weight for name, weight in weights.items() if weight > 0.004}
@@ -225,6 +271,7 @@ def _options(
     age: float,
     child: float,
     ancestry: np.ndarray[Any, np.dtype[np.float64]],
+    yaw: float,
 ) -> dict[str, Any]:
     african, asian, european = ancestry
     tone = float(np.clip(rng.normal(5.0 * african + 1.9 * asian + 0.8 * european, 0.8), 0, len(SKIN_TONES) - 1))
@@ -236,7 +283,7 @@ def _options(
         fitting = [name for name in fitting if not name.startswith("young")] or fitting
     elif age < 0.3:
         fitting = [name for name in fitting if name.startswith("young")] or fitting
-    if tone < 3.0:  # a dark texture made pale shows blotches
+    if tone < 3.0 or child:  # a dark texture made pale shows blotches
         fitting = [name for name in fitting if "dark" not in name]
     dark_eyes = tone > 1.6 or asian > 0.5
     iris = _pick(
@@ -254,23 +301,21 @@ def _options(
     brow = hair
     if age > 0.35 and rng.random() < min(0.85, age):
         hair = _pick(rng, {"grey": 1.3, "white": 1.0})
-        brow = hair if rng.random() < 0.5 else brow
-    elif not child and rng.random() < 0.05:
-        hair = _pick(rng, {"dyed blue": 1, "dyed pink": 1, "red": 1, "blond": 2})
+        brow = hair if rng.random() < 0.7 else brow
+    elif not child and rng.random() < (0.25 if female else 0.04):
+        hair = _pick(rng, {"brown": 4, "light brown": 3, "blond": 2, "red": 0.8, "dyed blue": 0.3, "dyed pink": 0.3})
     if female:
         styles = {
-            "long": 3,
-            "wavy": 2.5,
-            "bob": 2,
-            "tied": 1.6,
-            "bun": 1.0,
-            "short": 0.6,
-            "side": 0.5,
-            "afro": 0.3 + 2 * african,
-            "curly": 0.6 + african,
-            "back": 0.3,
-            "buzz": 0.1,
-            "ringed": 0.3,
+            "long": 4.0,
+            "wavy": 3.4,
+            "bob": 2.4,
+            "tied": 1.0,
+            "bun": 0.6,
+            "short": 0.25 + 0.9 * age,
+            "side": 0.3 + 0.6 * age,
+            "afro": 0.1 + 2 * african,
+            "curly": 0.5 + african,
+            "buzz": 0.08,
         }
     else:
         styles = {
@@ -291,7 +336,7 @@ def _options(
         styles.pop("bald", None)
         styles.pop("ringed", None)
     beard = "none"
-    if not female and not child and rng.random() < 0.6:
+    if not female and not child and rng.random() < 0.55:
         beard = _pick(rng, {"stubble": 2.2, "short": 1.2, "full": 1.0, "moustache": 0.7, "goatee": 0.8, "long": 0.08})
     things: dict[str, Any] = {}
     if rng.random() < 0.24:
@@ -316,19 +361,20 @@ def _options(
             "fedora_cocked": 0.3,
             "helmet": 0.4,
         }
+        hat = _pick(rng, hats)
         things["hat"] = {
-            "kind": _pick(rng, hats),
+            "kind": hat,
             "colour": _random_colour(rng),
-            "lift": float(rng.uniform(0.25, 0.7)),
-            "low": float(rng.uniform(-0.8, 1.6)),
+            "lift": float(rng.uniform(0.4, 1.0) if hat == "beanie" else rng.uniform(0.25, 0.7)),
+            "low": float(rng.uniform(-1.8, 0.6) if hat == "beanie" else rng.uniform(-1.2, 1.0)),
         }
     if rng.random() < 0.045:
         things["mask"] = {
-            "colour": _random_colour(rng),
-            "low": float(rng.uniform(-1.5, 0.0)) if rng.random() < 0.8 else float(rng.uniform(-4.0, -2.0)),
+            "colour": MASK_COLOURS[int(rng.integers(len(MASK_COLOURS)))] if rng.random() < 0.7 else _random_colour(rng),
+            "low": float(rng.uniform(-0.6, 0.6)) if rng.random() < 0.85 else float(rng.uniform(-3.5, -2.0)),
         }
     if rng.random() < 0.16:
-        kinds = {"hand": 3.0, "microphone": 1.2, "cup": 1.0, "phone": 0.7, "ball": 0.4, "card": 0.9, "stick": 0.5}
+        kinds = {"hand": 3.0, "microphone": 1.2, "cup": 1.0, "phone": 0.7, "ball": 0.3, "card": 0.35, "stick": 0.4}
         things["occluder"] = {
             "kind": _pick(rng, kinds),
             "place": _pick(rng, {"mouth": 3, "cheek": 2.5, "eye": 1, "chin": 2, "forehead": 1}),
@@ -351,6 +397,87 @@ def _options(
         }
     clothes = [name for name in assets.names("mh/clothes", ".mhclo") if not name.startswith("fedora")]
     suits = [name for name in clothes if name.startswith("female") == female] or clothes
+    return {
+        "sex": "female" if female else "male",
+        "age": round(age, 3),
+        "child": round(child, 3),
+        "skin": str(rng.choice(fitting)),
+        "tone": round(tone, 3),
+        "redness": float(rng.uniform(0, 1)),
+        "spots": float(rng.uniform(0, 1) ** 3) * (0.5 if child else 1.0),
+        "wrinkles": float(np.clip(rng.normal(1.1 * age, 0.2), 0, 1.3)) if not child else 0.0,
+        "shine": float(rng.uniform(0.28, 0.55)),
+        "make_up": make_up,
+        "iris": iris,
+        "iris_light": float(rng.uniform(0.75, 1.4)),
+        "pupil": float(rng.uniform(0.26, 0.5)),
+        "hair": hair,
+        "hair_light": float(rng.uniform(0.7, 1.4)),
+        "highlights": float(rng.uniform(0.1, 0.5)) if rng.random() < (0.4 if female else 0.1) else 0.0,
+        "grey_share": float(rng.uniform(0.1, 0.6)) if age > 0.3 and rng.random() < 0.5 else 0.0,
+        "style": _pick(rng, styles),
+        "fringe": 1.0 if rng.random() < 0.05 else float(rng.uniform(0, 0.02) if rng.random() < 0.2 else 0.0),
+        "bangs": _pick(
+            rng,
+            {"none": 6, "full": 2.0, "swept": 1.6, "veil": 0.2}
+            if female or child
+            else {"none": 5, "full": 0.7, "swept": 1.0},
+        ),
+        "hairline": float(np.clip(rng.normal(1.2 * age if not female else -0.3, 0.5), -1.0, 3.2)),
+        "brow": str(rng.choice(assets.names("mh/eyebrows", ".mhclo"))),
+        "brow_lift": float(rng.normal(0.22, 0.15)),
+        "brow_hairs": int(rng.integers(350, 1000) if female or child else rng.integers(500, 1700)),
+        "brow_width": float(rng.uniform(0.02, 0.07) if female or child else rng.uniform(0.02, 0.13)),
+        "brow_colour": brow,
+        "lashes": float(rng.uniform(0.9, 1.5) if female else rng.uniform(0.5, 1.0)),
+        "beard": beard,
+        "clothes": str(rng.choice(suits)),
+        "clothes_tint": _random_colour(rng),
+        "teeth": (float(rng.uniform(0.62, 0.8)), float(rng.uniform(0.57, 0.72)), float(rng.uniform(0.42, 0.62))),
+        "things": things,
+        "light": _light(rng, assets, yaw),
+        "background": _pick(
+            rng,
+            {
+                "environment": 3.2,
+                "blurred": 2.4,
+                "wall": 1.8,
+                "crowd": 1.0,
+                "texture": 1.2,
+                "shapes": 1.2,
+                "foliage": 0.9,
+            },
+        ),
+    }
+
+
+WELL_LIT = 0.7
+"""Share of pictures in which a soft light near the camera lights the face, as in most photographs of people."""
+
+
+def _light(rng: np.random.Generator, assets: Assets, yaw: float) -> dict[str, Any]:
+    light: dict[str, Any] = {
+        "environment": str(rng.choice(assets.names("hdri", ".exr"))),
+        "turn": float(rng.uniform(0, 360)),
+    }
+    if rng.random() < WELL_LIT:
+        warm, cold = rng.uniform(0, 0.35, 2)
+        lamps = [
+            {
+                "yaw": float(-yaw + rng.normal(0, 35)),
+                "pitch": float(np.clip(rng.normal(22, 14), -10, 60)),
+                "size": float(rng.uniform(12, 40)),
+                "strength": float(np.exp(rng.uniform(np.log(0.4), np.log(2.5)))),
+                "colour": (float(1 - 0.3 * cold), float(1 - 0.3 * warm - 0.1 * cold), float(1 - 0.6 * warm)),
+            }
+        ]
+        return light | {
+            "ambient": float(np.exp(rng.normal(0.1, 0.35))),
+            "lamps": lamps,
+            "exposure": float(np.clip(rng.normal(0.2, 0.28), -0.4, 0.8)),
+            "white": (float(rng.uniform(0.93, 1.08)), 1.0, float(rng.uniform(0.9, 1.07))),
+            "contrast": float(rng.uniform(0.95, 1.2)),
+        }
     lamps = [
         {
             "yaw": float(rng.uniform(-180, 180) if rng.random() < 0.35 else rng.normal(0, 60)),
@@ -359,61 +486,15 @@ def _options(
             "strength": float(np.exp(rng.uniform(np.log(0.3), np.log(5)))),
             "colour": _light_colour(rng),
         }
-        for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.3, 0.35, 0.25, 0.1])))
+        for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.2, 0.4, 0.3, 0.1])))
     ]
-    ambient = float(np.exp(rng.normal(0, 0.5))) if rng.random() < 0.85 or not lamps else float(rng.uniform(0.02, 0.15))
-    return {
-        "sex": "female" if female else "male",
-        "age": round(age, 3),
-        "child": round(child, 3),
-        "skin": str(rng.choice(fitting)),
-        "tone": round(tone, 3),
-        "redness": float(rng.uniform(0, 1)),
-        "spots": float(rng.uniform(0, 1) ** 2),
-        "wrinkles": float(np.clip(rng.normal(age, 0.2), 0, 1.2)),
-        "shine": float(rng.uniform(0.28, 0.6)),
-        "make_up": make_up,
-        "iris": iris,
-        "iris_light": float(rng.uniform(0.75, 1.4)),
-        "pupil": float(rng.uniform(0.26, 0.5)),
-        "hair": hair,
-        "hair_light": float(rng.uniform(0.7, 1.4)),
-        "grey_share": float(rng.uniform(0.1, 0.6)) if age > 0.3 and rng.random() < 0.5 else 0.0,
-        "style": _pick(rng, styles),
-        "fringe": 1.0 if rng.random() < 0.12 else float(rng.uniform(0, 0.06)),
-        "hairline": float(np.clip(rng.normal(1.2 * age if not female else 0, 0.6), -0.6, 3.2)),
-        "brow": str(rng.choice(assets.names("mh/eyebrows", ".mhclo"))),
-        "brow_lift": float(rng.normal(0.22, 0.15)),
-        "brow_hairs": int(rng.integers(450, 1800)),
-        "brow_width": float(rng.uniform(0.02, 0.14)),
-        "brow_colour": brow,
-        "lashes": float(rng.uniform(0.9, 1.5) if female else rng.uniform(0.5, 1.0)),
-        "beard": beard,
-        "clothes": str(rng.choice(suits)),
-        "clothes_tint": _random_colour(rng),
-        "teeth": (float(rng.uniform(0.5, 0.72)), float(rng.uniform(0.45, 0.62)), float(rng.uniform(0.3, 0.52))),
-        "things": things,
-        "light": {
-            "environment": str(rng.choice(assets.names("hdri", ".exr"))),
-            "turn": float(rng.uniform(0, 360)),
-            "ambient": ambient,
-            "lamps": lamps,
-            "exposure": float(np.clip(rng.normal(0.0, 0.45), -1.3, 1.1)),
-            "white": (float(rng.uniform(0.88, 1.12)), 1.0, float(rng.uniform(0.85, 1.15))),
-            "contrast": float(rng.uniform(0.85, 1.2)),
-        },
-        "background": _pick(
-            rng,
-            {
-                "environment": 2.5,
-                "blurred": 2.0,
-                "wall": 1.6,
-                "texture": 1.6,
-                "shapes": 1.5,
-                "crowd": 1.3,
-                "foliage": 1.0,
-            },
-        ),
+    dim = lamps and rng.random() < 0.3
+    return light | {
+        "ambient": float(rng.uniform(0.02, 0.15)) if dim else float(np.exp(rng.normal(0, 0.5))),
+        "lamps": lamps,
+        "exposure": float(np.clip(rng.normal(-0.1, 0.55), -1.5, 1.1)),
+        "white": (float(rng.uniform(0.85, 1.15)), 1.0, float(rng.uniform(0.82, 1.18))),
+        "contrast": float(rng.uniform(0.85, 1.25)),
     }
 
 

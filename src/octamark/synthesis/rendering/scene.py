@@ -32,6 +32,9 @@ LABELLED = np.concatenate([np.arange(SKIN), np.arange(*PARTS["left_eye"]), np.ar
 LLVM = ("/usr/lib/x86_64-linux-gnu/libLLVM.so.19.1", "/usr/lib/aarch64-linux-gnu/libLLVM.so.19.1")
 """Where Debian's package libllvm19 puts LLVM, which Mitsuba compiles its kernels with."""
 
+LIPS_PRESSED = 0.04
+"""How far, centimetres, the upper edge of the lower lip lies above the lower edge of the upper lip of closed mouths."""
+
 NEAR = {"head": 0.45, "thing": 0.2}
 """A point counts as hidden when the head or a thing lies this far in front of it, centimetres, or farther: lips that
 touch and lids do not hide each other's points."""
@@ -126,11 +129,21 @@ class Renderer:
         """Vertices (26719, 3) and normals (26719, 3) of a person's head, and MakeHuman's base mesh (19158, 3) on it."""
         expression = {**gaze_shapes(person), **person.expression}
         vertices = self.head.vertices(np.array(person.identity), expression, person.ages)
+        if person.expression.get("jawOpen", 0) < 0.02 and not any("UpperUp" in name for name in person.expression):
+            vertices = self._lips_closed(vertices)
         vertices = wrinkled(self.head, person, vertices, np.random.default_rng([person.seed, 2]))
         base = self.head.base_of(vertices)
         vertices = turn_body(vertices, self.head.mean, person.body)
         base = turn_body(base, self.head.base, person.body)
         return vertices, vertex_normals(vertices, self.head.triangles["skin"]), base
+
+    def _lips_closed(self, vertices: F64) -> F64:
+        """The vertices with the lips brought to touch, where they are slightly apart; the mean head's are."""
+        shape = self.head.expression[self.head.names.index("mouthClose")]
+        upper, lower = self._frame[[61, 62, 63]], self._frame[[67, 66, 65]]
+        gap = (vertices[upper, 1] - vertices[lower, 1]).mean() + LIPS_PRESSED
+        rise = (shape[lower, 1] - shape[upper, 1]).mean()
+        return np.asarray(vertices + np.clip(gap / rise, 0.0, 0.1) * shape)
 
     def pieces(self, person: Person, vertices: F64, normals: F64, base: F64) -> list[Piece]:
         """Everything in the scene of a person."""
@@ -148,13 +161,14 @@ class Renderer:
         body = self._body
         rest = head.base[body.triangles][..., 1]
         chosen = (body.groups == "body") & (rest < -14).all(axis=1) & (rest > -50).all(axis=1)
+        sunk = np.clip((head.base[:, 1] + 25) / 8, 0, 1)  # the throat lies under the head's own neck
         keys = np.column_stack([body.triangles[chosen].ravel(), body.uv_triangles[chosen].ravel()])
         unique, inverse = np.unique(keys, axis=0, return_inverse=True)
         out.append(
             Piece(
                 "body",
                 "clear",
-                base[unique[:, 0]] - [0, 0.15, 0.1],
+                base[unique[:, 0]] - np.array([0, 0.15, 0.1]) - sunk[unique[:, 0], None] * [0, 0.2, 0.5],
                 inverse.reshape(-1, 3),
                 whole,
                 body.uv[unique[:, 1]],
@@ -267,7 +281,7 @@ class Renderer:
         features = np.nan_to_num(features, nan=0.0, posinf=0.0, neginf=0.0)
         albedo, normal = np.clip(features[..., :3], 0, 1), features[..., 3:]
         behind = light.background(person, plain, camera.forward, camera.angle, self.size, self.crowd, rng)
-        exposed = exposure(colour, alpha, person, float(self.skin.tone(person).mean()))
+        exposed = exposure(colour, albedo, person, float(self.skin.tone(person).mean()))
         behind = (1 - alpha) * behind / exposed
         clean = pyoidn.denoise(
             np.ascontiguousarray(colour + behind),
@@ -388,12 +402,23 @@ def turn_body(points: F64, rest: F64, angles: tuple[float, float, float]) -> F64
     return np.asarray(out + pivot)
 
 
-def exposure(colour: F32, alpha: F32, person: Person, tone: float) -> float:
-    """The factor that gives the middle of a picture the brightness of a well exposed face with this albedo."""
+def exposure(colour: F32, albedo: F32, person: Person, tone: float) -> float:
+    """The factor that gives the skin in the middle of a picture the brightness of a well exposed face.
+
+    Args:
+        colour, albedo: (s, s, 3) of the picture.
+        tone: mean albedo of the person's skin; surfaces of about this albedo count as skin, however dark a thing in
+            front of the face is.
+    """
     size = len(colour)
-    middle = slice(size // 3, size - size // 3)
-    level = float(colour[middle, middle].mean(axis=2).sum() / max(float(alpha[middle, middle].sum()), 1e-3))
-    wanted = 0.17 * 2.0 ** person.options["light"]["exposure"] * (tone / 0.3) ** 0.45
+    middle = slice(size // 4, size - size // 4)
+    reflects = albedo[middle, middle].mean(axis=2)
+    levels = colour[middle, middle].mean(axis=2)
+    skin = (reflects > tone / 1.6) & (reflects < tone * 1.6)
+    if skin.mean() < 0.02:
+        skin = reflects > 0
+    level = float(levels[skin].mean()) if skin.any() else 0.0
+    wanted = 0.22 * 2.0 ** person.options["light"]["exposure"] * (tone / 0.3) ** 0.45
     return float(wanted / max(level, 1e-4))
 
 

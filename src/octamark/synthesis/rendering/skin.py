@@ -23,6 +23,9 @@ CHART = (0.63, 0.145, 1.0, 0.835)
 IRIS_ANGLE = 23.0
 """Degrees from the eye's axis to the rim of the iris."""
 
+SOFT_HAIRLINE = 2.0
+"""Width over which hair thins out towards the forehead and temples, centimetres."""
+
 
 def to_linear(picture: NDArray[Any]) -> F32:
     """Linear light (float32) of an sRGB picture (uint8)."""
@@ -38,11 +41,12 @@ def noise_field(shape: tuple[int, int], cell: float, rng: np.random.Generator, c
     return np.asarray(out)
 
 
-def scalp_share(mean: F64, hairline: float = 0.0) -> F64:
+def scalp_share(mean: NDArray[Any], hairline: float | F32 = 0.0, soft: float = 0.7) -> NDArray[Any]:
     """How much of the scalp lies at places (..., 3) of the mean head: 1 where hair grows, 0 on the face.
 
     Args:
-        hairline: how far the hair has receded from the forehead, centimetres.
+        hairline: how far the hair has receded from the forehead, centimetres, one number or (...).
+        soft: width over which the hair thins out towards the face, centimetres.
     """
     x, y, z = mean[..., 0], mean[..., 1], mean[..., 2]
     level = np.array([-6.5, -5.5, -4.0, 0.0, 1.5, 3.0, 4.5, 6.0, 8.0, 10.0, 12.0, 16.0])
@@ -51,7 +55,7 @@ def scalp_share(mean: F64, hairline: float = 0.0) -> F64:
     limit = np.interp(y, level, front) - recede
     ears = ((y - 1.0) / 3.8) ** 2 + ((z + 0.3) / 2.9) ** 2
     bare = (np.abs(x) > 7.0) * np.clip((1.1 - ears) / 0.15, 0, 1)
-    return np.asarray(np.where(y < -6.5, 0.0, np.clip((limit - z) / 0.7 + 0.5, 0, 1) * (1 - bare)))
+    return np.asarray(np.where(y < -6.5, 0.0, np.clip((limit - z) / soft + 0.5, 0, 1) * (1 - bare)))
 
 
 def beard_share(mean: F64) -> F64:
@@ -162,7 +166,7 @@ class SkinMap:
             out = out * (1 - 0.32 * spots[..., None] * np.array([0.5, 0.8, 1.0], np.float32))
         if options["wrinkles"] > 0.1:
             out = out * (
-                1 - 0.30 * options["wrinkles"] * self._lines(rng)[..., None] * np.array([0.8, 1, 1], np.float32)
+                1 - 0.38 * options["wrinkles"] * self._lines(rng)[..., None] * np.array([0.8, 1, 1], np.float32)
             )
         beard = options["beard"]
         hair = np.array(HAIR[options["hair"]], np.float32)
@@ -173,11 +177,13 @@ class SkinMap:
             out = out * (1 - share) + np.minimum(hair * 1.3, out) * share
         style = options["style"]
         if style != "bald":
-            grown = scalp_share(self.place.astype(np.float64), options["hairline"])[..., None].astype(np.float32)
+            uneven = 0.35 * noise_field(out.shape[:2], 40, rng)
+            grown = scalp_share(self.place, options["hairline"] + 0.4 + uneven, SOFT_HAIRLINE)
+            grown = grown[..., None].astype(np.float32)
             if style == "ringed":
                 grown = grown * np.clip((8.5 - y[..., None]) / 2.0, 0, 1)
             grain = 0.7 + 0.3 * np.clip(noise_field(out.shape[:2], 2.5, rng), -1, 1)[..., None]
-            share = grown * grain * (0.8 if style != "buzz" else 0.75)
+            share = grown**1.5 * grain * (0.8 if style != "buzz" else 0.75)
             out = out * (1 - share) + hair * options["hair_light"] * share
         make_up: Mapping[str, Any] = options["make_up"]
         if make_up:
@@ -195,7 +201,7 @@ class SkinMap:
 
     def _lines(self, rng: np.random.Generator) -> F32:
         """Depth of wrinkles, 0 to 1, in each pixel of the chart."""
-        return np.asarray(wrinkle_depth(self.place.astype(np.float64), rng), np.float32)
+        return np.asarray(wrinkle_depth(self.place, rng), np.float32)
 
 
 def beard_form(beard: str, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
@@ -207,7 +213,7 @@ def beard_form(beard: str, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     return np.ones_like(y, dtype=np.float64)
 
 
-def wrinkle_depth(mean: F64, rng: np.random.Generator) -> F64:
+def wrinkle_depth(mean: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     """Depth of wrinkles, 0 to 1, at places (..., 3) of the mean head: forehead, brows, eyes, beside the mouth."""
     x, y, z = mean[..., 0], mean[..., 1], mean[..., 2]
     wave, phase = rng.uniform(0.9, 1.4), rng.uniform(0, 6)
@@ -221,7 +227,7 @@ def wrinkle_depth(mean: F64, rng: np.random.Generator) -> F64:
     crow = np.exp(-(((radius - 1.4) / 0.7) ** 2)) * (np.abs(angle) < 0.9) * (0.5 + 0.5 * np.cos(angle * 11)) ** 3
     fold = np.exp(-(((np.abs(x) - 2.2 - 0.42 * np.clip(-0.6 - y, 0, 4)) / 0.20) ** 2) - ((y + 2.2) / 1.4) ** 4)
     bags = np.exp(-(((np.hypot((np.abs(x) - 3.2) / 1.6, (y - 3.4) / 1.25) - 1) / 0.13) ** 2)) * (y < 3.2)
-    amounts = rng.uniform(0.3, 1.0, 5)
+    amounts = rng.uniform(0.3, 1.0, 5).tolist()  # plain numbers, so that single precision stays
     total = sum(a * d for a, d in zip(amounts, (forehead, frown, crow, fold, bags), strict=True))
     return np.asarray(np.clip(total, 0, 1) * (z > 4))
 
@@ -340,5 +346,5 @@ def wrinkled(head: HeadModel, person: Person, vertices: F64, rng: np.random.Gene
         return vertices
     normals = vertex_normals(vertices[:SKIN], head.triangles["skin"])
     out = vertices.copy()
-    out[:SKIN] -= 0.07 * amount * wrinkle_depth(head.mean[:SKIN], rng)[:, None] * normals
+    out[:SKIN] -= 0.09 * amount * wrinkle_depth(head.mean[:SKIN], rng)[:, None] * normals
     return out

@@ -66,22 +66,26 @@ def grow(
     rng: Random,
     *,
     steps: int = 8,
-    gravity: float = 0.0,
+    gravity: float | F64 = 0.0,
     noise: float = 0.1,
     curl: float = 0.0,
     turns: float = 2.0,
     clearance: float = 0.15,
     hug: float = 0.0,
+    drape: float = 0.0,
+    inward: float = 0.0,
 ) -> F64:
     """Strands (n, steps + 1, 3) from roots (n, 3), first along ``directions`` (n, 3).
 
     Args:
         lengths: (n,).
         ground: what they rest on; None lets them grow through everything.
-        gravity: how much of the downward direction is added at each step.
+        gravity: how much of the downward direction is added at each step, one number or (n,).
         noise: random change of direction per step; neighbours form locks that share most of it.
         curl: radius of a helix around each strand, and ``turns`` of it per strand.
         hug: of ``Ground.push_out``.
+        inward: how much of the direction to the middle is added at each step beside the cheeks.
+        drape: share, 0 to 1, of the sideways motion that strands lose at each step below the widest part of the head.
         clearance: largest distance from the ground at which strands rest; each has its own.
     """
     count = len(roots)
@@ -93,8 +97,14 @@ def grow(
     locks = rng.permutation(count)[: max(2, count // 25)]
     lock = cKDTree(roots[locks]).query(roots)[1]
     drift = rng.normal(0, noise, (len(locks), 3))[lock] + rng.normal(0, 0.25 * noise, (count, 3))
+    fall = np.zeros((count, 3))
+    fall[:, 1] = -np.asarray(gravity)
     for k in range(steps):
-        ahead = ahead + np.array([0.0, -gravity, 0.0]) + drift + rng.normal(0, 0.15 * noise, (count, 3))
+        ahead = ahead + fall + drift + rng.normal(0, 0.15 * noise, (count, 3))
+        if drape > 0:
+            low = np.clip((6.0 - points[:, 1:2]) / 4.0, 0, 1)
+            ahead = ahead * np.where([[True, False, True]], 1 - drape * low, 1.0) - [0.0, 0.5, 0.0] * low
+            ahead[:, 0] -= inward * np.sign(points[:, 0]) * low[:, 0] * (np.abs(points[:, 0]) > 5.0)
         ahead /= np.linalg.norm(ahead, axis=1, keepdims=True)
         points = points + ahead * step
         if ground is not None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from octamark.synthesis.rendering.assets import F64, Ints
-from octamark.synthesis.rendering.heads import SKIN, HeadModel
+from octamark.synthesis.rendering.heads import SKIN, HeadModel, vertex_normals
 from octamark.synthesis.rendering.person import Person
 from octamark.synthesis.rendering.pieces import Piece, grid_triangles, merged, plain, tube, turned
 from octamark.synthesis.rendering.skin import noise_field, to_linear
@@ -56,9 +56,9 @@ def cloth(colour: tuple[float, float, float], rng: Random, size: int = 128) -> N
     other = np.array([rng.uniform(0.01, 0.7) for _ in range(3)], np.float32)
     x, y = np.meshgrid(np.arange(size), np.arange(size))
     kind, period = rng.random(), rng.choice([8, 16, 32])
-    if kind < 0.2:
+    if kind < 0.14:
         base[(x // (period // 2)) % 2 == 0] = other
-    elif kind < 0.3:
+    elif kind < 0.2:
         base = np.where((((x // period) + (y // period)) % 2 == 0)[..., None], base, other)
     weave = 1 + 0.12 * np.sin(x * 2 * np.pi / 4) * np.sin(y * 2 * np.pi / 4) + 0.1 * noise_field((size, size), 6, rng)
     return np.clip(base * weave[..., None], 0.004, 0.85).astype(np.float32)
@@ -69,13 +69,16 @@ def shell(
     vertices: F64,
     normals: F64,
     share: F64,
-    thickness: float,
+    thickness: float | F64,
     smooth: int = 0,
+    taut: bool = False,
 ) -> tuple[F64, Ints, F64]:
     """A copy of the head's skin where ``share`` (n,) of its vertices exceeds 0.5, lifted along the normals.
 
     Args:
+        thickness: how far it is lifted, centimetres, one number or (n,).
         smooth: rounds of averaging with the neighbours.
+        taut: stretch over what stands out instead of shrinking into it.
 
     Returns:
         Vertices (m, 3), triangles (t, 3), and the places (m, 3) on the mean head.
@@ -84,7 +87,8 @@ def shell(
     kept = triangles[(share[triangles] > 0.5).all(axis=1)]
     used, inverse = np.unique(kept, return_inverse=True)
     local = inverse.reshape(-1, 3)
-    lifted = vertices[used] + thickness * normals[used]
+    lift = np.broadcast_to(thickness, len(vertices[:SKIN]))[used]
+    lifted = vertices[used] + lift[:, None] * normals[used]
     edges = np.concatenate([local[:, [0, 1]], local[:, [1, 2]], local[:, [2, 0]]])
     for _ in range(smooth):
         total, number = np.zeros_like(lifted), np.zeros(len(lifted))
@@ -92,6 +96,9 @@ def shell(
             np.add.at(total, edges[:, a], lifted[edges[:, b]])
             np.add.at(number, edges[:, a], 1)
         lifted = 0.5 * lifted + 0.5 * total / np.maximum(number, 1)[:, None]
+        if taut:
+            height = ((lifted - vertices[used]) * normals[used]).sum(axis=1)
+            lifted += np.maximum(lift - height, 0)[:, None] * normals[used]
     return lifted, local, head.mean[used]
 
 
@@ -100,11 +107,12 @@ def clothes_piece(person: Person, base: F64, cards: Any, rng: Random) -> Piece:
     name = person.options["clothes"]
     mesh, fit, picture = cards(f"clothes/{name}", f"mh/clothes/{name}_diffuse.png")
     placed = fit.place(base)
+    placed = placed + 0.35 * vertex_normals(placed, mesh.triangles)  # the neck does not cut through the collar
     kept = (placed[mesh.triangles][..., 1] > -62).all(axis=1)
     keys = np.column_stack([mesh.triangles[kept].ravel(), mesh.uv_triangles[kept].ravel()])
     unique, inverse = np.unique(keys, axis=0, return_inverse=True)
     tint = np.array(person.options["clothes_tint"], np.float32)
-    if picture is None or rng.random() < 0.35:
+    if picture is None or rng.random() < 0.5:
         texture = cloth(person.options["clothes_tint"], rng)
     else:
         texture = picture / max(float(picture.mean()), 0.02) * (0.15 + 0.85 * tint) * 0.7
@@ -121,9 +129,7 @@ def glasses_pieces(person: Person, anchors: Anchors) -> list[Piece]:
     eyes = {side: anchors.at(sign * 3.2, 3.6, 9.0) for side, sign in (("left", 1), ("right", -1))}
     bridge = anchors.offset(0, 2.6 - spec["down"], 11.2, 0.25)
     gap = (eyes["left"] - eyes["right"])[0]
-    forward = max(
-        bridge[2] - 0.3, max(anchors.at(sign * 3.2, y, 9.5)[2] for sign in (-1, 1) for y in (1.8, 5.2)) + 0.55
-    )
+    forward = max(bridge[2] - 0.3, max(anchors.at(sign * 3.2, y, 9.5)[2] for sign in (-1, 1) for y in (1.2, 5.2)) + 0.6)
     angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     power = 2 / spec["square"]
     parts, pieces = [], []
@@ -143,8 +149,11 @@ def glasses_pieces(person: Person, anchors: Anchors) -> list[Piece]:
         dark = spec["lens"] > 0.5
         uv = np.full((41, 2), 0.5)
         if dark:
+            bulge = (lens - centre) * [0.2, 0.2, 0.0] + [0.1 * sign, 0.0, 1.0]  # as of glass that curves a little
+            bulge /= np.linalg.norm(bulge, axis=1, keepdims=True)
+            tint = plain(tuple(spec["tint"]))
             pieces.append(
-                Piece(f"lens_{side}", "thing", lens, fan, plain(tuple(spec["tint"])), uv, roughness=0.08, specular=0.9)
+                Piece(f"lens_{side}", "thing", lens, fan, tint, uv, normals=bulge, roughness=0.08, specular=0.9)
             )
         corner = outline[np.argmax(sign * outline[:, 0])]
         ear = anchors.at(sign * 8.3, 3.6, 0.8) + np.array([sign * 0.35, 0.2, 0])
@@ -187,8 +196,9 @@ def hat_pieces(
         thickness = 1.6 + spec["lift"]
     else:
         share = y > line
+    height = thickness if kind not in ("beanie", "cap") else thickness * np.clip((y - line) / 2.5, 0.3, 1.0)
     lifted, triangles, rest = shell(
-        head, vertices, normals, share.astype(np.float64), thickness, smooth=12 if kind in ("scarf", "hood") else 6
+        head, vertices, normals, share.astype(np.float64), height, smooth=12 if kind in ("scarf", "hood") else 6
     )
     uv = np.column_stack([np.arctan2(rest[:, 0], rest[:, 2]) * 2, rest[:, 1] / 6])
     pieces = [
@@ -231,10 +241,11 @@ def mask_pieces(
     """A cloth over mouth and nose with loops around the ears."""
     spec, mean = person.options["things"]["mask"], head.mean[:SKIN]
     x, y, z = np.abs(mean[:, 0]), mean[:, 1], mean[:, 2]
-    top = 0.9 + spec["low"] - 0.10 * np.clip(x - 1.5, 0, 5)
-    share = (y < top) & (y > -8.4 + 0.12 * x) & (z > 3.6) & (x < 6.6)
-    lifted, triangles, rest = shell(head, vertices, normals, share.astype(np.float64), 0.35, smooth=25)
-    lifted = lifted + np.array([0, 0, 0.25])
+    top = 2.0 + spec["low"] - 0.42 * np.clip(x - 0.6, 0, 3.0)
+    share = (y < top) & (y > -9.6 + 0.25 * x) & (z > 3.2) & (x < 6.8)
+    lifted, triangles, rest = shell(head, vertices, normals, share.astype(np.float64), 0.3, smooth=25, taut=True)
+    folds = 0.06 * np.sin(2 * np.pi * (rest[:, 1] + 1.0) / 1.5) * (np.abs(rest[:, 1] + 3.5) < 3.0)
+    lifted = lifted + np.array([0, 0, 1.0]) * (0.05 + folds)[:, None]
     pieces = [
         Piece(
             "mask",
