@@ -201,19 +201,26 @@ def _on_brow(edges: F64, along: float, height: float) -> F64:
 def brow_edges(points: F64) -> F64:
     """Places (9, 2, 3) on the edges of one brow whose hairs are these points (n, 3): outer to inner, lower and upper.
 
-    The ends are where 1.5 % of the hairs lie farther out, the edges where 7 % lie below or above.
+    They are equally far apart along the middle of the brow, in 3D. The ends are where 0.5 % of the points lie farther
+    out, the edges where 5 % of those nearby lie below or above.
     """
-    away = np.abs(points[:, 0])
-    outer, inner = np.quantile(away, [0.985, 0.015])
-    along = (outer - away) / (outer - inner)
+    outer, inner = np.quantile(np.abs(points[:, 0]), [0.995, 0.005])
+    middle, half = (outer + inner) / 2, (outer - inner) / 2
+    share = (np.abs(points[:, 0]) - middle) / half  # 1 at the outer end, -1 at the inner one
+    powers = np.vander(share, 5)
+    height = np.linalg.lstsq(powers, points[:, 1], rcond=None)[0]
+    above = points[:, 1] - powers @ height
+    depth = np.linalg.lstsq(np.column_stack([powers, above, above * share]), points[:, 2], rcond=None)[0]
+    steps = np.linspace(1, -1, 200)
+    line = np.column_stack([half * steps, np.polyval(height, steps), np.polyval(depth[:5], steps)])
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
     places = np.zeros((BROW_STATIONS, 2, 3))
-    for station, middle in enumerate(np.linspace(0, 1, BROW_STATIONS)):
-        near = np.argsort(np.abs(along - middle))[: max(8, len(points) // 14)]
-        low, high = np.quantile(points[near, 1], [0.07, 0.93])
-        there = points[near].mean(axis=0)
-        there[0] = np.sign(there[0]) * (outer + middle * (inner - outer))
-        places[station, 0], places[station, 1] = there, there
-        places[station, 0, 1], places[station, 1, 1] = low, high
+    for station, place in enumerate(np.interp(np.linspace(0, length[-1], BROW_STATIONS), length, steps)):
+        near = np.argsort(np.abs(share - place))[: max(8, len(points) // 14)]
+        edges = np.quantile(above[near], [0.05, 0.95])
+        places[station, :, 0] = np.sign(points[:, 0].mean()) * (middle + half * place)
+        places[station, :, 1] = np.polyval(height, place) + edges
+        places[station, :, 2] = np.polyval(depth[:5], place) + (depth[5] + depth[6] * place) * edges
     return places
 
 
