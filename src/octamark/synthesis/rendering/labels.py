@@ -27,8 +27,16 @@ FRACTION = 64.0
 BROW_STATIONS = 9
 """Places along a brow, from its outer to its inner end, at which its lower and upper edges are stored."""
 
-OUTLINE_MIDDLE = (0.0, 0.5)
-"""x and y on the mean head of the middle from which the outline's points lie in all directions."""
+OUTLINE_AXIS = (-4.5, 2.0)
+"""Where the lines of the outline begin on the mean head: on a vertical axis in its middle. Its lower end, and its z.
+
+Lines to the cheeks are level; lines to the chin spread from the axis' lower end."""
+
+GRAZE = 0.1
+"""Centimetres within which a place on a contour counts as the contour itself when rays say whether it is hidden."""
+
+INNER_SHARE = 0.4
+"""How near a line of the outline comes to the axis, seen from the front; the outline lies at 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,14 +156,14 @@ def landmarks_of(labels: Labels, layout: Layout, mean: F64) -> RenderedLandmarks
             skin[index] = _on_brow(labels.brows[side], place.along, place.height)
             head[index], thing[index] = _on_brow(labels.brow_behind[side], place.along, place.height)
     landmarks = skin.copy()
-    visible = outline_candidates(labels.vertices, mean)
+    candidates = outline_candidates(labels.vertices, mean)
     for index in layout.outline:
         place = layout.places[index]
         if place.brow is None:
-            seen = contour_vertex(labels, visible, mean, mean[list(place.vertices)].mean(axis=0), skin[index])
+            line = contour_line(labels.vertices, candidates, mean, mean[list(place.vertices)].mean(axis=0))
+            seen = contour_place(labels, line, skin[index])
             if seen is not None:
-                landmarks[index] = labels.points[seen]
-                head[index], thing[index] = labels.behind_head[seen], labels.behind_thing[seen]
+                landmarks[index], head[index], thing[index] = seen
     outside = ((landmarks < -0.5) | (landmarks > labels.size - 0.5)).any(axis=1)
     return RenderedLandmarks(
         landmarks.astype(np.float32), skin.astype(np.float32), head > 0.5, thing > 0.5, np.asarray(outside)
@@ -193,19 +201,26 @@ def _on_brow(edges: F64, along: float, height: float) -> F64:
 def brow_edges(points: F64) -> F64:
     """Places (9, 2, 3) on the edges of one brow whose hairs are these points (n, 3): outer to inner, lower and upper.
 
-    The ends are where 1.5 % of the hairs lie farther out, the edges where 7 % lie below or above.
+    They are equally far apart along the middle of the brow, in 3D. The ends are where 0.5 % of the points lie farther
+    out, the edges where 5 % of those nearby lie below or above.
     """
-    away = np.abs(points[:, 0])
-    outer, inner = np.quantile(away, [0.985, 0.015])
-    along = (outer - away) / (outer - inner)
+    outer, inner = np.quantile(np.abs(points[:, 0]), [0.995, 0.005])
+    middle, half = (outer + inner) / 2, (outer - inner) / 2
+    share = (np.abs(points[:, 0]) - middle) / half  # 1 at the outer end, -1 at the inner one
+    powers = np.vander(share, 5)
+    height = np.linalg.lstsq(powers, points[:, 1], rcond=None)[0]
+    above = points[:, 1] - powers @ height
+    depth = np.linalg.lstsq(np.column_stack([powers, above, above * share]), points[:, 2], rcond=None)[0]
+    steps = np.linspace(1, -1, 200)
+    line = np.column_stack([half * steps, np.polyval(height, steps), np.polyval(depth[:5], steps)])
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
     places = np.zeros((BROW_STATIONS, 2, 3))
-    for station, middle in enumerate(np.linspace(0, 1, BROW_STATIONS)):
-        near = np.argsort(np.abs(along - middle))[: max(8, len(points) // 14)]
-        low, high = np.quantile(points[near, 1], [0.07, 0.93])
-        there = points[near].mean(axis=0)
-        there[0] = np.sign(there[0]) * (outer + middle * (inner - outer))
-        places[station, 0], places[station, 1] = there, there
-        places[station, 0, 1], places[station, 1, 1] = low, high
+    for station, place in enumerate(np.interp(np.linspace(0, length[-1], BROW_STATIONS), length, steps)):
+        near = np.argsort(np.abs(share - place))[: max(8, len(points) // 14)]
+        edges = np.quantile(above[near], [0.05, 0.95])
+        places[station, :, 0] = np.sign(points[:, 0].mean()) * (middle + half * place)
+        places[station, :, 1] = np.polyval(height, place) + edges
+        places[station, :, 2] = np.polyval(depth[:5], place) + (depth[5] + depth[6] * place) * edges
     return places
 
 
@@ -216,32 +231,84 @@ def outline_candidates(vertices: NDArray[np.int64], mean: F64, skin: int = 11248
     return np.flatnonzero((vertices < skin) & ~ears & (z > 0) & (y > -9.2))
 
 
-def contour_vertex(labels: Labels, candidates: NDArray[np.int64], mean: F64, rest: F64, skin: F64) -> int | None:
-    """The labelled vertex where an annotator of photographs sees a point of the outline; None if that is the skin's.
+@dataclass(frozen=True, eq=False)
+class ContourLine:
+    """A line over the skin of a face, from a point of the outline towards the middle of the face.
 
-    Among the skin in the same direction from the middle of the face, and not farther back on the head, it is the one
-    that lies farthest out in the picture: in a frontal view the jaw, on the averted side of a turned head the cheek.
+    Attributes:
+        pairs: (k, 2) positions among the labelled vertices; each place of the line lies between two.
+        weights: (k, 2) of the two.
+        outward: (2,) where the line comes from on the mean head seen from the front: x to the person's left, y up.
+    """
+
+    pairs: NDArray[np.int64]
+    weights: F64
+    outward: F64
+
+
+def contour_line(vertices: NDArray[np.int64], candidates: NDArray[np.int64], mean: F64, rest: F64) -> ContourLine:
+    """The line on which an annotator of photographs may see a point of the outline.
+
+    Source: X. Zhu and others, High-Fidelity Pose and Expression Normalization for Face Recognition in the Wild, 2015
+    (landmark marching), with lines drawn by a rule.
 
     Args:
-        candidates: positions among the labelled vertices, of ``outline_candidates``.
-        rest: (3,) the point on the mean head.
+        vertices: (m,) indices of the labelled vertices.
+        candidates: positions among them, of ``outline_candidates``.
+        rest: (3,) the point of the outline on the mean head.
+    """
+    low, depth = OUTLINE_AXIS
+    middle = np.array([0.0, max(float(rest[1]), low)])
+    outward = rest[:2] - middle
+    radius = max(float(np.hypot(*outward)), 1e-9)
+    outward = outward / radius
+    places = mean[vertices[candidates]]
+    away = (places[:, :2] - middle) @ outward
+    aside = (places[:, :2] - middle) @ [outward[1], -outward[0]]
+    near = (np.abs(aside) < 1.0) & (away > INNER_SHARE * radius)
+    candidates, away, aside = candidates[near], away[near], aside[near]
+    turn = np.arctan2(away, places[near, 2] - depth)
+    left, right = np.flatnonzero(aside >= 0), np.flatnonzero(aside < 0)
+    if not len(left) or not len(right):
+        return ContourLine(np.zeros((0, 2), np.int64), np.zeros((0, 2)), outward)
+    steps = np.linspace(np.arctan2(radius, rest[2] - depth), turn.min(), 24)
+    pairs = np.stack(
+        [
+            side[np.argmin(np.hypot((turn[side] - steps[:, None]) * radius, aside[side]), axis=1)]
+            for side in (left, right)
+        ],
+        axis=1,
+    )
+    shares = np.abs(aside[pairs])[:, ::-1] + 1e-9
+    return ContourLine(candidates[pairs], shares / shares.sum(axis=1, keepdims=True), outward)
+
+
+def contour_place(labels: Labels, line: ContourLine, skin: F64) -> tuple[F64, float, float] | None:
+    """Pixels (2,) of a point of the outline as it is seen, and its ``behind_head`` and ``behind_thing``.
+
+    It is the place of the line that lies farthest out in the picture: in a frontal view on the jaw, on the averted side
+    of a turned head on the cheek. Rays to a contour graze it, so that the flags are those of the least hidden place
+    within ``GRAZE`` of it. None where the skin's own point lies farthest out.
+
+    Args:
         skin: (2,) the point in the picture.
     """
-    places = mean[labels.vertices[candidates]]
-    away = places[:, :2] - OUTLINE_MIDDLE
-    own = rest[:2] - OUTLINE_MIDDLE
-    radius = float(np.hypot(*own))
-    cosine = (away @ own) / np.maximum(np.hypot(away[:, 0], away[:, 1]) * radius, 1e-9)
-    fits = (cosine > np.cos(np.radians(4.0))) & (np.hypot(away[:, 0], away[:, 1]) > 0.45 * radius)
-    below = max(0.0, float(-own[1]) / radius)
-    near = candidates[fits & (places[:, 2] > rest[2] - 0.3 - 1.2 * below**2)]  # a chin is round from below
-    if not len(near):
+    if not len(line.pairs):
         return None
     right, up = (np.asarray(labels.camera[name], np.float64) for name in ("right", "up"))
     upward = np.array([right[1], -up[1]])  # of the head's y axis in the picture
     upward /= max(float(np.hypot(*upward)), 1e-6)
     sideward = np.array([-upward[1], upward[0]])
-    outward = (own[0] * sideward + own[1] * upward) / radius
-    reach = labels.points[near] @ outward
+    outward = line.outward[0] * sideward + line.outward[1] * upward
+    places = (labels.points[line.pairs] * line.weights[..., None]).sum(axis=1)
+    reach = places @ outward
     best = int(np.argmax(reach))
-    return int(near[best]) if reach[best] > float(skin @ outward) else None
+    if reach[best] <= float(skin @ outward):
+        return None
+    focal = labels.size / 2 / np.tan(np.radians(labels.camera["angle"] / 2))
+    close = reach > reach[best] - GRAZE * focal / labels.depth[line.pairs[best, 0]]
+    hidden = [
+        float((shares[line.pairs] * line.weights).sum(axis=1)[close].min())
+        for shares in (labels.behind_head, labels.behind_thing)
+    ]
+    return places[best], hidden[0], hidden[1]
