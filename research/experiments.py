@@ -125,9 +125,15 @@ def make(run: Run, arguments: argparse.Namespace) -> None:
     recipe = folder / "recipe.json"
     write_atomically(recipe, json.dumps(run.recipe, indent=2).encode())
     command = [sys.executable, "-m", "octamark", "train", str(recipe), "--device", "cpu"]
-    command += ["--data", str(arguments.data), "--out", str(folder)]
+    rendered = isinstance(run.recipe.get("data"), list)
+    if rendered:
+        command += ["--data", f"rendered={first_pictures(run.recipe['data'][0]['path'], arguments)}"]
+        command += ["--data", f"london={arguments.portraits}"]
+    else:
+        command += ["--data", str(arguments.data)]
+    command += ["--out", str(folder)]
     if "unlabelled" in run.recipe:
-        command += ["--unlabelled", str(arguments.unlabelled)]
+        command += ["--unlabelled", str(arguments.free_unlabelled if rendered else arguments.unlabelled)]
     if (folder / "last.safetensors").exists():
         command.append("--resume")
     with (folder / "output.txt").open("a") as output:
@@ -142,8 +148,25 @@ def make(run: Run, arguments: argparse.Namespace) -> None:
         return
     from research.scores import score
 
-    row = row_of(run.cell, run.recipe, score(folder, arguments.data, run.slow_scores), read_log(folder))
+    scores = score(folder, arguments.data, run.slow_scores, arguments.portraits)
+    row = row_of(run.cell, run.recipe, scores, read_log(folder))
     append(arguments.results, run.recipe, row)
+
+
+def first_pictures(name: str, arguments: argparse.Namespace) -> Path:
+    """A COCO file of the first of the rendered pictures, as many as its name says: ``first-2000.json``.
+
+    Raises:
+        SystemExit: fewer pictures are there.
+    """
+    count = int(re.findall(r"\d+", name)[0])
+    table = json.loads((arguments.rendered / "landmarks-ibug68.json").read_text(encoding="utf-8"))
+    if len(table["images"]) < count:
+        raise SystemExit(f"{arguments.rendered}: {len(table['images'])} pictures; {count} are needed")
+    table["images"], table["annotations"] = table["images"][:count], table["annotations"][:count]
+    path: Path = arguments.rendered / name
+    write_atomically(path, json.dumps(table).encode())
+    return path
 
 
 def measure_costs(path: Path) -> None:
@@ -189,6 +212,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="the table of finished runs")
     parser.add_argument("--data", type=Path, help="300W's folder")
     parser.add_argument("--unlabelled", type=Path, help="the file or folder that `octamark crops` wrote")
+    parser.add_argument("--rendered", type=Path, help="a folder of octamark render, with landmarks-ibug68.json")
+    parser.add_argument("--portraits", type=Path, help="the London set's file of landmarks (COCO keypoints)")
+    parser.add_argument("--free-unlabelled", type=Path, help="pictures of free terms without labels, or their crops")
     parser.add_argument("--only", help="only runs whose label matches this regular expression, e.g. '^labels 10 %%'")
     parser.add_argument("--hours", type=float, default=1e6, help="start no run after so many hours")
     arguments = parser.parse_args()

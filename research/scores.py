@@ -15,14 +15,14 @@ from benchmarks.caricatures import caricature_sets
 from octamark.datasets import Sample
 from octamark.datasets.load import training_and_validation
 from octamark.geometry import Picture, apply, crop, crop_transform, landmark_boxes, squares
-from octamark.layouts import layout
+from octamark.layouts import conversion, layout
 from octamark.metrics import distances, failure_rate, nme, point_errors
 from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.training import checkpoints
 from octamark.training.data import FaceStore, centre_crops
 from octamark.training.objectives.teacher import read_twice
-from octamark.training.recipe import Recipe
+from octamark.training.recipe import Data, Recipe
 from octamark.training.starting import trained_network
 
 BATCH = 32
@@ -31,19 +31,21 @@ Reader = Callable[[Sequence[Picture], np.ndarray], np.ndarray]
 """Pictures and their true landmarks (n, M, 2), which give the boxes -> landmarks (n, M, 2) that the network finds."""
 
 
-def score(folder: Path, data: Path, slow: frozenset[str]) -> dict[str, Any]:
+def score(folder: Path, data: Path, slow: frozenset[str], portraits: Path | None = None) -> dict[str, Any]:
     """The scores of the last epoch's averaged weights on the validation faces, by column of results.csv.
 
     Args:
         folder: of the run.
         data: 300W's folder.
+        portraits: the London set's file, for networks that learned from rendered heads.
         slow: scores to measure besides: ``strong`` for caricatures of all strengths, ``night`` for the night camera.
     """
     if "regional" in json.loads((folder / "recipe.json").read_text()):
         return regional_scores(folder)
     network, recipe, meta = trained_network(folder / "last.safetensors")
     table, size = layout(recipe.layout), recipe.stages[-1].size
-    _, held_out = training_and_validation(recipe.data, data, table, recipe.seed)
+    photographs = recipe.data if recipe.data[0].format == "300w" else Data()
+    _, held_out = training_and_validation(photographs, data, table, recipe.seed)
     held_out = sorted(held_out, key=lambda sample: sample.name)
     store = FaceStore.load(held_out, size, recipe.margin)
     errors, spreads, entropies = [], [], []
@@ -67,6 +69,9 @@ def score(folder: Path, data: Path, slow: frozenset[str]) -> dict[str, Any]:
         "unlabelled_faces": meta.get("unlabelled"),
     }
     read = reader(network, recipe)
+    if photographs is not recipe.data:
+        assert portraits is not None
+        scores |= open_scores(network, recipe, held_out, portraits)
     if "strong" in slow:
         sets = caricature_sets(FaceStore.load(held_out, 224, recipe.margin), table)
         scores |= {name: float(nme(read(*pair), pair[1], table).mean()) for name, pair in sets.items()}
@@ -77,6 +82,39 @@ def score(folder: Path, data: Path, slow: frozenset[str]) -> dict[str, Any]:
     if recipe.unlabelled is not None and recipe.unlabelled.teacher is not None and recipe.data[0].share < 1:
         scores |= teacher_scores(network, recipe, data)
     return scores
+
+
+def open_scores(network: OctaveNetwork, recipe: Recipe, held_out: Sequence[Sample], portraits: Path) -> dict[str, float]:
+    """Further scores of a network that learned from rendered heads; see octamark's research/tables.py.
+
+    Args:
+        held_out: 300W's validation faces.
+        portraits: the London set's file. Portraits that the recipe trains on are left out.
+    """
+    table, size, london = layout(recipe.layout), recipe.stages[-1].size, layout("frl189")
+    known = conversion(london, table).exact
+
+    def errors(samples: Sequence[Sample]) -> np.ndarray:
+        """(n, M, 2) signed errors as shares of the inter-ocular distance."""
+        parts = []
+        for pictures, truth in batches(FaceStore.load(samples, size, recipe.margin), size):
+            with torch.no_grad():
+                points = heatmaps.decode(heatmaps.probabilities(network(pictures), recipe.loss.beta))
+            found = heatmaps.to_input_pixels(points, STRIDE).position.numpy()
+            eyes = distances(truth.numpy(), table, "inter-ocular")
+            parts.append((found - truth.numpy()) / eyes[:, None, None])
+        return np.concatenate(parts)
+
+    photographs = errors(held_out)
+    by_face = np.linalg.norm(photographs, axis=2).mean(axis=1)
+    trained = [section for section in recipe.data if section.layout == london.name and not section.held_out]
+    section = trained[0] if trained else Data(format="coco", layout=london.name, validation=1.0)
+    _, others = training_and_validation(section, portraits, table, recipe.seed)
+    return {
+        "failures_10": failure_rate(by_face, 0.1),
+        "without_offsets": float(np.linalg.norm(photographs - photographs.mean(axis=0), axis=2).mean()),
+        "portraits": float(np.linalg.norm(errors(others)[:, known], axis=2).mean()),
+    }
 
 
 def batches(store: FaceStore, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

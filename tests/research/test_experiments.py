@@ -90,7 +90,7 @@ def test_runs_are_made_once_and_reported(tmp_path: Path, monkeypatch: pytest.Mon
     results = tmp_path / "results.csv"
     arguments = argparse.Namespace(
         runs=tmp_path / "runs", results=results, data=write_w300(tmp_path / "300w"), unlabelled=None, only="^loss b",
-        hours=1.0,
+        hours=1.0, portraits=None,
     )  # fmt: skip
     experiments.run_all(arguments)
     (row,) = Results(results).rows
