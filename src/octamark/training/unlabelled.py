@@ -174,7 +174,8 @@ def fitted_rule(
         for entry in sets
         for index in range(len(shards[entry.name] if entry.is_shards else entry.training))
     ]
-    chosen = faces[:: max(1, -(-len(faces) // RULE_FACES))]
+    count = min(len(faces), RULE_FACES)
+    chosen = [faces[place] for place in np.linspace(0, len(faces) - 1, count).astype(int)]
     detector, landmarks, boxes = FaceDetector(), [], []
     for done, (owner, index) in enumerate(chosen):
         if isinstance(owner, FaceStore):
