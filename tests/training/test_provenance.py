@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from octamark.images import write_picture
 from octamark.inference.landmarker import Landmarker
 from octamark.inference.regions import RegionTable
 from octamark.layouts import layout
-from octamark.models import Source, commercial_use
+from octamark.models import Source, commercial_use, terms_of
 from octamark.nets.network import OctaveNetwork
 from octamark.nets.regional import RegionalNetwork
 from octamark.release import model as release_module
@@ -356,3 +358,14 @@ def test_an_adaptation_claims_nothing(trained: Path) -> None:
     released = adaptation("small").unlabelled
     assert released is not None
     assert released.crop_rule == "small"
+
+
+def test_the_recipe_of_the_guide_is_one_that_may_be_sold() -> None:
+    page = Path(__file__).parent.parent.parent / "docs" / "how-to" / "commercial-use.md"
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    settings = parse(tomllib.loads(block), "the guide")
+    crop_rule = Source(name="portraits", role="crop rule", **FREE)
+    sources = sources_of(settings, [crop_rule])
+    assert settings.commercial_use
+    assert commercial_use(sources) is True
+    assert terms_of(sources).startswith("any use; attribution to portraits (CC-BY 4.0, the studio that took them); ")
