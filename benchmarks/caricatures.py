@@ -21,7 +21,7 @@ from torch import Tensor
 
 import octamark
 from octamark import models
-from octamark.datasets import Sample, read
+from octamark.datasets import read
 from octamark.drawing import dotted, sheet
 from octamark.evaluation.run import detected_box
 from octamark.geometry import Picture, landmark_boxes, squares
@@ -217,7 +217,7 @@ def style_sets(store: FaceStore) -> dict[str, FaceSet]:
 
 def yunet_box(detector: FaceDetector, picture: Picture, points: np.ndarray) -> np.ndarray | None:
     """YuNet's box of the face with these landmarks, None where it finds none."""
-    return detected_box(detector, Sample("", Path(), points), picture)
+    return detected_box(detector, points, picture)
 
 
 def percent(landmarks: np.ndarray, truth: np.ndarray) -> list[float]:

@@ -120,9 +120,9 @@ def readme_figures(measurements: Mapping[str, Measurement]) -> dict[str, list[st
 
 
 def readme(text: str, measurements: Mapping[str, Measurement]) -> str:
-    """The README with these figures in its table of models, whose rows and last column are written by hand."""
+    """The README with these figures in its table of models, whose rows and last two columns are written by hand."""
     for name, figures in readme_figures(measurements).items():
-        row = re.compile(rf"^\| `{re.escape(name)}` \| .* \| (?P<advice>[^|]*) \|$", re.MULTILINE)
+        row = re.compile(rf"^\| `{re.escape(name)}` \| .* \| (?P<advice>[^|]* \| [^|]*) \|$", re.MULTILINE)
         text = row.sub(rf"| `{name}` | {' | '.join(figures)} | \g<advice> |", text)
     return text
 

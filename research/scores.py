@@ -84,7 +84,9 @@ def score(folder: Path, data: Path, slow: frozenset[str], portraits: Path | None
     return scores
 
 
-def open_scores(network: OctaveNetwork, recipe: Recipe, held_out: Sequence[Sample], portraits: Path) -> dict[str, float]:
+def open_scores(
+    network: OctaveNetwork, recipe: Recipe, held_out: Sequence[Sample], portraits: Path
+) -> dict[str, float]:
     """Further scores of a network that learned from rendered heads; see octamark's research/tables.py.
 
     Args:

@@ -49,14 +49,16 @@ TEXT = ("table", "row", "column", "unlabelled_faces")
 """Columns of results.csv whose cells are plain text."""
 
 SCORES = (
-    "nme", "best_nme", "failures", "failures_10", "without_offsets", "portraits", "entropy", "spread", "global_nme", "eyes_nme", "mouth_nme", "views_apart", "weak",
+    "nme", "best_nme", "failures", "failures_10", "without_offsets", "portraits", "entropy", "spread", "global_nme",
+    "eyes_nme", "mouth_nme", "views_apart", "weak",
     "medium", "strong", "night", "faces", "seconds", "unlabelled_faces",
     *(f"teacher_{kind}_{quarter}" for quarter in range(1, 5) for kind in ("error", "spread")),
 )  # fmt: skip
 """Columns that hold scores. NME and failures are shares, not percent; entropy is in nats; ``spread`` and the teacher's
-spread are heatmap pixels; the teacher's error is in percent, by quarter of its spread. Of networks that learned from rendered
-heads: ``without_offsets`` is the NME after each point's mean error, two numbers a point, is taken out; ``portraits`` the
-mean error on the London set at the points that both layouts have, as a share of the inter-ocular distance."""
+spread are heatmap pixels; the teacher's error is in percent, by quarter of its spread. Of networks that learned from
+rendered heads: ``without_offsets`` is the NME after each point's mean error, two numbers a point, is taken out;
+``portraits`` the mean error on the London set at the points that both layouts have, as a share of the inter-ocular
+distance."""
 
 COSTS = ("parameters", "bytes", *(f"ms_{side}" for side in SIDES))
 """Columns that hold what a network costs."""

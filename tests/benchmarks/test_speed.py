@@ -145,6 +145,6 @@ def test_figures_of_the_readme_are_replaced_and_its_advice_stays() -> None:
     )  # fmt: skip
     measurements = {"cards": cards, "speed": speed}
     assert readme_figures(measurements) == {"a": ["1.23", "7.1", "1.0", "3.46"]}
-    before = "text\n| `a` | 0 | 0 | 0 | 0 | the *advice* |\n| `b` | 0 | 0 | 0 | 0 | other |\n| `ab` | x |\n"
+    before = "text\n| `a` | 0 | 0 | 0 | 0 | no | the *advice* |\n| `b` | 0 | 0 | 0 | 0 | no | other |\n| `ab` | x |\n"
     after = before.replace("| `a` | 0 | 0 | 0 | 0 |", "| `a` | 1.23 | 7.1 | 1.0 | 3.46 |")
     assert readme(before, measurements) == after

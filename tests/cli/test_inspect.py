@@ -12,6 +12,7 @@ from octamark import models
 from octamark.errors import WeightsError
 from octamark.inference.landmarker import Landmarker
 from octamark.inference.refiner import Refiner
+from octamark.models import Source
 from octamark.release.graph import with_card
 
 
@@ -42,6 +43,21 @@ def test_a_global_calibration_is_stated(tmp_path: Path) -> None:
     few = card.model_copy(update={"calibration": card.calibration.model_copy(update={"kind": "global"})})
     (tmp_path / "few.onnx").write_bytes(with_card(models.read("nano"), few))
     assert "one factor for all points: too few labelled faces" in words("models", tmp_path / "few.onnx")
+
+
+def test_sources_and_commercial_use_are_printed(tmp_path: Path) -> None:
+    assert words("models", "nano").count("commercial use no") == 1
+    card = Landmarker("nano", refine="never").card
+    sources = (
+        Source(name="London", role="labels", terms="CC-BY 4.0", commercial_use=True, faces=51),
+        Source(name="my pictures", role="unlabelled"),
+    )
+    for kept, answer in ((sources, "not stated"), (sources[:1], "yes")):
+        own = card.model_copy(update={"recipe": {}, "sources": kept})
+        (tmp_path / "own.onnx").write_bytes(with_card(models.read("nano"), own))
+        printed = words("models", tmp_path / "own.onnx")
+        assert f"commercial use {answer} source, labels London, 51 faces: CC-BY 4.0; commercial use: yes" in printed
+        assert ("my pictures: no terms given; commercial use: not stated" in printed) is (len(kept) == 2)
 
 
 def test_an_unknown_model_is_named() -> None:

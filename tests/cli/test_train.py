@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,10 @@ def test_a_model_of_68_points_is_tuned_to_17_on_caricatures(tmp_path: Path) -> N
     assert "give your own boxes" in run("export", out, "--data", tmp_path / "set", "-o", model)
     landmarker = octamark.load(model)
     card = landmarker.card
-    assert (card.layout, card.terms) == ("webcaricature17", "those of the training pictures, and of nano")
+    assert card.layout == "webcaricature17"
+    assert re.match(r"no commercial use: WebCaricature \(research use only.*; 300W \(research use only", card.terms)
+    assert card.commercial_use is False
+    assert {"labels", "validation", "initial weights"} <= {source.role for source in card.sources}
     assert card.training_data == "WebCaricature caricatures, 40 faces (40 held out); started from nano"
     truth = truths["person 0/C00000"]
     assert landmarker(truth.picture, landmark_boxes(truth.points[None])).landmarks.shape == (1, 17, 2)

@@ -16,13 +16,13 @@ from networks import rounded_to_half
 from octamark import models
 from octamark.datasets import w300
 from octamark.datasets.load import labelled_sets, training_and_validation
+from octamark.evaluation.crop_rule import detected_boxes, fit_crop_rule
 from octamark.evaluation.run import detector_crop
 from octamark.geometry import apply, best_overlap, detector_squares, landmark_boxes, squares
 from octamark.layouts import layout
 from octamark.models import CropRule
 from octamark.models.calibration import Calibration
 from octamark.release import model as release_module
-from octamark.release.calibration import detected_boxes, fit_crop_rule
 from octamark.release.model import _moved_randomly, calibrate, load_network, release
 from octamark.training import checkpoints
 from octamark.training.engine import Trainer
@@ -101,7 +101,7 @@ def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_crop_rule_recovers_a_known_map() -> None:
     rng = np.random.default_rng(0)
     shapes = rng.uniform(0, 1, (200, 68, 2)) * rng.uniform(80, 300, (200, 1, 1)) + rng.uniform(0, 500, (200, 1, 2))
-    samples = [octamark_sample(points) for points in shapes]
+    samples = list(shapes.astype(np.float32))
     wanted = squares(landmark_boxes(shapes), 1.25)
     root, ratio = wanted[:, 2] / 1.4, rng.uniform(0.7, 1.0, 200)
     half = np.stack([root * np.sqrt(ratio), root / np.sqrt(ratio)], axis=1) / 2
@@ -166,10 +166,10 @@ def test_the_crop_rule_is_fitted_on_complete_faces() -> None:
     rng = np.random.default_rng(0)
     shapes = rng.uniform(0, 1, (60, 68, 2)) * 200 + rng.uniform(0, 500, (60, 1, 2))
     boxes: list[NDArray[np.float32] | None] = [*landmark_boxes(shapes).astype(np.float32)]
-    rule = fit_crop_rule([octamark_sample(points) for points in shapes], boxes, size=64, margin=1.25)
+    rule = fit_crop_rule(list(shapes.astype(np.float32)), boxes, size=64, margin=1.25)
     halved = shapes.copy()
     halved[:40, :50] = np.nan  # boxes around 18 of the points are smaller
-    same = fit_crop_rule([octamark_sample(points) for points in halved[20:]], boxes[20:], size=64, margin=1.25)
+    same = fit_crop_rule(list(halved[20:].astype(np.float32)), boxes[20:], size=64, margin=1.25)
     assert same.detector_scale == pytest.approx(rule.detector_scale, rel=0.02)
 
 

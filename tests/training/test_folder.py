@@ -53,7 +53,7 @@ def test_faces_that_were_learned_from_cannot_be_held_out_later(root: Path, tmp_p
     for trained in (run, run / "best.safetensors"):
         with pytest.raises(DataError, match=message):
             release(trained, root)
-    shared = half_checkpoint(*(load_network(run)[index] for index in (0, 2)))
+    shared = half_checkpoint(*(load_network(run)[index] for index in (0, 2)), ())
     assert other.encode() in (run / "last.safetensors").read_bytes()
     assert other.encode() not in shared
 

@@ -15,11 +15,12 @@ import torch
 from lightning_fabric import Fabric
 
 from command_line import run
-from drawn_faces import draw_face, write_w300
+from drawn_faces import Oracle, draw_face, write_w300
 from octamark.datasets.load import labelled_sets
 from octamark.errors import ConfigError, DataError, WeightsError
 from octamark.geometry import crop, crop_transform, landmark_boxes, squares
 from octamark.layouts import layout
+from octamark.models import CropRule
 from octamark.nets import heatmaps
 from octamark.nets.heatmaps import Points
 from octamark.nets.network import NetworkConfig, OctaveNetwork
@@ -217,7 +218,14 @@ def test_folder_is_searched_once(root: Path, tmp_path: Path, monkeypatch: pytest
     calls: list[tuple[object, ...]] = []
 
     def collect(
-        folder: Path, out: Path, size: int, margin: float, *, advance: Callable[[int, int], None]
+        folder: Path,
+        out: Path,
+        size: int,
+        margin: float,
+        rule: CropRule,
+        sources: object,
+        *,
+        advance: Callable[[int, int], None],
     ) -> unlabelled.UnlabelledFaces:
         calls.append((folder, size, margin))
         advance(1, 1)
@@ -226,6 +234,9 @@ def test_folder_is_searched_once(root: Path, tmp_path: Path, monkeypatch: pytest
         return unlabelled.read(out)
 
     monkeypatch.setattr(unlabelled, "collect", collect)
+    monkeypatch.setattr(unlabelled, "FaceDetector", Oracle)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "face.png").write_bytes(b"")
     trainer(recipe(stage={"epochs": 1}), root, tmp_path / "own", tmp_path / "run").run()
     longer = recipe(stages=[{**STAGE, "epochs": 1}, {**STAGE, "epochs": 1, "size": 96}])
     trainer(longer, root, tmp_path / "own", tmp_path / "run", resume=True).run()

@@ -18,7 +18,7 @@ from octamark.geometry import apply, crop_transform, detector_squares, invert
 from octamark.inference.landmarker import load
 from octamark.training.data import ROOM
 from octamark.training.shards import PictureStack, open_shards
-from octamark.training.unlabelled import Counts, UnlabelledFaces, collect, pictures_in, read
+from octamark.training.unlabelled import Counts, UnlabelledFaces, collect, model_rule, pictures_in, read
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photograph: NDArray[np.uint
 
 def test_everything_is_found_or_counted(folder: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    faces = collect(folder, tmp_path / "out", 64, 1.25, advance=lambda done, total: seen.append((done, total)))
+    faces = collect(
+        folder, tmp_path / "out", 64, 1.25, *model_rule("small"), advance=lambda done, total: seen.append((done, total))
+    )
     assert seen == [(done, 7) for done in range(1, 8)]
     assert faces.counts == Counts(faces=4, pictures=3, broken=1, empty=1, faceless=2, small=1)
     assert len(faces) == 4
@@ -57,7 +59,12 @@ def test_crops_are_those_of_the_released_rule(folder: Path, tmp_path: Path) -> N
     picture = np.asarray(Image.open(folder / "one.png"))
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "one.png").write_bytes((folder / "one.png").read_bytes())
-    stored = collect(tmp_path / "in", tmp_path / "out", 128, 1.25).pictures[:1][0].permute(1, 2, 0).numpy()
+    stored = (
+        collect(tmp_path / "in", tmp_path / "out", 128, 1.25, *model_rule("small"))
+        .pictures[:1][0]
+        .permute(1, 2, 0)
+        .numpy()
+    )
     model = load("small")
     found = model(picture)
     rule = model.card.crop
@@ -68,7 +75,7 @@ def test_crops_are_those_of_the_released_rule(folder: Path, tmp_path: Path) -> N
     again = apply(crop_transform(np.array([102.0, 102.0, 205.0]), 205), landmarks)
     seen = model(stored, [[again[:, 0].min(), again[:, 1].min(), again[:, 0].max(), again[:, 1].max()]])
     assert np.linalg.norm(seen.landmarks[0] - landmarks, axis=1).mean() < 4  # pixels of 205
-    wider = collect(tmp_path / "in", tmp_path / "wider", 128, 2.0).pictures[:]
+    wider = collect(tmp_path / "in", tmp_path / "wider", 128, 2.0, *model_rule("small")).pictures[:]
     assert not torch.equal(wider, open_shards(tmp_path / "out").pictures[:])
 
 
@@ -77,19 +84,23 @@ def test_large_faces_are_kept_larger_for_larger_networks(folder: Path, tmp_path:
     with Image.open(folder / "one.png") as image:
         (tmp_path / "in").mkdir()
         image.resize((900, 900)).save(tmp_path / "in" / "large.png")
-    side = {size: collect(tmp_path / "in", tmp_path / str(size), size, 1.25).pictures.side for size in (128, 256, 512)}
+    rule, sources = model_rule("small")
+    side = {
+        size: collect(tmp_path / "in", tmp_path / str(size), size, 1.25, rule, sources).pictures.side
+        for size in (128, 256, 512)
+    }
     assert side[128] == 205
     assert side[256] == round(256 * ROOM)
     assert 205 < side[512] < round(512 * ROOM)  # as large as it is
 
 
 def test_the_folder_keeps_everything(folder: Path, tmp_path: Path) -> None:
-    faces = collect(folder, tmp_path / "faces", 64, 1.3)
+    faces = collect(folder, tmp_path / "faces", 64, 1.3, *model_rule("small"))
     again = read(tmp_path / "faces")
     assert torch.equal(again.pictures[:], faces.pictures[:])
     assert (again.margin, again.counts) == (1.3, faces.counts)
     with pytest.raises(OutputError, match="faces: exists already"):
-        collect(folder, tmp_path / "faces", 64, 1.3)
+        collect(folder, tmp_path / "faces", 64, 1.3, *model_rule("small"))
 
 
 def test_files_of_version_1_are_read(tmp_path: Path) -> None:
@@ -113,7 +124,7 @@ def test_resized_averages_and_never_enlarges() -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: no such folder; give one of pictures, or what octamark crops"):
-        collect(tmp_path / "nowhere", tmp_path / "out", 64, 1.25)
+        collect(tmp_path / "nowhere", tmp_path / "out", 64, 1.25, *model_rule("small"))
     with pytest.raises(DataError, match=r"no pictures in this folder \(\.jpg"):
         pictures_in(tmp_path)
     Image.fromarray(np.full((80, 80, 3), 120, np.uint8)).save(tmp_path / "wall.png")
@@ -121,7 +132,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"no face to learn from: 0 faces .* 1 pictures without a face, 0 broken, 1 emp"
     ):
-        collect(tmp_path, tmp_path / "out", 64, 1.25)
+        collect(tmp_path, tmp_path / "out", 64, 1.25, *model_rule("small"))
     (tmp_path / "x.safetensors").write_bytes(b"nonsense")
     for name, message in (("x.safetensors", "not a shard of crops"), ("missing.safetensors", "no shards; give a")):
         with pytest.raises(DataError, match=message):

@@ -12,13 +12,16 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from octamark.cli.console import make_folder, note, stdout
+from octamark.cli.console import counted, make_folder, note, stdout
 from octamark.errors import WeightsError, listed
 from octamark.inference.landmarker import Landmarker
 from octamark.inference.refiner import Refiner
 from octamark.inference.session import session, vector_instructions
 from octamark.layouts import BUILTIN, layout
 from octamark.models import REGIONS, ModelCard, RegionCard, available, read
+
+ALLOWED = {True: "yes", False: "no", None: "not stated"}
+"""Commercial use in words, as cards and sources have it."""
 
 
 def models(
@@ -31,7 +34,8 @@ def models(
 ) -> None:
     """Print the cards of models.
 
-    A card has the layout, the crop rule, the scores, the training data and its terms of use. With --run, each model
+    A card has the layout, the crop rule, the scores, the training data, its terms of use, whether they
+    allow commercial use, and all sources that the model learned from. With --run, each model
     reads one crop (a regional network: the regions of one face) a few times.
     """
     if run:
@@ -53,6 +57,11 @@ def models(
         table.add_row("normaliser", card.normaliser)
         table.add_row("trained on", card.training_data)
         table.add_row("terms", card.terms)
+        table.add_row("commercial use", ALLOWED[card.commercial_use])
+        for source in card.sources:
+            faces = "" if source.faces is None else f", {counted(source.faces, 'face')}"
+            table.add_row(f"source, {source.role}", f"{source.name}{faces}: {source.terms or 'no terms given'}; "
+                          f"commercial use: {ALLOWED[source.commercial_use]}")  # fmt: skip
         table.add_row("exported by", f"octamark {card.version}")
         stdout.print(table)
 

@@ -96,10 +96,10 @@ def own_box_crop(rule: CropRule) -> Placement:
     return place
 
 
-def detected_box(detector: Detector, sample: Sample, picture: Picture) -> F32 | None:
-    """The detected box (4,) that overlaps the labels' box most, by an IoU of at least 0.2; None where there is none."""
+def detected_box(detector: Detector, landmarks: F32, picture: Picture) -> F32 | None:
+    """The detected box (4,) that overlaps the box of labels (M, 2) most, by an IoU of at least 0.2, or None."""
     boxes, _ = detections(detector, picture)
-    index = best_overlap(boxes, landmark_boxes(sample.landmarks))
+    index = best_overlap(boxes, landmark_boxes(landmarks))
     return None if index is None else boxes[index]
 
 
@@ -108,7 +108,7 @@ def detector_crop(rule: CropRule, detector: Detector | None = None) -> Placement
     find = detector or FaceDetector()
 
     def place(sample: Sample, picture: Picture) -> Crop | None:
-        box = detected_box(find, sample, picture)
+        box = detected_box(find, sample.landmarks, picture)
         return None if box is None else _crop(sample, picture, box, rule, "detector")
 
     return place

@@ -17,6 +17,7 @@ from octamark.models.cards import (
     parse_region_card,
 )
 from octamark.models.registry import REGIONS, REGIONS_MODEL, available, blobs, read
+from octamark.models.sources import SET_TERMS, Role, Source, commercial_use, merged, terms_of
 
 __all__ = [
     "CONFIDENCE_SHARE",
@@ -25,6 +26,7 @@ __all__ = [
     "METADATA_KEY",
     "REGIONS",
     "REGIONS_MODEL",
+    "SET_TERMS",
     "Arithmetic",
     "Calibration",
     "Card",
@@ -32,11 +34,16 @@ __all__ = [
     "ModelCard",
     "RegionCard",
     "RegionRule",
+    "Role",
+    "Source",
     "available",
     "blobs",
     "check_graph",
+    "commercial_use",
     "layout_of",
+    "merged",
     "parse_card",
     "parse_region_card",
     "read",
+    "terms_of",
 ]

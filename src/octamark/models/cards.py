@@ -15,6 +15,7 @@ from octamark import layouts
 from octamark.errors import WeightsError, listed
 from octamark.layouts import BUILTIN, Layout
 from octamark.models.calibration import Calibration
+from octamark.models.sources import Source, commercial_use, learns_from_known_set
 
 METADATA_KEY = "octamark"
 """Metadata key of the card."""
@@ -87,6 +88,8 @@ class Card(BaseModel):
         recipe: the whole training configuration.
         version: of the octamark that exported the file.
         arithmetic: of the convolutions: ``"int8"``, with activations of 8 bits, or ``"float32"``.
+        sources: all that the weights, the crop rule and the calibration were learned from, also through the models that
+            the training began with or was taught by. Cards that older versions wrote have none.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -103,6 +106,15 @@ class Card(BaseModel):
     recipe: Mapping[str, Any]
     version: str
     arithmetic: Arithmetic = "float32"
+    sources: tuple[Source, ...] = ()
+
+    @property
+    def commercial_use(self) -> bool | None:
+        """Whether the terms of all sources allow commercial use; None if nobody stated it of some.
+
+        False for a card whose recipe names a public set of research terms, also where the card has no sources.
+        """
+        return False if learns_from_known_set(self.recipe) else commercial_use(self.sources)
 
 
 class ModelCard(Card):

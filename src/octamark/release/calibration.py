@@ -1,22 +1,17 @@
-"""What is fitted after training: the map from detector boxes to crops, the offset, the calibration of the spread."""
+"""What is fitted after training: the offset and the calibration of the spread."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, minimize
 
-from octamark.datasets import Sample
 from octamark.errors import DataError
 from octamark.evaluation.results import SHARES, Reliability
-from octamark.evaluation.run import detected_box
-from octamark.geometry import detector_squares, landmark_boxes, squares
-from octamark.inference.detector import Detector
 from octamark.layouts import Layout
-from octamark.models import CropRule
 from octamark.models.calibration import CONFIDENCE_SHARE, KNOTS, RATIOS, Calibration, laplace_ratios, root_mean_square
 from octamark.models.cards import MAX_OFFSET
 
@@ -29,52 +24,7 @@ LEAST_POINTS = 500
 LEAST_EXPONENT_POINTS = 40
 """With at least this many labelled points, a global calibration has fitted exponents; with fewer it is one factor."""
 
-LEAST_BOXES = 10
-"""With at least this many detected faces, the map from detector boxes to crops is fitted."""
-
 F64 = NDArray[np.float64]
-
-
-def detected_boxes(
-    samples: Sequence[Sample], detector: Detector, tick: Callable[[], None] = lambda: None
-) -> list[NDArray[np.float32] | None]:
-    """For each sample the detector's box of its face, or None where it found none; ``tick`` is called after each."""
-    boxes: list[NDArray[np.float32] | None] = []
-    for sample in samples:
-        boxes.append(detected_box(detector, sample, sample.read()))
-        tick()
-    return boxes
-
-
-def fit_crop_rule(
-    samples: Sequence[Sample], boxes: Sequence[NDArray[np.float32] | None], *, size: int, margin: float
-) -> CropRule:
-    """The map from detector boxes to the crops of training, by medians over the faces that the detector found.
-
-    Only faces with all labels are used, if there are ``LEAST_BOXES`` of them. If the detector found
-    fewer faces than that (in drawings, for example), nothing is fitted: crops are ``margin`` times the square root
-    of a box's area, around its centre, and the residual is 0.
-    """
-    pairs = [(box, sample) for box, sample in zip(boxes, samples, strict=True) if box is not None]
-    complete = [pair for pair in pairs if np.isfinite(pair[1].landmarks).all()]
-    pairs = complete if len(complete) >= LEAST_BOXES else pairs  # the box around a part of the points is smaller
-    if len(pairs) < LEAST_BOXES:
-        unfitted = {"detector_scale": margin, "detector_shift": (0.0, 0.0), "detector_residual": (0.0, 0.0, 0.0)}
-        return CropRule(size=size, margin=margin, **unfitted)
-    detected = np.stack([box for box, _ in pairs])
-    targets = squares(landmark_boxes(np.stack([sample.landmarks for _, sample in pairs])), margin)
-    plain = detector_squares(detected, 1.0, (0.0, 0.0))
-    shift = (targets[:, :2] - plain[:, :2]) / plain[:, 2:]
-    log_scale = np.log(targets[:, 2] / plain[:, 2])
-    centre, middle = np.median(shift, axis=0), float(np.median(log_scale))
-    residual = np.concatenate([(shift - centre) / np.exp(middle), (log_scale - middle)[:, None]], axis=1).std(axis=0)
-    return CropRule(
-        size=size,
-        margin=margin,
-        detector_scale=float(np.exp(middle)),
-        detector_shift=(float(centre[0]), float(centre[1])),
-        detector_residual=(float(residual[0]), float(residual[1]), float(residual[2])),
-    )
 
 
 def calibration_kind(faces: int, points: int) -> Literal["per_point", "global"]:

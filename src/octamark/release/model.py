@@ -18,6 +18,7 @@ from octamark._version import __version__
 from octamark.datasets import FORMATS, Sample
 from octamark.datasets.load import split_of, training_and_validation
 from octamark.errors import ConfigError, listed
+from octamark.evaluation.crop_rule import detected_boxes, fit_crop_rule
 from octamark.evaluation.run import Placement, View, detector_crop, label_crop, predict
 from octamark.geometry import Crop, Picture
 from octamark.inference.detector import Detector, FaceDetector
@@ -25,17 +26,11 @@ from octamark.inference.landmarker import Landmarker, shifted
 from octamark.inference.session import session
 from octamark.layouts import Layout, layout
 from octamark.metrics import distances, failures, nme, usual_normaliser
-from octamark.models import Arithmetic, ModelCard
+from octamark.models import Arithmetic, ModelCard, Source, merged, terms_of
 from octamark.models.calibration import Calibration
 from octamark.nets.network import OctaveNetwork
 from octamark.nets.shape import ShapeCorrection
-from octamark.release.calibration import (
-    cross_fitted,
-    detected_boxes,
-    fit_calibration,
-    fit_crop_rule,
-    fit_offset,
-)
+from octamark.release.calibration import cross_fitted, fit_calibration, fit_offset
 from octamark.release.graph import recalibrated, to_onnx
 from octamark.release.predictor import Predictor
 from octamark.release.progress import step_counter
@@ -45,6 +40,7 @@ from octamark.synthesis.caricature import Caricatures
 from octamark.training import checkpoints
 from octamark.training.augmentation import augment
 from octamark.training.data import FaceStore
+from octamark.training.provenance import check_claim, sources_of
 from octamark.training.recipe import Recipe
 from octamark.training.starting import trained_network, trained_shape
 
@@ -58,11 +54,6 @@ RANGE_FACES = 128
 
 INT8_COST = 0.02
 """Points of NME on the validation faces, in percent of the normaliser, that int8 arithmetic may cost."""
-
-TERMS_300W = (
-    "research use only, non-commercial: the terms of the training pictures (C. Sagonas et al., 300 Faces "
-    "In-the-Wild; AFW, HELEN, LFPW likewise)"
-)
 
 
 @dataclass(frozen=True)
@@ -92,19 +83,41 @@ def load_network(path: Path) -> tuple[OctaveNetwork, Recipe, dict[str, Any]]:
     return network, recipe, meta
 
 
-def learned_from(recipe: Recipe, faces: int, held_out: int) -> tuple[str, str]:
-    """A card's ``training_data`` and ``terms``, for a recipe and its numbers of training and held-out faces."""
-    sources = [name for name in (recipe.init, recipe.distillation and recipe.distillation.teacher) if name]
-    terms = "those of the training pictures" + (f", and of {listed(sources)}" if sources else "")
+def learned_from(recipe: Recipe, meta: Mapping[str, Any], faces: int, held_out: int) -> str:
+    """A card's ``training_data``, of a recipe, its checkpoint's metadata and its numbers of faces."""
     sets = []
     for section in recipe.data:
         form = FORMATS.get(section.format)
         named = form is not None and form.layout is not None
         sets.append(f"{form.title.partition(':')[0]} {split_of(section)}" if form and named else "own pictures")
-    learned = f"{listed(sets)}, {faces} faces ({held_out} held out)"
+    parts = [f"{listed(sets)}, {faces} faces ({held_out} held out)"]
     if recipe.init:
-        learned = f"{learned}; started from {recipe.init}"
-    return learned, TERMS_300W if any(section.format == "300w" for section in recipe.data) else terms
+        parts.append(f"started from {recipe.init}")
+    if "unlabelled" in meta:
+        parts.append(f"without labels: {meta['unlabelled']}")
+    if recipe.distillation is not None:
+        parts.append(f"distilled from {recipe.distillation.teacher}")
+    return "; ".join(parts)
+
+
+def checked_sources(
+    run: Path, recipe: Recipe, meta: Mapping[str, Any], further: Sequence[Source] = ()
+) -> tuple[Source, ...]:
+    """All that a run learned from: what its checkpoint recorded, and what its recipe and the checkpoints in it say.
+
+    Args:
+        run: its folder or checkpoint.
+        further: what the export adds, such as the global model of a regional network.
+
+    Raises:
+        ConfigError: the recipe claims commercial use, which some of them do not allow.
+        WeightsError: a list of sources that cannot be read.
+    """
+    file = run / "best.safetensors" if run.is_dir() else run
+    recorded = checkpoints.sources(meta, file)
+    sources = merged([*sources_of(recipe, recorded, seen=frozenset({file.resolve()})), *further])
+    check_claim(recipe, sources, str(run))
+    return sources
 
 
 def release(
@@ -131,19 +144,15 @@ def release(
         advance: called with the number of finished steps and of all steps.
 
     Raises:
-        ConfigError: int8 arithmetic of weights that are stored as floats.
+        ConfigError: int8 arithmetic of weights that are stored as floats; a recipe that claims commercial use, which
+            something in its chain does not allow (``checked_sources``).
         WeightsError, DataError: as the readers raise them.
     """
     check_arithmetic(arithmetic, storage)
     network, recipe, meta = load_network(run)
-    points = layout(recipe.layout)
+    sources, points = checked_sources(run, recipe, meta), layout(recipe.layout)
     training, validation = training_and_validation(recipe.data, data, points, recipe.seed)
     checkpoints.check_held_out(meta, validation, run)
-    learned, terms = learned_from(recipe, len(training), len(validation))
-    if "unlabelled" in meta:
-        learned, terms = f"{learned}; without labels: {meta['unlabelled']}", f"{terms}; and those of the unlabelled"
-    if recipe.distillation is not None:
-        learned = f"{learned}; distilled from {recipe.distillation.teacher}"
     complete = [sample for sample in training if np.isfinite(sample.landmarks).all()]
     kept_shape = None if run.is_dir() else trained_shape(run)
     shape_faces = [] if kept_shape is not None else complete[:: max(1, -(-len(complete) // SHAPE_FACES))]
@@ -152,7 +161,8 @@ def release(
     tick = step_counter(advance, steps)
     detector = FaceDetector()
     boxes = detected_boxes(crop_faces, detector, tick)
-    rule = fit_crop_rule(crop_faces, boxes, size=recipe.stages[-1].size, margin=recipe.margin)
+    labels = [sample.landmarks for sample in crop_faces]
+    rule = fit_crop_rule(labels, boxes, size=recipe.stages[-1].size, margin=recipe.margin)
     shape = kept_shape or _shape_correction(network, recipe, points, shape_faces, tick)
     draft = ModelCard(
         name=recipe.name,
@@ -163,10 +173,11 @@ def release(
         calibration=Calibration.identity(points.count),
         normaliser=usual_normaliser(points),
         scores={},
-        training_data=learned,
-        terms=terms,
+        training_data=learned_from(recipe, meta, len(training), len(validation)),
+        terms=terms_of(sources),
         recipe=recipe.model_dump(mode="json"),
         version=__version__,
+        sources=sources,
     )
 
     def graph(shape: ShapeCorrection | None, arithmetic: Arithmetic) -> bytes:
@@ -185,7 +196,7 @@ def release(
     advance(steps, steps)
     rounded = {name: round(value, 4) for name, value in further.items()}
     final = card.model_copy(update={"scores": {**card.scores, **rounded}})
-    return Release(recalibrated(onnx, final), final, half_checkpoint(network, meta, shape))
+    return Release(recalibrated(onnx, final), final, half_checkpoint(network, meta, sources, shape))
 
 
 def augmented_crops(recipe: Recipe, samples: Sequence[Sample], count: int = RANGE_FACES) -> NDArray[np.uint8]:
@@ -363,8 +374,10 @@ def _moved_randomly(placement: Placement, size: int, seed: int, share: float = 0
     return moved
 
 
-def half_checkpoint(network: nn.Module, meta: dict[str, Any], shape: ShapeCorrection | None = None) -> bytes:
-    """A checkpoint of averaged weights as float16, with recipe, log and shape correction.
+def half_checkpoint(
+    network: nn.Module, meta: dict[str, Any], sources: Sequence[Source], shape: ShapeCorrection | None = None
+) -> bytes:
+    """A checkpoint of averaged weights as float16, with recipe, log, sources and shape correction.
 
     It is enough to fine-tune the network and to export it again. It is made for sharing: the names of the faces that
     the run has learned from are left out.
@@ -372,4 +385,5 @@ def half_checkpoint(network: nn.Module, meta: dict[str, Any], shape: ShapeCorrec
     state = network.state_dict().items()
     halves = {name: value.half() if value.is_floating_point() else value for name, value in state}
     shared = {key: value for key, value in meta.items() if key != "learned_from"}
+    shared["sources"] = [source.model_dump(mode="json") for source in sources]
     return checkpoints.dump({"ema": halves, "shape": {} if shape is None else shape.state_dict()}, shared)

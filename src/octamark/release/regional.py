@@ -25,7 +25,7 @@ from octamark.inference.refiner import Refiner
 from octamark.inference.regions import RegionTable, fuse, place
 from octamark.layouts import Layout
 from octamark.metrics import distances, failure_rate, nme, part_nme, usual_normaliser
-from octamark.models import FACE_UNITS, Arithmetic, RegionCard, RegionRule
+from octamark.models import FACE_UNITS, Arithmetic, RegionCard, RegionRule, terms_of
 from octamark.models.calibration import Calibration
 from octamark.nets.regional import RegionalNetwork
 from octamark.release.calibration import FOLDS, cross_fitted, fit_calibration
@@ -33,6 +33,7 @@ from octamark.release.graph import regions_to_onnx, with_card
 from octamark.release.model import (
     ArithmeticChoice,
     check_arithmetic,
+    checked_sources,
     choose_arithmetic,
     half_checkpoint,
     learned_from,
@@ -41,6 +42,7 @@ from octamark.release.predictor import RegionalPredictor
 from octamark.release.progress import step_counter
 from octamark.release.quantization import Storage
 from octamark.training import checkpoints
+from octamark.training.provenance import card_source
 from octamark.training.recipe import Recipe
 from octamark.training.regions import region_rule, trained_regional
 
@@ -142,7 +144,8 @@ def release_regions(
         advance: called with the number of finished steps and of all steps.
 
     Raises:
-        ConfigError: a global model that is not a model file; int8 arithmetic of weights that are stored as floats.
+        ConfigError: a global model that is not a model file; int8 arithmetic of weights that are stored as floats; a
+            recipe that claims commercial use, which something in its chain does not allow.
         WeightsError, DataError: as the readers raise them.
     """
     check_arithmetic(arithmetic, storage)
@@ -154,9 +157,9 @@ def release_regions(
     without_offset = with_card(models.read(model), card.model_copy(update={"offset": (0.0, 0.0)}))
     landmarker = Landmarker(without_offset, refine="never")  # crops are placed by points before the offset
     points_layout, table = regional.table.layout, regional.table
+    sources = checked_sources(run, recipe, meta, [card_source(card, "global model"), *card.sources])
     training, validation = training_and_validation(recipe.data, data, points_layout, recipe.seed)
     checkpoints.check_held_out(meta, validation, run)
-    learned, terms = learned_from(recipe, len(training), len(validation))
     draft = RegionCard(
         name=recipe.name,
         layout=points_layout.name,
@@ -169,10 +172,11 @@ def release_regions(
         calibration=Calibration.identity(points_layout.count),
         normaliser=usual_normaliser(points_layout),
         scores={},
-        training_data=learned,
-        terms=terms,
+        training_data=learned_from(recipe, meta, len(training), len(validation)),
+        terms=terms_of(sources),
         recipe=recipe.model_dump(mode="json"),
         version=__version__,
+        sources=sources,
     )
     in_label_boxes = {"labels": View(label_crop(card.crop))}
     range_faces = (training or validation)[:: max(1, len(training or validation) // RANGE_FACES)][:RANGE_FACES]
@@ -228,7 +232,7 @@ def release_regions(
             "scores": {name: value for name, value in all_scores.items() if np.isfinite(value)},
         }
     )
-    return RegionalRelease(with_card(exported, final), final, half_checkpoint(regional, meta))
+    return RegionalRelease(with_card(exported, final), final, half_checkpoint(regional, meta, sources))
 
 
 def region_crops(

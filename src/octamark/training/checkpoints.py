@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from octamark.datasets import Sample
 from octamark.errors import DataError, WeightsError, listed
 from octamark.images import write_atomically
+from octamark.models import Source
 
 _KEY = "octamark"
 
@@ -54,19 +57,52 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         WeightsError: missing, damaged or foreign file.
     """
     groups: dict[str, dict[str, Tensor]] = {}
+    with _opened(path) as (file, meta):
+        for key in file.keys():  # noqa: SIM118, not a dict
+            group, name = key.split("/", 1)
+            groups.setdefault(group, {})[name] = file.get_tensor(key)
+    return groups, meta
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint, without its tensors.
+
+    Raises:
+        WeightsError: missing, damaged or foreign file.
+    """
+    with _opened(path) as (_, meta):
+        return meta
+
+
+def sources(meta: Mapping[str, Any], path: Path) -> tuple[Source, ...]:
+    """What a checkpoint's metadata says that its weights learned from; empty where an older version wrote it.
+
+    Raises:
+        WeightsError: a list of sources that cannot be read; ``path`` names the file.
+    """
+    try:
+        return tuple(Source.model_validate(entry) for entry in meta.get("sources", ()))
+    except (ValidationError, TypeError) as error:
+        raise WeightsError(f"{path}: the list of what it learned from cannot be read ({error})") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The open file and the metadata of a checkpoint.
+
+    Raises:
+        WeightsError: missing, damaged or foreign file, also where its tensors cannot be read.
+    """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {})[_KEY])
-            for key in file.keys():  # noqa: SIM118, not a dict
-                group, name = key.split("/", 1)
-                groups.setdefault(group, {})[name] = file.get_tensor(key)
-        if not isinstance(meta, dict) or not isinstance(meta.get("config"), dict) or not meta.get("rows"):
-            raise ValueError("its metadata holds no recipe and log")
+            if not isinstance(meta, dict) or not isinstance(meta.get("config"), dict) or not meta.get("rows"):
+                raise ValueError("its metadata holds no recipe and log")
+            yield file, meta
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such checkpoint") from error
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise WeightsError(f"{path}: damaged, or not a checkpoint of octamark ({error})") from error
-    return groups, meta
 
 
 def check_held_out(meta: Mapping[str, Any], faces: Iterable[Sample], path: Path) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +27,8 @@ from octamark import metrics
 from octamark.datasets.load import LabelledSet
 from octamark.errors import ConfigError, OutputError, TrainingError
 from octamark.layouts import Layout, layout
-from octamark.training import checkpoints
+from octamark.models import Source
+from octamark.training import checkpoints, provenance
 from octamark.training.data import (
     MEMORY,
     ROOM,
@@ -60,13 +61,14 @@ class Task(Protocol):
     validation_columns: tuple[str, ...]  # of the log
     stored_size: int  # input side, pixels, for which faces are stored
     counts: str  # what is known of the unlabelled faces
+    crop_sources: tuple[Source, ...]  # what the rule that cropped them was learned from
 
     @property
     def network(self) -> nn.Module: ...
 
     def objective(self, average: ExponentialAverage) -> Objective: ...
 
-    def find_faces(self, watcher: Watcher) -> None: ...
+    def find_faces(self, watcher: Watcher, sets: Sequence[LabelledSet], shards: Mapping[str, FaceStore]) -> None: ...
 
     def prepare(self, faces: FaceStore) -> None: ...
 
@@ -92,8 +94,10 @@ class Trainer:
 
     Raises:
         OutputError: ``out`` holds a run already and ``resume`` is false, or cannot be made or written.
-        ConfigError: ``resume`` with another recipe than the run's, nothing to resume, too small a batch, a recipe and
-            ``unlabelled`` that do not go together, or a teacher or global network that does not suit the recipe.
+        ConfigError: a recipe that claims commercial use, and anything in its chain that is not stated to allow it
+            (octamark.training.provenance); ``resume`` with another recipe than the run's, nothing to resume, too small
+            a batch, a recipe and ``unlabelled`` that do not go together, or a teacher or global network that does not
+            suit the recipe.
         DataError: ``resume`` with faces held out that the run has learned from.
         DeviceError: a device that is unknown or not there.
         WeightsError: ``init`` of a new run, a teacher or a global network that names no checkpoint, or one of another
@@ -130,6 +134,10 @@ class Trainer:
             if recipe.regional is None
             else Regions(recipe, self.layout, self.fabric)
         )
+        last = self.folder.last
+        self.recorded = checkpoints.sources(checkpoints.metadata(last), last) if resume else ()
+        self.sources = self._all_sources()
+        provenance.check_claim(recipe, self.sources, recipe.name)
         self.network = self.task.network
         self.model, self.optimiser = self.fabric.setup(self.network, optimiser(self.network, recipe.optimiser))
         self.average = ExponentialAverage(self.network, recipe.optimiser.ema, recipe.optimiser.init_weight)
@@ -144,7 +152,8 @@ class Trainer:
 
     def run(self) -> float:
         """Train to the end of the last stage; returns the best validation NME (a fraction)."""
-        self.task.find_faces(self.watcher)
+        self.task.find_faces(self.watcher, self.sets, self.shards)
+        self.sources = self._all_sources()
         training, validation = self._stores()
         self.task.prepare(training)
         total = sum(stage.epochs for stage in self.recipe.stages)
@@ -322,6 +331,13 @@ class Trainer:
         if (problem := self.fabric.broadcast(problem)) is not None:
             raise OutputError(problem)
 
+    def _all_sources(self) -> tuple[Source, ...]:
+        """All that the run learns from."""
+        faces = {
+            entry.name: (count, len(entry.validation)) for entry, count in zip(self.sets, self.counts, strict=True)
+        }
+        return provenance.sources_of(self.recipe, [*self.task.crop_sources, *self.recorded], faces)
+
     def _save(self, is_best: bool) -> None:
         meta = {
             "config": self.recipe.model_dump(mode="json"),
@@ -330,6 +346,7 @@ class Trainer:
             "average_updates": self.average.updates,
             "rows": self.rows,
             "learned_from": sorted(self.learned),
+            "sources": [source.model_dump(mode="json") for source in self.sources],
         }
         if self.task.counts:
             meta["unlabelled"] = self.task.counts

@@ -11,10 +11,21 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from octamark.errors import ConfigError, listed
+from octamark.models import SET_TERMS
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _check_terms(terms: str, commercial_use: bool | None) -> None:
+    """Check that a set whose commercial use is stated to be allowed has terms.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if commercial_use and not terms.strip():
+        raise ValueError("commercial_use = true: say in terms which licence allows it, and whom to name")
 
 
 class Data(_Section):
@@ -40,6 +51,10 @@ class Data(_Section):
     weight: float | None = Field(
         None, gt=0.0, description="share of a step's faces, relative to the other sets; by default the number of faces"
     )
+    terms: str = Field("", description="licence of pictures and labels, and whom to name; known for the public sets")
+    commercial_use: bool | None = Field(
+        None, description="whether these terms allow commercial use; false for the public sets"
+    )
 
     @field_validator("validation", mode="before")
     @classmethod
@@ -60,6 +75,14 @@ class Data(_Section):
     def _nothing_to_weigh(self) -> Data:
         if self.held_out and self.weight is not None:
             raise ValueError("a set that is held out as a whole has no weight")
+        return self
+
+    @model_validator(mode="after")
+    def _terms_are_those_of_the_set(self) -> Data:
+        known = SET_TERMS.get(self.format)
+        if known is not None and (self.commercial_use or self.terms not in ("", known)):
+            raise ValueError(f"the terms of {self.format} are known ({known}): leave out terms and commercial_use")
+        _check_terms(self.terms, self.commercial_use)
         return self
 
     @property
@@ -172,6 +195,18 @@ class Unlabelled(_Section):
     batch: int = Field(16, ge=1, description="unlabelled faces a step, over all processes")
     adversary: Adversary | None = None
     teacher: Teacher | None = None
+    crop_rule: str | None = Field(
+        None,
+        description="released model or .onnx file whose crop rule is used where too few labelled faces are found to "
+        "fit one; for a folder of pictures",
+    )
+    terms: str = Field("", description="licence of the pictures, and whom to name")
+    commercial_use: bool | None = Field(None, description="whether these terms allow commercial use")
+
+    @model_validator(mode="after")
+    def _terms_are_given(self) -> Unlabelled:
+        _check_terms(self.terms, self.commercial_use)
+        return self
 
 
 class Caricature(_Section):
@@ -244,6 +279,19 @@ class Recipe(_Section):
     regional: Regional | None = None
     caricature: Caricature | None = None
     init: str | None = Field(None, description="released model, run or checkpoint (.safetensors) to start from")
+    commercial_use: bool = Field(
+        False, description="claim that the weights may be used commercially: refused unless all that they learn from "
+        "is stated to allow it",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _claimed_with_its_own_crop_rule(self) -> Recipe:
+        if self.commercial_use and self.unlabelled is not None and self.unlabelled.crop_rule is not None:
+            raise ValueError(
+                "commercial_use = true: leave out unlabelled.crop_rule, so that the rule is fitted on the labelled "
+                "faces of the recipe"
+            )
+        return self
 
     @model_validator(mode="after")
     def _teacher_has_spreads(self) -> Recipe:

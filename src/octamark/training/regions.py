@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from octamark import metrics
+from octamark.datasets.load import LabelledSet
 from octamark.errors import ConfigError, WeightsError
 from octamark.inference.regions import RegionTable
 from octamark.layouts import Layout, layout
-from octamark.models import RegionRule
+from octamark.models import RegionRule, Source
 from octamark.nets.network import OctaveNetwork
 from octamark.nets.regional import RegionalModel, RegionalNetwork, RegionalView, compose, regional_start
 from octamark.nets.sampling import cut, middle, move_points
@@ -84,6 +85,7 @@ class Regions:
         self.stored_size = self.settings.view
         self.mirror = torch.from_numpy(layout.mirror.copy())
         self.counts = ""
+        self.crop_sources: tuple[Source, ...] = ()
 
     def objective(self, average: ExponentialAverage) -> RegionalObjective:
         """The loss of readings and combined points, and the divergence from the teacher if there is one."""
@@ -111,7 +113,7 @@ class Regions:
         frozen: RegionalNetwork = placed.requires_grad_(False)
         return frozen
 
-    def find_faces(self, watcher: Watcher) -> None:
+    def find_faces(self, watcher: Watcher, sets: Sequence[LabelledSet], shards: Mapping[str, FaceStore]) -> None:
         """Nothing: regional networks learn from labelled faces."""
 
     def prepare(self, faces: FaceStore) -> None:

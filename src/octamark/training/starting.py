@@ -81,6 +81,8 @@ def trained_shape(path: Path) -> ShapeCorrection | None:
 def adaptation(init: str) -> Recipe:
     """The recipe that adapts a trained network to unlabelled faces: its own, with one short stage and a mean teacher.
 
+    It claims no commercial use: the terms of the unlabelled faces are unknown.
+
     Raises:
         WeightsError: as ``checkpoint_path``, or a damaged checkpoint.
     """
@@ -88,7 +90,8 @@ def adaptation(init: str) -> Recipe:
     init_recipe = parse(checkpoints.load(path)[1]["config"], str(path))
     stage = {**init_recipe.stages[-1].model_dump(), "epochs": 10, "learning_rate": 5e-4}
     changes: dict[str, Any] = {"name": f"{init_recipe.name}-adapted", "init": init, "stages": [stage]}
-    changes |= {"unlabelled": {"teacher": {}}, "distillation": None, "caricature": None}
+    teacher: dict[str, Any] = {"teacher": {}, "crop_rule": init if init in models.available() else None}
+    changes |= {"unlabelled": teacher, "distillation": None, "caricature": None, "commercial_use": False}
     changes["optimiser"] = {**init_recipe.optimiser.model_dump(), "init_weight": 0.0}
     return parse({**init_recipe.model_dump(), **changes}, str(path))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from octamark import metrics
+from octamark.datasets.load import LabelledSet
 from octamark.errors import ConfigError, DataError
 from octamark.layouts import Layout
+from octamark.models import Source
 from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.nets.sampling import cut
@@ -70,6 +73,7 @@ class WholeFaces:
         self.stored_size = max(stage.size for stage in recipe.stages)
         self.caricatures: Caricatures | None = None
         self.counts = ""
+        self.crop_sources: tuple[Source, ...] = unlabelled.expected_sources(recipe, faces)
         self.others: tuple[int, PictureStack | Tensor] = (0, torch.empty(0))
 
     def objective(self, average: ExponentialAverage) -> FaceObjective:
@@ -97,24 +101,33 @@ class WholeFaces:
         self.terms = FaceObjective(terms, weights, recipe.loss.beta)
         return self.terms
 
-    def find_faces(self, watcher: Watcher) -> None:
+    def find_faces(self, watcher: Watcher, sets: Sequence[LabelledSet], shards: Mapping[str, FaceStore]) -> None:
         """Find the unlabelled faces, of a recipe that has them.
 
+        Args:
+            watcher: receives the progress.
+            sets: the labelled faces, on which the rule that crops the others is fitted; shards: those that are stored.
+
         Raises:
-            DataError: no faces there, or faces cropped with another margin than the recipe's.
+            DataError: no faces there, faces cropped with another margin than the recipe's, or too few labelled faces to
+                fit the rule.
         """
         if self.source is None:
             return
         path, margin = self.source, self.recipe.margin
-        if path.suffix != ".safetensors" and not any(path.glob("*.safetensors")):
+        if not unlabelled.are_stored(path):
             path = self.folder / "unlabelled"
             if self.fabric.is_global_zero and not (self.resumed and path.exists()):
-                unlabelled.collect(self.source, path, self.stored_size, margin, advance=watcher.finding)
+                unlabelled.pictures_in(self.source)
+                rule, sources = unlabelled.fitted_rule(
+                    self.recipe, sets, shards, self.layout.name, advance=watcher.finding
+                )
+                unlabelled.collect(self.source, path, self.stored_size, margin, rule, sources, advance=watcher.finding)
             self.fabric.barrier()
         self.faces = unlabelled.read(path)
         if self.faces.margin != margin:
             raise DataError(f"{path}: faces cropped with margin {self.faces.margin}, the recipe's is {margin}")
-        self.counts = str(self.faces.counts)
+        self.counts, self.crop_sources = str(self.faces.counts), self.faces.sources
         watcher.found(self.counts)
 
     def prepare(self, faces: FaceStore) -> None:
