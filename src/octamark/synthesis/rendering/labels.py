@@ -27,7 +27,7 @@ FRACTION = 64.0
 BROW_STATIONS = 9
 """Places along a brow, from its outer to its inner end, at which its lower and upper edges are stored."""
 
-OUTLINE_AXIS = (-4.5, 2.0)
+OUTLINE_AXIS = (-5.5, 2.0)
 """Where the lines of the outline begin on the mean head: on a vertical axis in its middle. Its lower end, and its z.
 
 Lines to the cheeks are level; lines to the chin spread from the axis' lower end."""
@@ -35,7 +35,7 @@ Lines to the cheeks are level; lines to the chin spread from the axis' lower end
 GRAZE = 0.1
 """Centimetres within which a place on a contour counts as the contour itself when rays say whether it is hidden."""
 
-INNER_SHARE = 0.4
+INNER_SHARE = 0.3
 """How near a line of the outline comes to the axis, seen from the front; the outline lies at 1."""
 
 
