@@ -113,6 +113,8 @@ def test_a_visible_contour_is_not_hidden_by_rays_that_graze_it() -> None:
     for limit, hidden in ((0.0, False), (0.05, False), (0.5, True)):
         seen = landmarks_of(replace(stored, behind_head=(facing < limit).astype(float)), small, MEAN)
         assert bool(seen.behind_head[2]) is hidden, limit
+    rim_alone = (np.arange(len(MEAN)) == RIM_BELOW).astype(float)
+    assert not landmarks_of(replace(labels(), behind_head=rim_alone), small, MEAN).behind_head[1]
 
 
 def test_brow_edges_enclose_the_hairs() -> None:
