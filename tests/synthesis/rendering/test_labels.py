@@ -103,6 +103,20 @@ def test_a_layout_without_vertices_or_with_a_foreign_one_is_refused() -> None:
         landmarks_of(labels(), parse({**TABLE, "vertices": [*TABLE["vertices"][:3], 99999, 1, 1]}, "x"), MEAN)
 
 
+def test_a_visible_contour_is_not_hidden_by_rays_that_graze_it() -> None:
+    """The vertex that lies farthest out just faces away; the skin beside it is seen."""
+    stored = labels(50)
+    camera = np.array(stored.camera["position"])
+    normals = MEAN / [8**2, 8**2, 10**2]
+    facing = ((camera - MEAN) * normals).sum(axis=1) / np.linalg.norm(normals, axis=1) / np.linalg.norm(camera)
+    small = parse(TABLE, "small.toml")
+    for limit, hidden in ((0.0, False), (0.05, False), (0.5, True)):
+        seen = landmarks_of(replace(stored, behind_head=(facing < limit).astype(float)), small, MEAN)
+        assert bool(seen.behind_head[2]) is hidden, limit
+    rim_alone = (np.arange(len(MEAN)) == RIM_BELOW).astype(float)
+    assert not landmarks_of(replace(labels(), behind_head=rim_alone), small, MEAN).behind_head[1]
+
+
 def test_brow_edges_enclose_the_hairs() -> None:
     rng = np.random.default_rng(0)
     x = rng.uniform(1, 5, 4000)
@@ -110,7 +124,24 @@ def test_brow_edges_enclose_the_hairs() -> None:
     for sign in (-1, 1):
         edges = brow_edges(hairs * [sign, 1, 1])
         np.testing.assert_allclose(edges[:, 0, 0], sign * np.linspace(5, 1, 9), atol=0.1)
-        np.testing.assert_allclose(edges[1:-1, 1, 1] - edges[1:-1, 0, 1], 0.8 * 0.86, atol=0.1)
+        np.testing.assert_allclose(edges[:, 1, 1] - edges[:, 0, 1], 0.8 * 0.9, atol=0.1)
+
+
+def test_brow_edges_follow_a_brow_that_bends_down_and_back() -> None:
+    """The outer end lies where the hairs end, not in the middle of the last ones; stations are equally far apart."""
+    rng = np.random.default_rng(0)
+
+    def curve(x: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+        return np.column_stack([x, 7 - 0.12 * (x - 3) ** 2, 10 - 0.1 * x**2])
+
+    hairs = curve(rng.uniform(1, 6, 4000)) + rng.uniform(-1, 1, (4000, 1)) * [0, 0.3, -0.1]
+    edges = brow_edges(hairs)
+    middle = edges.mean(axis=1)
+    assert np.linalg.norm(middle[0] - curve(np.array([6.0]))[0]) < 0.1
+    assert np.linalg.norm(middle[-1] - curve(np.array([1.0]))[0]) < 0.1
+    steps = np.linalg.norm(np.diff(middle, axis=0), axis=1)
+    assert steps.max() < 1.1 * steps.min()
+    np.testing.assert_allclose(edges[:, 1] - edges[:, 0], [[0, 0.54, -0.18]] * 9, atol=0.08)
 
 
 def test_shipped_layouts_lie_on_the_head_symmetrically() -> None:

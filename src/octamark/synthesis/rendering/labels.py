@@ -27,15 +27,15 @@ FRACTION = 64.0
 BROW_STATIONS = 9
 """Places along a brow, from its outer to its inner end, at which its lower and upper edges are stored."""
 
-OUTLINE_AXIS = (-4.5, 2.0)
+OUTLINE_AXIS = (-5.5, 2.0)
 """Where the lines of the outline begin on the mean head: on a vertical axis in its middle. Its lower end, and its z.
 
 Lines to the cheeks are level; lines to the chin spread from the axis' lower end."""
 
-GRAZE = 0.1
+GRAZE = 0.2
 """Centimetres within which a place on a contour counts as the contour itself when rays say whether it is hidden."""
 
-INNER_SHARE = 0.4
+INNER_SHARE = 0.3
 """How near a line of the outline comes to the axis, seen from the front; the outline lies at 1."""
 
 
@@ -161,9 +161,8 @@ def landmarks_of(labels: Labels, layout: Layout, mean: F64) -> RenderedLandmarks
         place = layout.places[index]
         if place.brow is None:
             line = contour_line(labels.vertices, candidates, mean, mean[list(place.vertices)].mean(axis=0))
-            seen = contour_place(labels, line, skin[index])
-            if seen is not None:
-                landmarks[index], head[index], thing[index] = seen
+            fixed = (skin[index], float(head[index]), float(thing[index]))
+            landmarks[index], head[index], thing[index] = contour_place(labels, line, fixed)
     outside = ((landmarks < -0.5) | (landmarks > labels.size - 0.5)).any(axis=1)
     return RenderedLandmarks(
         landmarks.astype(np.float32), skin.astype(np.float32), head > 0.5, thing > 0.5, np.asarray(outside)
@@ -283,18 +282,18 @@ def contour_line(vertices: NDArray[np.int64], candidates: NDArray[np.int64], mea
     return ContourLine(candidates[pairs], shares / shares.sum(axis=1, keepdims=True), outward)
 
 
-def contour_place(labels: Labels, line: ContourLine, skin: F64) -> tuple[F64, float, float] | None:
+def contour_place(labels: Labels, line: ContourLine, fixed: tuple[F64, float, float]) -> tuple[F64, float, float]:
     """Pixels (2,) of a point of the outline as it is seen, and its ``behind_head`` and ``behind_thing``.
 
     It is the place of the line that lies farthest out in the picture: in a frontal view on the jaw, on the averted side
-    of a turned head on the cheek. Rays to a contour graze it, so that the flags are those of the least hidden place
-    within ``GRAZE`` of it. None where the skin's own point lies farthest out.
+    of a turned head on the cheek; the point that stays on the skin where that is farther out. Rays to a contour graze
+    it, so that the flags are those of the least hidden place within ``GRAZE`` of it.
 
     Args:
-        skin: (2,) the point in the picture.
+        fixed: the same of the point that stays on the same skin.
     """
     if not len(line.pairs):
-        return None
+        return fixed
     right, up = (np.asarray(labels.camera[name], np.float64) for name in ("right", "up"))
     upward = np.array([right[1], -up[1]])  # of the head's y axis in the picture
     upward /= max(float(np.hypot(*upward)), 1e-6)
@@ -303,12 +302,12 @@ def contour_place(labels: Labels, line: ContourLine, skin: F64) -> tuple[F64, fl
     places = (labels.points[line.pairs] * line.weights[..., None]).sum(axis=1)
     reach = places @ outward
     best = int(np.argmax(reach))
-    if reach[best] <= float(skin @ outward):
-        return None
+    on_skin = float(fixed[0] @ outward) >= reach[best]
     focal = labels.size / 2 / np.tan(np.radians(labels.camera["angle"] / 2))
-    close = reach > reach[best] - GRAZE * focal / labels.depth[line.pairs[best, 0]]
-    hidden = [
-        float((shares[line.pairs] * line.weights).sum(axis=1)[close].min())
+    farthest = float(fixed[0] @ outward) if on_skin else reach[best]
+    close = reach > farthest - GRAZE * focal / labels.depth[line.pairs[best, 0]]
+    head, thing = (
+        float((shares[line.pairs] * line.weights).sum(axis=1)[close].min(initial=1.0))
         for shares in (labels.behind_head, labels.behind_thing)
-    ]
-    return places[best], hidden[0], hidden[1]
+    )
+    return (fixed[0], min(fixed[1], head), min(fixed[2], thing)) if on_skin else (places[best], head, thing)
