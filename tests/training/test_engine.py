@@ -17,7 +17,7 @@ import torch
 
 from drawn_faces import write_w300
 from octamark.datasets.load import labelled_sets, training_and_validation
-from octamark.errors import ConfigError, DataError, DeviceError, OutputError, WeightsError
+from octamark.errors import ConfigError, DataError, DeviceError, LayoutError, OutputError, WeightsError
 from octamark.layouts import convert, layout
 from octamark.nets.network import NetworkConfig, OctaveNetwork
 from octamark.training import checkpoints
@@ -160,6 +160,23 @@ def test_a_set_held_out_as_a_whole_chooses_and_does_not_teach(root: Path, tmp_pa
     assert all(name.startswith("drawn/") for name in trainer.learned)
     assert trainer.counts == [36]
     assert trainer.shares == [1.0]
+
+
+def test_errors_are_divided_by_the_normaliser_of_the_recipe(root: Path, tmp_path: Path) -> None:
+    rows = {}
+    for name in (None, "box"):
+        recipe = config(1, normaliser=name)
+        sets = labelled_sets(recipe.data, root, layout("ibug68"), recipe.seed, recipe.normaliser)
+        trainer = Trainer(recipe, sets, tmp_path / str(name), device="cpu")
+        trainer.run()
+        rows[name] = trainer.rows[0]["validation_nme"]
+    truth = np.stack([face.landmarks for face in sets[0].validation])
+    ratio = layout("ibug68").distance(truth, "inter-ocular") / layout("ibug68").distance(truth, "box")
+    assert rows["box"] == pytest.approx(rows[None] * ratio.mean(), rel=0.05)
+    with pytest.raises(LayoutError, match="ibug68 has no normaliser 'nose'"):
+        labelled_sets(recipe.data, root, layout("ibug68"), 0, "nose")
+    with pytest.raises(ConfigError, match="normaliser: face-box needs the boxes of a set"):
+        config(1, normaliser="face-box")
 
 
 def test_two_processes(root: Path, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def train(
 
     settings = _recipe(recipe, init, unlabelled is not None)
     points = layout(settings.layout)
-    sets = labelled_sets(settings.data, data_paths(data), points, settings.seed)
+    sets = labelled_sets(settings.data, data_paths(data), points, settings.seed, settings.normaliser)
     held_out = sum(len(labelled.validation) for labelled in sets)
     if sheet is not None:
         from octamark.training.sheet import draw
@@ -153,9 +153,9 @@ def train(
         if trainer.fabric.is_global_zero:
             from octamark.training.curves import plot
 
-            plot({settings.name: trainer.rows}, folder / "curves.png", usual_normaliser(points))
+            plot({settings.name: trainer.rows}, folder / "curves.png", settings.normaliser or usual_normaliser(points))
     if trainer.fabric.is_global_zero:
-        about = f"{usual_normaliser(points)}, boxes from labels, {held_out} faces"
+        about = f"{settings.normaliser or usual_normaliser(points)}, boxes from labels, {held_out} faces"
         which = "best" if settings.caricature is None else "last epoch's"
         note(f"{which} validation NME {best:.2%} ({about}): {folder}")
 

@@ -74,6 +74,7 @@ def labelled_sets(
     paths: Path | Mapping[str, Path] | None,
     layout: Layout,
     seed: int = 0,
+    normaliser: str | None = None,
 ) -> list[LabelledSet]:
     """The faces of a recipe's data sections.
 
@@ -85,6 +86,7 @@ def labelled_sets(
         layout: the recipe's layout.
         seed: draws the sections' share of the training faces (a smaller share is a part of a larger one), and held-out
             shares.
+        normaliser: by which the errors of held-out faces will be divided; None is ``metrics.usual_normaliser``.
 
     Raises:
         DataError: as ``octamark.datasets.read``; a section without a path, or a path for an unknown one; a split
@@ -103,7 +105,7 @@ def labelled_sets(
     validation = [face for labelled in sets for face in labelled.validation]
     if not validation:
         raise DataError(f"no faces are held out to validate on: give one of {listed(_titles(several))} a validation")
-    _check_normalisers(validation, layout)
+    _check_normalisers(validation, layout, normaliser or usual_normaliser(layout))
     return _without(sets, {face.source for face in validation}) if len(sets) > 1 else sets
 
 
@@ -112,9 +114,10 @@ def training_and_validation(
     paths: Path | Mapping[str, Path] | None,
     layout: Layout,
     seed: int = 0,
+    normaliser: str | None = None,
 ) -> tuple[list[Sample], list[Sample]]:
     """The faces to train on and those held out, of all sections together; see ``labelled_sets``."""
-    sets = labelled_sets(sections, paths, layout, seed)
+    sets = labelled_sets(sections, paths, layout, seed, normaliser)
     return [face for labelled in sets for face in labelled.training], [
         face for labelled in sets for face in labelled.validation
     ]
@@ -235,7 +238,7 @@ def _source_layout(section: DataSection, layout: Layout) -> Layout | None:
     return source
 
 
-def _check_normalisers(validation: Sequence[Sample], layout: Layout) -> None:
+def _check_normalisers(validation: Sequence[Sample], layout: Layout, normaliser: str) -> None:
     """Check that the errors of the held-out faces can be normalised.
 
     A face that lacks labels for it is left out of the scores. It is an error if a face with all labels cannot be
@@ -245,12 +248,12 @@ def _check_normalisers(validation: Sequence[Sample], layout: Layout) -> None:
         DataError: errors cannot be normalised; the message names the faces.
     """
     truth = np.stack([face.landmarks for face in validation])
-    unknown = np.isnan(distances(truth, layout, usual_normaliser(layout)))
+    unknown = np.isnan(distances(truth, layout, normaliser))
     flat = unknown & (np.ones(len(truth), bool) if unknown.all() else ~np.isnan(truth).any(axis=(1, 2)))
     if flat.any():
         names = [face.name for face, is_flat in zip(validation, flat, strict=True) if is_flat]
         raise DataError(
-            f"{listed(names[:3])} ({len(names)} faces held out): no {usual_normaliser(layout)} distance to divide "
+            f"{listed(names[:3])} ({len(names)} faces held out): no {normaliser} distance to divide "
             "errors by; hold out others"
         )
 

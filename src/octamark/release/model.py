@@ -151,7 +151,7 @@ def release(
     check_arithmetic(arithmetic, storage)
     network, recipe, meta = load_network(run)
     sources, points = checked_sources(run, recipe, meta), layout(recipe.layout)
-    training, validation = training_and_validation(recipe.data, data, points, recipe.seed)
+    training, validation = training_and_validation(recipe.data, data, points, recipe.seed, recipe.normaliser)
     checkpoints.check_held_out(meta, validation, run)
     complete = [sample for sample in training if np.isfinite(sample.landmarks).all()]
     kept_shape = None if run.is_dir() else trained_shape(run)
@@ -171,7 +171,7 @@ def release(
         width=network.config.width,
         crop=rule,
         calibration=Calibration.identity(points.count),
-        normaliser=usual_normaliser(points),
+        normaliser=recipe.normaliser or usual_normaliser(points),
         scores={},
         training_data=learned_from(recipe, meta, len(training), len(validation)),
         terms=terms_of(sources),
@@ -332,8 +332,8 @@ def calibrate(
     raw, signed_errors, mirror = in_labels.spread / unit, (moved["labels"] - truth) / unit, points.mirror
     fitted = fit_calibration(raw, signed_errors, mirror)
     eyes = points.reference_distance(truth) / in_labels.scale
-    scored = np.isfinite(distances(truth, points, usual_normaliser(points)))
-    errors = {name: nme(landmarks, truth, points)[scored] for name, landmarks in moved.items()}
+    scored = np.isfinite(distances(truth, points, card.normaliser))
+    errors = {name: nme(landmarks, truth, points, card.normaliser)[scored] for name, landmarks in moved.items()}
     detected = errors["detector"][predictions["detector"].found[scored]]
     scores = {
         f"validation NME, %, label boxes, {int(scored.sum())} faces": _percent(errors["labels"]),
@@ -353,7 +353,8 @@ def _nme_in_label_boxes(landmarker: Landmarker, samples: Sequence[Sample], tick:
     views = {"labels": View(label_crop(landmarker.card.crop))}
     landmarks = predict(landmarker, samples, views, advance=tick)["labels"].landmarks
     truth, points = np.stack([sample.landmarks for sample in samples]), landmarker.layout
-    return _percent(nme(shifted(landmarks, fit_offset(landmarks, truth, points), points), truth, points))
+    moved = shifted(landmarks, fit_offset(landmarks, truth, points), points)
+    return _percent(nme(moved, truth, points, landmarker.card.normaliser))
 
 
 def _percent(errors: NDArray[np.float64]) -> float:

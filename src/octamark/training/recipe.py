@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from octamark.errors import ConfigError, listed
+from octamark.metrics import OWN_BOX_NORMALISERS
 from octamark.models import SET_TERMS
 
 
@@ -267,6 +268,11 @@ class Recipe(_Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="of the model: small letters, digits, - and _")
     layout: str = Field("ibug68", description="landmark layout, by name or as the path of a .toml file")
+    normaliser: str | None = Field(
+        None,
+        description="what validation errors are divided by: a normaliser of the layout, box or diagonal; by default "
+        "inter-ocular, which does not suit faces in profile, or box where the layout has none",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="fixes the first weights, the order of faces and augmentation")
     data: tuple[Data, ...] = Field((Data(),), min_length=1)
     network: Network = Network()
@@ -328,6 +334,12 @@ class Recipe(_Section):
             raise ValueError("data: shards hold no validation faces: add a set of which some can be held out")
         return self
 
+    @model_validator(mode="after")
+    def _normaliser_is_known(self) -> Recipe:
+        if self.normaliser in OWN_BOX_NORMALISERS:
+            raise ValueError(f"normaliser: {self.normaliser} needs the boxes of a set, which training does not read")
+        return self
+
     @property
     def margin(self) -> float:
         """Side of the network's crop over the longer side of the landmark box: the margin of the first set."""
@@ -342,6 +354,8 @@ class Recipe(_Section):
             raise ValueError(f"regional: leave out the sections {listed(others)}")
         if self.regional is not None and self.loss.name != "laplace_kl":
             raise ValueError("regional: its loss is laplace_kl")
+        if self.regional is not None and self.normaliser is not None:
+            raise ValueError("regional: leave out normaliser")
         return self
 
 

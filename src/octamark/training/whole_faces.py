@@ -186,5 +186,5 @@ class WholeFaces:
             maps = model(pictures.contiguous(memory_format=torch.channels_last))
             points = heatmaps.decode(heatmaps.probabilities(maps, self.recipe.loss.beta))
             position = heatmaps.to_input_pixels(points, STRIDE).position
-            errors.append(metrics.nme(position.cpu().numpy(), truth.cpu().numpy(), self.layout))
+            errors.append(metrics.nme(position.cpu().numpy(), truth.cpu().numpy(), self.layout, self.recipe.normaliser))
         return np.concatenate(errors), {}
