@@ -2,8 +2,7 @@
 
 ``single`` gives one face that rests, sways, moves fast, speaks and blinks; ``several`` gives two to five faces that
 cross, are covered, leave and come back, and a cut. A function that moves the pixels also moves the labels, so that the
-truth of a frame
-is exact with regard to the labels of the photograph. Everything follows from the seed."""
+truth of a frame is exact with regard to the labels of the photograph. Everything follows from the seed."""
 
 from __future__ import annotations
 

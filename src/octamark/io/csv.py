@@ -1,4 +1,5 @@
-"""CSV: one row per point. A picture without faces has one row with empty cells from ``face`` on.
+"""CSV: one row per point. A picture without faces has one row with empty cells from ``face`` on. ``id`` is the number
+of the face's track in a video, and empty outside video.
 
 Also read: one row per face, with columns ``file, x0, y0, x1, y1, ...`` and, optionally, ``box_x1, box_y1, box_x2,
 box_y2``. Columns may come in any order; of the first form ``file, point, x, y`` must be there. Coordinates are 0-based.
@@ -26,7 +27,7 @@ NAME = "predictions.csv"
 
 BOX = ("box_x1", "box_y1", "box_x2", "box_y2")
 COLUMNS = (
-    "file", "width", "height", "layout", "model", "face", "score", "mean_confidence", *BOX,
+    "file", "width", "height", "layout", "model", "face", "id", "score", "mean_confidence", *BOX,
     "point", "name", "x", "y", "spread_x", "spread_y", "confidence",
 )  # fmt: skip
 _BY_POINT = ("file", "point", "x", "y")
@@ -49,7 +50,8 @@ def picture_rows(record: Record) -> bytes:
     count = faces.layout.count
     for number, face in enumerate(faces):
         scores = [rounded(np.float64(value), 4) for value in (face.score, face.mean_confidence)]
-        cells = [*picture, number, *scores, *(rounded(face.box, 2) or [None] * 4)]
+        track = "" if face.id is None else face.id
+        cells = [*picture, number, track, *scores, *(rounded(face.box, 2) or [None] * 4)]
         points = rounded(face.landmarks, 2) or [[None, None]] * count
         spreads = rounded(face.spread, 3) or [[None, None]] * count
         confidences = rounded(face.confidence, 4) or [None] * count
@@ -203,12 +205,23 @@ def _faces_by_point(rows: list[_Row], first: int, layout: Layout) -> Iterator[Fa
             confidence=None if np.isnan(confidence).all() else confidence,
             box=_box(where, row),
             score=None if np.isnan(score := _number(where, row.get("score", ""))) else score,
+            id=_track(where, row.get("id", "")),
         )
 
 
 def _number(where: str, cell: str) -> float:
     """NaN for an empty cell."""
     return numbers([cell], where)[0] if cell.strip() else np.nan
+
+
+def _track(where: str, cell: str) -> int | None:
+    """The id in a cell; None for an empty one."""
+    value = _number(where, cell)
+    if np.isnan(value):
+        return None
+    if value != int(value):
+        raise DataError(f"{where}: id {cell}; allowed: a whole number")
+    return int(value)
 
 
 def _pair(where: str, x: str, y: str) -> list[float]:
