@@ -21,7 +21,8 @@ from octamark.layouts import layout
 WIDTH, HEIGHT = 1280, 720
 BLINK = 0.1  # seconds from open to open
 SHUTTER = 0.5  # of the time between two frames
-SUBFRAMES = 4
+SUBFRAMES = 3
+MAX_ENLARGEMENT = 1.5
 STILL = 0.01  # pixels a frame: points that move less, and did in the frames beside it, are still
 
 Floats = NDArray[np.float64]
@@ -80,25 +81,41 @@ class Portrait:
 
     @classmethod
     def of(cls, sample: Sample, unit: float) -> Portrait | None:
-        """The scaled photograph of a labelled face; None if it would have to be enlarged by more than a half."""
+        """The scaled photograph of a labelled face.
+
+        None if it would have to be enlarged by more than a half, or shows less than a third of an eye distance around
+        the landmarks.
+        """
         points = np.asarray(sample.landmarks, np.float64)
-        scale = unit / float(IBUG.reference_distance(points))
-        if scale > 1.5 or not np.isfinite(points).all():
+        eyes = float(IBUG.reference_distance(points))
+        scale = unit / eyes
+        if scale > MAX_ENLARGEMENT or not np.isfinite(points).all():
             return None
         picture = sample.read()
+        free = np.concatenate([points.min(axis=0), picture.shape[1::-1] - points.max(axis=0)])
+        if free.min() < eyes / 3:
+            return None
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         return cls(
             cv2.resize(picture, None, fx=scale, fy=scale, interpolation=method), (points + 0.5) * scale - 0.5, unit
         )
 
-    def with_expression(self, closed: float, mouth: float) -> tuple[Picture, Floats]:
-        """The picture and its labels with the eyes shut by a share (0 to 1) and the mouth stretched (-0.3 to 0.6)."""
+    def bent(self, closed: float, mouth: float, turn: Floats) -> tuple[Picture, Floats]:
+        """The picture and its labels with another expression and pose.
+
+        Args:
+            closed: how far the eyes are shut, 0 to 1.
+            mouth: how far the mouth is stretched, -0.3 to 0.6.
+            turn: (2,) by which the middle of the face moves against its outline, as when a head turns; eye distances.
+        """
         picture, points = self.picture, self.points
         if mouth:
             picture, points = stretched_mouth(picture, points, mouth)
         if closed:
             for eye in EYES:
                 picture, points = shut_eye(picture, points, eye, closed)
+        if turn.any():
+            picture, points = turned_head(picture, points, self.points[30], turn * self.unit, self.unit)
         return picture, points
 
 
@@ -181,7 +198,7 @@ def stretched_mouth(picture: Picture, points: Floats, amount: float) -> tuple[Pi
 
     def backward(place: Floats) -> Floats:
         source = place.copy()
-        for _ in range(12):
+        for _ in range(12):  # converges, because the shift changes less than the place
             source[..., 1] = place[..., 1] - shift(source)
         return source
 
@@ -189,6 +206,21 @@ def stretched_mouth(picture: Picture, points: Floats, amount: float) -> tuple[Pi
         return origin + function((place - origin) @ axes.T / width) * width @ axes
 
     return _remapped(picture, origin, 1.4 * width, lambda place: in_mouth(backward, place)), in_mouth(forward, points)
+
+
+def turned_head(picture: Picture, points: Floats, middle: Floats, shift: Floats, unit: float) -> tuple[Picture, Floats]:
+    """Picture and labels after the face around ``middle`` was shifted, less and less towards its outline; pixels."""
+
+    def share(place: Floats) -> Floats:
+        return np.exp(-((place - middle) ** 2).sum(axis=-1, keepdims=True) / (2 * (0.55 * unit) ** 2))
+
+    def backward(place: Floats) -> Floats:
+        source = place
+        for _ in range(6):  # the shift changes by less than a quarter of the place
+            source = place - shift * share(source)
+        return source
+
+    return _remapped(picture, middle, 2 * unit, backward), points + shift * share(points)
 
 
 @dataclass(frozen=True)
@@ -224,6 +256,14 @@ class Script:
         moved = np.array([[cos, -sin, x], [sin, cos, y], [0, 0, 1]])
         to_frame = np.array([[unit, 0, self.middle[0] + 0.37], [0, unit, self.middle[1] + 0.21], [0, 0, 1]])
         return to_frame @ moved @ perspective @ to_unit
+
+    def turn(self, time: float) -> Floats:
+        """(2,) how far the middle of the face moves against its outline, in eye distances."""
+        w, (slow, fast) = self._waves(), self.strength(time)
+        phase = 2 * np.pi * time
+        x = 0.12 * slow * np.sin(phase * 0.4 * w[2]) + 0.2 * fast * np.sin(phase * 0.9 * w[0])
+        y = 0.06 * slow * np.sin(phase * 0.5 * w[1]) + 0.1 * fast * np.sin(phase * 0.8 * w[4])
+        return np.array([x, y])
 
     def blink_starts(self) -> list[float]:
         """Times at which blinks begin: in rest, in slow and in fast motion."""
@@ -270,16 +310,18 @@ def single(
         return None
     script, count = Script(seconds, seed), round(rate * seconds)
 
+    def bent(time: float) -> tuple[Picture, Floats]:
+        return portrait.bent(script.closed(time), script.mouth(time), script.turn(time))
+
     def drawn(time: float) -> Picture:
-        picture, _ = portrait.with_expression(script.closed(time), script.mouth(time))
+        picture, _ = bent(time)
         matrix = script.homography(portrait, time)
         return cv2.warpPerspective(
-            picture, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+            picture, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
         )
 
     def points(time: float) -> Floats:
-        _, bent = portrait.with_expression(script.closed(time), script.mouth(time))
-        return _project(script.homography(portrait, time), bent)
+        return _project(script.homography(portrait, time), bent(time)[1])
 
     times = np.arange(count) / rate
     truth = np.stack([points(time) for time in times])[:, None]
