@@ -59,7 +59,7 @@ class Person:
     @property
     def points(self) -> F64:
         shape = IBUG.diagram.astype(np.float64) - 0.5
-        shape = shape + np.random.default_rng(self.person).normal(0, 0.025, shape.shape)
+        shape = shape + np.random.default_rng(self.person).normal(0, 0.04, shape.shape)
         turn = np.deg2rad(self.angle)
         turned = shape @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
         return np.asarray(turned * self.size + (self.x, self.y))
