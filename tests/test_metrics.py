@@ -23,6 +23,8 @@ from octamark.metrics import (
     eye_opening_error,
     failure_rate,
     failures,
+    jitter,
+    lag,
     nme,
     normaliser_names,
     paired_difference,
@@ -340,3 +342,44 @@ def test_layouts_name_their_normalisers() -> None:
     both: Layout = layout("cofw29")
     expected = ["inter-ocular", "inter-pupil", "box", "diagonal", "face-box", "face-diagonal"]
     assert normaliser_names(both) == expected
+
+
+def test_jitter_of_noise_and_of_motion() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 2.0, (400, 50, 2))
+    assert jitter(noise) == pytest.approx(2 * math.sqrt(12), rel=0.02)
+    steady = np.arange(400.0)[:, None, None] * np.array([3.0, -1.0])
+    assert jitter(steady) == pytest.approx(0, abs=1e-9)
+    assert jitter(noise + steady) == pytest.approx(jitter(noise))
+
+
+def test_jitter_counts_what_rests_and_is_known() -> None:
+    points = np.zeros((10, 2, 2))
+    points[5, 0] = 3, 4  # a jump there and back: second differences 5, 10, 5
+    assert jitter(points[:, :1]) == pytest.approx(math.sqrt((25 + 100 + 25) / 8))
+    still = np.ones((10, 2), bool)
+    still[4, 0] = False
+    assert jitter(points, still) == pytest.approx(math.sqrt(25 / 13))
+    points[5, 0] = NAN
+    assert jitter(points) == 0
+    assert math.isnan(jitter(points, np.zeros((10, 2), bool)))
+    assert math.isnan(jitter(points[:2]))
+
+
+@pytest.mark.parametrize("delay", [-1.5, -0.3, 0.0, 0.25, 1.0, 2.6])
+def test_lag_finds_the_delay(delay: float) -> None:
+    def place(frames: NDArray[np.float64]) -> NDArray[np.float64]:
+        wave = 20 * np.sin(frames / 9) + 8 * np.sin(frames / 5 + 1)
+        return np.stack([wave, np.cos(frames / 7)], axis=-1)[:, None]
+
+    frames = np.arange(120.0)
+    truth = place(frames)
+    assert lag(place(frames - delay) + 30, truth) == pytest.approx(delay, abs=0.03)  # a constant error is no lag
+    missing = place(frames - delay)
+    missing[40:43] = NAN
+    assert lag(missing, truth) == pytest.approx(delay, abs=0.03)
+
+
+def test_lag_of_what_does_not_move_is_unknown() -> None:
+    assert math.isnan(lag(np.zeros((50, 3, 2)), np.zeros((50, 3, 2))))
+    assert math.isnan(lag(np.ones((8, 3, 2)), np.arange(48.0).reshape(8, 3, 2)))
