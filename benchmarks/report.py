@@ -21,6 +21,7 @@ PAGES = {
     "robustness": "Inaccurate boxes and leaning faces",
     "detection": "Finding faces",
     "speed": "Speed and size",
+    "video": "Faces in video",
     "peers": "Beside other detectors",
     "resolution": "From 256 pixels to 4K",
     "caricatures": "Caricatures, cartoons, paintings",
@@ -50,10 +51,16 @@ def pages(measurements: Mapping[str, Measurement]) -> dict[str, str]:
     if unknown:
         raise ValueError(f"results.json names pages that do not exist: {', '.join(sorted(unknown))}")
     texts = {"index.md": _index(measurements)}
-    for page, title in PAGES.items():
+    for page, title in _measured(measurements).items():
         parts = [_section(one) for one in measurements.values() if one.page == page]
         texts[f"{page}.md"] = f"{MARK}\n\n# {title}\n\n" + "\n\n".join(parts) + "\n"
     return texts
+
+
+def _measured(measurements: Mapping[str, Measurement]) -> dict[str, str]:
+    """The pages of which something was measured."""
+    shown = {one.page for one in measurements.values()}
+    return {page: title for page, title in PAGES.items() if page in shown}
 
 
 def _index(measurements: Mapping[str, Measurement]) -> str:
@@ -65,7 +72,7 @@ def _index(measurements: Mapping[str, Measurement]) -> str:
         "that ship now.",
         "", "| page | tables | older weights |", "|---|---|---|",
     ]  # fmt: skip
-    for page, title in PAGES.items():
+    for page, title in _measured(measurements).items():
         shown = [one for one in measurements.values() if one.page == page]
         older = sum(bool(one.older) for one in shown)
         lines.append(f"| [{title}]({page}.md) | {'; '.join(one.title for one in shown)} | {older or ''} |")
