@@ -1,6 +1,6 @@
 """MediaPipe's face mesh on pictures from the standard input; ``benchmarks.video`` starts this with another interpreter.
 
-    PYTHON mediapipe_video.py HEIGHT WIDTH VIDEO
+    python -m benchmarks.mediapipe_video HEIGHT WIDTH VIDEO
 
 Each picture is HEIGHT * WIDTH * 3 bytes RGB. The answer to each are 468 * 2 float32, pixels with centres at whole
 numbers; NaN without a face."""
