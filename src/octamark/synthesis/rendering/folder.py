@@ -28,7 +28,7 @@ from octamark.geometry import Picture, scale_points
 from octamark.images import read_picture, write_atomically
 from octamark.inference.detector import Detector, FaceDetector, detections
 from octamark.layouts import Layout
-from octamark.synthesis.rendering.labels import Labels, RenderedLandmarks, landmarks_of
+from octamark.synthesis.rendering.labels import Labels, LayoutOnHead, RenderedLandmarks, landmarks_of
 
 CROWD_SEEDS = tuple(range(2**40, 2**40 + 24))
 """Seeds of the heads in the crowds; no picture of a set has one of these."""
@@ -137,10 +137,12 @@ class RenderFolder:
         Raises:
             DataError, LayoutError: as ``Labels.read`` and ``labels.landmarks_of``.
         """
-        mean = self.mean()
+        mean, placed = self.mean(), None
         for seed in self.finished() if seeds is None else seeds:
             labels = Labels.read(self.labels(seed))
-            yield seed, labels, landmarks_of(labels, layout, mean)
+            if placed is None or not np.array_equal(placed.vertices, labels.vertices):
+                placed = LayoutOnHead.of(layout, labels.vertices, mean)
+            yield seed, labels, landmarks_of(labels, layout, mean, placed)
 
 
 Hidden = Literal["keep", "drop"]
