@@ -197,8 +197,8 @@ class Tracker:
 
     A frame is read where the faces are expected, in upright crops around their predicted landmarks. The face detector
     runs when no face is tracked, when one is missing, and now and then to find newcomers. A face that is hidden keeps
-    its id for ``max_gap`` seconds; it is not in the result while it cannot be seen. Faces are told apart by place, size,
-    shape and looks of the moment, not by identity: one that left for longer is a new one.
+    its id for ``max_gap`` seconds; it is not in the result while it cannot be seen. Faces are told apart by place,
+    size, shape and looks of the moment, not by identity: one that left for longer is a new one.
 
     Args:
         landmarker: reads the faces.
