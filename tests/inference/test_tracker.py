@@ -278,6 +278,20 @@ def test_unsure_faces_that_the_detector_sees_are_followed() -> None:
     assert len(frames[-1][1]) == 0  # nobody sees it any more
 
 
+def test_what_the_network_takes_for_no_face_is_not_tracked() -> None:
+    """The detector sees something now and then; searches do not become more frequent by it."""
+    landmarker = FakeLandmarker()
+    frames = follow(
+        lambda time: [Person(300), Person(900, confidence=0.02, detected=time % 0.5 < 0.2)], 4, landmarker=landmarker
+    )
+    assert all(len(faces) == 1 for _, faces in frames)
+    assert landmarker.searches <= 9
+    landmarker = FakeLandmarker()
+    flickering = lambda time: [Person(300), Person(900, confidence=0.15, covered=time % 0.8 > 0.4)]  # noqa: E731
+    frames = follow(flickering, 4, landmarker=landmarker)
+    assert landmarker.searches < 30  # doubtful faces are not waited for
+
+
 def test_min_confidence_of_the_landmarker_holds() -> None:
     landmarker = FakeLandmarker(min_confidence=0.5)
     frames = follow(lambda _: [Person(300, confidence=0.4), Person(800)], 1, landmarker=landmarker)

@@ -37,6 +37,9 @@ F64 = NDArray[np.float64]
 USUAL_SHARE = 0.5
 """A face is also unsure below this share of its usual confidence, where that is less than ``min_confidence``."""
 
+NEW_SHARE = 1 / 3
+"""A new face needs at least this share of ``min_confidence``: below it, the detector saw what is none."""
+
 USUAL_TIME = 1.0
 """Seconds over which the usual confidence of a face is averaged."""
 
@@ -424,13 +427,15 @@ class Tracker:
                 reading = readings[pairs[index]]
                 track = self._continued(track, step, reading)
                 shown.append((track, reading))
-            elif time - track.motion.time > self.options.max_gap:
-                continue
+            elif time - track.motion.time > self.options.max_gap or track.normal < self.options.min_confidence:
+                continue  # hidden for too long, or never more than a doubtful face, which is not waited for
             else:  # to be believed without the detector, a missing face needs the confidence of any other
                 track = replace(track, usual=max(track.usual, self.options.min_confidence / USUAL_SHARE))
             tracks.append(track)
         for number, reading in enumerate(readings):
-            if number not in pairs.values() and reading.box is not None:
+            new = reading.box is not None and reading.mean_confidence >= NEW_SHARE * self.options.min_confidence
+            if number not in pairs.values() and new:
+                assert reading.box is not None
                 motion = self._filter.start(time, reading.points, reading.spread)
                 box, confidence = _box_in_face(motion, reading.box), reading.mean_confidence
                 track = _Track(self._next_id, motion, motion, reading.look, confidence, confidence, box, reading.score)
