@@ -346,14 +346,20 @@ class Landmarker:
             scores = np.ones(len(face_boxes), np.float32)
         return Located(picture, face_boxes, scores, crops_of_boxes(picture, face_boxes, self.card.crop, box_kind))
 
-    def read_located(self, pictures: Sequence[Located], heatmaps: bool = False) -> list[Faces]:
+    def read_located(
+        self, pictures: Sequence[Located], heatmaps: bool = False, *, rotation: Rotation | None = None
+    ) -> list[Faces]:
         """The second half of a prediction: the faces of located pictures, whose crops share the network's runs.
+
+        Args:
+            rotation: in place of the option of that name.
 
         Raises:
             PredictionError: a network that gives values that are not finite.
             PictureError: a picture that is too large for the memory at hand when a finer part of it is needed.
         """
-        crops, landmarks = self._landmarks([crop for located in pictures for crop in located.crops], heatmaps)
+        placed = [crop for located in pictures for crop in located.crops]
+        crops, landmarks = self._landmarks(placed, heatmaps, rotation)
         results, start = [], 0
         for located in pictures:
             part = slice(start, start + len(located.crops))
@@ -418,14 +424,18 @@ class Landmarker:
 
         return confirmed_faces(self.detector.candidates(picture), self.detector.threshold, crops, self.read)
 
-    def _landmarks(self, crops: Sequence[Crop], heatmaps: bool) -> tuple[list[Crop], list[Landmarks]]:
+    def _landmarks(
+        self, crops: Sequence[Crop], heatmaps: bool, rotation: Rotation | None = None
+    ) -> tuple[list[Crop], list[Landmarks]]:
         """The final crops and landmarks: read once, read again where a turned crop helps, then refined by region."""
 
         def read(batch: Sequence[Crop]) -> list[Landmarks]:
             return self.read(batch, heatmaps)
 
         options, rule = self.options, self.card.crop
-        rotation = options.rotation if self.layout.has_diagram else "never"  # the diagram tells what is upright
+        rotation = rotation or options.rotation
+        if not self.layout.has_diagram:  # which tells what is upright
+            rotation = "never"
         turned, landmarks = RotationSearch(read, self.layout, rule, rotation)(crops, read(crops))
         if self.refiner is not None:
             landmarks = self.refiner.refine(turned, landmarks, rule.size, options.refine)
