@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,8 +74,7 @@ def track(
 
     Raises:
         PictureError: a source that cannot be read, or a live one that broke off.
-        ConfigError: an option that is not allowed; ``offline`` with smoothing "none", with a live source, with an open
-            ``Video``, or with ``done``.
+        ConfigError: an option that is not allowed; ``offline`` with smoothing "none", a live source, or ``done``.
         PredictionError: a frame whose faces could not be found.
 
     Examples:
@@ -89,54 +87,58 @@ def track(
         >>> [(frame.index, frame.time, len(frame.faces)) for frame in track(folder, "nano")]
         [(0, 0.0, 0), (1, 0.04, 0), (2, 0.08, 0)]
     """
-    if offline and (smoothing == "none" or isinstance(source, Video) or done):
-        raise ConfigError(
-            "offline: allowed with smoothing low or high, and with a path or URL; not with an open Video, and not to "
-            "go on from earlier results"
-        )
+    if offline and (smoothing == "none" or done):
+        raise ConfigError("offline: allowed with smoothing low or high, and not to go on from earlier results")
     tracker = Tracker(
         load(landmarker) if isinstance(landmarker, str) else landmarker,
         options,
         smoothing="none" if offline else smoothing,
     )
     video = source if isinstance(source, Video) else open_video(source)
-    if not offline:
-        return _tracked(video, video is not source, tracker, every, pictures, done or {}, on_frame)
-    assert not isinstance(source, Video)
-    if video.live:
-        video.close()
+    if offline and video.live:
+        if video is not source:
+            video.close()
         raise ConfigError(f"{video.name}: offline: allowed with files and folders, not with live sources")
-    frames = _tracked(video, True, tracker, every, False, {}, on_frame)
-    return _smoothed(source, frames, smoothing, every, pictures)
+    frames = _tracked(video, tracker, every, pictures and not offline, done or {}, on_frame)
+    if offline:
+        frames = _smoothed(video, frames, smoothing, every, pictures)
+    return frames if video is source else _closing(video, frames)
+
+
+def _closing(video: Video, frames: Iterator[TrackedFrame]) -> Iterator[TrackedFrame]:
+    with video:
+        yield from frames
 
 
 def _tracked(
     video: Video,
-    close: bool,
     tracker: Tracker,
     every: int,
     pictures: bool,
     done: Mapping[int, Record],
     on_frame: Callable[[int], None] | None,
 ) -> Iterator[TrackedFrame]:
-    last = max(done, default=-1)
-    warm_from = (done[last].time or 0.0) - WARM_UP if done else 0.0
-    ids = _Ids(done)
-    with video if close else nullcontext():
-        for frame in video.frames(every):
-            if frame.index in done:
-                faces = done[frame.index].faces
-                if frame.time >= warm_from:
-                    ids.learn(tracker(frame.picture, frame.time), faces)
-            else:
-                faces = ids.renamed(tracker(frame.picture, frame.time))
-            if on_frame is not None:
-                on_frame(frame.index)
-            yield TrackedFrame(frame.index, frame.time, faces, frame.picture if pictures else None)
+    ids, first = _Ids(done), 0
+    if done:
+        warm_from = (done[max(done)].time or 0.0) - WARM_UP
+        warm = {index for index, record in done.items() if (record.time or 0.0) >= warm_from}
+        first = 0 if pictures else min(warm)
+        for index in sorted(index for index in done if index < first):
+            yield TrackedFrame(index, done[index].time or 0.0, done[index].faces)
+    for frame in video.frames(every, first):
+        if frame.index in done:
+            faces = done[frame.index].faces
+            if frame.index in warm:
+                ids.learn(tracker(frame.picture, frame.time), faces)
+        else:
+            faces = ids.renamed(tracker(frame.picture, frame.time))
+        if on_frame is not None:
+            on_frame(frame.index)
+        yield TrackedFrame(frame.index, frame.time, faces, frame.picture if pictures else None)
 
 
 def _smoothed(
-    source: str | os.PathLike[str], tracked: Iterator[TrackedFrame], smoothing: Smoothing, every: int, pictures: bool
+    video: Video, tracked: Iterator[TrackedFrame], smoothing: Smoothing, every: int, pictures: bool
 ) -> Iterator[TrackedFrame]:
     readings = list(tracked)
     assert smoothing != "none"
@@ -145,12 +147,12 @@ def _smoothed(
     if not pictures:
         yield from frames
         return
-    with open_video(source) as video:
-        for again in video.frames(every):
+    with video.reopen() as again:
+        for second in again.frames(every):
             frame = next(frames, None)
-            if frame is None or frame.index != again.index:
+            if frame is None or frame.index != second.index:
                 raise PictureError(f"{video.name}: other frames than a moment ago; is it still being written?")
-            yield replace(frame, picture=again.picture)
+            yield replace(frame, picture=second.picture)
 
 
 class _Ids:

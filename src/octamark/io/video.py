@@ -80,11 +80,12 @@ class Video:
         live: bool = False,
         names: Callable[[int], str] | None = None,
         close: Callable[[], None] = lambda: None,
+        again: Callable[[], Video] | None = None,
     ) -> None:
         """Call ``open_video`` instead."""
         self.name, self.rate, self.count, self.live = name, rate, count, live
         self.damaged = self.dropped = self.retimed = 0
-        self._frames, self._names, self._close = frames, names, close
+        self._frames, self._names, self._close, self._again = frames, names, close, again
         self._used = False
 
     def frame_name(self, index: int) -> str:
@@ -98,7 +99,7 @@ class Video:
     def frames(self, every: int = 1, first: int = 0) -> Iterator[VideoFrame]:
         """Every ``every``-th frame from the one of index ``first`` on; one frame is held at a time.
 
-        A source that is not live can be read once: open it again for a second pass. A damaged frame is counted and left
+        A source can be read once; ``reopen`` gives a second pass. A damaged frame is counted and left
         out. Of a live source the newest frame is given, and those that came while the caller was busy are dropped.
 
         Raises:
@@ -109,7 +110,7 @@ class Video:
             if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{name} {value!r}; allowed: whole numbers from {least}")
         if self._used:
-            raise ConfigError(f"{self.name}: was read before; open it again")
+            raise ConfigError(f"{self.name}: was read before; reopen() gives its frames once more")
         self._used = True
         return self._timed(every, first)
 
@@ -139,6 +140,16 @@ class Video:
                         self.damaged += 1
                         continue
                     yield VideoFrame(index, float(moment), picture)
+
+    def reopen(self) -> Video:
+        """The same source, opened anew.
+
+        Raises:
+            ConfigError: a live source. PictureError: as ``open_video``.
+        """
+        if self._again is None:
+            raise ConfigError(f"{self.name}: a live source cannot be read twice")
+        return self._again()
 
     def close(self) -> None:
         """Close the source. A second call does nothing."""
@@ -204,7 +215,14 @@ def _open_folder(name: str, rate: float) -> Video:
         for index, path in enumerate(paths):
             yield index / rate, lambda path=path: read_picture(path)  # type: ignore[misc]
 
-    return Video(name, frames, rate=rate, count=len(paths), names=lambda index: str(paths[index]))
+    return Video(
+        name,
+        frames,
+        rate=rate,
+        count=len(paths),
+        names=lambda index: str(paths[index]),
+        again=lambda: _open_folder(name, rate),
+    )
 
 
 def _number_key(path: Path) -> list[tuple[int, str]]:
@@ -280,6 +298,7 @@ def _open_container(name: str) -> Video:
         count=None if live else count,
         live=live,
         close=container.close,
+        again=None if live else lambda: _open_container(name),
     )
 
 
@@ -565,7 +584,11 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close(complete=error is None)
+        try:
+            self.close(complete=error is None)
+        except OutputError:
+            if error is None:  # else the first error tells more
+                raise
 
 
 def _codecs_of(av: Any, suffix: str) -> set[str]:
