@@ -284,7 +284,7 @@ def _open_container(name: str) -> Video:
     if stream.codec_context is None:
         container.close()
         raise PictureError(f"{name}: the codec of its video is unknown")
-    stream.thread_type = "AUTO"
+    stream.thread_type = "SLICE"  # with threads for frames, an error comes with a later frame, which is then lost
     rate = stream.average_rate or stream.guessed_rate
     rate = float(rate) if rate else None
     count = stream.frames or None
