@@ -1,4 +1,4 @@
-"""Errors of predicted landmarks: NME, failure rate, AUC, CED, eye opening, each with a bootstrap interval.
+"""Errors of predicted landmarks: NME, failure rate, AUC, CED, eye opening, each with a bootstrap interval; jitter, lag.
 
 Errors are fractions of a normalising distance (0.03 is 3 %). Points whose label is NaN are not scored. A face whose
 predicted points are all NaN was not found: it has no error, fails at every threshold and adds nothing to the area under
@@ -142,6 +142,57 @@ def ced(errors: Floats) -> tuple[F64, F64]:
 def eye_opening_error(predicted: Floats, truth: Floats, layout: Layout) -> F64:
     """Mean over the eyes of |predicted opening - true opening|, (n,); NaN without labels of lids and corners."""
     return _mean_known(np.abs(layout.eye_opening(predicted) - layout.eye_opening(truth)))
+
+
+def jitter(points: Floats, still: NDArray[np.bool_] | None = None) -> float:
+    """Jitter of points over time: root mean square second difference of their positions, in their unit per frame^2.
+
+    Args:
+        points: (T, ..., 2) positions in successive frames of equal distance in time; NaN where a point is missing.
+        still: (T, ...) whether a point truly rests; second differences count where it does in all three frames. All by
+            default.
+
+    Returns:
+        A length; NaN if no second difference counts. White noise of standard deviation s per axis gives sqrt(12) s.
+    """
+    values = np.asarray(points, np.float64)
+    squares = (np.diff(values, n=2, axis=0) ** 2).sum(axis=-1)
+    if still is not None:
+        rests = np.asarray(still, bool)
+        squares = np.where(rests[:-2] & rests[1:-1] & rests[2:], squares, np.nan)
+    known = squares[np.isfinite(squares)]
+    return float(np.sqrt(known.mean())) if len(known) else float("nan")
+
+
+def lag(points: Floats, truth: Floats, longest: int = 5) -> float:
+    """Lag of points behind their truth, in frames: the delay of the truth that fits them best; negative is ahead.
+
+    For each whole delay the mean square of the difference of their velocities is taken; a parabola through the least of
+    these and its neighbours gives the fraction. Velocities, because a constant error of a point is no lag.
+
+    Args:
+        points, truth: (T, ..., 2) positions in successive frames of equal distance in time; NaN where missing.
+        longest: delays from -longest to longest frames are tried.
+
+    Returns:
+        Frames; NaN if the truth does not move, or if fewer than ``2 * longest + 3`` frames are given.
+
+    Source: sub-sample delay by a parabola through the least squared difference (I. Cespedes et al., Methods for
+    Estimation of Subsample Time Delays of Digitized Echo Signals, 1995).
+    """
+    velocity, true_velocity = (np.diff(np.asarray(values, np.float64), axis=0) for values in (points, truth))
+    count = len(velocity)
+    if count < 2 * longest + 2 or not np.nanmax(np.abs(true_velocity), initial=0.0) > 0:
+        return float("nan")
+    middle = velocity[longest : count - longest]
+    delays = range(-longest, longest + 1)
+    costs = np.array(
+        [float(np.nanmean((middle - true_velocity[longest - d : count - longest - d]) ** 2)) for d in delays]
+    )
+    best = int(np.clip(np.argmin(costs), 1, 2 * longest - 1))
+    before, least, after = costs[best - 1 : best + 2]
+    bend = before - 2 * least + after
+    return best - longest + (0.5 * (before - after) / bend if bend > 0 else 0.0)
 
 
 @dataclass(frozen=True)

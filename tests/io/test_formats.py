@@ -47,6 +47,16 @@ def test_records_come_back(tmp_path: Path, name: str) -> None:
         assert all(record.faces.crops is None for record in found)
 
 
+@pytest.mark.parametrize("name", WHOLE)
+def test_ids_of_tracks_come_back(tmp_path: Path, name: str) -> None:
+    tracked = replace(faces_at(0, 700), ids=np.array([12, 3]))
+    (path,) = write_all(name, tmp_path, records_of(["a.png", "b.png"], [tracked, faces_at(5)]), layout=IBUG)
+    first, second = read_records(path)
+    assert first.faces.ids is not None
+    assert first.faces.ids.tolist() == [12, 3]
+    assert second.faces.ids is None
+
+
 def test_pts_files_come_back(tmp_path: Path) -> None:
     write_all("pts", tmp_path, records())
     found = {record.file: record.faces for record in read_records(tmp_path, IBUG)}
@@ -251,7 +261,7 @@ def test_what_the_files_hold(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     assert len(lines) == 1 + 2 * 68 + 1
     columns = lines[0].split(",")
-    assert columns[:8] == ["file", "width", "height", "layout", "model", "face", "score", "mean_confidence"]
+    assert columns[:9] == ["file", "width", "height", "layout", "model", "face", "id", "score", "mean_confidence"]
     cells = dict(zip(columns, lines[1 + 45].split(","), strict=True))
     assert (cells["name"], cells["point"], cells["face"]) == ("left_eye_3", "45", "0")
     assert float(cells["mean_confidence"]) == first["faces"][0]["mean_confidence"]

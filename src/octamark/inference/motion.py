@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.layouts import Layout
+from octamark.layouts.definition import part_kind
 
 Smoothing = Literal["none", "low", "high"]
 SMOOTHING: tuple[Smoothing, ...] = ("none", "low", "high")
@@ -39,7 +40,7 @@ C128 = NDArray[np.complex128]
 FACE = 4
 """Quantities of the similarity: centre x, centre y, logarithm of the size, roll. Those of the points follow."""
 
-FACE_NOISE, POINT_NOISE = 0.12, 0.30
+FACE_NOISE, POINT_NOISE = 0.07, 0.12
 """Standard deviation of what changes in a reading from frame to frame, as a share of the spread: of the centre of the
 face, and of a point in the frame of the face. ``benchmarks/video.py --noise`` measures both."""
 
@@ -53,12 +54,19 @@ roll in radians."""
 FIRST_POINT_SPEED = 0.2
 """The same of its points in its frame, sizes of the face per second."""
 
-SINGLE_GATE, PART_GATE = 9.0, 2.5
+SINGLE_GATE, PART_GATE = 16.0, 5.0
 """Squared innovation over its variance from which a quantity moves faster than expected; the second value is for the
-mean over all quantities of a part of the face."""
+mean over all quantities of a part of the face, or of the similarity."""
+
+FAST_PARTS, FAST_SINGLE_GATE, FAST_PART_GATE = ("eye", "mouth"), 9.0, 2.5
+"""The same for parts that move fast by themselves."""
 
 HUBER = 1.5
 """Points whose residual of the fitted similarity is larger than this many median ones weigh less."""
+
+RETURN = 0.02
+"""Share by which the frame of the face goes back in each reading to where the points have their middle at 0 and a root
+mean square distance of 1 from it."""
 
 MIN_SIZE = 1e-3
 """Least size of a face in pixels, where all its points lie on one place."""
@@ -84,7 +92,7 @@ class ProcessNoise:
     points: float
 
 
-PROCESS = {"low": ProcessNoise(3.0, 1.0, 1.5, 0.6), "high": ProcessNoise(1.0, 0.4, 0.5, 0.2)}
+PROCESS = {"low": ProcessNoise(1.0, 0.4, 0.5, 0.1), "high": ProcessNoise(0.2, 0.05, 0.1, 0.01)}
 """Process noise by ``smoothing``."""
 
 
@@ -182,9 +190,14 @@ class MotionFilter:
         self._is_face = np.arange(FACE + points) < FACE
         self._density = np.array([noise.centre] * 2 + [noise.size, noise.roll] + [noise.points] * points) ** 2
         self._part = np.zeros(FACE + points, np.int64)  # 0 is the similarity
-        for number, indices in enumerate(layout.parts.values(), 1):
+        fast = np.zeros(FACE + points, bool)
+        for number, (name, indices) in enumerate(layout.parts.items(), 1):
             for index in indices:
-                self._part[FACE + 2 * index : FACE + 2 * index + 2] = number
+                quantities = slice(FACE + 2 * index, FACE + 2 * index + 2)
+                self._part[quantities] = number
+                fast[quantities] = part_kind(name) in FAST_PARTS
+        self._single_gate = np.where(fast, FAST_SINGLE_GATE, SINGLE_GATE)
+        self._part_gate = np.where(fast, FAST_PART_GATE, PART_GATE)
 
     def start(self, time: float, points: F64, spread: F64) -> Estimate:
         """The estimate of a new face.
@@ -248,7 +261,7 @@ class MotionFilter:
         squared = innovation**2 / total
         counts = np.bincount(self._part, known)
         pooled = np.bincount(self._part, squared) / np.maximum(counts, 1)
-        excess = np.maximum(squared / SINGLE_GATE, pooled[self._part] / PART_GATE) - 1
+        excess = np.maximum(squared / self._single_gate, pooled[self._part] / self._part_gate) - 1
         added = np.where(known, np.maximum(excess, 0.0) * total, 0.0)
         if not added.any():
             return covariance
@@ -296,6 +309,10 @@ def _measured(predicted: Estimate, points: F64, spread: F64) -> tuple[F64, F64]:
         centre, factor = _similarity(shape, placed, weights * np.minimum(1.0, limit / np.maximum(residuals, 1e-12)))
     if abs(factor) < MIN_SIZE:
         factor = complex(MIN_SIZE)
+    # what the fit makes of noise would let the frame of the face shrink slowly
+    middle, size = complex(shape.mean()), float(np.sqrt((np.abs(shape - shape.mean()) ** 2).mean()))
+    centre += factor * RETURN * middle
+    factor *= max(size, MIN_SIZE) ** RETURN
     roll = float(predicted.mean[3, 0])
     values = np.empty(len(predicted.mean))
     values[:3] = centre.real, centre.imag, np.log(abs(factor))

@@ -107,7 +107,7 @@ def open_writer(
             pictures to leave out. jsonl: an unfinished last line is cut off. csv: the rows of the last picture are cut
             off and the picture is not done, since its rows may be incomplete. pts: a picture is done if there is a
             ``STEM.pts``; pictures without a face are never done. json and coco cannot be resumed.
-        video: the records are frames of a video: csv has columns for frame, time and id. jsonl and json write these
+        video: the records are frames of a video: csv gets columns for frame and time. jsonl and json write these
             wherever records have them.
 
     Raises:

@@ -2,7 +2,7 @@
 
 An annotation holds x, y, v for each point (v: 0 = no label, 1 = labelled but hidden, 2 = visible), 0-based here, and a
 bbox, left top width height. Beyond COCO, octamark writes ``score``, ``mean_confidence``, ``confidence`` and ``spread``
-of an annotation and ``model`` of an image.
+of an annotation, its ``track_id`` in a video, and ``model`` of an image.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def _annotation(face: Face) -> dict[str, Any]:
         width, height = round(box[2] - box[0], 2), round(box[3] - box[1], 2)
         values |= {"bbox": [box[0], box[1], width, height], "area": round(width * height, 2)}
     optional = {
+        "track_id": face.id,
         "score": rounded(np.float64(face.score), 4),
         "mean_confidence": rounded(np.float64(face.mean_confidence), 4),
         "confidence": rounded(face.confidence, 4),
@@ -241,6 +242,7 @@ def _face(
     if np.isnan(landmarks).all():
         return None
     given = {key: annotation.get(key) for key in ("score", "spread", "confidence")}
+    given["id"] = annotation.get("track_id")
     face = face_from_values({**given, "landmarks": landmarks.tolist()}, points, where, index)
     assert face is not None
     face = replace(face, visibility=visibility, box=_box(annotation.get("bbox"), where))

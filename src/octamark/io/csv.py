@@ -1,5 +1,6 @@
-"""CSV: one row per point. A picture without faces has one row with empty cells from ``face`` on. The frames of a video
-have three more columns: ``frame``, ``time`` in seconds, and ``id`` of the face's track.
+"""CSV: one row per point. A picture without faces has one row with empty cells from ``face`` on. ``id`` is the number
+of the face's track in a video, and empty outside video. The frames of a video have two more columns: ``frame``, and
+``time`` in seconds.
 
 Also read: one row per face, with columns ``file, x0, y0, x1, y1, ...`` and, optionally, ``box_x1, box_y1, box_x2,
 box_y2``. Columns may come in any order; of the first form ``file, point, x, y`` must be there. Coordinates are 0-based.
@@ -27,10 +28,10 @@ NAME = "predictions.csv"
 
 BOX = ("box_x1", "box_y1", "box_x2", "box_y2")
 COLUMNS = (
-    "file", "width", "height", "layout", "model", "face", "score", "mean_confidence", *BOX,
+    "file", "width", "height", "layout", "model", "face", "id", "score", "mean_confidence", *BOX,
     "point", "name", "x", "y", "spread_x", "spread_y", "confidence",
 )  # fmt: skip
-_IN_VIDEO = ("frame", "time", "id")
+_IN_VIDEO = ("frame", "time")
 VIDEO_COLUMNS = (*COLUMNS, *_IN_VIDEO)
 _BY_POINT = ("file", "point", "x", "y")
 
@@ -49,17 +50,17 @@ def picture_rows(record: Record, video: bool = False) -> bytes:
     picture = [record.file, *faces.size, faces.layout.name, record.model]
     place: list[object] = [record.frame, None if record.time is None else round(record.time, 5)] if video else []
     if not len(faces):
-        rows.append(picture + [""] * (len(COLUMNS) - len(picture)) + [*place, *[""] * len(place[1:])])
+        rows.append(picture + [""] * (len(COLUMNS) - len(picture)) + place)
     count = faces.layout.count
     for number, face in enumerate(faces):
         scores = [rounded(np.float64(value), 4) for value in (face.score, face.mean_confidence)]
-        cells = [*picture, number, *scores, *(rounded(face.box, 2) or [None] * 4)]
+        track = "" if face.id is None else face.id
+        cells = [*picture, number, track, *scores, *(rounded(face.box, 2) or [None] * 4)]
         points = rounded(face.landmarks, 2) or [[None, None]] * count
         spreads = rounded(face.spread, 3) or [[None, None]] * count
         confidences = rounded(face.confidence, 4) or [None] * count
         for index, name in enumerate(faces.layout.point_names):
-            track = [face.id] if video else []
-            rows.append([*cells, index, name, *points[index], *spreads[index], confidences[index], *place, *track])
+            rows.append([*cells, index, name, *points[index], *spreads[index], confidences[index], *place])
     # not every version of the csv module quotes a carriage return of its own accord
     return _text(rows, csv.QUOTE_ALL if "\r" in record.file else csv.QUOTE_MINIMAL)
 
@@ -220,7 +221,6 @@ def _faces_by_point(rows: list[_Row], first: int, layout: Layout) -> Iterator[Fa
             spread[point] = _pair(where, row.get("spread_x", ""), row.get("spread_y", ""))
             confidence[point] = _number(where, row.get("confidence", ""))
         where, row = members[0]
-        track = _number(where, row.get("id", ""))
         yield FaceEntry(
             landmarks,
             where,
@@ -229,13 +229,23 @@ def _faces_by_point(rows: list[_Row], first: int, layout: Layout) -> Iterator[Fa
             confidence=None if np.isnan(confidence).all() else confidence,
             box=_box(where, row),
             score=None if np.isnan(score := _number(where, row.get("score", ""))) else score,
-            id=None if np.isnan(track) else int(track),
+            id=_track(where, row.get("id", "")),
         )
 
 
 def _number(where: str, cell: str) -> float:
     """NaN for an empty cell."""
     return numbers([cell], where)[0] if cell.strip() else np.nan
+
+
+def _track(where: str, cell: str) -> int | None:
+    """The id in a cell; None for an empty one."""
+    value = _number(where, cell)
+    if np.isnan(value):
+        return None
+    if value != int(value):
+        raise DataError(f"{where}: id {cell}; allowed: a whole number")
+    return int(value)
 
 
 def _pair(where: str, x: str, y: str) -> list[float]:
