@@ -414,8 +414,11 @@ class _Encoder:
 
 
 _X264 = {"crf": "20", "preset": "veryfast", "g": "50"}
-_FRAGMENTS = {"movflags": "hybrid_fragmented+frag_keyframe+delay_moov"}
+_FRAGMENTS = {"movflags": "frag_keyframe+delay_moov"}
 """What is written can be played even if the end is missing. ``delay_moov`` keeps the times of the first frames."""
+_WHOLE = {"movflags": "frag_keyframe+delay_moov+hybrid_fragmented"}
+"""As ``_FRAGMENTS``, but a file that is closed has one index, which more players can read."""
+_WHOLE_SINCE = (62, 12, 0)  # libavformat; 62.3 loses all frames of such files
 _ENCODERS = {
     ".mp4": _Encoder("libx264", _X264, _FRAGMENTS),
     ".mov": _Encoder("libx264", _X264, _FRAGMENTS),
@@ -518,7 +521,10 @@ class VideoWriter:
     def _open(self, width: int, height: int) -> None:
         assert self._encoder is not None
         self._size = (width, height)
-        self._container = self._av.open(os.fspath(self.path), "w", options=self._encoder.container)
+        options = self._encoder.container
+        if options is _FRAGMENTS and self._av.library_versions["libavformat"] >= _WHOLE_SINCE:
+            options = _WHOLE
+        self._container = self._av.open(os.fspath(self.path), "w", options=options)
         stream = self._container.add_stream(self._encoder.codec, rate=self._rate, options=self._encoder.options)
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
         stream.codec_context.time_base = Fraction(1, _TICKS)
