@@ -401,7 +401,7 @@ def _newest(frames: Iterator[tuple[int, _Stamped]]) -> Generator[tuple[int, _Sta
                 return
     finally:
         stop.set()
-        thread.join(_TIMEOUT)
+        thread.join(2 * _TIMEOUT)  # the source is closed next, which must not happen while it is being read
 
 
 @dataclass(frozen=True)
