@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,24 @@ def test_every_and_first(tmp_path: Path) -> None:
 def test_numbers_of_frames_that_cannot_be(tmp_path: Path, options: dict[str, Any]) -> None:
     with open_video(write_clip(tmp_path / "clip.mkv", 2)) as video, pytest.raises(ConfigError, match="allowed"):
         video.frames(**options)
+
+
+def test_a_file_is_read_over_http(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            frames, video = read(f"http://127.0.0.1:{server.server_port}/clip.mp4")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert frames == [(number, number / 25, number) for number in range(12)]
+    assert not video.live
 
 
 def test_uneven_times_are_kept(tmp_path: Path) -> None:
@@ -406,6 +426,33 @@ def test_a_written_file_has_the_size_of_its_first_frame(tmp_path: Path) -> None:
         film.write(numbered(5, 200, 100), 0.04)
     with open_video(tmp_path / "clip.mp4") as video:
         assert [frame.picture.shape for frame in video] == [(34, 52, 3)] * 2  # H.264 needs even sides
+
+
+@pytest.mark.parametrize(("width", "height", "matrix"), [(96, 64, 2), (1280, 720, 1)])
+def test_colours_are_kept(tmp_path: Path, width: int, height: int, matrix: int) -> None:
+    for number, colour in enumerate([(200, 30, 30), (30, 190, 40), (40, 60, 200)]):
+        path = tmp_path / f"{number}.mp4"
+        with VideoWriter(path) as film:
+            film.write(np.full((height, width, 3), colour, np.uint8), 0.0)
+        with open_video(path) as video:
+            shown = next(iter(video)).picture
+        assert np.abs(shown.reshape(-1, 3).mean(axis=0) - colour).max() < 4
+        with av.open(str(path)) as container:
+            assert container.streams.video[0].codec_context.colorspace == matrix
+
+
+def test_a_large_file_that_names_no_colours_is_read_as_players_do(tmp_path: Path) -> None:
+    colour = np.full((720, 1280, 3), (200, 30, 30), np.uint8)
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(colour, format="rgb24")
+        container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709")))
+        container.mux(stream.encode())
+    with open_video(path) as video:
+        shown = next(iter(video)).picture
+    assert np.abs(shown[300:400, 300:400].reshape(-1, 3).mean(axis=0) - colour[0, 0]).max() < 8
 
 
 def with_sound(path: Path, seconds: float = 1.0) -> Path:

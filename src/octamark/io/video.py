@@ -34,8 +34,10 @@ LONGEST_GLITCH = 1.0
 """Seconds. A time stamp that lies further back than this begins a new part of the video, whose times go on from the
 last frame; one that lies less far back is replaced."""
 
+_HIGHEST_RATE = 1000  # frames per second
 _TIMEOUT = 10.0  # seconds that a network stream may say nothing
 _TICKS = 90_000  # of the clock of written videos, per second
+_UNSTATED = 2  # the colour matrix of a video that names none, in FFmpeg
 
 _Reader = Callable[[], Picture]
 _Stamped = tuple[float | None, _Reader | None]
@@ -286,7 +288,7 @@ def _open_container(name: str) -> Video:
         raise PictureError(f"{name}: the codec of its video is unknown")
     stream.thread_type = "SLICE"  # with threads for frames, an error comes with a later frame, which is then lost
     rate = stream.average_rate or stream.guessed_rate
-    rate = float(rate) if rate else None
+    rate = float(rate) if rate and rate <= _HIGHEST_RATE else None  # some files state the ticks of their clock
     count = stream.frames or None
     if count is None and rate and not live:
         length = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 1e6
@@ -345,11 +347,18 @@ def _decoded(av: Any, name: str, container: Any, stream: Any, live: bool) -> Ite
 
 def _rgb(reformatter: Any, frame: Any) -> Picture:
     """A decoded frame as (H, W, 3) RGB, turned and mirrored as its display matrix says."""
-    picture = reformatter.reformat(frame, format="rgb24").to_ndarray()
+    unstated = frame.colorspace == _UNSTATED
+    colours = _colours(frame.width, frame.height) if unstated else None
+    picture = reformatter.reformat(frame, format="rgb24", src_colorspace=colours).to_ndarray()
     for data in frame.side_data:
         if data.type.name == "DISPLAYMATRIX":
             picture = _displayed(picture, np.frombuffer(data, np.int32)[:5])
     return np.ascontiguousarray(picture)
+
+
+def _colours(width: int, height: int) -> str:
+    """The colour matrix of a video that states none, as players assume it: BT.709 for HD, BT.601 for smaller ones."""
+    return "ITU709" if width >= 1280 or height >= 720 else "ITU601"
 
 
 def _displayed(picture: Picture, matrix: Any) -> Picture:
@@ -509,6 +518,7 @@ class VideoWriter:
                 picture = np.asarray(cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA), np.uint8)
             padding = ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0))
             frame = self._av.VideoFrame.from_ndarray(np.pad(picture, padding, mode="edge"), format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=_colours(*self._size))
             frame.pts, frame.time_base = tick, Fraction(1, _TICKS)
             for packet in self._stream.encode(frame):
                 self._container.mux(packet)
@@ -528,6 +538,8 @@ class VideoWriter:
         stream = self._container.add_stream(self._encoder.codec, rate=self._rate, options=self._encoder.options)
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
         stream.codec_context.time_base = Fraction(1, _TICKS)
+        if _colours(width, height) == "ITU709":
+            stream.codec_context.colorspace = stream.codec_context.color_primaries = stream.codec_context.color_trc = 1
         self._stream = stream
         if self._sound is not None:
             source = self._sound.streams.audio[0]
