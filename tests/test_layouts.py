@@ -120,7 +120,7 @@ def test_diagram(built: Layout) -> None:
     assert built.diagram.min() >= 0
     assert built.diagram.max() <= 1
     gaps = np.linalg.norm(built.diagram[:, None] - built.diagram, axis=-1) + np.eye(built.count)
-    assert gaps.min() > (1e-4 if built.name == "frl189" else 0.02)  # where lids cut the iris, its rim lies on them
+    assert gaps.min() > (1e-4 if built.name == "frl189" else 0.015)  # where lids cut the iris, its rim lies on them
     for name in built.parts:
         if name.startswith("right_"):
             right, left = (built.diagram[list(built.part(side))].mean(axis=0) for side in (name, other_side(name)))
@@ -207,7 +207,7 @@ def test_conversion() -> None:
 CONVERSIONS = [
     ("ibug68", "five", 0.001), ("ibug68", "ibug51", 1e-6), ("ibug68", "dlib5", 1e-6), ("ibug51", "five", 0.001),
     ("ibug51", "dlib5", 1e-6), ("wflw98", "five", 0.02), ("wflw98", "ibug51", 0.03), ("wflw98", "dlib5", 0.02),
-    ("cofw29", "five", 0.02), ("aflw19", "five", 0.02), ("webcaricature17", "five", 0.25), ("manga60", "five", 0.15),
+    ("cofw29", "five", 0.04), ("aflw19", "five", 0.04), ("webcaricature17", "five", 0.25), ("manga60", "five", 0.15),
     ("manga60", "ibug68", 0.16), ("manga60", "dlib5", 0.13), ("frl189", "ibug68", 0.31),
 ]  # fmt: skip
 """From, to, and how far the diagrams of the two layouts (different mean faces) may lie apart."""

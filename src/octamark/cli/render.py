@@ -33,7 +33,7 @@ def render(
     layout: Annotated[str, typer.Option("--layout", help="Layout of the landmarks: a name, or a .toml")] = "ibug68",
     seed: Annotated[int, typer.Option("--seed", min=0, max=10**5, help="Base seed: another one, other persons")] = 0,
     size: Annotated[int, typer.Option("--size", min=32, max=1024, help="Side of the pictures, pixels")] = 256,
-    samples: Annotated[int, typer.Option("--samples", min=1, max=1024, help="Rays per pixel")] = 16,
+    samples: Annotated[int, typer.Option("--samples", min=1, max=1024, help="Rays per pixel, before denoising")] = 8,
     workers: Annotated[
         int, typer.Option("--workers", min=1, max=256, help="Processes; by default one per processor")
     ] = max(1, os.cpu_count() or 1),
@@ -117,7 +117,9 @@ def render(
         fail(f"interrupted after {counted(len(folder.finished()), 'picture')}; the same command goes on")
         raise typer.Exit(130) from None
     done = [number for number in folder.finished() if number in seeds]
-    summary = audit(folder, points)
+    with progress() as bar:
+        task = bar.add_task("audit", total=len(folder.finished()))
+        summary = audit(folder, points, advance=lambda: bar.advance(task))
     write_atomically(out / "audit.json", json.dumps(summary, indent=1).encode())
     clean, drawn = contact_sheet(folder, points, done[:: max(1, len(done) // 48)][:48])
     write_picture(out / "sheet.png", clean)

@@ -89,7 +89,9 @@ def learned_from(recipe: Recipe, meta: Mapping[str, Any], faces: int, held_out: 
     for section in recipe.data:
         form = FORMATS.get(section.format)
         named = form is not None and form.layout is not None
-        sets.append(f"{form.title.partition(':')[0]} {split_of(section)}" if form and named else "own pictures")
+        sets.append(
+            f"{form.title.partition(':')[0]} {split_of(section)}" if form and named else section.name or "own pictures"
+        )
     parts = [f"{listed(sets)}, {faces} faces ({held_out} held out)"]
     if recipe.init:
         parts.append(f"started from {recipe.init}")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from octamark.errors import ConfigError, DataError
+from octamark.geometry import Picture
 from octamark.layouts import layout
 from octamark.synthesis.rendering.farm import render_seeds
 from octamark.synthesis.rendering.folder import MOST_PICTURES, RenderFolder, audit, contact_sheet, picture_seeds
@@ -90,7 +91,21 @@ def test_the_audit_counts_poses_and_faults(folder: RenderFolder) -> None:
         write(folder, seed, yaw, broken=seed == 3)
     folder.skip(9, "no reason")
     cv2.imwrite(str(folder.picture(0)), np.full((64, 64, 3), 90, np.uint8))
-    found = audit(folder, layout("ibug68"))
+    steps: list[int] = []
+
+    def whole_picture(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
+        """Finds a face in every picture that is not of one colour."""
+        count = int(picture.std() > 0)
+        return np.array([[0, 0, 64, 64]] * count, np.float32).reshape(count, 4), np.ones(count, np.float32)
+
+    found = audit(folder, layout("ibug68"), whole_picture, lambda: steps.append(1))
+    assert len(steps) == 4
+    by_yaw = found["share that the face detector finds, by yaw"]
+    assert (by_yaw["under 15"], by_yaw["45 to 60"], by_yaw["15 to 30"]) == (
+        0.0,
+        1.0,
+        None,
+    )  # one of them is grey
     assert {key: found[key] for key in ("pictures", "skipped", "nan", "empty", "outside")} == {
         "pictures": 4, "skipped": 1, "nan": 1, "empty": 1, "outside": 0,
     }  # fmt: skip

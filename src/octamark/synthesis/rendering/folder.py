@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +26,9 @@ from octamark.drawing import dotted, sheet
 from octamark.errors import ConfigError, DataError, OutputError
 from octamark.geometry import Picture, scale_points
 from octamark.images import read_picture, write_atomically
+from octamark.inference.detector import Detector, FaceDetector, detections
 from octamark.layouts import Layout
-from octamark.synthesis.rendering.labels import Labels, RenderedLandmarks, landmarks_of
+from octamark.synthesis.rendering.labels import Labels, LayoutOnHead, RenderedLandmarks, landmarks_of
 
 CROWD_SEEDS = tuple(range(2**40, 2**40 + 24))
 """Seeds of the heads in the crowds; no picture of a set has one of these."""
@@ -136,10 +137,12 @@ class RenderFolder:
         Raises:
             DataError, LayoutError: as ``Labels.read`` and ``labels.landmarks_of``.
         """
-        mean = self.mean()
+        mean, placed = self.mean(), None
         for seed in self.finished() if seeds is None else seeds:
             labels = Labels.read(self.labels(seed))
-            yield seed, labels, landmarks_of(labels, layout, mean)
+            if placed is None or not np.array_equal(placed.vertices, labels.vertices):
+                placed = LayoutOnHead.of(layout, labels.vertices, mean)
+            yield seed, labels, landmarks_of(labels, layout, mean, placed)
 
 
 Hidden = Literal["keep", "drop"]
@@ -216,12 +219,28 @@ def contact_sheet(
     return sheet(clean, columns), sheet(drawn, columns)
 
 
-def audit(folder: RenderFolder, layout: Layout) -> dict[str, Any]:
+YAW_LIMITS = (15, 30, 45, 60, 75, 90)
+"""Degrees at which the audit divides the faces by the head's yaw to either side."""
+
+
+def audit(
+    folder: RenderFolder, layout: Layout, detector: Detector | None = None, advance: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """What a set contains: shares of poses, of hidden points and of skins, and what is wrong with it.
 
     ``nan`` counts pictures with a landmark that is not finite, ``empty`` those that are nearly of one brightness, and
-    ``outside`` those with a landmark outside; ``skipped`` could not be rendered.
+    ``outside`` those with a landmark outside; ``skipped`` could not be rendered. A face counts as found if a box of the
+    detector holds the middle of its landmarks.
+
+    Args:
+        detector: finds the faces; ``octamark.FaceDetector`` by default.
+        advance: called after each picture.
+
+    Raises:
+        DataError: no rendered pictures.
     """
+    find = detector or FaceDetector()
+    found_faces: list[bool] = []
     rows: list[tuple[float, ...]] = []
     counts = {"nan": 0, "empty": 0, "outside": 0}
     kinds: dict[str, int] = {}
@@ -237,6 +256,9 @@ def audit(folder: RenderFolder, layout: Layout) -> dict[str, Any]:
         counts["outside"] += bool(found.outside.any())
         for kind in person["options"]["things"] or ["nothing"]:
             kinds[kind] = kinds.get(kind, 0) + 1
+        boxes, middle = detections(find, picture)[0], found.landmarks.mean(axis=0)
+        found_faces.append(bool(((boxes[:, :2] <= middle) & (middle <= boxes[:, 2:])).all(axis=1).any()))
+        advance()
     if not rows:
         raise DataError(f"{folder.path}: no rendered pictures; octamark render makes them")
     table, number = np.array(rows), len(rows)
@@ -253,12 +275,19 @@ def audit(folder: RenderFolder, layout: Layout) -> dict[str, Any]:
             for name, low, high in zip(names, edges, edges[1:], strict=False)
         }
 
+    faces = np.array(found_faces)
+    bins = np.digitize(table[:, 0], YAW_LIMITS)
+    by_yaw = {
+        name: round(float(faces[bins == index].mean()), 4) if (bins == index).any() else None
+        for index, name in enumerate(shares(table[:, 0], YAW_LIMITS))
+    }
     return {
         "layout": layout.name,
         "pictures": number,
         "skipped": len(folder.skipped),
         **counts,
-        "yaw, degrees to either side": shares(table[:, 0], (15, 30, 45, 60, 75, 90)),
+        "yaw, degrees to either side": shares(table[:, 0], YAW_LIMITS),
+        "share that the face detector finds, by yaw": by_yaw,
         "pitch, degrees upwards": shares(table[:, 1], (-30, -15, 0, 15, 30)),
         "roll, degrees": shares(table[:, 2], (-30, -15, 0, 15, 30)),
         "skin, 0 pale to 6 very dark": shares(table[:, 3], (1, 2, 3, 4, 5)),

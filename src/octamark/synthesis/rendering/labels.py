@@ -134,16 +134,49 @@ class RenderedLandmarks:
     outside: Bools
 
 
-def landmarks_of(labels: Labels, layout: Layout, mean: F64) -> RenderedLandmarks:
+@dataclass(frozen=True, eq=False)
+class LayoutOnHead:
+    """What the landmarks of a layout depend on besides the labels of a picture; the same for all pictures of a set.
+
+    Attributes:
+        vertices: (m,) indices of the labelled vertices on the head model.
+        lookup: positions among them, by the index of the vertex.
+        lines: of the points of the outline.
+    """
+
+    vertices: NDArray[np.int64]
+    lookup: NDArray[np.int64]
+    lines: Mapping[int, ContourLine]
+
+    @classmethod
+    def of(cls, layout: Layout, vertices: NDArray[np.int64], mean: F64) -> LayoutOnHead:
+        """Place a layout on the mean head, whose vertices are ``mean`` (n, 3).
+
+        Raises:
+            LayoutError: a layout without ``vertices``, or with a vertex that has no label.
+        """
+        lookup = label_lookup(vertices, layout)
+        candidates = outline_candidates(vertices, mean)
+        lines = {
+            index: contour_line(vertices, candidates, mean, mean[list(layout.places[index].vertices)].mean(axis=0))
+            for index in layout.outline
+            if layout.places[index].brow is None
+        }
+        return cls(vertices, lookup, lines)
+
+
+def landmarks_of(labels: Labels, layout: Layout, mean: F64, placed: LayoutOnHead | None = None) -> RenderedLandmarks:
     """The landmarks of a layout.
 
     Args:
         mean: (n, 3) vertices of the mean head; they say which skin may form the outline.
+        placed: what ``LayoutOnHead.of`` gives for the layout and the labels' vertices, to save its computation.
 
     Raises:
         LayoutError: a layout without ``vertices``, or with a vertex that has no label.
     """
-    lookup = label_lookup(labels.vertices, layout)
+    placed = placed or LayoutOnHead.of(layout, labels.vertices, mean)
+    lookup = placed.lookup
     skin = np.zeros((layout.count, 2))
     head, thing = np.zeros(layout.count), np.zeros(layout.count)
     for index, place in enumerate(layout.places):
@@ -156,13 +189,9 @@ def landmarks_of(labels: Labels, layout: Layout, mean: F64) -> RenderedLandmarks
             skin[index] = _on_brow(labels.brows[side], place.along, place.height)
             head[index], thing[index] = _on_brow(labels.brow_behind[side], place.along, place.height)
     landmarks = skin.copy()
-    candidates = outline_candidates(labels.vertices, mean)
-    for index in layout.outline:
-        place = layout.places[index]
-        if place.brow is None:
-            line = contour_line(labels.vertices, candidates, mean, mean[list(place.vertices)].mean(axis=0))
-            fixed = (skin[index], float(head[index]), float(thing[index]))
-            landmarks[index], head[index], thing[index] = contour_place(labels, line, fixed)
+    for index, line in placed.lines.items():
+        fixed = (skin[index], float(head[index]), float(thing[index]))
+        landmarks[index], head[index], thing[index] = contour_place(labels, line, fixed)
     outside = ((landmarks < -0.5) | (landmarks > labels.size - 0.5)).any(axis=1)
     return RenderedLandmarks(
         landmarks.astype(np.float32), skin.astype(np.float32), head > 0.5, thing > 0.5, np.asarray(outside)
