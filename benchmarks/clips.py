@@ -144,6 +144,12 @@ def _remapped(picture: Picture, middle: Floats, radius: float, source: Callable[
     return result
 
 
+def _lid(points: Floats) -> Floats:
+    """(a, b) of the curve y = x (1 - x) (a + b x) from corner to corner through two points of a lid (2, 2)."""
+    x, y = points.T
+    return np.linalg.solve((x * (1 - x))[:, None] * np.stack([np.ones(2), x], axis=1), y)
+
+
 def shut_eye(
     picture: Picture, points: Floats, eye: tuple[int, tuple[int, int], tuple[int, int], int], closed: float
 ) -> tuple[Picture, Floats]:
@@ -151,12 +157,12 @@ def shut_eye(
     outer, upper, lower, inner = eye
     origin, axes, width = _frame(points, outer, inner, points[list(lower)].mean(axis=0))
     local = (points - origin) @ axes.T / width
-    knots = [np.concatenate([[[0.0, 0.0]], local[list(lid)], [[1.0, 0.0]]]) for lid in (upper, lower)]
+    curves = [_lid(local[list(lid)]) for lid in (upper, lower)]
     reach = 0.6  # of the skin above the lid that stretches, in widths of the eye
     share = 0.92 * closed
 
     def lids(x: Floats) -> tuple[Floats, Floats]:
-        top, bottom = (np.interp(x, knot[:, 0], knot[:, 1]) for knot in knots)
+        top, bottom = (np.where((x > 0) & (x < 1), x * (1 - x) * (first + second * x), 0) for first, second in curves)
         return np.minimum(top, bottom), np.maximum(top, bottom)
 
     def forward(place: Floats) -> Floats:
@@ -403,8 +409,8 @@ def several(
             x = lanes[face] + (x - lanes[face]) * (0.5 - 0.5 * np.cos(2 * np.pi * share))
             y += 0.35 * unit * (face - (faces - 1) / 2) / faces
         elif scene == "leave":
-            away = max(0.0, 1 - abs(share - 0.5) / 0.25)
-            y += (HEIGHT / 2 + 1.3 * unit) * min(1.0, 1.35 * away) ** 1.0 * (face == 0)
+            away = max(0.0, 1 - abs(share - 0.5) / 0.18)
+            y += (HEIGHT / 2 + 1.3 * unit) * min(1.0, 1.35 * away) * (face == 0)
         angle = np.deg2rad(5) * np.sin(2 * np.pi * 0.35 * time + phases[face])
         cos, sin = np.cos(angle), np.sin(angle)
         linear = np.array([[cos, -sin], [sin, cos]])

@@ -70,14 +70,14 @@ def root_mean_square(values: F64) -> float:
 TIMES = np.arange(150) / 25
 
 
-@pytest.mark.parametrize(("smoothing", "share"), [("low", 0.6), ("high", 0.35)])
+@pytest.mark.parametrize(("smoothing", "share"), [("low", 0.6), ("high", 0.3)])
 def test_a_face_at_rest_is_held_still(smoothing: Smoothing, share: float) -> None:
     truth = moved(TIMES)
     readings = truth + noise_of(150, np.random.default_rng(0))
     first, steps = run(smoothing, TIMES, readings)
     filtered, both_ways = points_of(first, steps), smoothed_points(first, steps)
     assert jitter(filtered[20:]) < share * jitter(readings[20:])
-    assert jitter(both_ways[20:]) < 0.5 * jitter(filtered[20:])
+    assert jitter(both_ways[20:]) < 0.7 * jitter(filtered[20:])
     assert root_mean_square(filtered[20:] - truth[20:]) < root_mean_square(readings[20:] - truth[20:])
     assert root_mean_square(both_ways[20:] - truth[20:]) < root_mean_square(filtered[20:] - truth[20:])
 

@@ -40,25 +40,26 @@ C128 = NDArray[np.complex128]
 FACE = 4
 """Quantities of the similarity: centre x, centre y, logarithm of the size, roll. Those of the points follow."""
 
-FACE_NOISE, POINT_NOISE = 0.07, 0.12
+FACE_NOISE, POINT_NOISE = 0.08, 0.14
 """Standard deviation of what changes in a reading from frame to frame, as a share of the spread: of the centre of the
-face, and of a point in the frame of the face. ``benchmarks/video.py --noise`` measures both."""
+face, and of a point in the frame of the face. ``benchmarks/video.py --noise`` measures both: they are smaller in a face
+that rests and about this large in one that moves."""
 
 FACE_DECAY, POINT_DECAY = 0.5, 0.08
 """Seconds in which the velocity of the face, and of a point in its frame, falls to 1 / e."""
 
-FIRST_SPEED = (2.0, 2.0, 0.7, 1.0)
+FIRST_SPEED = (0.5, 0.5, 0.15, 0.25)
 """Standard deviation of the velocity of a new face, per second: centre in sizes of the face, logarithm of the size,
 roll in radians."""
 
-FIRST_POINT_SPEED = 0.2
+FIRST_POINT_SPEED = 0.02
 """The same of its points in its frame, sizes of the face per second."""
 
-SINGLE_GATE, PART_GATE = 16.0, 5.0
+SINGLE_GATE, PART_GATE = 14.0, 4.5
 """Squared innovation over its variance from which a quantity moves faster than expected; the second value is for the
 mean over all quantities of a part of the face, or of the similarity."""
 
-FAST_PARTS, FAST_SINGLE_GATE, FAST_PART_GATE = ("eye", "mouth"), 9.0, 2.5
+FAST_PARTS, FAST_SINGLE_GATE, FAST_PART_GATE = ("eye", "mouth"), 12.0, 3.5
 """The same for parts that move fast by themselves."""
 
 HUBER = 1.5
@@ -92,7 +93,7 @@ class ProcessNoise:
     points: float
 
 
-PROCESS = {"low": ProcessNoise(1.0, 0.4, 0.5, 0.1), "high": ProcessNoise(0.2, 0.05, 0.1, 0.01)}
+PROCESS = {"low": ProcessNoise(1.0, 0.4, 0.5, 0.1), "high": ProcessNoise(0.2, 0.05, 0.1, 0.005)}
 """Process noise by ``smoothing``."""
 
 
