@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -96,6 +98,21 @@ def test_faces_without_a_pose() -> None:
     one_place = np.full((68, 2), 5.0)
     assert np.isnan(faces(np.stack([line, unknown, one_place])).pose()).all()
     assert faces(np.zeros((0, 68, 2))).pose().shape == (0, 3)
+
+
+def test_the_generic_head_is_the_mean_head_of_the_renders(labelled_data: Path) -> None:
+    if not (labelled_data / "heads" / "ict").is_dir():
+        pytest.skip(f"needs the assets of octamark render in {labelled_data / 'heads'}")
+    from octamark.synthesis.rendering.assets import Assets
+
+    mean = Assets(labelled_data / "heads").mean
+    shape = _reference_shape().points
+    for point, place in zip(shape, IBUG.places, strict=True):
+        if place.brow is None:
+            assert np.allclose(point, mean[list(place.vertices)].mean(axis=0), atol=0.01)
+        else:
+            assert np.isnan(point).all()
+    assert np.allclose(shape[IBUG.mirror] * [-1, 1, 1], shape, atol=1e-9, equal_nan=True)
 
 
 def test_other_layouts() -> None:
