@@ -383,8 +383,9 @@ def several(
 
     Args:
         samples: one per face; with ``"cut"`` the second half of them appears after the cut.
-        scene: ``"cross"``: they pass each other; ``"cover"``: a bar passes in front of them; ``"leave"``: they leave
-            the picture and come back within 0.6 seconds; ``"cut"``: others take their place.
+        scene: ``"cross"``: neighbours change places, one in front of the other, and go back; ``"cover"``: a bar passes
+            in front of them; ``"leave"``: the first leaves the picture and comes back within a second; ``"cut"``:
+            others take their place.
     """
     rng = np.random.default_rng(seed)
     portraits = [Portrait.of(sample, unit * rng.uniform(0.85, 1.15)) for sample in samples]
@@ -399,14 +400,15 @@ def several(
     group = np.where(first_half, np.cumsum(first_half), np.cumsum(~first_half)) - 1
     lanes = WIDTH * (group + 1) / (max(group) + 2)
 
+    partner = [face if face == faces - 1 and faces % 2 else face ^ 1 for face in range(faces)]
+
     def place(face: int, time: float) -> Floats:
         """(2, 3) from the face's photograph to the frame."""
         patch = patches[face]
         share = time / seconds
         x, y = lanes[face], HEIGHT / 2 + 0.25 * unit * np.sin(2 * np.pi * 0.3 * speeds[face] * time + phases[face])
         if scene == "cross":
-            x = WIDTH - x if faces % 2 == 0 or face != faces // 2 else x + 1.5 * unit
-            x = lanes[face] + (x - lanes[face]) * (0.5 - 0.5 * np.cos(2 * np.pi * share))
+            x += (lanes[partner[face]] - x) * (0.5 - 0.5 * np.cos(2 * np.pi * share))
             y += 0.35 * unit * (face - (faces - 1) / 2) / faces
         elif scene == "leave":
             away = max(0.0, 1 - abs(share - 0.5) / 0.18)

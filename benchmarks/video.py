@@ -35,6 +35,7 @@ from rich.progress import track
 import octamark
 from octamark import Faces, Landmarker, metrics
 from octamark.datasets import Sample, read
+from octamark.geometry import apply, crop, crop_transform, landmark_boxes, squares
 from octamark.inference.tracker import Tracker, smooth_offline
 
 Floats = NDArray[np.float64]
@@ -98,8 +99,9 @@ def dips(points: Floats, clip: Clip) -> Floats:
     result = []
     for _, first, last in clip.blinks:
         around = np.concatenate([opening[max(0, first - 8) : max(1, first - 1)], opening[last + 2 : last + 9]])
-        usual, least = np.nanmedian(around), np.nanmin(opening[first : last + 2], initial=np.inf)
-        result.append(1 - least / usual)
+        during = opening[first : last + 2]
+        known = np.isfinite(around).any() and np.isfinite(during).any()
+        result.append(1 - np.nanmin(during) / np.nanmedian(around) if known else np.nan)
     return np.array(result)
 
 
@@ -118,7 +120,7 @@ def scored(result: Track, raw: Track, clip: Clip) -> Scores:
         moving=float(np.nanmean(np.where(still.all(axis=-1)[found], np.nan, nme))) if found.any() else np.nan,
         jitter=metrics.jitter(result.points, still) / float(unit.mean()),
         lag=metrics.lag(result.points, truth),
-        dip=float(dips(result.points, clip).mean()),
+        dip=float(np.mean(dips(result.points, clip))),
         kept=float((shares[seen] >= 0.7).mean()) if seen.any() else np.nan,
         coverage=np.nan if result.radii is None else float((errors <= result.radii)[found].mean()),
     )
@@ -353,8 +355,8 @@ def identities(models: Sequence[str], clips: Iterable[Clip]) -> Measurement:
     )  # fmt: skip
     text = (
         "Two to five faces of 300W validation pictures move before a blurred background, four seconds at 25 frames a "
-        "second. They cross (one hides the other), are covered by a bar, leave the picture and come back, or are "
-        "replaced by others at a cut. A face is visible while 70 % of its landmarks are."
+        "second. Neighbours change places (one hides the other), a bar covers them, one leaves the picture and comes "
+        "back, or others replace them at a cut. A face is visible while 70 % of its landmarks are."
     )
     return Measurement("video-ids", "video", "Ids of several faces", text, columns, rows, COMMAND)
 
@@ -454,12 +456,16 @@ def mediapipe_points(python: str, training: Sequence[Sample]) -> Vertices:
 
     The 68 vertices are those nearest to the points of labelled training faces, on average.
     """
-    distance: Any = 0
-    for sample in track(training, "choosing vertices", transient=True):
-        points = next(run_mediapipe(python, iter([sample.read()]), video=False))
-        if np.isfinite(points).all():
-            unit = IBUG.reference_distance(sample.landmarks)
-            distance = distance + np.minimum(np.linalg.norm(sample.landmarks[:, None] - points[None], axis=2) / unit, 1)
+    side = 512
+    placed = [crop_transform(squares(landmark_boxes(sample.landmarks), 2.0)[0], side) for sample in training]
+    pictures = (crop(sample.read(), transform, side) for sample, transform in zip(training, placed, strict=True))
+    distance = np.zeros((68, 468))
+    vertices = run_mediapipe(python, pictures, video=False)
+    for sample, transform, found in zip(training, placed, vertices, strict=True):
+        if np.isfinite(found).all():
+            points = apply(transform, found)
+            apart = np.linalg.norm(sample.landmarks[:, None] - points[None], axis=2)
+            distance += np.minimum(apart / IBUG.reference_distance(sample.landmarks), 1)
     chosen = np.argmin(distance, axis=1)
 
     def read_clip(clip: Clip) -> Floats:

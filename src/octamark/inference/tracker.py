@@ -66,11 +66,14 @@ than 0.08 in one of 20 pairs."""
 CUT_TIME = 0.15
 """Seconds between two frames up to which a cut is looked for; after a longer time a face may have turned."""
 
-CLEAR_SHARE = 0.75
-"""A reading of at least this share of the face's usual confidence is clear: the face is not half hidden."""
+CLEAR_SHARE = 0.8
+"""A reading of at least this share of the face's normal confidence is clear: the face is not half hidden."""
 
 SHAPE_WEIGHT, LOOK_WEIGHT = 4.0, 2.0
 """Weights of shape and looks against distance and size, where several tracks may have caused a reading."""
+
+RECOGNITION_MARGIN = 0.1
+"""By how much another face has to fit better, in these costs, before two exchange their ids."""
 
 LOOK_SIDE = 12
 """Side of the picture of a face by which tracks are told apart, pixels. It is too small to recognise a person by."""
@@ -168,7 +171,8 @@ class _Track:
         motion: the estimate at the last frame in which it was read.
         clear: the estimate of the last clear reading.
         look: of that reading.
-        usual: its usual mean confidence.
+        usual: mean confidence that it had lately; falls at once where the detector sees the face all the same.
+        normal: mean confidence that it had lately; rises at once.
         box: (2, 2) centre and half sides of the detector's box, in the frame of the face.
         score: of that box.
     """
@@ -178,6 +182,7 @@ class _Track:
     clear: Estimate
     look: F64
     usual: float
+    normal: float
     box: F64
     score: float
 
@@ -268,6 +273,7 @@ class Tracker:
             self._searched = time
             readings = _distinct(self._search(pixels, readings))
             pairs = self._assigned(steps, readings)
+        self._recognise(time, readings, pairs)
         return self._advanced(time, steps, readings, pairs)
 
     def _checked_time(self, time: float) -> float:
@@ -297,6 +303,10 @@ class Tracker:
     def _is_sure(self, track: _Track, reading: _Reading) -> bool:
         needed = min(self.options.min_confidence, USUAL_SHARE * track.usual)
         return reading.mean_confidence >= needed
+
+    @staticmethod
+    def _is_clear(track: _Track, reading: _Reading) -> bool:
+        return reading.mean_confidence >= CLEAR_SHARE * track.normal
 
     def _read(self, located: Located, rotation: Rotation | None) -> list[_Reading]:
         """The readings of located faces."""
@@ -368,6 +378,28 @@ class Tracker:
             pairs |= {rows[row]: columns[column] for row, column in assign(costs, _UNMATCHED)}
         return pairs
 
+    def _recognise(self, time: float, readings: Sequence[_Reading], pairs: dict[int, int]) -> None:
+        """Give faces that came back half hidden, and can now be seen clearly, the id that fits them best.
+
+        Where several are hidden by one, the first to come back may have been taken for another.
+        """
+        unclear = [index for index, track in enumerate(self._tracks) if time - track.clear.time > RESTART]
+        for index in [index for index in unclear if index in pairs]:
+            track, reading = self._tracks[index], readings[pairs[index]]
+            if not self._is_clear(track, reading):
+                continue
+            costs = {other: _appearance_difference(self._tracks[other], reading) for other in unclear}
+            best = min(unclear, key=lambda other: costs[other])
+            if costs[best] < costs[index] - RECOGNITION_MARGIN:
+                other = self._tracks[best]
+                self._tracks[index] = replace(
+                    track, id=other.id, clear=other.clear, look=other.look, normal=other.normal
+                )
+                self._tracks[best] = replace(
+                    other, id=track.id, clear=track.clear, look=track.look, normal=track.normal
+                )
+            unclear.remove(index)
+
     def _is_cut(
         self, before: float | None, steps: Sequence[Step], readings: Sequence[_Reading], pairs: dict[int, int]
     ) -> bool:
@@ -375,7 +407,7 @@ class Tracker:
         changed = []
         for index, number in pairs.items():
             track, reading, step = self._tracks[index], readings[number], steps[index]
-            if track.clear.time != before or reading.mean_confidence < CLEAR_SHARE * track.usual:
+            if track.clear.time != before or not self._is_clear(track, reading):
                 continue
             shape = min(_shape_difference(each.points, reading.points) for each in (step.predicted, track.motion))
             changed.append(shape > CUT_SHAPE or _look_difference(track.look, reading.look) > CUT_LOOK)
@@ -399,10 +431,9 @@ class Tracker:
             tracks.append(track)
         for number, reading in enumerate(readings):
             if number not in pairs.values() and reading.box is not None:
-                points, spread = reading.points, reading.spread
-                motion = self._filter.start(time, points, spread)
-                box = _box_in_face(motion, reading.box)
-                track = _Track(self._next_id, motion, motion, reading.look, reading.mean_confidence, box, reading.score)
+                motion = self._filter.start(time, reading.points, reading.spread)
+                box, confidence = _box_in_face(motion, reading.box), reading.mean_confidence
+                track = _Track(self._next_id, motion, motion, reading.look, confidence, confidence, box, reading.score)
                 self._next_id += 1
                 tracks.append(track)
                 shown.append((track, reading))
@@ -417,17 +448,16 @@ class Tracker:
         else:
             motion = self._filter.update(step, points, spread).updated
         confidence = reading.mean_confidence
-        is_clear = confidence >= CLEAR_SHARE * track.usual
-        track = (
-            replace(track, motion=motion, clear=motion, look=reading.look)
-            if is_clear
-            else replace(track, motion=motion)
-        )
-        usual = track.usual + (confidence - track.usual) * min(1.0, step.elapsed / USUAL_TIME)
+        track = replace(track, motion=motion)
+        if self._is_clear(track, reading):
+            track = replace(track, clear=motion, look=reading.look)
+        share = min(1.0, step.elapsed / USUAL_TIME)
+        usual = track.usual + share * (confidence - track.usual)
+        normal = max(confidence, track.normal + share * (confidence - track.normal))
         if reading.box is None:
-            return replace(track, usual=usual)
+            return replace(track, usual=usual, normal=normal)
         box = _box_in_face(motion, reading.box)
-        return replace(track, usual=min(usual, confidence), box=box, score=reading.score)
+        return replace(track, usual=min(usual, confidence), normal=normal, box=box, score=reading.score)
 
     def _faces(self, shown: Sequence[tuple[_Track, _Reading]]) -> Faces:
         """The result: the estimates of tracks that were read, or the readings themselves."""
@@ -610,6 +640,13 @@ def _shape_difference(expected: F64, points: F64) -> float:
     """Median distance of points (M, 2) from those expected, in sizes, after both were laid on each other."""
     left = np.linalg.norm(procrustes_align(points, expected) - expected, axis=1)
     return float(np.median(left)) / max(_size(expected), 1e-6)
+
+
+def _appearance_difference(track: _Track, reading: _Reading) -> float:
+    """How little the shape, the size and the looks of a reading fit a face as it was when it was last seen clearly."""
+    change = abs(float(np.log(max(_size(reading.points), 1e-6) / max(_size(track.clear.points), 1e-6))))
+    shape = SHAPE_WEIGHT * _shape_difference(track.clear.points, reading.points)
+    return change + shape + LOOK_WEIGHT * _look_difference(track.look, reading.look)
 
 
 def _look(picture: Picture | ReducedPicture, points: NDArray[np.floating]) -> F64:
