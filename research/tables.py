@@ -38,7 +38,6 @@ ORDER = (
     "frequency",
     "sensor",
     "rendered",
-    "renders",
 )
 """The tables, in the order of the report."""
 
@@ -228,7 +227,7 @@ class Results:
 
 def is_recipe_key(column: str) -> bool:
     """Whether a column of results.csv holds a recipe's setting."""
-    return column == "seed" or column.partition(".")[0] in RECIPE_SECTIONS
+    return column in ("seed", "normaliser") or column.partition(".")[0] in RECIPE_SECTIONS
 
 
 RECIPE_SECTIONS = (

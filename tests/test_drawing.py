@@ -153,6 +153,16 @@ def test_several_faces_are_numbered() -> None:
     assert (swapped != both).any()  # other numbers
 
 
+def test_faces_of_a_video_have_their_ids_beside_them() -> None:
+    picture = np.zeros((800, 800, 3), np.uint8)
+    face = one_face(extent=400)
+    plain = drawing.overlay(picture, face)
+    with_ids = [drawing.overlay(picture, dataclasses.replace(face, ids=np.array([number]))) for number in (1, 1, 12)]
+    assert (with_ids[0] != plain).any()
+    assert np.array_equal(with_ids[0], with_ids[1])
+    assert (with_ids[0] != with_ids[2]).any()
+
+
 def test_numbers_stay_on_the_picture() -> None:
     black = np.zeros((300, 300, 3), np.uint8)
     for x, y in ((0, -400), (-400, 0), (400, 400)):

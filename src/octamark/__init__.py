@@ -32,6 +32,7 @@ from octamark.inference.landmarker import InferenceOptions, Landmarker, load
 from octamark.inference.stream import Result, stream
 from octamark.layouts import Layout, layout
 from octamark.models import ModelCard
+from octamark.tracking import TrackedFrame, track
 
 __all__ = [
     "BoxError",
@@ -53,6 +54,7 @@ __all__ = [
     "PictureError",
     "PredictionError",
     "Result",
+    "TrackedFrame",
     "TrainingError",
     "WeightsError",
     "__version__",
@@ -60,4 +62,5 @@ __all__ = [
     "load",
     "read_picture",
     "stream",
+    "track",
 ]

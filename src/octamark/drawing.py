@@ -52,9 +52,9 @@ def overlay(
 ) -> Picture:
     """A copy of the picture with the landmarks of all faces drawn on it, (H, W, 3), or larger for small faces.
 
-    Point size follows the size of the face, and a dark rim keeps points visible on any ground. If there are several
-    faces, each has its index in ``faces`` beside it. Points without a place (NaN), as conversions leave them, are not
-    drawn.
+    Point size follows the size of the face, and a dark rim keeps points visible on any ground. Faces of a video have
+    their id beside them; if there are several faces without ids, each has its index in ``faces``. Points without a
+    place (NaN), as conversions leave them, are not drawn.
 
     Args:
         lines: also draw the layout's edges, on faces of more than 60 pixels.
@@ -81,8 +81,8 @@ def overlay(
         if not known:
             continue
         _draw_face(canvas, face, points, known, lines)
-        if len(faces) > 1:
-            _draw_number(canvas, index, points)
+        if face.id is not None or len(faces) > 1:
+            _draw_number(canvas, index if face.id is None else face.id, points)
     return canvas
 
 

@@ -1,7 +1,7 @@
 """The exceptions of octamark.
 
     OctamarkError            everything octamark raises on purpose
-    ├── PictureError         a picture that cannot be read or used
+    ├── PictureError         a picture or video that cannot be read or used
     ├── PredictionError      a picture that was read, but whose faces could not be found
     ├── BoxError             face boxes that cannot be used
     ├── LayoutError          an unknown layout or part, or a layout table with mistakes
@@ -25,7 +25,7 @@ class OctamarkError(Exception):
 
 
 class PictureError(OctamarkError):
-    """A picture that cannot be read or used."""
+    """A picture or video that cannot be read or used."""
 
 
 class PredictionError(OctamarkError):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from octamark.errors import ConfigError, PictureError
 from octamark.geometry import Picture, crop
 from octamark.images import PictureLike, read_picture
-from octamark.layouts import Layout, chip_template, conversion, layout
+from octamark.layouts import Layout, chip_template, conversion, head_pose, layout
 
 _MAX_CHIP = 4096
 
@@ -192,6 +192,18 @@ class Face(_Measures):
         """The same face with the points of another layout; see ``Faces.convert``."""
         return replace(self, **self._converted(to))
 
+    def pose(self) -> F64:
+        """Yaw, pitch and roll of the head (3,) in degrees, as ``Faces.pose`` without a focal length.
+
+        Examples:
+            >>> import numpy as np, octamark
+            >>> picture = np.zeros((256, 256, 3), np.uint8)
+            >>> face = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])[0]
+            >>> face.pose().shape
+            (3,)
+        """
+        return np.asarray(head_pose(self.landmarks[None], self.layout)[0])
+
     def to_dict(self) -> dict[str, Any]:
         """The face as plain values, as an entry of ``faces`` in ``Faces.to_dict``."""
         values = {} if self.id is None else {"id": int(self.id)}
@@ -363,6 +375,43 @@ class Faces(_Measures):
                 f"size {side!r}, margin {border!r}; allowed: a whole size from 1 to {_MAX_CHIP}, a margin from 0 to 10"
             )
         return form.transforms(self.convert(form.layout).landmarks, side, border)
+
+    def pose(self, focal: float | None = None) -> F64:
+        """Yaw, pitch and roll of the heads (n, 3) in degrees: to the person's left, up, and to the right shoulder.
+
+        0 is a head that looks into the camera. A generic head in 3D is laid on the points of each face: nose, eyes,
+        mouth corners, and the upper outline on the sides that are seen. How far a person's own head differs from the
+        generic one cannot be told from a picture, so a part of the error is the same in all pictures of a person; most
+        of it is in the pitch. A layout without outline, such as ``ibug51``, has a larger error of pitch. The result is
+        NaN for a face of which fewer than four of these points are known.
+
+        Args:
+            focal: focal length of the camera in pixels; angles are then against the camera's axis, which is taken to
+                be in the middle of the picture. None: against the line from the camera to the head, which needs to know
+                nothing of the camera, and holds for parts of pictures too.
+
+        Raises:
+            LayoutError: a layout without conversion from or to ``ibug68``, or with too few points, such as ``five``.
+            ConfigError: a focal length that is not above 0, or faces that do not know the size of their picture.
+
+        Source: perspective-n-point, SQPnP (G. Terzakis and M. Lourakis, A Consistently Fast and Globally Optimal
+        Solution to the Perspective-n-Point Problem, 2020), refined by Levenberg-Marquardt.
+
+        Examples:
+            >>> import numpy as np, octamark
+            >>> picture = np.zeros((256, 256, 3), np.uint8)
+            >>> faces = octamark.load("nano")(picture, boxes=[[60, 60, 190, 190]])
+            >>> faces.pose().shape
+            (1, 3)
+        """
+        if focal is None:
+            return head_pose(self.landmarks, self.layout)
+        if not isinstance(focal, Real) or not 0 < focal < np.inf or not all(self.size):
+            raise ConfigError(
+                f"focal {focal!r}, picture of {self.size[0]}x{self.size[1]} pixels; allowed: a focal length in pixels "
+                "above 0, and faces that know the size of their picture"
+            )
+        return head_pose(self.landmarks, self.layout, float(focal), ((self.size[0] - 1) / 2, (self.size[1] - 1) / 2))
 
     def to_dict(self) -> dict[str, Any]:
         """The faces as plain values, ready for ``json.dumps``, with the field names of the json format.

@@ -280,6 +280,36 @@ def test_what_the_files_hold(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_pts(files[1], 68), faces.landmarks[0], atol=6e-4)
 
 
+@pytest.mark.parametrize("name", ["json", "jsonl", "csv"])
+def test_frames_of_a_video_come_back(tmp_path: Path, name: str) -> None:
+    two = replace(faces_at(0, 700), ids=np.array([7, 3]))
+    written = [
+        Record(f"clip.mp4#{frame}", f"clip.mp4#{frame}", "nano", faces, frame, time)
+        for frame, time, faces in ((0, 0.0, two), (5, 0.16667, Faces.empty(IBUG, (90, 60))), (9, 1234.5, two[:1]))
+    ]
+    (path,) = write_all(name, tmp_path, written, model="nano", layout=IBUG, video=True)
+    found = read_records(path)
+    assert [(record.file, record.frame, record.time) for record in found] == [
+        ("clip.mp4#0", 0, 0.0), ("clip.mp4#5", 5, 0.16667), ("clip.mp4#9", 9, 1234.5),
+    ]  # fmt: skip
+    ids = [[] if record.faces.ids is None else record.faces.ids.tolist() for record in found]
+    assert ids == [[7, 3], [], [7]]
+
+
+def test_frame_time_and_id_of_others_mean_something_else(tmp_path: Path) -> None:
+    points = ",".join(f"{x},{y}" for x, y in faces_at(0).landmarks[0].tolist())
+    head = ",".join(f"x{index},y{index}" for index in range(68))
+    (tmp_path / "a.csv").write_text(f"file,id,time,{head}\na.png,Ann,noon,{points}\n")
+    (entry,) = read_entries(tmp_path / "a.csv", IBUG)
+    assert (entry.frame, entry.time, entry.faces[0].id) == (None, None, None)
+    landmarks = faces_at(0).landmarks[0].tolist()
+    for frame, time in (("first", "noon"), (-1, float("nan")), (1.5, True)):
+        values = [{"image": "a.png", "frame": frame, "time": time, "landmarks": landmarks}]
+        (tmp_path / "a.json").write_text(json.dumps(values))
+        (entry,) = read_entries(tmp_path / "a.json", IBUG)
+        assert (entry.frame, entry.time) == (None, None)
+
+
 def test_readers_take_the_layout_of_their_caller(tmp_path: Path) -> None:
     for name in WHOLE:
         (path,) = write_all(name, tmp_path / name, records_of(["a.png"], [faces_at(0)]))

@@ -63,7 +63,8 @@ def test_every_run_belongs_to_a_cell_and_every_cell_has_its_runs() -> None:
         for recipe in cell.recipes:
             figures = results.find(recipe)
             assert figures is not None, (cell, recipe)
-            assert figures["nme"] == pytest.approx(figures["log.validation_nme"], rel=0.01)
+            if "portraits" not in figures:  # networks that saw no photograph are validated on rendered faces
+                assert figures["nme"] == pytest.approx(figures["log.validation_nme"], rel=0.01)
             assert figures["best_nme"] == min(figures["nme_by_epoch"])
     experiments_left = [run for run in experiments.wanted_runs() if results.find(run.recipe) is None]
     assert experiments_left == []

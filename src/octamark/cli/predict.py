@@ -240,7 +240,8 @@ def _not_a_picture(name: str) -> str | None:
         kind = None
     if kind is None:
         return None
-    return f"{name}: {kind}; predict reads picture files, folders of pictures, and - for standard input"
+    other = "; octamark track reads videos and cameras" if kind in ("a video", "a camera") else ""
+    return f"{name}: {kind}; predict reads picture files, folders of pictures, and - for standard input{other}"
 
 
 def _give_back_memory() -> None:

@@ -91,6 +91,7 @@ def open_writer(
     model: str | None = None,
     layout: Layout | None = None,
     resume: bool = False,
+    video: bool = False,
 ) -> Writer:
     """A writer of records, to be used as a context manager.
 
@@ -106,6 +107,8 @@ def open_writer(
             pictures to leave out. jsonl: an unfinished last line is cut off. csv: the rows of the last picture are cut
             off and the picture is not done, since its rows may be incomplete. pts: a picture is done if there is a
             ``STEM.pts``; pictures without a face are never done. json and coco cannot be resumed.
+        video: the records are frames of a video: csv gets columns for frame and time. jsonl and json write these
+            wherever records have them.
 
     Raises:
         OutputError: an unknown name, a target that is neither path nor stream, a stream for pts, ``resume`` with json,
@@ -130,6 +133,8 @@ def open_writer(
         raise OutputError(f"format {name} is written at the end and cannot be resumed; formats that can: {able}")
     if resume and not isinstance(target, Path):
         raise OutputError("standard output cannot be resumed: name a folder with -o")
+    if video and name == "csv":
+        return csv.writer(target, resume, model, layout, video=True)
     return chosen.writer(target, resume, model, layout)
 
 

@@ -1,5 +1,6 @@
 """CSV: one row per point. A picture without faces has one row with empty cells from ``face`` on. ``id`` is the number
-of the face's track in a video, and empty outside video.
+of the face's track in a video, and empty outside video. The frames of a video have two more columns: ``frame``, and
+``time`` in seconds.
 
 Also read: one row per face, with columns ``file, x0, y0, x1, y1, ...`` and, optionally, ``box_x1, box_y1, box_x2,
 box_y2``. Columns may come in any order; of the first form ``file, point, x, y`` must be there. Coordinates are 0-based.
@@ -30,6 +31,8 @@ COLUMNS = (
     "file", "width", "height", "layout", "model", "face", "id", "score", "mean_confidence", *BOX,
     "point", "name", "x", "y", "spread_x", "spread_y", "confidence",
 )  # fmt: skip
+_IN_VIDEO = ("frame", "time")
+VIDEO_COLUMNS = (*COLUMNS, *_IN_VIDEO)
 _BY_POINT = ("file", "point", "x", "y")
 
 _Row = tuple[str, dict[str, str]]  # file:line, and the cells by column
@@ -41,12 +44,13 @@ def _text(rows: list[list[object]], quoting: Literal[0, 1] = csv.QUOTE_MINIMAL) 
     return text.getvalue().encode("utf-8", "surrogateescape")  # file names are bytes and come out as they went in
 
 
-def picture_rows(record: Record) -> bytes:
-    """The rows of one picture: points to 0.01 pixels, spread to 0.001, confidence to 0.0001."""
+def picture_rows(record: Record, video: bool = False) -> bytes:
+    """The rows of one picture: points to 0.01 pixels, spread to 0.001, confidence to 0.0001, time to 0.00001 s."""
     faces, rows = record.faces, []
     picture = [record.file, *faces.size, faces.layout.name, record.model]
+    place: list[object] = [record.frame, None if record.time is None else round(record.time, 5)] if video else []
     if not len(faces):
-        rows.append(picture + [""] * (len(COLUMNS) - len(picture)))
+        rows.append(picture + [""] * (len(COLUMNS) - len(picture)) + place)
     count = faces.layout.count
     for number, face in enumerate(faces):
         scores = [rounded(np.float64(value), 4) for value in (face.score, face.mean_confidence)]
@@ -56,12 +60,12 @@ def picture_rows(record: Record) -> bytes:
         spreads = rounded(face.spread, 3) or [[None, None]] * count
         confidences = rounded(face.confidence, 4) or [None] * count
         for index, name in enumerate(faces.layout.point_names):
-            rows.append([*cells, index, name, *points[index], *spreads[index], confidences[index]])
+            rows.append([*cells, index, name, *points[index], *spreads[index], confidences[index], *place])
     # not every version of the csv module quotes a carriage return of its own accord
     return _text(rows, csv.QUOTE_ALL if "\r" in record.file else csv.QUOTE_MINIMAL)
 
 
-def writer(target: Target, resume: bool, model: str | None, layout: Layout | None) -> LineWriter:
+def writer(target: Target, resume: bool, model: str | None, layout: Layout | None, video: bool = False) -> LineWriter:
     """A writer that appends the rows of each picture; with ``resume`` to what is already in the folder.
 
     The last picture of an existing file is written again, since its rows may be incomplete.
@@ -70,13 +74,17 @@ def writer(target: Target, resume: bool, model: str | None, layout: Layout | Non
         OutputError: an existing file that is not of this format, or of another model or layout.
     """
 
+    columns: list[object] = list(VIDEO_COLUMNS if video else COLUMNS)
+
     def existing(path: Path) -> tuple[int, set[str]]:
-        return _finished(path, model, layout)
+        return _finished(path, model, layout, columns)
 
-    return LineWriter(target, NAME, picture_rows, _text([list(COLUMNS)]), existing if resume else None)
+    return LineWriter(
+        target, NAME, lambda record: picture_rows(record, video), _text([columns]), existing if resume else None
+    )
 
 
-def _finished(path: Path, model: str | None, layout: Layout | None) -> tuple[int, set[str]]:
+def _finished(path: Path, model: str | None, layout: Layout | None, columns: list[object]) -> tuple[int, set[str]]:
     """Number of bytes before the rows of the last picture, and the pictures before it."""
     expected = {"model": model, "layout": None if layout is None else layout.name}
     keep = size = 0
@@ -87,10 +95,10 @@ def _finished(path: Path, model: str | None, layout: Layout | None) -> tuple[int
             for number, raw in enumerate(_whole_rows(file), 1):
                 where = f"{path}: row {number}"
                 cells = next(csv.reader(io.StringIO(raw.decode("utf-8", "surrogateescape"), newline="")), [])
-                if number == 1 and cells != list(COLUMNS):
+                if number == 1 and cells != columns:
                     raise OutputError(f"{where}: not the columns of octamark predict; resume from another file")
                 if number > 1:
-                    if len(cells) != len(COLUMNS):
+                    if len(cells) != len(columns):
                         raise OutputError(f"{where}: not a row of octamark predict; resume from another file")
                     check_same_run(where, expected, {"model": cells[4], "layout": cells[3]})
                     if cells[0] != last:
@@ -132,6 +140,10 @@ def read(path: Path, layout: Layout | None) -> list[PictureEntry]:
     for where, row in rows:
         if None in row or None in row.values():
             raise DataError(f"{where}: the number of cells differs from the number of columns ({len(columns)})")
+    if not set(_IN_VIDEO) <= set(columns):  # alone, these names mean something else
+        for _, row in rows:
+            for name in _IN_VIDEO:
+                row.pop(name, None)
     if not set(_BY_POINT) <= set(columns) and not {"file", "x0", "y0"} <= set(columns):
         raise DataError(
             f"{path}:1: columns {listed(columns) or 'missing'}; expected file, x0, y0, ... or {listed(_BY_POINT)}"
@@ -157,7 +169,19 @@ def read(path: Path, layout: Layout | None) -> list[PictureEntry]:
         faces = list(faces_of(members, count, layout_of_faces))
         count += len(faces)
         where, row = members[0]
-        entries.append(PictureEntry(file, faces, layout_of_faces, where, _size(where, row), row.get("model") or None))
+        frame, time = _number(where, row.get("frame", "")), _number(where, row.get("time", ""))
+        entries.append(
+            PictureEntry(
+                file,
+                faces,
+                layout_of_faces,
+                where,
+                _size(where, row),
+                row.get("model") or None,
+                None if np.isnan(frame) else int(frame),
+                None if np.isnan(time) else time,
+            )
+        )
     return entries
 
 

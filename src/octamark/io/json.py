@@ -18,6 +18,7 @@ from octamark.io.records import (
     PictureEntry,
     Record,
     face_from_values,
+    frame_from_values,
     resolve_layout,
     size_from_values,
 )
@@ -28,10 +29,12 @@ NAME = "predictions.json"
 
 
 def picture_object(record: Record) -> dict[str, Any]:
-    """A record as plain values: points to 0.01 pixels, spread to 0.001, confidence to 0.0001."""
+    """A record as plain values: points to 0.01 pixels, spread to 0.001, confidence to 0.0001, time to 0.00001 s."""
     values = record.faces.to_dict()
     faces = values.pop("faces")
-    return {"file": record.file, **values, "model": record.model, "faces": faces}
+    place = {"frame": record.frame, "time": None if record.time is None else round(record.time, 5)}
+    known = {key: value for key, value in place.items() if value is not None}
+    return {"file": record.file, **known, **values, "model": record.model, "faces": faces}
 
 
 def picture_line(record: Record) -> str:
@@ -117,4 +120,5 @@ def _picture(name: str, value: dict[str, Any], where: str, layout: Layout | None
         entry = face_from_values(face, chosen.count, where, first + len(faces))
         if entry is not None:
             faces.append(entry)
-    return PictureEntry(name, faces, chosen, where, size_from_values(value, where), value.get("model") or None)
+    size, frame_and_time = size_from_values(value, where), frame_from_values(value)
+    return PictureEntry(name, faces, chosen, where, size, value.get("model") or None, *frame_and_time)

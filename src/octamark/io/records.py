@@ -30,12 +30,16 @@ class Record:
         stem: base name of the files written for this picture; distinct within a batch (see ``unique_stems``).
         model: name of the model.
         faces: the faces found.
+        frame: the index of a frame in its video; None for other pictures.
+        time: the time of a frame in its video, seconds; None for other pictures.
     """
 
     file: str
     stem: str
     model: str
     faces: Faces
+    frame: int | None = None
+    time: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +80,7 @@ class PictureEntry:
         size: (width, height) in pixels; None if the file does not give it.
         model: name of the model that predicted the faces; None if the file does not give it.
         where: place in the file, for messages.
+        frame, time: of a frame of a video, as in ``Record``.
     """
 
     file: str
@@ -84,6 +89,8 @@ class PictureEntry:
     where: str
     size: tuple[int, int] | None = None
     model: str | None = None
+    frame: int | None = None
+    time: float | None = None
 
     def record(self, stem: str) -> Record:
         """The entry as a ``Record``: NaN, a size of (0, 0) and an empty model name stand for what the file does
@@ -104,7 +111,7 @@ class PictureEntry:
             scores=stacked(face.score for face in self.faces),
             ids=None if None in (ids := [face.id for face in self.faces]) or not ids else np.array(ids, np.int64),
         )
-        return Record(self.file, stem, self.model or "", faces)
+        return Record(self.file, stem, self.model or "", faces, self.frame, self.time)
 
 
 def unique_stems(files: Iterable[str]) -> list[str]:
@@ -222,6 +229,14 @@ def face_from_values(values: dict[str, Any], points: int, where: str, index: int
     return FaceEntry(
         landmarks, where, index, spread, confidence, box=box, score=None if score is None else float(score), id=track
     )
+
+
+def frame_from_values(values: dict[str, Any]) -> tuple[int | None, float | None]:
+    """(frame, time) from the values of a JSON object; None for what is missing or is no index and no finite number."""
+    frame, time = values.get("frame"), values.get("time")
+    if not isinstance(time, int | float) or isinstance(time, bool) or not np.isfinite(time):
+        time = None
+    return frame if type(frame) is int and frame >= 0 else None, None if time is None else float(time)
 
 
 def size_from_values(values: dict[str, Any], where: str) -> tuple[int, int] | None:

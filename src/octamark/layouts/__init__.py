@@ -15,6 +15,7 @@ from octamark.errors import LayoutError, listed
 from octamark.layouts.chips import ChipTemplate, chip_template
 from octamark.layouts.conversion import Conversion, conversion, convert
 from octamark.layouts.definition import HeadPlace, Layout, Opening
+from octamark.layouts.head import head_pose
 from octamark.layouts.table import DRAWING_KEYS, dumps, parse, to_table
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "conversion",
     "convert",
     "dumps",
+    "head_pose",
     "layout",
     "loads",
     "parse",
