@@ -28,7 +28,7 @@ def test_the_table_has_the_figures_of_the_measurements() -> None:
     ms = [title for title, _ in results["speed"]["columns"]].index("ms")
     times = {tuple(row[:2]): row[ms] for row in results["speed"]["rows"]}
     assert sorted(table()) == sorted(models.available())
-    for name, (megabytes, whole_call, face, error, _) in table().items():
+    for name, (megabytes, whole_call, face, error, _, _) in table().items():
         assert megabytes == f"{cards[name][size]:.2f}"
         assert whole_call == f"{times['whole call', f'octamark {name}']:.1f}"
         assert face == f"{times['landmarks', f'octamark {name}']:.1f}"

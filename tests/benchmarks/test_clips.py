@@ -43,7 +43,7 @@ def test_eyes_shut_in_a_blink_and_open_again() -> None:
         IBUG.eye_opening(portrait(0).bent(script.closed(start + after), 0, np.zeros(2))[1]).mean()
         for after in (-0.01, 0.05, 0.11)
     ]
-    assert openings[1] < 0.12 * openings[0]
+    assert openings[1] < 0.2 * openings[0]  # facing points of the diagram lie a little beside each other
     assert openings[2] == openings[0]
 
 
