@@ -165,10 +165,10 @@ def test_a_taut_cloth_lies_over_what_stands_out() -> None:
 
 
 @pytest.mark.slow
-def test_closed_lips_touch_and_traits_show(assets_folder: Path) -> None:
+def test_closed_lips_touch_and_traits_show(rendering_assets: Path) -> None:
     from octamark.synthesis.rendering.scene import LIPS_PRESSED, Renderer
 
-    renderer = Renderer(Assets(assets_folder), size=32, samples=2)
+    renderer = Renderer(Assets(rendering_assets), size=32, samples=2)
     upper, lower = renderer._frame[[61, 62, 63]], renderer._frame[[67, 66, 65]]
     neutral = [
         person for person in (sample_person(seed, renderer.assets) for seed in range(60))

@@ -56,11 +56,11 @@ def test_rays_stop_where_the_calculation_says() -> None:
 
 
 @pytest.mark.slow
-def test_a_seed_gives_a_face_with_right_flags_twice(assets_folder: Path) -> None:
+def test_a_seed_gives_a_face_with_right_flags_twice(rendering_assets: Path) -> None:
     from octamark.synthesis.rendering.scene import Renderer
     from octamark.synthesis.rendering.views import view
 
-    renderer = Renderer(Assets(assets_folder), size=64, samples=4)
+    renderer = Renderer(Assets(rendering_assets), size=64, samples=4)
     seed = 12
     first, second = renderer.render(seed), renderer.render(seed)
     assert first.picture.shape == (64, 64, 3)
@@ -83,14 +83,14 @@ def test_a_seed_gives_a_face_with_right_flags_twice(assets_folder: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_worker_process_renders_a_seed(assets_folder: Path, tmp_path: Path) -> None:
+def test_a_worker_process_renders_a_seed(rendering_assets: Path, tmp_path: Path) -> None:
     from octamark.synthesis.rendering.farm import render_seeds
     from octamark.synthesis.rendering.folder import RenderFolder
     from octamark.synthesis.rendering.labels import Labels
 
     folder = RenderFolder(tmp_path)
-    folder.prepare({}, Assets(assets_folder).mean)
-    assert render_seeds(folder, assets_folder, [3], size=48, samples=2, workers=1) == {}
+    folder.prepare({}, Assets(rendering_assets).mean)
+    assert render_seeds(folder, rendering_assets, [3], size=48, samples=2, workers=1) == {}
     assert folder.finished() == [3]
     labels = Labels.read(folder.labels(3))
     assert labels.person["seed"] == 3
