@@ -42,8 +42,8 @@ FACE = 4
 
 FACE_NOISE, POINT_NOISE = 0.08, 0.14
 """Standard deviation of what changes in a reading from frame to frame, as a share of the spread: of the centre of the
-face, and of a point in the frame of the face. ``benchmarks/video.py --noise`` measures both: they are smaller in a face
-that rests and about this large in one that moves."""
+face, and of a point in the frame of the face. Chosen on the clips of ``benchmarks/clips.py``; ``benchmarks/video.py
+--noise`` measures them."""
 
 FACE_DECAY, POINT_DECAY = 0.5, 0.08
 """Seconds in which the velocity of the face, and of a point in its frame, falls to 1 / e."""

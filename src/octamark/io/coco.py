@@ -57,20 +57,22 @@ class _Table:
             self.annotations.append({"id": number, "image_id": image, "category_id": category, **_annotation(face)})
 
     def text(self) -> str:
-        categories = [
-            {
-                "id": number,
-                "name": _CATEGORY + name,
-                "supercategory": "face",
-                "keypoints": list(layout.point_names),
-                "skeleton": (layout.edges + 1).tolist(),
-            }
-            for number, (name, layout) in enumerate(self.layouts.items(), 1)
-        ]
+        categories = [category(number, layout) for number, layout in enumerate(self.layouts.values(), 1)]
         models = sorted({image["model"] for image in self.images})
         info = {"description": "octamark predictions", "models": models}
         whole = {"info": info, "images": self.images, "annotations": self.annotations, "categories": categories}
         return json.dumps(whole, allow_nan=False) + "\n"
+
+
+def category(number: int, layout: Layout) -> dict[str, Any]:
+    """The category of faces of a layout, with a 1-based skeleton; ``number`` is its id."""
+    return {
+        "id": number,
+        "name": _CATEGORY + layout.name,
+        "supercategory": "face",
+        "keypoints": list(layout.point_names),
+        "skeleton": (layout.edges + 1).tolist(),
+    }
 
 
 def _annotation(face: Face) -> dict[str, Any]:

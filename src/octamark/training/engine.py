@@ -122,7 +122,7 @@ class Trainer:
         self.shards = {entry.name: FaceStore.of_shards(entry.path, self.layout, entry.section.layout)
                        for entry in sets if entry.is_shards}  # fmt: skip
         self.trained = [entry for entry in sets if entry.is_shards or entry.training]
-        self.counts = [self._taught(entry) for entry in self.trained]
+        self.counts = [self._training_count(entry) for entry in self.trained]
         self.shares = set_shares([entry.section.weight for entry in self.trained])
         self._check_batches()
         self.watcher = watcher if watcher is not None and self.fabric.is_global_zero else Watcher()
@@ -329,13 +329,13 @@ class Trainer:
         if (problem := self.fabric.broadcast(problem)) is not None:
             raise OutputError(problem)
 
-    def _taught(self, entry: LabelledSet) -> int:
+    def _training_count(self, entry: LabelledSet) -> int:
         """The number of faces of a set that the run learns from."""
         return len(self.shards[entry.name]) if entry.is_shards else len(entry.training)
 
     def _all_sources(self) -> tuple[Source, ...]:
         """All that the run learns from."""
-        faces = {entry.name: (self._taught(entry), len(entry.validation)) for entry in self.sets}
+        faces = {entry.name: (self._training_count(entry), len(entry.validation)) for entry in self.sets}
         return provenance.sources_of(self.recipe, [*self.task.crop_sources, *self.recorded], faces)
 
     def _save(self, is_best: bool) -> None:

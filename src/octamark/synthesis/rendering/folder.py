@@ -27,6 +27,7 @@ from octamark.errors import ConfigError, DataError, OutputError
 from octamark.geometry import Picture, scale_points
 from octamark.images import read_picture, write_atomically
 from octamark.inference.detector import Detector, FaceDetector, detections
+from octamark.io import coco
 from octamark.layouts import Layout
 from octamark.synthesis.rendering.labels import Labels, LayoutOnHead, RenderedLandmarks, landmarks_of
 
@@ -183,15 +184,7 @@ def coco_table(folder: RenderFolder, layout: Layout, hidden: Hidden = "keep") ->
         "info": {"description": "rendered by octamark"},
         "images": images,
         "annotations": annotations,
-        "categories": [
-            {
-                "id": 1,
-                "name": f"face_{layout.name}",
-                "supercategory": "face",
-                "keypoints": list(layout.point_names),
-                "skeleton": (layout.edges + 1).tolist(),
-            }
-        ],
+        "categories": [coco.category(1, layout)],
     }
 
 
