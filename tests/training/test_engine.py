@@ -58,9 +58,11 @@ def config(epochs: int = 2, **changes: object) -> Recipe:
     return parse({**table, "stages": [stage], **changes}, "recipe")
 
 
-def trainer(recipe: Recipe, root: Path, out: Path, *, resume: bool = False) -> Trainer:
+def trainer(
+    recipe: Recipe, root: Path, out: Path, *, resume: bool = False, workers: int = 0, device: str = "cpu"
+) -> Trainer:
     sets = labelled_sets(recipe.data, root, layout(recipe.layout), recipe.seed)
-    return Trainer(recipe, sets, out, device="cpu", resume=resume)
+    return Trainer(recipe, sets, out, device=device, workers=workers, resume=resume)
 
 
 def curve(run: Path) -> list[tuple[str, ...]]:
@@ -142,6 +144,32 @@ def test_a_finished_run_may_gain_stages(root: Path, tmp_path: Path) -> None:
     assert best == float(rows[-1][2])  # the best epoch is one of the last stage
     _, meta = checkpoints.load(tmp_path / "run" / "best.safetensors")
     assert meta["epoch"] == 3
+
+
+def test_workers_make_the_same_batches(root: Path, tmp_path: Path) -> None:
+    recipe = config(epochs=1, caricature={"share": 0.5}, augment={"noise": 0.5, "sensor": 0.5})
+    made = []
+    for workers in (0, 2):
+        run = trainer(recipe, root, tmp_path / f"workers-{workers}", workers=workers)
+        training, _ = run._stores()
+        run.task.prepare(training)
+        faces = run.task.for_stage(training, recipe.stages[0])
+        made.append(list(run._batches(faces, faces, recipe.stages[0])))
+    assert len(made[0]) == len(made[1]) > 1
+    for here, there in zip(*made, strict=True):
+        torch.testing.assert_close(there.pictures, here.pictures, atol=1e-4, rtol=0)
+        torch.testing.assert_close(there.landmarks, here.landmarks, atol=1e-3, rtol=0)
+        assert there.progress == here.progress
+    assert trainer(config(epochs=1), root, tmp_path / "run", workers=2).run() > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_cuda_learns_as_the_processor_does(root: Path, tmp_path: Path) -> None:
+    here, there = (
+        trainer(config(epochs=20), root, tmp_path / device, workers=workers, device=device).run()
+        for device, workers in (("cpu", 0), ("cuda", 2))
+    )
+    assert there < 1.25 * here
 
 
 @pytest.mark.slow

@@ -72,6 +72,12 @@ def train(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run; runs/NAME by default")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder of --out")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda")] = "auto",
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers", min=0, help="Processes that draw caricatures while the network learns; for a CUDA device"
+        ),
+    ] = 0,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Only draw 32 augmented samples into this picture, then stop")
     ] = None,
@@ -148,7 +154,10 @@ def train(
 
     folder = out or Path("runs") / settings.name
     with progress() as bar:
-        trainer = Trainer(settings, sets, folder, unlabelled=unlabelled, device=device, resume=resume, watcher=Bar(bar))
+        trainer = Trainer(
+            settings, sets, folder, unlabelled=unlabelled, device=device, workers=workers, resume=resume,
+            watcher=Bar(bar),
+        )  # fmt: skip
         best = trainer.run()
         if trainer.fabric.is_global_zero:
             from octamark.training.curves import plot

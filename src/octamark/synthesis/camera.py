@@ -1,7 +1,7 @@
 """Damage that cameras and files do to pictures, as batched tensor operations: blur, noise, small sensors, compression.
 
 All functions take pictures (n, 3, s, s) float in 0..1 and return the same shape. Random numbers come from one generator
-on the CPU, so that a batch depends on its seed alone, whatever the device.
+on the CPU; the noise of pictures on another device comes from one of that device, which the first one seeds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,15 @@ GREY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey picture (ITU-R BT.601)."""
 
 _GAMMA = 2.2
+
+
+def normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal random numbers of the shape and on the device of a tensor; another device than the CPU draws its own."""
+    if like.device.type == "cpu":
+        return torch.randn(like.shape, generator=generator)
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    own_generator = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(like.shape, generator=own_generator, device=like.device)
 
 
 def blur(pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -39,8 +48,7 @@ def low_resolution(pictures: Tensor, generator: torch.Generator) -> Tensor:
 def noise(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Pictures with normal noise of a standard deviation of up to 0.08, one for each picture."""
     sigma = torch.rand(len(pictures), 1, 1, 1, generator=generator) * 0.08
-    drawn = torch.randn(pictures.shape, generator=generator)
-    return (pictures + (drawn * sigma).to(pictures.device)).clamp_(0.0, 1.0)
+    return (pictures + normal(pictures, generator) * sigma.to(pictures.device)).clamp_(0.0, 1.0)
 
 
 def jpeg(pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -64,11 +72,11 @@ def sensor(pictures: Tensor, generator: torch.Generator) -> Tensor:
     light = torch.where(moving, kornia.filters.motion_blur(light, 3, angle, torch.zeros_like(angle)), light)
     photons = 40 * 25 ** torch.rand(count, 1, 1, 1, generator=generator)
     reading = 0.02 * torch.rand(count, 1, 1, 1, generator=generator)
-    drawn = torch.randn(light.shape, generator=generator)
-    grey = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
+    drawn = normal(light, generator)
+    grey = (torch.rand(count, 1, 1, 1, generator=generator) < 0.5).to(device)
     drawn, weights = torch.where(grey, drawn[:, :1], drawn), light.new_tensor(GREY).reshape(1, 3, 1, 1)
-    light = torch.where(grey.to(device), (light * weights).sum(dim=1, keepdim=True), light)
-    photons, reading, drawn = photons.to(device), reading.to(device), drawn.to(device)
+    light = torch.where(grey, (light * weights).sum(dim=1, keepdim=True), light)
+    photons, reading = photons.to(device), reading.to(device)
     noisy = light + drawn * torch.sqrt(light / photons + reading**2)
     return F.interpolate(noisy.clamp(0.0, 1.0) ** (1 / _GAMMA), size=side, mode="bilinear")
 

@@ -7,6 +7,8 @@ so that a step's batch depends on its seed alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +20,7 @@ from octamark.synthesis.camera import GREY, blur, jpeg, low_resolution, noise, s
 from octamark.training.recipe import Augment
 
 if TYPE_CHECKING:
-    from octamark.synthesis.caricature import Caricatures
+    from octamark.synthesis.caricature import Caricatures, Drawn
 
 
 def similarity(
@@ -87,6 +89,89 @@ def occlude(pictures: Tensor, others: Tensor, generator: torch.Generator) -> Ten
     return torch.where(mask, cover, pictures)
 
 
+@dataclass(frozen=True)
+class Views:
+    """How the faces of a batch are seen, before damage.
+
+    Attributes:
+        matrices, mirrored: (n, 2, 3) and (n,), see ``similarity``.
+        chosen: (k,) indices of the faces that are seen as caricatures; drawn: these, or None where there are none.
+        seed: of the damage.
+    """
+
+    matrices: Tensor
+    mirrored: Tensor
+    chosen: Tensor
+    drawn: Drawn | None
+    seed: int
+
+    def to(self, device: torch.device) -> Views:
+        """The views on a device."""
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Views:
+        """The views in memory from which a CUDA device copies while it computes."""
+        return self._moved(Tensor.pin_memory)
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Views:
+        drawn = None if self.drawn is None else type(self.drawn)(*map(move, self.drawn))
+        return Views(move(self.matrices), move(self.mirrored), move(self.chosen), drawn, self.seed)
+
+    def generator(self) -> torch.Generator:
+        """The generator of the damage."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+def draw_views(
+    take: Callable[[Tensor], Tensor],
+    landmarks: Tensor,
+    side: int,
+    *,
+    config: Augment,
+    size: int,
+    generator: torch.Generator,
+    caricatures: Caricatures | None = None,
+) -> Views:
+    """Random views of stored faces. Caricatures are made here, so that worker processes can make them.
+
+    Args:
+        take: the stored crops (k, 3, s, s) uint8 at indices (k,) of the batch.
+        landmarks: (n, M, 2) pixels of the stored crops; NaN where a point has no label.
+        side: s.
+        config, size, generator, caricatures: see ``augment``.
+    """
+    count, device = len(landmarks), landmarks.device
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    matrices, mirrored = (x.to(device) for x in similarity(config, count, side, size, generator))
+    chosen, drawn = torch.zeros(0, dtype=torch.int64, device=device), None
+    if caricatures is not None:
+        chosen = _some(caricatures.settings.share, count, generator).to(device)
+        chosen = chosen[torch.isfinite(landmarks[chosen]).all(dim=2).all(dim=1)]  # all points steer the warp
+        if len(chosen):
+            drawn = caricatures(take(chosen), landmarks[chosen], matrices[chosen], size, generator)
+    return Views(matrices, mirrored, chosen, drawn, seed)
+
+
+def show(pictures: Tensor, landmarks: Tensor, views: Views, *, mirror: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Stored faces as they are seen: pictures (n, 3, size, size) in 0..1, and landmarks (n, M, 2) in their pixels.
+
+    Args:
+        pictures: (n, 3, s, s) uint8 stored crops.
+        landmarks: (n, M, 2) in their pixels; NaN where a point has no label.
+        views: of them, on the same device.
+        mirror: (M,) the layout's mirror permutation.
+    """
+    mirror = mirror.to(pictures.device)
+    points = move_points(landmarks, views.matrices, views.mirrored, mirror)
+    plain = cut(pictures, views.matrices, size)
+    if views.drawn is not None:
+        plain[views.chosen] = views.drawn.pictures
+        points[views.chosen] = move_points(
+            views.drawn.landmarks, views.drawn.matrices, views.mirrored[views.chosen], mirror
+        )
+    return plain, points
+
+
 def augment(
     pictures: Tensor,
     landmarks: Tensor,
@@ -110,19 +195,12 @@ def augment(
     Returns:
         Pictures (n, 3, size, size) float32 in 0..1, the same views undamaged, and landmarks (n, M, 2) in their pixels.
     """
-    count, device = len(pictures), pictures.device
-    matrices, mirrored = (x.to(device) for x in similarity(config, count, pictures.shape[-1], size, generator))
-    mirror = mirror.to(device)
-    points = move_points(landmarks, matrices, mirrored, mirror)
-    plain = cut(pictures, matrices, size)
-    if caricatures is not None:
-        chosen = _some(caricatures.settings.share, count, generator).to(device)
-        chosen = chosen[torch.isfinite(landmarks[chosen]).all(dim=2).all(dim=1)]  # all points steer the warp
-        if len(chosen):
-            drawn = caricatures(pictures[chosen], landmarks[chosen], matrices[chosen], size, generator)
-            plain[chosen] = drawn.pictures
-            points[chosen] = move_points(drawn.landmarks, drawn.matrices, mirrored[chosen], mirror)
-    return damaged(plain, config, generator), plain, points
+    views = draw_views(
+        lambda chosen: pictures[chosen], landmarks, pictures.shape[-1],
+        config=config, size=size, generator=generator, caricatures=caricatures,
+    )  # fmt: skip
+    plain, points = show(pictures, landmarks, views, mirror=mirror, size=size)
+    return damaged(plain, config, views.generator()), plain, points
 
 
 def damaged(pictures: Tensor, config: Augment, generator: torch.Generator) -> Tensor:

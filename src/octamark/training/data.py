@@ -130,9 +130,13 @@ class FaceStore:
         return scaled
 
     def to(self, device: torch.device) -> FaceStore:
-        """The store on a device; what is memory-mapped stays on disk."""
+        """The store on a device. What is memory-mapped stays on disk, unless a CUDA device has room to spare."""
         if isinstance(self.pictures, PictureStack):
-            return self
+            room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 0
+            if len(self) * 3 * self.pictures.side**2 > room:
+                return self
+            parts = [self.pictures[start : start + 256].to(device) for start in range(0, len(self), 256)]
+            return FaceStore(torch.cat(parts), self.landmarks.to(device))
         return FaceStore(self.pictures.to(device), self.landmarks.to(device))
 
 

@@ -36,4 +36,5 @@ def launch(device: str) -> Fabric:
         precision="bf16-mixed",
     )
     fabric.launch()
+    torch.backends.cudnn.benchmark = True  # the sizes of a stage do not change
     return fabric

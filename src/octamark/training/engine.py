@@ -14,14 +14,18 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import torch
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from octamark import metrics
 from octamark.datasets.load import LabelledSet
@@ -74,9 +78,29 @@ class Task(Protocol):
 
     def for_stage(self, faces: FaceStore, stage: Stage) -> FaceStore: ...
 
-    def batch(self, faces: FaceStore, chosen: Tensor, stage: Stage, step: Step) -> Any: ...
+    def draw(self, faces: FaceStore, chosen: Tensor, stage: Stage, step: Step) -> Any: ...
+
+    def batch(self, faces: FaceStore, chosen: Tensor, stage: Stage, step: Step, drawn: Any) -> Any: ...
 
     def validate(self, model: Model, faces: FaceStore, size: int) -> tuple[np.ndarray, dict[str, float]]: ...
+
+
+class _Drawn:
+    """What is drawn for the steps of an epoch, as ``DataLoader`` reads it."""
+
+    def __init__(self, draw: Callable[[int], Any], count: int) -> None:
+        self.draw, self.count = draw, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        return self.draw(index)
+
+
+def _without_threads(worker: int) -> None:
+    """Let a worker process compute without threads: it inherits none from the process that it was forked from."""
+    cv2.setNumThreads(0)
 
 
 class Trainer:
@@ -89,6 +113,8 @@ class Trainer:
         out: the run's folder; made if missing.
         unlabelled: of a recipe with a section ``unlabelled``: a folder of pictures, or what ``octamark crops`` wrote.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        workers: processes that draw the next steps' caricatures while the network learns, so that an accelerator does
+            not wait for them; 0: the training process draws them.
         resume: go on from ``last.safetensors`` in ``out``; the recipe may have gained stages at its end.
         watcher: receives the progress.
 
@@ -113,6 +139,7 @@ class Trainer:
         *,
         unlabelled: Path | None = None,
         device: str = "auto",
+        workers: int = 0,
         resume: bool = False,
         watcher: Watcher | None = None,
     ) -> None:
@@ -132,6 +159,7 @@ class Trainer:
             if recipe.regional is None
             else Regions(recipe, self.layout, self.fabric)
         )
+        self.workers = workers
         last = self.folder.last
         self.recorded = checkpoints.sources(checkpoints.metadata(last), last) if resume else ()
         self.sources = self._all_sources()
@@ -163,10 +191,11 @@ class Trainer:
         for index, stage in enumerate(self.recipe.stages):
             stage_end, device = stage_start + stage.epochs, self.fabric.device
             if self.epoch < stage_end:
-                faces, held_out = (self.task.for_stage(store, stage).to(device) for store in (training, validation))
+                stored, held_out = (self.task.for_stage(store, stage) for store in (training, validation))
+                faces, held_out = stored.to(device), held_out.to(device)
             while self.epoch < stage_end:
                 began = time.monotonic()
-                means = self._train_epoch(faces, stage, self.epoch - stage_start)
+                means = self._train_epoch(stored, faces, stage, self.epoch - stage_start)
                 nme, failures, further = self._validate(held_out, stage.size)
                 if self.epoch == stage_start:  # the best epoch is one of the last stage, at the size that ships
                     self.best = math.inf
@@ -188,16 +217,16 @@ class Trainer:
             shutil.rmtree(self.folder.crops, ignore_errors=True)
         return self.best
 
-    def _train_epoch(self, faces: FaceStore, stage: Stage, stage_epoch: int) -> dict[str, float]:
-        """Train one epoch; returns the means over its steps of the objective's logs, by column."""
-        recipe, done, all_steps = self.recipe, self._steps(self.epoch), self._steps()
+    def _train_epoch(self, stored: FaceStore, faces: FaceStore, stage: Stage, stage_epoch: int) -> dict[str, float]:
+        """Train one epoch; returns the means over its steps of the objective's logs, by column.
+
+        Args:
+            stored: the faces as they are stored; faces: on the run's device.
+        """
         steps = self._steps_of(stage)
         self.model.train()
         sums = torch.zeros(len(self.objective.columns), device=self.fabric.device)
-        for index, chosen in enumerate(self._chosen(stage)):
-            number = done + index
-            generator = step_generator(recipe.seed, self.epoch, index, self.fabric.global_rank)
-            batch = self.task.batch(faces, chosen, stage, Step(number, number / all_steps, generator))
+        for index, batch in enumerate(self._batches(stored, faces, stage)):
             rate = learning_rate(stage, stage_epoch * steps + index, stage.epochs * steps)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
@@ -207,6 +236,36 @@ class Trainer:
             sums += torch.stack([logs.get(column, zero) for column in self.objective.columns]).detach()
             self.watcher.stepped(float(logs["loss"].detach()))
         return {name: self._mean(value / steps) for name, value in zip(self.objective.columns, sums, strict=True)}
+
+    def _batches(self, stored: FaceStore, faces: FaceStore, stage: Stage) -> Iterator[Any]:
+        """The batches of an epoch; see ``_train_epoch``. Worker processes draw ahead, if there are any."""
+        recipe, epoch, rank, done, all_steps = (
+            self.recipe, self.epoch, self.fabric.global_rank, self._steps(self.epoch), self._steps()
+        )  # fmt: skip
+        chosen = list(self._chosen(stage))
+
+        def step(index: int) -> Step:
+            number = done + index
+            return Step(number, number / all_steps, step_generator(recipe.seed, epoch, index, rank))
+
+        def draw(index: int, store: FaceStore = faces) -> Any:
+            return self.task.draw(store, chosen[index], stage, step(index))
+
+        drawn: Iterable[Any] = map(draw, range(len(chosen)))
+        if self.workers:
+            loader: DataLoader[Any] = DataLoader(
+                _Drawn(partial(draw, store=stored), len(chosen)),  # type: ignore[arg-type]
+                batch_size=None,
+                num_workers=self.workers,
+                multiprocessing_context="fork",  # the faces are not copied
+                worker_init_fn=_without_threads,
+                pin_memory=self.fabric.device.type == "cuda",
+            )
+            with warnings.catch_warnings():  # the workers use none of the threads that they do not inherit
+                warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+                drawn = iter(loader)
+        for index, views in enumerate(drawn):
+            yield self.task.batch(faces, chosen[index], stage, step(index), views)
 
     def _descend(self, loss: Tensor, index: int) -> None:
         """One step of the optimiser and of the moving average.

@@ -123,7 +123,10 @@ class Regions:
         """The stored faces: regions are cut from them at full resolution."""
         return faces
 
-    def batch(self, faces: FaceStore, chosen: Tensor, stage: Stage, step: Step) -> RegionalBatch:
+    def draw(self, faces: FaceStore, chosen: Tensor, stage: Stage, step: Step) -> None:
+        """Nothing that worker processes could make: the regions of a batch are where the networks see them."""
+
+    def batch(self, faces: FaceStore, chosen: Tensor, stage: Stage, step: Step, drawn: None) -> RegionalBatch:
         """The chosen faces as the global network reads them, and how their regions are cropped."""
         config, device, generator = self.recipe.augment, self.fabric.device, step.generator
         stored, landmarks = faces.take(chosen, device)

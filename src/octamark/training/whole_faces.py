@@ -20,7 +20,7 @@ from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.nets.sampling import cut
 from octamark.synthesis.caricature import Caricatures
 from octamark.training import data, unlabelled
-from octamark.training.augmentation import augment, damaged, similarity
+from octamark.training.augmentation import Views, damaged, draw_views, show, similarity
 from octamark.training.data import FaceStore, centre_crops, endless_batch
 from octamark.training.objectives import Batch, FaceObjective, Model, Term, UnlabelledViews, Weight
 from octamark.training.objectives.adversary import Adversary
@@ -145,26 +145,40 @@ class WholeFaces:
         """The stored faces at the size that a stage needs."""
         return faces.resized(stage.size)
 
-    def batch(self, faces: FaceStore, chosen: Tensor, stage: Stage, step: Step) -> Batch:
-        """One step's faces: the chosen labelled ones, and unlabelled ones where the objective learns from them."""
-        device = self.fabric.device
+    def draw(self, faces: FaceStore, chosen: Tensor, stage: Stage, step: Step) -> Views:
+        """How the chosen faces are seen in a step, on the device of their landmarks."""
+        return draw_views(
+            lambda some: faces.take(chosen[some.cpu()], faces.landmarks.device)[0],
+            faces.landmarks[chosen.to(faces.landmarks.device)],
+            faces.pictures.shape[-1],
+            config=self.recipe.augment,
+            size=stage.size,
+            generator=step.generator,
+            caricatures=self.caricatures,
+        )
+
+    def batch(self, faces: FaceStore, chosen: Tensor, stage: Stage, step: Step, drawn: Views) -> Batch:
+        """One step's faces: the chosen labelled ones, and unlabelled ones where the objective learns from them.
+
+        Args:
+            drawn: what ``draw`` returned for them.
+        """
+        device, config, generator = self.fabric.device, self.recipe.augment, drawn.generator()
         stored, landmarks = faces.take(chosen, device)
-        pictures, undamaged, landmarks = augment(
-            stored, landmarks, config=self.recipe.augment, mirror=self.mirror, size=stage.size,
-            generator=step.generator, caricatures=self.caricatures,
-        )  # fmt: skip
+        undamaged, landmarks = show(stored, landmarks, drawn.to(device), mirror=self.mirror, size=stage.size)
+        pictures = damaged(undamaged, config, generator)
         views = None
         if self.settings is not None and self.terms.uses_unlabelled(stage.size):
             others = self._resized(stage.size)
-            drawn = endless_batch(len(others), self.settings.batch, self.recipe.seed + 1, step.number)
-            drawn = drawn[self.fabric.global_rank :: self.fabric.world_size]
-            stored = others[drawn].to(device)  # u, 3, side, side uint8
-            side, config = stored.shape[-1], self.recipe.augment
+            some = endless_batch(len(others), self.settings.batch, self.recipe.seed + 1, step.number)
+            some = some[self.fabric.global_rank :: self.fabric.world_size]
+            stored = others[some].to(device)  # u, 3, side, side uint8
+            side = stored.shape[-1]
             zoom = data.zoom(side, stage.size)
-            matrices, mirrored = similarity(config, len(stored), side, stage.size, step.generator, zoom)
+            matrices, mirrored = similarity(config, len(stored), side, stage.size, generator, zoom)
             views = UnlabelledViews(stored, matrices.to(device), mirrored.to(device), zoom)
             plain = cut(stored, views.matrices, stage.size)
-            pictures = torch.cat([pictures, damaged(plain, config, step.generator)])
+            pictures = torch.cat([pictures, damaged(plain, config, generator)])
             undamaged = torch.cat([undamaged, plain])
         scale = stage.target_scale or self.recipe.loss.target_scale
         return Batch(pictures, undamaged, landmarks, views, scale, step.progress)
