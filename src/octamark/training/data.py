@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from octamark.training.shards import PictureStack, open_shards, resize_all, writ
 
 ROOM = 1.6
 """Side of a stored crop over the side of the crop that the network sees: room for rotation, scale and shift."""
+
+THREADS = min(8, os.cpu_count() or 1)
+"""Threads that decode the faces of a run."""
 
 MEMORY = 2 << 30
 """Bytes of stored crops up to which a run holds them in memory; above, they are stored in shards on disk."""
@@ -54,7 +58,7 @@ class FaceStore:
         margin: float,
         *,
         advance: Callable[[], None] = lambda: None,
-        threads: int = 2,
+        threads: int = THREADS,
     ) -> FaceStore:
         """Decode samples into memory, for networks of input ``size`` whose crop is ``margin`` times the landmark box.
 
@@ -148,7 +152,7 @@ def store_as_shards(
     layout_name: str,
     *,
     advance: Callable[[], None] = lambda: None,
-    threads: int = 2,
+    threads: int = THREADS,
 ) -> None:
     """Decode samples as ``FaceStore.load`` does, into shards in a new folder; a few faces at a time are in memory.
 
