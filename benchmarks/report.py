@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.measurements import DOCS, ROOT, Measurement, load
@@ -113,16 +113,20 @@ def readme_figures(measurements: Mapping[str, Measurement]) -> dict[str, list[st
 
     Only models are listed whose speed was measured.
     """
-    cards, speed = measurements["cards"], measurements["speed"]
-    card_columns, speed_columns = ([title for title, _ in one.columns] for one in (cards, speed))
-    size, nme = card_columns.index("file, MB"), card_columns.index("NME, %, YuNet boxes")
-    times = {(row[0], row[1]): format(row[speed_columns.index("ms")], ".1f") for row in speed.rows}
+    titles = {name: [title for title, _ in measurements[name].columns] for name in ("cards", "speed", "scores")}
+    ms, size, nme = (titles[name].index(title) for name, title in
+                     (("speed", "ms"), ("cards", "file, MB"), ("scores", "NME, %")))  # fmt: skip
+    times = {(row[0], row[1]): format(row[ms], ".1f") for row in measurements["speed"].rows}
+    scores = {row[0]: row[nme] for row in measurements["scores"].rows if row[1] == "detector"}
     figures = {}
-    for row, cells in zip(cards.rows, cards.cells(), strict=True):
+    cards = [measurements[name] for name in ("cards", "cards-open") if name in measurements]
+    for row, cells in (pair for table in cards for pair in zip(table.rows, table.cells(), strict=True)):
         name = str(row[0]).strip("`")
         calls = [(group, f"octamark {name}") for group in (WHOLE, LANDMARKS)]
         if all(call in times for call in calls):
-            figures[name] = [cells[size], *(times[call] for call in calls), cells[nme]]
+            value = scores[row[0]]
+            assert isinstance(value, Sequence)
+            figures[name] = [cells[size], *(times[call] for call in calls), f"{float(value[0]):.2f}"]
     return figures
 
 

@@ -135,16 +135,22 @@ def test_an_environment_replaces_no_folder_and_needs_its_commit(tmp_path: Path) 
 
 
 def test_figures_of_the_readme_are_replaced_and_its_advice_stays() -> None:
-    cards = Measurement(
-        name="cards", page="accuracy", title="", rows=[["`a`", 1.234, 3.456], ["`b`", 9.0, 9.0]],
-        columns=(("model", ""), ("file, MB", ".2f"), ("NME, %, YuNet boxes", ".2f")),
+    cards, open_cards = (
+        Measurement(name=name, page="", title="", rows=rows, columns=(("model", ""), ("file, MB", ".2f")))
+        for name, rows in (("cards", [["`a`", 1.234]]), ("cards-open", [["`b`", 9.0], ["`c`", 2.0]]))
+    )
+    scores = Measurement(
+        name="scores", page="", title="", columns=(("model", ""), ("boxes", ""), ("NME, %", ".2f")),
+        rows=[["`a`", "labels", [9.0, 8.0, 9.5]], ["`a`", "detector", [3.456, 3.0, 4.0]],
+              ["`c`", "detector", [4.0, 3.0, 5.0]]],
     )  # fmt: skip
     speed = Measurement(
         name="speed", page="speed", title="", columns=(("", ""), ("", ""), ("ms", ".2f")),
-        rows=[[WHOLE, "octamark a", 7.06], [LANDMARKS, "octamark a", 1.04], [WHOLE, "octamark b", 5.0]],
+        rows=[[WHOLE, "octamark a", 7.06], [LANDMARKS, "octamark a", 1.04], [WHOLE, "octamark b", 5.0],
+              [WHOLE, "octamark c", 6.0], [LANDMARKS, "octamark c", 2.0]],
     )  # fmt: skip
-    measurements = {"cards": cards, "speed": speed}
-    assert readme_figures(measurements) == {"a": ["1.23", "7.1", "1.0", "3.46"]}
+    measurements = {"cards": cards, "cards-open": open_cards, "speed": speed, "scores": scores}
+    assert readme_figures(measurements) == {"a": ["1.23", "7.1", "1.0", "3.46"], "c": ["2.00", "6.0", "2.0", "4.00"]}
     before = "text\n| `a` | 0 | 0 | 0 | 0 | no | the *advice* |\n| `b` | 0 | 0 | 0 | 0 | no | other |\n| `ab` | x |\n"
     after = before.replace("| `a` | 0 | 0 | 0 | 0 |", "| `a` | 1.23 | 7.1 | 1.0 | 3.46 |")
     assert readme(before, measurements) == after
