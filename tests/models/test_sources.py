@@ -50,6 +50,10 @@ def test_the_sentence_names_what_decides() -> None:
     assert terms_of([LONDON, HEADS, PARENT]) == (
         "any use; attribution to London (CC-BY 4.0, L. DeBruine and B. Jones); heads (MIT, USC ICT)"
     )
+    held_out = HEADS.model_copy(update={"name": "more heads", "role": "validation"})
+    assert terms_of([HEADS, LONDON, held_out]) == (
+        "any use; attribution to heads, more heads (MIT, USC ICT); London (CC-BY 4.0, L. DeBruine and B. Jones)"
+    )
     assert terms_of([PARENT]) == "any use; attribution to parent (any use; attribution to x)"
     assert terms_of([LONDON, RESEARCH, UNKNOWN]) == f"no commercial use: 300W ({SET_TERMS['300w']})"
     assert terms_of([LONDON, UNKNOWN]) == (

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from octamark.errors import listed
+
 Role = Literal["labels", "validation", "unlabelled", "teacher", "initial weights", "global model", "crop rule"]
 """What a source gave to the weights."""
 
@@ -68,8 +70,12 @@ def terms_of(sources: Sequence[Source]) -> str:
     chosen = [source for source in sources if source.commercial_use is allowed]
     # a model in the chain is left out where what it learned from is listed
     chosen = [source for source in chosen if source.role not in _MODELS] or chosen
-    named = "; ".join(dict.fromkeys(f"{source.name} ({source.terms or 'no terms given'})" for source in chosen))
-    return f"{_BEGINNINGS[allowed]}{named}"
+    names: dict[str, list[str]] = {}  # sources of the same terms are named together
+    for source in chosen:
+        of_terms = names.setdefault(source.terms or "no terms given", [])
+        if source.name not in of_terms:
+            of_terms.append(source.name)
+    return _BEGINNINGS[allowed] + "; ".join(f"{listed(named)} ({terms})" for terms, named in names.items())
 
 
 def merged(sources: Iterable[Source]) -> tuple[Source, ...]:
