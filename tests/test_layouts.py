@@ -421,7 +421,7 @@ def same(first: Layout, second: Layout) -> None:
 def test_text_and_back(built: Layout) -> None:
     text = dumps(built)
     assert loads(text, "a model") is built
-    same(loads(text.replace(f'"{built.name}"', '"mine"'), "a model"), replace(built, name="mine", places=()))
+    same(loads(text.replace(f'"{built.name}"', '"mine"'), "a model"), replace(built, name="mine", places=(), spaced=()))
 
 
 def test_pickles() -> None:
@@ -572,6 +572,18 @@ def test_vertices_are_read_kept_in_other_processes_and_left_out_of_model_files()
     table = {"name": "five", "points": list(layout("five").point_names), "vertices": [1, 2, 3, 4, 5]}
     with pytest.raises(LayoutError, match="five is a layout of this package with other values of vertices"):
         loads(json.dumps(table))
+
+
+def test_a_spaced_outline_is_kept_in_other_processes_and_left_out_of_model_files() -> None:
+    table = {"name": "own", "count": 3, "mirror": [], "parts": {"outline": ["0-1"], "tip": [2]}, "spaced": ["0-1"]}
+    own = parse(table, "own.toml")
+    assert own.spaced == ((0, 1),)
+    assert pickle.loads(pickle.dumps(own)).spaced == own.spaced
+    assert loads(dumps(own)).spaced == ()
+    with pytest.raises(LayoutError, match="spaced: chains of points of the outline only"):
+        parse({**table, "spaced": ["0-2"]}, "own.toml")
+    with pytest.raises(LayoutError, match="spaced: a value of the wrong form"):
+        parse({**table, "spaced": 3}, "own.toml")
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,7 @@ class Layout:
         point_names: (M,) a name for each point; by default its part, numbered where a part has several points.
         groups: parts of both sides and positions together: outline, brows, eyes, nose, mouth, ... -> indices.
         places: (M,) where each point lies on the rendered head; empty where the layout's file does not say.
+        spaced: chains of points of the outline that lie equally far apart along it in a picture.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Layout:
     mouth: Opening | None = None
     point_names: tuple[str, ...] = ()
     places: tuple[HeadPlace, ...] = ()
+    spaced: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for array in (self.edges, self.mirror, self.diagram):

@@ -17,7 +17,7 @@ from octamark.layouts.definition import HeadPlace, Layout, Opening
 
 KEYS = (
     "name", "title", "count", "points", "parts", "edges", "mirror", "normalisers", "global", "eyes", "mouth", "regions",
-    "diagram", "vertices",
+    "diagram", "vertices", "spaced",
 )  # fmt: skip
 """Keys of a layout file. Required: name, and points or count."""
 
@@ -37,10 +37,14 @@ _FORMS = {
     "regions": "a table of lists of points, such as { eyes = [0, 1] }",
     "diagram": "a list of positions [x, y], one for each point",
     "vertices": "a list of vertices of the rendered head, one entry for each point, such as [12, [30, 31]]",
+    "spaced": 'a list of chains of points, such as ["0-8"]',
 }
 """What the value of each key is, for messages."""
 
 _BOX_NORMALISERS = ("box", "diagonal", "face-box", "face-diagonal")
+
+RENDERING_KEYS = ("vertices", "spaced")
+"""Keys about where points lie on rendered heads."""
 
 DRAWING_KEYS = ("title", "edges", "diagram")
 """Keys about how a layout is drawn, not about what its points mean."""
@@ -115,6 +119,10 @@ def parse(table: Mapping[str, Any], source: str) -> Layout:
         places = tuple(_place(entry) for entry in table.get(key, []))
         if places and len(places) != count:
             raise fail(f"vertices lists {len(places)} places; the layout has {count} points")
+        key = "spaced"
+        spaced = tuple(indices(chain if isinstance(chain, list) else [chain]) for chain in table.get(key, []))
+        if not {index for chain in spaced for index in chain} <= set(outline):
+            raise fail("spaced: chains of points of the outline only")
     except _MistakeError as error:
         raise fail(f"{key}: {error}") from error
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
@@ -148,6 +156,7 @@ def parse(table: Mapping[str, Any], source: str) -> Layout:
         mouth=mouth,
         point_names=names,
         places=places,
+        spaced=spaced,
     )
 
 
@@ -180,17 +189,18 @@ def to_table(layout: Layout) -> dict[str, Any]:
             else {"brow": place.brow, "along": place.along, "height": place.height}
             for place in layout.places
         ]
+    if layout.spaced:
+        table["spaced"] = [list(chain) for chain in layout.spaced]
     return table
 
 
 def dumps(layout: Layout) -> str:
     """A layout as JSON text, for the metadata of a model file; ``octamark.layouts.loads`` reads it back exactly.
 
-    Its places on the rendered head are left out: no reader of a model needs them.
+    What is said about the rendered head is left out: no reader of a model needs it.
     """
-    return json.dumps(
-        {key: value for key, value in to_table(layout).items() if key != "vertices"}, separators=(",", ":")
-    )
+    kept = {key: value for key, value in to_table(layout).items() if key not in RENDERING_KEYS}
+    return json.dumps(kept, separators=(",", ":"))
 
 
 def _point_names(value: Any) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import pytest
 from octamark.errors import DataError, LayoutError
 from octamark.layouts import layout, parse
 from octamark.synthesis.rendering.camera import looking_at
-from octamark.synthesis.rendering.labels import Labels, brow_edges, landmarks_of
+from octamark.synthesis.rendering.labels import Labels, brow_edges, equally_spaced, landmarks_of
 
 # Half an ellipsoid in place of a face: 8 wide and high, 10 deep, its rim at z = 1 in place of the jaw.
 _TURN, _DEPTH = (grid.ravel() for grid in np.meshgrid(np.arange(0, 360, 3.0), np.linspace(1, 9.9, 24)))
@@ -85,6 +85,30 @@ def test_the_outline_follows_the_visible_contour_on_the_averted_side(roll: float
     reach = stored.points @ sideward
     assert turned.landmarks[2] @ sideward > reach.max() - 1.0  # where the whole surface ends in the picture
     assert turned.skin[2] @ sideward < reach.max() - 15.0
+
+
+def test_points_of_a_chain_are_equally_far_apart_on_its_curve() -> None:
+    """Places of a quarter of a circle, crowded at its end; a third column is taken along."""
+    turn = np.linspace(0, 1, 9) ** 2 * np.pi / 2
+    crowded = np.column_stack([100 * np.cos(turn), 100 * np.sin(turn), turn])
+    spaced = equally_spaced(crowded)
+    even = np.linspace(0, np.pi / 2, 9)
+    np.testing.assert_allclose(spaced, np.column_stack([100 * np.cos(even), 100 * np.sin(even), even]), atol=1.0)
+    np.testing.assert_allclose(spaced[[0, -1]], crowded[[0, -1]], atol=1e-9)
+    np.testing.assert_allclose(equally_spaced(np.ones((4, 2))), 1.0, atol=1e-6)  # all in one place
+
+
+@pytest.mark.parametrize("yaw", [0.0, 40.0])
+def test_a_spaced_outline_is_equally_spaced_in_the_picture(yaw: float) -> None:
+    outline = [0, 110, 105, 90]  # vertices of the rim, unequally far apart
+    table = {"name": "rim", "count": 4, "mirror": [], "parts": {"outline": [0, 1, 2, 3]}, "vertices": outline}
+    uneven, even = (
+        landmarks_of(labels(yaw), parse({**table, **more}, "x"), MEAN).landmarks for more in ({}, {"spaced": ["0-3"]})
+    )
+    steps = [np.linalg.norm(np.diff(points, axis=0), axis=1) for points in (uneven, even)]
+    assert np.ptp(steps[0]) > 0.3 * steps[0].mean()
+    assert np.ptp(steps[1]) < 0.05 * steps[1].mean()
+    np.testing.assert_allclose(even[[0, 3]], uneven[[0, 3]], atol=1e-3)
 
 
 def test_points_outside_the_picture_are_told() -> None:

@@ -192,10 +192,34 @@ def landmarks_of(labels: Labels, layout: Layout, mean: F64, placed: LayoutOnHead
     for index, line in placed.lines.items():
         fixed = (skin[index], float(head[index]), float(thing[index]))
         landmarks[index], head[index], thing[index] = contour_place(labels, line, fixed)
+    for chain in map(list, layout.spaced):
+        values = np.column_stack([landmarks, head, thing])[chain]
+        spaced = equally_spaced(values)
+        landmarks[chain], head[chain], thing[chain] = spaced[:, :2], spaced[:, 2], spaced[:, 3]
     outside = ((landmarks < -0.5) | (landmarks > labels.size - 0.5)).any(axis=1)
     return RenderedLandmarks(
         landmarks.astype(np.float32), skin.astype(np.float32), head > 0.5, thing > 0.5, np.asarray(outside)
     )
+
+
+def equally_spaced(chain: F64) -> F64:
+    """Places of a chain (n, 2 or more), at equal distances along the curve through its first two columns.
+
+    Its ends stay. Annotators of photographs set points on the outline of a face so, between the ears and the chin.
+    """
+    steps = np.maximum(np.linalg.norm(np.diff(chain[:, :2], axis=0), axis=1), 1e-6)
+    length = np.concatenate([[0.0], np.cumsum(steps)])
+    fine = np.linspace(0.0, length[-1], 16 * len(chain))
+    first = np.clip(np.searchsorted(length, fine, side="right") - 1, 0, len(steps) - 1)
+    t, step = ((fine - length[first]) / steps[first])[:, None], steps[first, None]
+    slope = np.gradient(chain, length, axis=0)
+    curve = (  # cubic between neighbours, its slope at each of them that between those beside it
+        (1 + 2 * t) * (1 - t) ** 2 * chain[first] + t * (1 - t) ** 2 * step * slope[first]
+        + t**2 * (3 - 2 * t) * chain[first + 1] + t**2 * (t - 1) * step * slope[first + 1]
+    )  # fmt: skip
+    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(curve[:, :2], axis=0), axis=1))])
+    wanted = np.linspace(0.0, along[-1], len(chain))
+    return np.stack([np.interp(wanted, along, column) for column in curve.T], axis=1)
 
 
 def label_lookup(vertices: NDArray[np.int64], layout: Layout) -> NDArray[np.int64]:
