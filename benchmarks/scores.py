@@ -153,6 +153,7 @@ def main() -> None:
         samples = samples[:: max(1, len(samples) // arguments.faces)]
     truth, faces = Truth("300w", "val", samples, octamark.layout("ibug68")), len(samples)
     names = arguments.models
+    plotted = models.REGIONS_MODEL if models.REGIONS_MODEL in names else names[-1]
     options: dict[str, dict[str, Any]] = {name: {"model": name, "refine": "never"} for name in names}
     options[REFINED] = {"model": models.REGIONS_MODEL, "refine": "always"}
     results: dict[tuple[str, str], Result] = {}
@@ -162,13 +163,13 @@ def main() -> None:
         for name, choice in options.items():
             landmarker = octamark.load(**choice)
             for boxes in ("labels", "detector"):
-                disturbed = (name, boxes) == (names[-1], "labels")
+                disturbed = (name, boxes) == (plotted, "labels")
                 results[name, boxes], measured = score_model(
                     truth, landmarker, boxes, jitter=disturbed, advance=lambda kind: bar.advance(task)
                 )
                 curves = curves if measured is None else measured
     if arguments.update:
-        draw(results, curves, names[-1])
+        draw(results, curves, plotted)
 
     summaries = {key: result.summary() for key, result in results.items()}
     accuracy_rows: list[list[Value]] = [
@@ -191,12 +192,12 @@ def main() -> None:
     cards = {name: octamark.load(name, refine="never").card.scores for name in names} | {REFINED: region_card().scores}
     measurements = [
         accuracy(accuracy_rows, faces), parts(part_rows, [*part_names, *sources], faces), spread(cards, faces),
-        reliability(names[-1], faces),
+        reliability(plotted, faces),
     ]  # fmt: skip
     for kind, (axis, lines) in zip(AXES, curves.items(), strict=True):
         places = [f"{x:g}" for x in next(iter(lines.values()))[0]]
         rows = [[name, *errors] for name, (_, errors) in lines.items()]
-        measurements.append(robustness(kind, places, rows, axis, names[-1], faces))
+        measurements.append(robustness(kind, places, rows, axis, plotted, faces))
     finish(measurements, arguments.update)
 
 

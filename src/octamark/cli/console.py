@@ -15,7 +15,10 @@ from octamark.errors import OctamarkError, OutputError, install_hint
 from octamark.images import write_atomically
 
 MODEL = typer.Option(
-    "-m", "--model", help="pico, nano, tiny-128, tiny, small, small-art (for drawings), or the path of an .onnx file"
+    "-m",
+    "--model",
+    help="pico, nano, tiny-128, tiny, small, small-art (for drawings); with weights for commercial use: pico-open, "
+    "tiny-open, small-open; or the path of an .onnx file",
 )
 ROTATION = typer.Option("--rotation", help="Read faces again in an upright crop: auto (those that lean), always, never")
 REFINE = typer.Option("--refine", help="Read regions of the face at full resolution: auto (large faces), always, never")
