@@ -79,6 +79,11 @@ def region_card() -> RegionCard:
     return models.parse_region_card(text, models.REGIONS)
 
 
+def validated_on_w300(card: ModelCard) -> bool:
+    """Whether a card's scores are of 300W's validation faces."""
+    return "300w" in {section["format"] for section in card.recipe["data"]}
+
+
 NME_LABELS, NME_YUNET = "validation NME, %, label boxes", "validation NME, %, YuNet boxes"
 
 
@@ -93,9 +98,8 @@ def cards() -> list[Measurement]:
             figure(card.scores, start) for start in (NME_LABELS, "failures at 8 %, %, label boxes", NME_YUNET,
             "failures at 8 %, %, YuNet boxes", f"{NME_YUNET} moved", "validation NME of the last epoch")
         ]  # fmt: skip
-        validated_elsewhere = "300w" not in {section["format"] for section in card.recipe["data"]}
         row = [f"`{name}`", card.parameters, size, len(models.read(name)) / 1e6, *figures]
-        (other_rows if validated_elsewhere else rows).append(row)
+        (rows if validated_on_w300(card) else other_rows).append(row)
     regions = region_card()
     figures = [figure(regions.scores, start) for start in (NME_LABELS, "failures at 8 %, %, label boxes", NME_YUNET,
                "failures at 8 %, %, YuNet boxes", "", "validation NME of the last epoch")]  # fmt: skip

@@ -333,7 +333,7 @@ def test_wrong_names_list_the_right_ones(root: Path, tmp_path: Path) -> None:
     )
     refused(
         WeightsError,
-        "unknown model 'huge'; models: pico, nano, tiny.*, or the path",
+        "unknown model 'huge'; models: pico, nano, .*tiny.*, or the path",
         root,
         "-m",
         "huge",

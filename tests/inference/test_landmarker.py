@@ -214,7 +214,7 @@ def test_threads_and_devices_are_honest() -> None:
 
 
 def test_weight_files_that_are_not(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"unknown model 'huge'; models: pico, nano, tiny.*, or the path"):
+    with pytest.raises(WeightsError, match=r"unknown model 'huge'; models: pico, nano, .*tiny.*, or the path"):
         octamark.load("huge")
     with pytest.raises(WeightsError, match="cannot be read"):
         octamark.load(tmp_path / "none.onnx")
