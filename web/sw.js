@@ -1,0 +1,1 @@
+const x=["VERSION_OF_THE_SITE", "FILES_OF_THE_SITE"];
