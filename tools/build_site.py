@@ -160,7 +160,7 @@ def write_service_worker(target: Path) -> None:
     for path in sorted(path for path in target.rglob("*") if path.is_file() and path.name != "sw.js"):
         name = path.relative_to(target).as_posix()
         version.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
-        if name in defaults or not any(part in name for part in ON_DEMAND):
+        if name in defaults or not any(part in name for part in ON_DEMAND) and name != "index.html":  # which is ./
             kept.append(name)
     worker = target / "sw.js"
     text = worker.read_text(encoding="utf-8")
