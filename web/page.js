@@ -196,10 +196,11 @@ async function runVideo(name) {
     await video.play();
     setState("picture");
     busy(false);
-    let [number, last, started] = [0, -1, performance.now()];
+    const begin = performance.now();
+    let [number, last, started] = [0, -1, begin];
     while (!live.stopped && !video.ended) {
       await nextFrame();
-      const time = name === "camera" ? performance.now() / 1000 : video.currentTime;
+      const time = video.srcObject ? (performance.now() - begin) / 1000 : video.currentTime;
       if (live.stopped || !(time > last) || !video.videoWidth) continue;
       last = time;
       const bitmap = await createImageBitmap(video);
@@ -213,7 +214,7 @@ async function runVideo(name) {
       live.rate = number ? live.rate + 0.1 * (rate - live.rate) : rate;
       live.bitmap?.close();
       Object.assign(live, { bitmap, faces, milliseconds: read.milliseconds });
-      live.frames.push({ file: name, model: live.model, faces, frame: number++, time });
+      live.frames.push({ file: `${name}#${number}`, model: live.model, faces, frame: number++, time });
       if (live.frames.length > MAX_FRAMES) live.frames.shift();
       refresh();
     }
