@@ -20,7 +20,9 @@ import { cutCrop, toPicture } from "./octamark/picture.js";
 import { refineFace, regionTable, usesRegionalCalibration } from "./octamark/refinement.js";
 import { Landmarks, searchRotation } from "./octamark/rotation.js";
 
-export * from "./octamark/errors.js";
+export {
+  BoxError, ConfigError, LayoutError, OctamarkError, PictureError, PredictionError, WeightsError,
+} from "./octamark/errors.js";
 export { Face, Faces } from "./octamark/faces.js";
 export { Layout } from "./octamark/layout.js";
 export { toCoco, toCsv, toJson, toPts } from "./octamark/formats.js";
@@ -77,7 +79,8 @@ export async function load(model = "small", options = {}) {
   layout.head = heads[layout.name] ?? null;
   const network = await Network.create(runtime, bytes, name, settings.device);
   const landmarker = new Landmarker(settings, card, layout, network);
-  if (settings.refine === "always" || (settings.refine === "auto" && card.name === regionsModel)) {
+  const refines = card.name === regionsModel || settings.regions !== DEFAULTS.regions;
+  if (settings.refine === "always" || (settings.refine === "auto" && refines)) {
     landmarker.refiner = await loadRefiner(runtime, settings, layout);
   }
   if (settings.detector === null) landmarker.yunet = await loadDetector(runtime, settings);
@@ -298,7 +301,7 @@ class Landmarker {
       });
     });
     const sure = (face) => keepUnsure || face.meanConfidence >= options.minConfidence;
-    return Faces.of(layout, picture.width, picture.height, results.filter(sure));
+    return Faces.create(layout, picture.width, picture.height, results.filter(sure));
   }
 
   /** The landmarks of each crop, in pixels of its picture. */

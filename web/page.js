@@ -144,7 +144,7 @@ async function readAll(first = 0) {
 }
 
 function facesOf({ width, height, faces }) {
-  return Faces.of(state.layout, width, height, faces.map((values) => new Face(state.layout, values)));
+  return Faces.create(state.layout, width, height, faces.map((values) => new Face(state.layout, values)));
 }
 
 async function settingsChanged() {

@@ -90,7 +90,7 @@ export class Faces extends Array {
     return Array; // so that map and filter give plain arrays
   }
 
-  static of(layout, width, height, faces) {
+  static create(layout, width, height, faces) {
     const result = new Faces();
     result.push(...faces);
     return Object.assign(result, { layout, width, height });

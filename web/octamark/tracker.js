@@ -287,7 +287,7 @@ export class Tracker {
           radiusRatios: reading.radiusRatios,
         });
       });
-    return Faces.of(layout, picture.width, picture.height, faces);
+    return Faces.create(layout, picture.width, picture.height, faces);
   }
 }
 
