@@ -45,8 +45,8 @@ RUNTIME_FILES = (
 DEFAULT_MODEL = "tiny-128"
 """The page's; it works offline after the first visit, the others once they were used."""
 
-ON_DEMAND = (".webgpu.", ".asyncify.", "models/", ".d.ts")
-"""Parts of the names of files that are kept for offline use only once they were used."""
+ON_DEMAND = (".webgpu.", ".asyncify.", "models/", ".d.ts", "index.html")
+"""Parts of the names of files that are kept for offline use only once they were used; index.html is kept as ``./``."""
 
 
 def fetch_runtime(cache: Path) -> Path:
@@ -160,7 +160,7 @@ def write_service_worker(target: Path) -> None:
     for path in sorted(path for path in target.rglob("*") if path.is_file() and path.name != "sw.js"):
         name = path.relative_to(target).as_posix()
         version.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
-        if name in defaults or not any(part in name for part in ON_DEMAND) and name != "index.html":  # which is ./
+        if name in defaults or not any(part in name for part in ON_DEMAND):
             kept.append(name)
     worker = target / "sw.js"
     text = worker.read_text(encoding="utf-8")

@@ -36,7 +36,7 @@ def encoded(picture: NDArray[np.uint8]) -> bytes:
 
 
 def clip(path: Path, picture: NDArray[np.uint8], frames: int = 20) -> None:
-    """Write a video of a face that moves to the right, as Chromium's fake camera reads it: YUV 4:2:0 behind a header."""
+    """Write a video of a face that moves to the right, as Chromium's fake camera reads it: YUV 4:2:0 with headers."""
     height, width = picture.shape[:2]
     with path.open("wb") as file:
         file.write(f"YUV4MPEG2 W{width} H{height} F25:1 Ip A1:1 C420jpeg\n".encode())
@@ -46,7 +46,9 @@ def clip(path: Path, picture: NDArray[np.uint8], frames: int = 20) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser(chromium: str, photograph: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser(
+    chromium: str, photograph: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     camera = tmp_path_factory.mktemp("camera") / "camera.y4m"
@@ -74,9 +76,7 @@ class Visit:
         self.page: Page = context.new_page()
         self.page.set_default_timeout(WAIT)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on(
-            "console", lambda message: self.problems.append(message.text) if message.type == "error" else None
-        )
+        self.page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
         self.page.goto(url)
         self.page.wait_for_selector(READY)
 
@@ -269,7 +269,9 @@ def test_nothing_is_wider_than_the_window(visit: Visit, photograph: NDArray[np.u
 def test_it_works_offline_after_the_first_visit(visit: Visit, photograph: NDArray[np.uint8]) -> None:
     page = visit.page
     page.evaluate("navigator.serviceWorker.ready.then(() => undefined)")
-    page.wait_for_function("async () => (await caches.keys()).length === 1 && navigator.serviceWorker.controller !== null")
+    page.wait_for_function(
+        "async () => (await caches.keys()).length === 1 && navigator.serviceWorker.controller !== null"
+    )
     visit.context.set_offline(True)
     page.reload()
     page.wait_for_selector(READY)
@@ -296,7 +298,9 @@ def test_the_policy_refuses_other_hosts(browser: Browser, server: Server, elsewh
     context.close()
 
 
-def test_the_first_picture_needs_less_than_six_megabytes(site: Path, visit: Visit, photograph: NDArray[np.uint8]) -> None:
+def test_the_first_picture_needs_less_than_six_megabytes(
+    site: Path, visit: Visit, photograph: NDArray[np.uint8]
+) -> None:
     """Counted with the compression that static hosts use; none is used by the server of the tests."""
     import gzip
 
