@@ -1,5 +1,5 @@
 /** Drawing faces on a canvas: points, error ellipses and heatmaps, in screen pixels over a picture that may be zoomed. */
-import { apply, landmarkBox } from "./octamark/geometry.js";
+import { apply, landmarkBox } from "./lib/geometry.js";
 
 const OUTLINE_COLOUR = "#ffb000";
 const INNER_COLOUR = "#00dcff";

@@ -8,26 +8,26 @@
  * Everything runs on this machine: the module fetches ONNX Runtime and the model files from the folder that it lies in,
  * and nothing else.
  */
-import { BoxError, ConfigError, WeightsError, checkChoice, checkNumber } from "./octamark/errors.js";
-import { confirmedFaces, searchFaces } from "./octamark/detector.js";
-import { Face, Faces } from "./octamark/faces.js";
+import { BoxError, ConfigError, WeightsError, checkChoice, checkNumber } from "./lib/errors.js";
+import { confirmedFaces, searchFaces } from "./lib/detector.js";
+import { Face, Faces } from "./lib/faces.js";
 import {
   Crop, MIN_BOX_SIDE, apply, applyToSpread, cropTransform, detectorSquare, landmarkBox, squareAround,
-} from "./octamark/geometry.js";
-import { Network, cardAndLayout } from "./octamark/network.js";
-import { withFreeShapes } from "./octamark/onnx.js";
-import { cutCrop, toPicture } from "./octamark/picture.js";
-import { refineFace, regionTable, usesRegionalCalibration } from "./octamark/refinement.js";
-import { Landmarks, searchRotation } from "./octamark/rotation.js";
+} from "./lib/geometry.js";
+import { Network, cardAndLayout } from "./lib/network.js";
+import { withFreeShapes } from "./lib/onnx.js";
+import { cutCrop, toPicture } from "./lib/picture.js";
+import { refineFace, regionTable, usesRegionalCalibration } from "./lib/refinement.js";
+import { Landmarks, searchRotation } from "./lib/rotation.js";
 
 export {
   BoxError, ConfigError, LayoutError, OctamarkError, PictureError, PredictionError, WeightsError,
-} from "./octamark/errors.js";
-export { Face, Faces } from "./octamark/faces.js";
-export { Layout } from "./octamark/layout.js";
-export { toCoco, toCsv, toJson, toPts } from "./octamark/formats.js";
-export { Tracker } from "./octamark/tracker.js";
-export { toPicture } from "./octamark/picture.js";
+} from "./lib/errors.js";
+export { Face, Faces } from "./lib/faces.js";
+export { Layout } from "./lib/layout.js";
+export { toCoco, toCsv, toJson, toPts } from "./lib/formats.js";
+export { Tracker } from "./lib/tracker.js";
+export { toPicture } from "./lib/picture.js";
 
 const MODES = ["auto", "always", "never"];
 const DEFAULTS = {

@@ -1,7 +1,7 @@
 /** The page: pictures and video in, faces drawn, files out. The networks run in a worker (worker.js). */
 import { Face, Faces, Layout, models, toCoco, toCsv, toJson, toPts } from "./octamark.js";
 import { drawScene, nearestPoint } from "./draw.js";
-import { landmarkBox } from "./octamark/geometry.js";
+import { landmarkBox } from "./lib/geometry.js";
 
 const DEFAULT_MODEL = "tiny-128";
 const DRAWING_MODEL = "small-art";
@@ -22,7 +22,7 @@ const element = (id) => document.getElementById(id);
 const [stage, canvas, video] = [element("stage"), element("view"), element("video")];
 
 const state = {
-  items: [], // { name, bitmap, faces, milliseconds, model } of each picture
+  items: [], // { name, file, faces, milliseconds, model, settings, error } of each picture; the shown one has a bitmap
   current: -1,
   view: { scale: 1, x: 0, y: 0 },
   fitted: true,
@@ -107,40 +107,52 @@ async function addFiles(files) {
   if (clip) return playFile(clip);
   if (!list.length) return undefined;
   const first = state.items.length;
-  for (const file of list) {
-    try {
-      const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
-      state.items.push({ name: file.name || "pasted picture", bitmap, faces: null });
-    } catch {
-      report(`${file.name}: not a picture that this browser reads (such as JPEG, PNG or WebP)`, true);
-    }
-  }
-  if (state.items.length > first) {
-    await show(first);
-    await readAll(first);
-  }
-  return undefined;
+  state.items.push(...list.map((file) => ({ name: file.name || "pasted picture", file, faces: null })));
+  await show(first);
+  return readAll();
 }
 
-let round = 0; // changes when the settings do: readings of older settings are dropped
+/** The picture in a file, turned as its EXIF data say. */
+async function decode({ name, file }) {
+  try {
+    return await createImageBitmap(file, { imageOrientation: "from-image" });
+  } catch {
+    throw new Error(`${name}: not a picture that this browser reads (such as JPEG, PNG or WebP)`);
+  }
+}
 
-async function readAll(first = 0) {
+let round = 0; // changes with each call: a later one takes over what an earlier one has left
+
+/** Reads all pictures that were not read with the present settings, the shown one first. */
+async function readAll() {
   const mine = ++round;
   busy(true);
   try {
     const chosen = await prepared();
-    for (const item of [...state.items.slice(first), ...state.items.slice(0, first).filter(({ faces }) => !faces)]) {
-      const picture = await createImageBitmap(item.bitmap);
-      const read = await ask("read", { ...chosen, picture }, [picture]);
-      if (mine !== round) return;
-      Object.assign(item, { faces: facesOf(read), milliseconds: read.milliseconds, model: chosen.model });
-      if (item === state.items[state.current]) refresh();
-    }
+    const key = JSON.stringify(chosen);
+    const isOld = (item) => item.file && item.settings !== key;
+    const next = () => [state.items[state.current], ...state.items].find((item) => item && isOld(item));
+    for (let item = next(); item && mine === round; item = next()) await readOne(item, chosen, key);
   } catch (error) {
     if (mine === round) report(error.message, true);
   } finally {
     if (mine === round) busy(false);
   }
+}
+
+async function readOne(item, chosen, key) {
+  const values = { settings: key, error: null, faces: null, model: chosen.model };
+  try {
+    const picture = await decode(item);
+    item.thumbnail ??= thumbnail(picture);
+    const read = await ask("read", { ...chosen, picture }, [picture]);
+    Object.assign(values, { faces: facesOf(read), milliseconds: read.milliseconds });
+  } catch (error) {
+    values.error = error.message;
+  }
+  Object.assign(item, values);
+  if (item === state.items[state.current]) refresh();
+  else drawStrip();
 }
 
 function facesOf({ width, height, faces }) {
@@ -249,7 +261,7 @@ function stopVideo() {
   busy(false);
   if (live.bitmap) {
     const { name, bitmap, faces, milliseconds, model, frames } = live;
-    state.items.push({ name, bitmap, faces, milliseconds, model, frames });
+    state.items.push({ name, bitmap, faces, milliseconds, model, frames, thumbnail: thumbnail(bitmap) });
     show(state.items.length - 1);
   }
 }
@@ -265,8 +277,24 @@ function viewMode() {
 }
 
 async function show(index) {
+  const before = state.items[state.current];
+  const item = state.items[index];
   state.current = index;
   state.fitted = true;
+  if (before !== item && before?.file) {
+    before.bitmap?.close();
+    before.bitmap = null;
+  }
+  if (!item.bitmap) {
+    try {
+      const bitmap = await decode(item);
+      if (state.current !== index || item.bitmap) bitmap.close();
+      else item.bitmap = bitmap;
+    } catch (error) {
+      item.error = error.message;
+    }
+    if (state.current !== index) return;
+  }
   setState("picture");
   refresh();
 }
@@ -288,7 +316,8 @@ function refresh() {
   drawStrip();
   drawLegend();
   if (!item.faces) {
-    report("Reading …");
+    report(item.error ?? "Reading …", Boolean(item.error));
+    canvas.setAttribute("aria-label", item.name);
     element("faces").replaceChildren();
     return;
   }
@@ -334,7 +363,7 @@ function draw() {
   const context = canvas.getContext("2d");
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.clearRect(0, 0, width, height);
-  if (!item) return;
+  if (!item?.bitmap) return;
   const { bitmap } = item;
   const fit = Math.min(width / bitmap.width, height / bitmap.height);
   if (state.fitted) state.view = { scale: fit, x: 0, y: 0 };
@@ -364,11 +393,11 @@ function drawStrip() {
       button.type = "button";
       button.setAttribute("aria-label", item.name);
       button.title = item.name;
-      button.append(thumbnail(item.bitmap));
       button.addEventListener("click", () => show(index));
       entry.append(button);
       strip.append(entry);
     }
+    if (item.thumbnail && !entry.firstChild.firstChild) entry.firstChild.append(item.thumbnail);
     entry.firstChild.setAttribute("aria-current", String(index === state.current));
   });
 }
@@ -456,7 +485,7 @@ function fillCard(card, face, index) {
 // --- zooming and moving ----------------------------------------------------------------------------------------------
 
 function zoomBy(factor, [px, py] = [stage.clientWidth / 2, stage.clientHeight / 2]) {
-  if (!shown()) return;
+  if (!shown()?.bitmap) return;
   const before = { ...state.view };
   state.fitted = false;
   state.view.scale *= factor;
@@ -541,7 +570,7 @@ function name(place) {
 canvas.addEventListener(
   "wheel",
   (event) => {
-    if (!shown() || !(event.ctrlKey || event.metaKey || stage.classList.contains("zoomed"))) return;
+    if (!shown()?.bitmap || !(event.ctrlKey || event.metaKey || stage.classList.contains("zoomed"))) return;
     event.preventDefault();
     zoomBy(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.002)), positionOf(event));
   },
@@ -595,13 +624,14 @@ const SAVE = {
   coco: () => download("predictions.coco.json", toCoco(records()), "application/json"),
   pts() {
     const { name: file, faces } = shown();
-    faces.forEach((face, index) => {
+    (faces ?? []).forEach((face, index) => {
       download(`${stem(file)}${index ? `#${index + 1}` : ""}.pts`, toPts(face), "text/plain");
     });
-    if (!faces.length) report("No face to save: a .pts file holds one");
+    if (!faces?.length) report("No face to save: a .pts file holds one");
   },
   png() {
     const { name: file, bitmap, faces } = shown();
+    if (!bitmap) return;
     const scale = Math.min(Math.max(1, Math.ceil(800 / Math.max(bitmap.width, bitmap.height))), 8);
     const target = document.createElement("canvas");
     [target.width, target.height] = [bitmap.width * scale, bitmap.height * scale];
@@ -691,7 +721,7 @@ async function start() {
   report("Loading …");
   try {
     await listModels();
-    await prepared();
+    ask("warmUp", await prepared()).catch(() => {}); // what is wrong shows with the first picture
     element("refine").disabled = !canRefine();
     drawInvitation();
     report("");

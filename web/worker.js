@@ -23,6 +23,16 @@ const TASKS = {
     return { card: { name: card.name, terms: card.terms }, layout: layout.table, head: layout.head };
   },
 
+  /** The first runs are slow, since the browser still compiles; after these they are not. */
+  async warmUp({ model, options }) {
+    const landmarker = await landmarkerOf(model, options);
+    const grey = { data: new Uint8Array(320 * 320 * 3).fill(128), width: 320, height: 320 };
+    for (let round = 0; round < 3; round++) {
+      await landmarker(grey);
+      await landmarker(grey, { boxes: [[80, 80, 240, 240]], heatmaps: true });
+    }
+  },
+
   async read({ model, options, picture, how }) {
     const landmarker = await landmarkerOf(model, options);
     return timed(picture, () => landmarker(picture, { ...how, heatmaps: true }));

@@ -7,7 +7,7 @@ import { pathToFileURL } from "node:url";
 
 const [folder, base, output] = process.argv.slice(2);
 const { load, Tracker } = await import(pathToFileURL(join(folder, "octamark.js")));
-const { MotionFilter, pointsOf, spreadOf } = await import(pathToFileURL(join(folder, "octamark/motion.js")));
+const { MotionFilter, pointsOf, spreadOf } = await import(pathToFileURL(join(folder, "lib/motion.js")));
 const ort = await import(pathToFileURL(join(folder, "ort/ort.wasm.bundle.min.mjs")));
 ort.env.wasm.numThreads = 1;
 ort.env.wasm.wasmBinary = readFileSync(join(folder, "ort/ort-wasm-simd-threaded.wasm"));

@@ -35,13 +35,13 @@ def encoded(picture: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def clip(path: Path, picture: NDArray[np.uint8], frames: int = 20) -> None:
-    """Write a video of a face that moves to the right, as Chromium's fake camera reads it: YUV 4:2:0 with headers."""
+def clip(path: Path, picture: NDArray[np.uint8], frames: int = 30) -> None:
+    """Write a video of a face that moves to and fro, as Chromium's fake camera reads it: YUV 4:2:0 with headers."""
     height, width = picture.shape[:2]
     with path.open("wb") as file:
         file.write(f"YUV4MPEG2 W{width} H{height} F25:1 Ip A1:1 C420jpeg\n".encode())
         for number in range(frames):
-            moved = np.roll(picture, number, axis=1)
+            moved = np.roll(picture, round(6 * np.sin(2 * np.pi * number / frames)), axis=1)
             file.write(b"FRAME\n" + np.asarray(cv2.cvtColor(moved, cv2.COLOR_RGB2YUV_I420)).tobytes())
 
 

@@ -118,7 +118,7 @@ export function uprightSquare(points, angle, margin) {
  */
 export class Crop {
   /**
-   * @param picture of octamark/picture.js
+   * @param picture of picture.js
    * @param {number[]} transform from pixels of the network's input to pixels of the picture
    * @param {number[]} centre point of the picture about which `rotated` turns
    */
