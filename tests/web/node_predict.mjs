@@ -6,7 +6,8 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
 const [folder, base, output] = process.argv.slice(2);
-const { load, Tracker } = await import(pathToFileURL(join(folder, "octamark.js")));
+const octamark = await import(pathToFileURL(join(folder, "octamark.js")));
+const { load, OctamarkError, Tracker } = octamark;
 const { MotionFilter, pointsOf, spreadOf } = await import(pathToFileURL(join(folder, "lib/motion.js")));
 const ort = await import(pathToFileURL(join(folder, "ort/ort.wasm.bundle.min.mjs")));
 ort.env.wasm.numThreads = 1;
@@ -34,16 +35,25 @@ function filtered(layout, smoothing, [first, ...readings]) {
 }
 
 const read = ({ file, width, height }) => ({ data: new Uint8Array(readFileSync(file)), width, height });
-const results = [];
-for (const { model, options = {}, how = {}, picture, frames, tracking, readings, smoothing } of JSON.parse(readFileSync(0))) {
+async function run({ model, options = {}, how = {}, picture, frames, tracking, readings, smoothing }) {
+  if (model === undefined) return Object.keys(octamark);
   const landmarker = await landmarkerOf(model, options);
-  if (readings) results.push(filtered(landmarker.layout, smoothing, readings));
-  else if (frames) {
-    const tracker = new Tracker(landmarker, tracking);
-    const faces = [];
-    for (const frame of frames) faces.push((await tracker.track(read(frame), frame.time)).map(values));
-    results.push(faces);
-  } else results.push((await landmarker(read(picture), how)).map(values));
+  if (readings) return filtered(landmarker.layout, smoothing, readings);
+  if (!frames) return (await landmarker(read(picture), how)).map(values);
+  const tracker = new Tracker(landmarker, tracking);
+  const results = [];
+  for (const frame of frames) results.push((await tracker.track(read(frame), frame.time)).map(values));
+  return results;
+}
+
+const results = [];
+for (const job of JSON.parse(readFileSync(0))) {
+  try {
+    results.push(await run(job));
+  } catch (error) {
+    if (!(error instanceof OctamarkError)) throw error;
+    results.push({ error: error.name, message: error.message });
+  }
 }
 writeFileSync(output, JSON.stringify(results));
 process.exit(0); // ONNX Runtime keeps the process alive

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import octamark
 from octamark import Faces
 from octamark.inference.motion import MotionFilter, Smoothing
 from octamark.inference.tracker import Tracker
-from web.conftest import Predict
+from octamark.inference.yunet import YUNET_FILE
+from web.conftest import Predict, Server, serving
 
 Picture = NDArray[np.uint8]
 
@@ -159,3 +162,49 @@ def test_the_filter_agrees(predict: Predict, smoothing: Smoothing) -> None:
         estimate = motion.update(motion.predict(estimate, time), points, spread).updated
         np.testing.assert_allclose(values["points"], estimate.points, atol=1e-6)
         np.testing.assert_allclose(values["spread"], estimate.spread(spread), atol=1e-6)
+
+
+def test_wrong_inputs_are_named(predict: Predict, server: Server, portrait: Picture) -> None:
+    cases: list[tuple[dict[str, Any], str, str]] = [
+        ({"model": "huge"}, "WeightsError", 'unknown model "huge"; models: pico, nano, tiny-128'),
+        ({"model": "regions"}, "WeightsError", "regions: a regional network"),
+        ({"model": f"{server.url}models/none.onnx"}, "WeightsError", "cannot be fetched (status 404)"),
+        ({"model": f"{server.url}models/{YUNET_FILE}"}, "WeightsError", "without octamark's model card"),
+        (
+            {"model": "pico", "options": {"rotation": "no"}},
+            "ConfigError",
+            'rotation "no"; allowed: auto, always, never',
+        ),
+        ({"model": "pico", "options": {"upright": 1}}, "ConfigError", "unknown option upright; options: rotation"),
+        ({"model": "pico", "options": {"minConfidence": 2}}, "ConfigError", "minConfidence 2; allowed: 0 to 1"),
+        ({"model": "pico", "how": {"box": []}}, "ConfigError", "unknown option box; options: boxes, boxKind"),
+        ({"model": "pico", "how": {"boxes": [[9, 9, 5, 20]]}}, "BoxError", "box 0 (9, 9, 5, 20): boxes are x1, y1"),
+        ({"model": "pico", "how": {"boxes": [[0, 0, 1, 1]]}}, "BoxError", "a side below 2 pixels"),
+        ({"model": "pico", "how": {"boxes": [[900, 0, 990, 90]]}}, "BoxError", "outside the picture of 400x400"),
+        ({"model": "pico", "how": {"boxes": [[0, 0, 9, 9]], "fullFrame": True}}, "BoxError", "takes no boxes"),
+        ({"model": "pico", "frames": [(portrait, 1.0), (portrait, 1.0)]}, "ConfigError", "time 1 s is not later"),
+        ({"model": "pico", "frames": [(portrait, 0)], "tracking": {"maxGap": -1}}, "ConfigError", "maxGap -1; allowed"),
+    ]
+    results = predict([job if "frames" in job else job | {"picture": portrait} for job, _, _ in cases])
+    for (job, name, message), result in zip(cases, results, strict=True):
+        assert isinstance(result, dict), job
+        assert result["error"] == name
+        assert message in result["message"]
+
+
+def test_the_types_name_what_the_module_exports(predict: Predict) -> None:
+    (names,) = predict([{}])
+    types = (Path(__file__).parent.parent.parent / "web" / "octamark.d.ts").read_text(encoding="utf-8")
+    assert sorted(names) == sorted(re.findall(r"^export (?:function|class) (\w+)", types, re.MULTILINE))
+
+
+def test_a_changed_model_file_is_refused(predict: Predict, site: Path, portrait: Picture, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "octamark.json").write_bytes((site / "octamark.json").read_bytes())
+    content = bytearray((site / "models" / "pico.onnx").read_bytes())
+    content[-1000] ^= 1
+    (tmp_path / "models" / "pico.onnx").write_bytes(content)
+    with contextmanager(serving)(tmp_path) as changed:
+        (result,) = predict([{"model": "pico", "options": {"base": changed.url}, "picture": portrait}])
+    assert result["error"] == "WeightsError"
+    assert "pico.onnx: damaged (its sha256 is not the released one)" in result["message"]
