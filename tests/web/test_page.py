@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -219,6 +220,28 @@ def test_the_camera_gives_tracks(visit: Visit, tmp_path: Path) -> None:
     assert times == sorted(times)
     running = "() => document.querySelector('#video').srcObject === null"
     assert page.evaluate(running)
+
+
+def test_a_video_file_is_read_to_its_end(visit: Visit, photograph: NDArray[np.uint8], tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "clip.webm"), "w") as container:
+        stream = container.add_stream("libvpx", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 400, 320, "yuv420p"
+        for number in range(20):
+            moved = np.roll(photograph[:320, 60:460], number, axis=1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(moved), format="rgb24")))
+        container.mux(stream.encode())
+    visit.choose(("clip.webm", "video/webm", (tmp_path / "clip.webm").read_bytes()))
+    visit.page.wait_for_selector("#status:has-text('clip.webm: 1 face')")
+    (tmp_path / "saved.json").write_bytes(visit.saved("json")[1])
+    records = read_records(tmp_path / "saved.json")
+    assert len(records) >= 3
+    assert all(record.file.startswith("clip.webm#") for record in records)
+    assert all(record.faces.ids is not None and record.faces.ids.tolist() == [1] for record in records)
+    times = [record.time for record in records if record.time is not None]
+    assert times == sorted(times)
+    assert times[-1] <= 2
+    first, last = (record.faces.landmarks[0, :, 0].mean() for record in (records[0], records[-1]))
+    assert last - first == pytest.approx(10 * (times[-1] - times[0]), abs=3)  # ten pixels a second to the right
 
 
 def test_the_keyboard_alone_is_enough(visit: Visit, photograph: NDArray[np.uint8]) -> None:
