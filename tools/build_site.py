@@ -138,6 +138,8 @@ def build(target: Path, cache: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(WEB, target)
     shutil.copy(EXAMPLE, target / "example.jpg")
+    shutil.copy(REPOSITORY / "LICENSE", target / "LICENSE.txt")
+    shutil.copy(REPOSITORY / "NOTICE.md", target / "NOTICE.txt")
     (target / "ort").mkdir()
     with tarfile.open(runtime) as archive:
         for name in RUNTIME_FILES:

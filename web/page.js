@@ -175,6 +175,10 @@ async function settingsChanged() {
 
 async function startCamera() {
   stopVideo();
+  if (!navigator.mediaDevices) {
+    report("The camera cannot be used: browsers allow it on https and localhost only", true);
+    return;
+  }
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 }, facingMode: "user" } });
@@ -310,6 +314,7 @@ function refresh() {
   draw();
   const item = shown();
   if (!item) return;
+  for (const id of ["zoom", "legend"]) element(id).hidden = !item.bitmap;
   const heat = document.querySelector("input[value=heatmap]");
   heat.disabled = Boolean(state.live || item.frames);
   if (heat.disabled && heat.checked) document.querySelector("input[value=points]").checked = true;
@@ -397,7 +402,8 @@ function drawStrip() {
       entry.append(button);
       strip.append(entry);
     }
-    if (item.thumbnail && !entry.firstChild.firstChild) entry.firstChild.append(item.thumbnail);
+    if (item.thumbnail && item.thumbnail.parentNode !== entry.firstChild) entry.firstChild.replaceChildren(item.thumbnail);
+    else if (item.error && !item.thumbnail) entry.firstChild.textContent = "no picture";
     entry.firstChild.setAttribute("aria-current", String(index === state.current));
   });
 }
