@@ -8,6 +8,7 @@ import { pathToFileURL } from "node:url";
 const [folder, base, output] = process.argv.slice(2);
 const octamark = await import(pathToFileURL(join(folder, "octamark.js")));
 const { load, OctamarkError, Tracker } = octamark;
+const { cutCrop } = await import(pathToFileURL(join(folder, "lib/picture.js")));
 const { MotionFilter, pointsOf, spreadOf } = await import(pathToFileURL(join(folder, "lib/motion.js")));
 const ort = await import(pathToFileURL(join(folder, "ort/ort.wasm.bundle.min.mjs")));
 ort.env.wasm.numThreads = 1;
@@ -35,8 +36,15 @@ function filtered(layout, smoothing, [first, ...readings]) {
 }
 
 const read = ({ file, width, height }) => ({ data: new Uint8Array(readFileSync(file)), width, height });
-async function run({ model, options = {}, how = {}, picture, frames, tracking, readings, smoothing }) {
-  if (model === undefined) return Object.keys(octamark);
+function cut(picture, transform, size) {
+  const pixels = new Uint8Array(size * size * 3);
+  cutCrop({ ...picture, channels: 3 }, transform, size, pixels);
+  return Array.from(pixels);
+}
+
+async function run({ model, options = {}, how = {}, picture, transforms, size, frames, tracking, readings, smoothing }) {
+  if (model === undefined && !transforms) return Object.keys(octamark);
+  if (transforms) return transforms.map((transform) => cut(read(picture), transform, size));
   const landmarker = await landmarkerOf(model, options);
   if (readings) return filtered(landmarker.layout, smoothing, readings);
   if (!frames) return (await landmarker(read(picture), how)).map(values);

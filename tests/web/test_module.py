@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import octamark
 from octamark import Faces
+from octamark.geometry import crop, crop_transform
 from octamark.inference.motion import MotionFilter, Smoothing
 from octamark.inference.tracker import Tracker
 from octamark.inference.yunet import YUNET_FILE
@@ -54,6 +55,22 @@ def turned(picture: Picture, angle: float) -> Picture:
     height, width = picture.shape[:2]
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1)
     return np.asarray(cv2.warpAffine(picture, matrix, (width, height)), np.uint8)
+
+
+def test_crops_are_those_of_python(predict: Predict, photograph: Picture) -> None:
+    squares = [
+        ((230.0, 120.0, 200.0), 0.0), ((230.3, 150.2, 257.3), 12.5), ((20.0, 30.0, 300.0), 0.0),
+        ((310.0, 200.0, 700.0), 90.0), ((500.0, 400.0, 90.0), 45.0), ((256.0, 256.0, 1400.0), 3.0),
+        ((-900.0, 100.0, 90.0), 0.0),
+    ]  # fmt: skip
+    transforms = [crop_transform(np.array(square), 96, angle) for square, angle in squares]
+    plain = [transform.ravel().tolist() for transform in transforms]
+    (results,) = predict([{"picture": photograph, "transforms": plain, "size": 96}])
+    for transform, pixels in zip(transforms, results, strict=True):
+        expected = crop(photograph, transform, 96).astype(int)
+        apart = np.abs(np.array(pixels).reshape(expected.shape) - expected)
+        assert apart.max() <= 1  # 0 with the OpenCV of constraints.txt
+        assert apart.mean() < 0.01
 
 
 def test_every_model_agrees_with_python(predict: Predict, portrait: Picture) -> None:
