@@ -18,6 +18,16 @@ const DESCRIPTIONS = {
   "small-art": "drawings and paintings",
 };
 
+/** By whether the sources of the weights allow commercial use; null where nobody stated it of some. */
+const TERMS = {
+  true: "The weights of NAME may be used commercially.",
+  false: "The weights of NAME are for research only.",
+  null: "The terms of the weights of NAME are not stated.",
+  undefined: "",
+};
+
+let known = {}; // the models of octamark.json
+
 const element = (id) => document.getElementById(id);
 const [stage, canvas, video] = [element("stage"), element("view"), element("video")];
 
@@ -72,7 +82,7 @@ async function prepared() {
   const chosen = settings();
   const { card, layout, head } = await ask("load", chosen);
   state.layout = Object.assign(new Layout(layout), { head });
-  element("terms").textContent = terms(card);
+  element("terms").textContent = TERMS[String(known[card.name]?.commercialUse)].replace("NAME", card.name);
   return chosen;
 }
 
@@ -81,19 +91,14 @@ function canRefine() {
   return !element("drawing").checked && element("model").value === REFINED_MODEL;
 }
 
-function terms({ name, terms: text }) {
-  const [first] = text.split(":");
-  return `Weights of ${name}: ${first}.`;
-}
-
 async function listModels() {
-  const known = await models();
+  known = await models();
   for (const [name, { regional, bytes, milliseconds }] of Object.entries(known)) {
     if (regional) continue;
     const size = `${(bytes / 1e6).toFixed(1)} MB`;
     const time = milliseconds ? `, ${milliseconds} ms a face` : "";
-    const option = new Option(`${name} (${size}${time}): ${DESCRIPTIONS[name] ?? ""}`, name);
-    element("model").append(option);
+    const about = DESCRIPTIONS[name] ? `: ${DESCRIPTIONS[name]}` : "";
+    element("model").append(new Option(`${name} (${size}${time})${about}`, name));
   }
   element("model").value = DEFAULT_MODEL;
 }

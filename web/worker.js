@@ -20,7 +20,7 @@ function landmarkerOf(model, options) {
 const TASKS = {
   async load({ model, options }) {
     const { card, layout } = await landmarkerOf(model, options);
-    return { card: { name: card.name, terms: card.terms }, layout: layout.table, head: layout.head };
+    return { card: { name: card.name }, layout: layout.table, head: layout.head };
   },
 
   /** The first runs are slow, since the browser still compiles; after these they are not. */
