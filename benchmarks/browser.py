@@ -1,7 +1,7 @@
 """octamark in Chromium: whether it finds what Python finds, how long a face takes, what the first picture transfers.
 
     make site
-    python -m benchmarks.browser [FOLDER] [--site build/site] [--faces 40] [--rounds 5] [--update]
+    python -m benchmarks.browser [FOLDER] [--site build/site] [--faces 40] [--rounds 5] [--only times] [--update]
 
 FOLDER holds pictures whose terms allow any use, such as rendered ones of `octamark render`; faces are taken from
 scikit-image's portrait of an astronaut, docs/portrait.jpg, docs/caricatures.jpg and then from the folder, by name.
@@ -249,13 +249,24 @@ def main() -> None:
     parser.add_argument("--site", type=Path, default=ROOT / "build" / "site", help="what `make site` wrote")
     parser.add_argument("--faces", type=int, default=40, help="faces that are compared")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each model")
+    parser.add_argument(
+        "--only", nargs="+", choices=("transfer", "parity", "times"), default=("transfer", "parity", "times"),
+        help="what is measured; times need a machine that does nothing else",
+    )  # fmt: skip
     add_update_option(parser)
     options = parser.parse_args()
     if not (options.site / "octamark.json").is_file():
         raise SystemExit(f"{options.site}: no site; run make site")
+    measurements = []
     with visited(options.site) as (page, url):
-        transfer = first_visit(page, url, options.site)
-        measurements = [parity(page, pictures(options.folder, options.faces)), times(page, options.rounds), transfer]
+        page.goto(url)
+        if "parity" in options.only:
+            measurements.append(parity(page, pictures(options.folder, options.faces)))
+        if "times" in options.only:
+            measurements.append(times(page, options.rounds))
+    if "transfer" in options.only:
+        with visited(options.site) as (page, url):
+            measurements.append(first_visit(page, url, options.site))
     finish(measurements, options.update)
 
 
