@@ -93,12 +93,12 @@ function canRefine() {
 
 async function listModels() {
   known = await models();
-  for (const [name, { regional, bytes, milliseconds }] of Object.entries(known)) {
+  for (const [name, { regional, bytes, milliseconds, commercialUse }] of Object.entries(known)) {
     if (regional) continue;
     const size = `${(bytes / 1e6).toFixed(1)} MB`;
     const time = milliseconds ? `, ${milliseconds} ms a face` : "";
-    const about = DESCRIPTIONS[name] ? `: ${DESCRIPTIONS[name]}` : "";
-    element("model").append(new Option(`${name} (${size}${time})${about}`, name));
+    const about = [DESCRIPTIONS[name], commercialUse ? "for any use" : ""].filter(Boolean).join(", ");
+    element("model").append(new Option(`${name} (${size}${time})${about && `: ${about}`}`, name));
   }
   element("model").value = DEFAULT_MODEL;
 }

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 import octamark
-from octamark import Faces
+from octamark import Faces, models
 from octamark.geometry import crop, crop_transform
 from octamark.inference.motion import MotionFilter, Smoothing
 from octamark.inference.tracker import Tracker
@@ -74,7 +74,7 @@ def test_crops_are_those_of_python(predict: Predict, photograph: Picture) -> Non
 
 
 def test_every_model_agrees_with_python(predict: Predict, portrait: Picture) -> None:
-    names = ["pico", "nano", "tiny-128", "tiny", "small", "small-art"]
+    names = models.available()
     results = predict([{"model": name, "picture": portrait} for name in names])
     for name, values in zip(names, results, strict=True):
         compare(octamark.load(name)(portrait), values)
