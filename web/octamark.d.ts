@@ -31,7 +31,16 @@ export type PictureSource =
   | PixelBytes;
 
 export type Mode = "auto" | "always" | "never";
-export type ModelName = "pico" | "nano" | "tiny-128" | "tiny" | "small" | "small-art";
+export type ModelName =
+  | "pico"
+  | "nano"
+  | "tiny-128"
+  | "tiny"
+  | "small"
+  | "small-art"
+  | "pico-open"
+  | "tiny-open"
+  | "small-open";
 
 export interface Options {
   /** Which faces are read again in a crop that is turned upright; "auto": those that lean or of which the network is unsure. */

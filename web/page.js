@@ -16,6 +16,9 @@ const DESCRIPTIONS = {
   tiny: "balanced",
   small: "most accurate on photographs",
   "small-art": "drawings and paintings",
+  "pico-open": "smallest and fastest",
+  "tiny-open": "balanced",
+  "small-open": "most accurate",
 };
 
 /** By whether the sources of the weights allow commercial use; null where nobody stated it of some. */
