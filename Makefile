@@ -1,14 +1,15 @@
 # make demo     find the landmarks of one photograph        make docs     build the documentation into site/
 # make test     everything that CI runs                     make lowest   quick tests, oldest dependencies allowed
 # make quick    the tests without the slow ones             make clean    remove what these made
-# make check    format, lint and types only
+# make check    format, lint and types only                 make site     the page for the browser into build/site/
+# make web-test the tests of the browser alone
 PYTHON ?= python3
 VENV := .venv
 LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test quick check docs lowest clean
+.PHONY: demo test quick check docs lowest site web-test clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -27,6 +28,13 @@ check: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/typer octamark.cli utils docs --name octamark --title "Command line" --output docs/reference/command_line.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Node and npm for both, Chromium for the tests; without them the tests are skipped and say why.
+site: $(VENV)/.demo
+	$(BIN)/python tools/build_site.py build/site
+
+web-test: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/web
 
 # A warning that an old dependency gives about another one is not ours; errors are.
 lowest: $(VENV)/.uv
@@ -53,5 +61,5 @@ $(VENV)/.uv: constraints.txt | $(BIN)/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) demo site docs/reference/command_line.md src/octamark/inference/*.onnx
+	rm -rf $(VENV) $(LOWEST) build demo site docs/reference/command_line.md src/octamark/inference/*.onnx
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis

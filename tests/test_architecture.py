@@ -19,7 +19,7 @@ ROOMS = (
     "errors", "_version", "geometry", "layouts", "images", "faces", "models", "inference", "io", "tracking", "drawing",
     "signals", "metrics", "uncertainty", "datasets", "evaluation", "nets", "synthesis", "training", "release", "cli",
 )  # fmt: skip
-TOP_FOLDERS = {"benchmarks", "configs", "docs", "examples", "research", "tests", "tools"}
+TOP_FOLDERS = {"benchmarks", "configs", "docs", "examples", "research", "tests", "tools", "web"}
 TORCH = {"torch", "lightning_fabric", "kornia", "safetensors", "onnx", "onnxscript"}
 EXTRA = TORCH | {"av", "matplotlib", "h5py", "scipy"}
 
