@@ -16,7 +16,7 @@ import warnings
 import typer
 
 from octamark import __version__
-from octamark.cli import caricatures, crops, evaluate, inspect, predict, render, track, train
+from octamark.cli import caricatures, crops, evaluate, inspect, predict, render, serve, track, train
 from octamark.cli.console import fail
 from octamark.errors import OctamarkError
 
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.command("predict")(predict.predict)
 app.command("track")(track.track)
+app.command("serve")(serve.serve)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
 app.command("crops")(crops.crops)

@@ -146,6 +146,18 @@ def held_pixels(source: PictureLike, *, reduce: bool) -> int:
     return -(-width // factor) * -(-height // factor)
 
 
+def decoding_memory(data: bytes) -> int | None:
+    """Bytes that decoding takes at its peak, as ``Limits.memory`` counts them, from the header alone; None if unknown.
+
+    Nothing is decoded and no error is raised.
+    """
+    try:
+        with io.BytesIO(data) as stream:
+            return decoded_bytes(_open(stream, ""))
+    except Exception:
+        return None
+
+
 def _starts_like_jpeg(source: PictureLike) -> bool:
     try:
         if isinstance(source, bytes | bytearray | memoryview):
