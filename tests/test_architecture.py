@@ -17,11 +17,12 @@ REPOSITORY = Path(__file__).parent.parent
 # Imports point from later rooms to earlier ones only.
 ROOMS = (
     "errors", "_version", "geometry", "layouts", "images", "faces", "models", "inference", "io", "tracking", "drawing",
-    "signals", "metrics", "uncertainty", "datasets", "evaluation", "nets", "synthesis", "training", "release", "cli",
+    "signals", "metrics", "uncertainty", "datasets", "evaluation", "nets", "synthesis", "training", "release",
+    "client", "serving", "cli",
 )  # fmt: skip
 TOP_FOLDERS = {"benchmarks", "configs", "docs", "examples", "research", "tests", "tools", "web"}
 TORCH = {"torch", "lightning_fabric", "kornia", "safetensors", "onnx", "onnxscript"}
-EXTRA = TORCH | {"av", "matplotlib", "h5py", "scipy"}
+EXTRA = TORCH | {"av", "matplotlib", "h5py", "scipy", "httpx", "fastapi", "starlette", "uvicorn", "prometheus_client"}
 
 
 def room(module: str) -> str:
@@ -130,8 +131,8 @@ def test_public_names() -> None:
     assert set(octamark.__all__) == {
         "BoxError", "ConfigError", "DataError", "Detector", "DeviceError", "Face", "FaceDetector", "Faces",
         "InferenceOptions", "Landmarker", "Landmarks", "Layout", "LayoutError", "ModelCard", "OctamarkError",
-        "OutputError", "PictureError", "PredictionError", "Result", "TrackedFrame", "TrainingError", "WeightsError",
-        "__version__", "layout", "load", "read_picture", "stream", "track",
+        "OutputError", "PictureError", "PredictionError", "Result", "ServiceError", "TrackedFrame", "TrainingError",
+        "WeightsError", "__version__", "layout", "load", "read_picture", "stream", "track",
     }  # fmt: skip
     for name in octamark.__all__:
         assert getattr(octamark, name).__doc__, name

@@ -22,6 +22,7 @@ from octamark.errors import (
     OutputError,
     PictureError,
     PredictionError,
+    ServiceError,
     TrainingError,
     WeightsError,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "PictureError",
     "PredictionError",
     "Result",
+    "ServiceError",
     "TrackedFrame",
     "TrainingError",
     "WeightsError",

@@ -10,6 +10,7 @@
     ├── DataError            a data set with a missing or malformed file
     ├── ConfigError          a training recipe, or a setting, with unknown keys or impossible values
     ├── TrainingError        a training run that cannot continue
+    ├── ServiceError         a service that cannot be reached, is busy, or refuses a request
     └── OutputError          a result that cannot be written
 
 Messages say what was given, what is allowed, and which file.
@@ -58,6 +59,19 @@ class ConfigError(OctamarkError):
 
 class TrainingError(OctamarkError):
     """A training run that cannot continue."""
+
+
+class ServiceError(OctamarkError):
+    """A service that cannot be reached, is busy, or refuses a request.
+
+    Args:
+        message: one sentence.
+        status: of the answer, in HTTP; None without an answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class OutputError(OctamarkError):

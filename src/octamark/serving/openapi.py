@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 from typing import Any
 
 from starlette.responses import Response
@@ -18,7 +19,8 @@ TAGS = [
 ]
 
 
-def _refusal(title: str, status: int, detail: str) -> dict[str, Any]:
+def _refusal(status: int, detail: str) -> dict[str, Any]:
+    title = http.HTTPStatus(status).phrase
     example = {"title": title, "status": status, "detail": detail}
     schema = {
         "type": "object",
@@ -29,21 +31,19 @@ def _refusal(title: str, status: int, detail: str) -> dict[str, Any]:
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    401: _refusal("Unauthorized", 401, "this service needs a token: Authorization: Bearer ..."),
-    503: _refusal("Service Unavailable", 503, "128 pictures wait already; the service holds at most 128"),
+    401: _refusal(401, "this service needs a token: Authorization: Bearer ..."),
+    503: _refusal(503, "128 pictures wait already; the service holds at most 128"),
 }
 REFUSALS[503]["headers"] = {
     "Retry-After": {"description": "Seconds after which to try again", "schema": {"type": "integer"}}
 }
 
 _OF_PICTURES: dict[int | str, dict[str, Any]] = {
-    400: _refusal("Bad Request", 400, "damaged or truncated picture (image file is truncated)"),
-    408: _refusal("Request Timeout", 408, "the body did not arrive in time; at most 20 s are allowed"),
-    413: _refusal("Content Too Large", 413, "20000x20000 pixels; at most 25 megapixels are allowed"),
-    415: _refusal(
-        "Unsupported Media Type", 415, "not a picture in a known format (JPEG, PNG, WEBP, AVIF, TIFF, BMP, GIF, PPM)"
-    ),
-    422: _refusal("Unprocessable Content", 422, "model 'large'; this service has small, tiny-128"),
+    400: _refusal(400, "damaged or truncated picture (image file is truncated)"),
+    408: _refusal(408, "the body did not arrive in time; at most 20 s are allowed"),
+    413: _refusal(413, "20000x20000 pixels; at most 25 megapixels are allowed"),
+    415: _refusal(415, "not a picture in a known format (JPEG, PNG, WEBP, AVIF, TIFF, BMP, GIF, PPM)"),
+    422: _refusal(422, "model 'large'; this service has small, tiny-128"),
 }
 
 _FACE = {

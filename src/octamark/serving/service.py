@@ -138,7 +138,8 @@ class Service:
             gone: returns when the client has gone away.
 
         Raises:
-            RefusalError: 400, 413, 415 or 422, with the name of the picture; 503 where the queue is full or time is over.
+            RefusalError: 400, 413, 415 or 422, with the name of the picture; 503 where the queue is full or time is
+                over.
             ClientDisconnect: the client has gone away.
         """
 

@@ -69,8 +69,8 @@ class Uploads:
         """The body of a request, whose memory counts as long as the context lasts.
 
         Raises:
-            RefusalError: 400: an empty body, one that ends too early, or a broken form. 408: too slow. 413: too many bytes
-                or pictures. 415: another type. 422: an unknown field. 503: too many bytes are held already.
+            RefusalError: 400: an empty body or a broken form. 408: too slow. 413: too many bytes or pictures. 415:
+                another type. 422: an unknown field. 503: too many bytes are held already.
             ClientDisconnect: the client went away.
         """
         body = _Body(request, self._settings, self._memory)
