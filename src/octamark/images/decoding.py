@@ -146,14 +146,15 @@ def held_pixels(source: PictureLike, *, reduce: bool) -> int:
     return -(-width // factor) * -(-height // factor)
 
 
-def decoding_memory(data: bytes) -> int | None:
-    """Bytes that decoding takes at its peak, as ``Limits.memory`` counts them, from the header alone; None if unknown.
+def decoding_needs(data: bytes) -> tuple[int, int, int] | None:
+    """Width and height of a picture, and the bytes that decoding takes at its peak, as ``Limits.memory`` counts them.
 
-    Nothing is decoded and no error is raised.
+    They come from the header alone; None if it cannot be read as it is. Nothing is decoded and no error is raised.
     """
     try:
         with io.BytesIO(data) as stream:
-            return decoded_bytes(_open(stream, ""))
+            image = _open(stream, "")
+            return image.width, image.height, decoded_bytes(image)
     except Exception:
         return None
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from octamark.errors import PictureError, listed
 from octamark.images import Limits, picture_size, read_picture
-from octamark.images.decoding import decoders, decoding_memory
+from octamark.images.decoding import decoders, decoding_needs
 
 try:
     import resource
@@ -69,15 +69,16 @@ def needed(data: bytes, limits: Limits) -> tuple[int, int, int]:
     """
     if not any(accepts(data[:16]) is True for _, accepts in decoders().values()):
         raise _RefusedError(Kind.UNKNOWN_FORMAT, f"not a picture in a known format ({listed(decoders())})")
-    width, height = picture_size(data) or (0, 0)
+    needs = decoding_needs(data)
+    width, height = needs[:2] if needs else picture_size(data) or (0, 0)
     if width * height > limits.pixels:
         allowed = f"at most {limits.pixels / 1e6:,.4g} megapixels are allowed"
         raise _RefusedError(Kind.TOO_LARGE, f"{width}x{height} pixels; {allowed}")
-    memory = decoding_memory(data)
-    if memory is not None and memory > limits.memory:
+    memory = needs[2] if needs else limits.memory
+    if memory > limits.memory:
         reason = f"decoding takes {memory / 1e6:,.0f} MB; at most {limits.memory / 1e6:,.0f} MB are allowed"
         raise _RefusedError(Kind.TOO_LARGE, reason)
-    return height, width, limits.memory if memory is None else memory
+    return height, width, memory
 
 
 def answer(source: io.FileIO, target: io.FileIO, limits: Limits) -> bool:

@@ -190,6 +190,9 @@ class Decoders:
         """
         held = 0
         decoder = await self._free.get()
+        while not decoder.alive:  # it ended while it had nothing to do
+            self._return(decoder)
+            decoder = await self._free.get()
         try:
             try:
                 pixels, memory = await self._in_time(decoder, lambda: decoder.open(data))

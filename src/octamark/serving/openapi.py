@@ -47,14 +47,14 @@ _OF_PICTURES: dict[int | str, dict[str, Any]] = {
 }
 
 _FACE = {
-    "box": [163.52, 48.51, 284.9, 214.2],
-    "score": 0.9412,
-    "mean_confidence": 0.9671,
-    "landmarks": [[171.03, 109.4], [172.86, 129.02]],
-    "spread": [[2.113, 2.874], [1.98, 2.635]],
-    "confidence": [0.9204, 0.9377],
+    "box": [141.34, 63.85, 229.59, 176.79],
+    "score": 0.935,
+    "mean_confidence": 0.907,
+    "landmarks": [[140.28, 102.18], [140.7, 114.46]],
+    "spread": [[0.993, 2.041], [0.751, 1.831]],
+    "confidence": [0.7006, 0.774],
 }
-_RESULT = {"file": "-", "width": 512, "height": 512, "layout": "ibug68", "model": "small", "faces": [_FACE]}
+_RESULT = {"file": "-", "width": 400, "height": 400, "layout": "ibug68", "model": "small", "faces": [_FACE]}
 
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 _POINTS = {"type": "array", "items": {**_NUMBERS, "minItems": 2, "maxItems": 2}}
@@ -117,35 +117,28 @@ OVERLAY: dict[str, Any] = {
     "responses": {200: {"description": "The drawing", "content": {"image/png": _BYTES}}, **_OF_PICTURES},
     "openapi_extra": _body("One picture"),
 }
+_MODEL = {"name": "small", "layout": "ibug68", "input": 224, "commercial_use": False}
+_LAYOUT = {
+    "name": "five",
+    "points": ["right_eye", "left_eye", "nose_tip", "right_mouth_corner", "left_mouth_corner"],
+    "parts": {"right_eye": [0], "left_eye": [1], "nose": [2], "mouth": [3, 4]},
+    "edges": [[3, 4]],
+    "mirror": [1, 0, 2, 4, 3],
+}
+
 MODELS: dict[str, Any] = {
     "responses": {
         200: {
-            "content": {
-                "application/json": {
-                    "example": [
-                        {"name": "small", "layout": "ibug68", "input": 256, "parameters": 1491000, "terms": "..."}
-                    ]
-                }
-            }
+            "description": "One entry for each model; that of the example is shortened",
+            "content": {"application/json": {"example": [_MODEL]}},
         }
     }
 }
 LAYOUTS: dict[str, Any] = {
     "responses": {
         200: {
-            "content": {
-                "application/json": {
-                    "example": [
-                        {
-                            "name": "five",
-                            "title": "...",
-                            "points": ["left_eye"],
-                            "parts": {"left_eye": [0]},
-                            "edges": [],
-                        }
-                    ]
-                }
-            }
+            "description": "One entry for each layout; that of the example is shortened",
+            "content": {"application/json": {"example": [_LAYOUT]}},
         }
     }
 }
