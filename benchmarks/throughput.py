@@ -28,8 +28,8 @@ VIEWS = 12
 """Different small pictures."""
 
 
-def write_pictures(folder: Path) -> None:
-    """Write the JPEG files that are read: views of the portrait, and the portrait enlarged, with noise."""
+def write_views(folder: Path) -> None:
+    """Write views of the portrait, 512x512, as JPEG files: 0.jpg, 1.jpg, ..."""
     import cv2
     import numpy as np
     from benchmarks.speed import photograph
@@ -41,6 +41,16 @@ def write_pictures(folder: Path) -> None:
         matrix[:, 2] += rng.uniform(-20, 20, 2)
         view = cv2.warpAffine(picture, matrix, (512, 512), borderMode=cv2.BORDER_REFLECT)
         cv2.imwrite(str(folder / f"{number}.jpg"), view[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+
+
+def write_pictures(folder: Path) -> None:
+    """Write the JPEG files that are read: views of the portrait, and the portrait enlarged, with noise."""
+    import cv2
+    import numpy as np
+    from benchmarks.speed import photograph
+
+    write_views(folder)
+    rng, picture = np.random.default_rng(0), photograph()
     large = cv2.resize(picture, (4900, 4900), interpolation=cv2.INTER_CUBIC).astype(np.float32)
     large += rng.normal(0, 4, large.shape).astype(np.float32)
     large = large.clip(0, 255).astype(np.uint8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ TINY = Reading("tiny-128")
 
 
 @pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of pictures in each call of ``Landmarker.read_located``."""
     counts: list[int] = []
     original = Landmarker.read_located
@@ -32,7 +32,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return original(self, pictures, *arguments, **options)
 
     monkeypatch.setattr(Landmarker, "read_located", counted)
-    yield counts
+    return counts
 
 
 def with_predictor(scenario: Callable[[Predictor, Located], Awaitable[None]], portrait: bytes) -> None:
