@@ -344,9 +344,9 @@ def main() -> None:
         page="service",
         title="Hostile requests",
         text=f"`octamark serve --model {arguments.model}` with its default limits took {peak:.0f} MB at most (the sum "
-        f"of the proportional set sizes of all its processes), and {before:.0f} MB before. *closed*: the service closed "
-        "the connection without an answer, such as that of a client that sends no headers. Damaged pictures that can "
-        "still be read are answered with 200.",
+        f"of the proportional set sizes of all its processes), and {before:.0f} MB before. *closed*: the service "
+        "closed the connection without an answer, such as that of a client that sends no headers. Damaged pictures "
+        "that can still be read are answered with 200.",
         columns=(("kind", ""), ("requests", "d"), ("answers, by status", "")),
         rows=rows,
         command=f"python -m benchmarks.attack --requests {arguments.requests} --seed {arguments.seed}",

@@ -43,6 +43,10 @@ class DecoderStoppedError(Exception):
 class Decoder:
     """A decoding process. Its methods block, and belong to one thread at a time, except ``kill``.
 
+    Attributes:
+        killed: whether ``kill`` was called.
+        ended: set by the caller, after a ``DecoderStoppedError``.
+
     Raises:
         DecoderStoppedError: the process ended; any method may raise it.
     """
@@ -58,7 +62,7 @@ class Decoder:
             start_new_session=True,  # Ctrl-C is for the service, which finishes what is running
         )
         self._to, self._from = cast(io.FileIO, self._process.stdin), cast(io.FileIO, self._process.stdout)
-        self.killed = False
+        self.killed = self.ended = False
         for pipe in (self._to, self._from):
             with contextlib.suppress(OSError, AttributeError):
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
@@ -113,8 +117,8 @@ class Decoder:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs and was not killed."""
-        return not self.killed and self._process.poll() is None
+        """Whether the process runs, as far as is known."""
+        return not self.killed and not self.ended and self._process.poll() is None
 
     @property
     def process_id(self) -> int:
@@ -205,6 +209,7 @@ class Decoders:
                 held = needed
                 picture = await self._in_time(decoder, decoder.decode)
             except DecoderStoppedError:
+                decoder.ended = True  # which the system may not know yet
                 raise self._reason_of_end(decoder) from None
             finally:
                 self._return(decoder)

@@ -105,7 +105,10 @@ class PatientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        for start in range(0, len(data), _MAX_HEADERS):  # the limit is checked where headers are not complete yet
+            if self.transport.is_closing():
+                return
+            super().data_received(data[start : start + _MAX_HEADERS])
         self._watch_headers()
 
     def on_response_complete(self) -> None:
