@@ -51,6 +51,19 @@ def test_pictures_are_those_that_are_read_in_this_process(portrait: bytes, slow_
     with_decoders(scenario)
 
 
+@pytest.mark.slow
+def test_large_pictures_one_after_another_stay_within_the_limit() -> None:
+    white = np.full((4900, 4900, 3), 255, np.uint8)
+    files = [encoded(white, "JPEG"), encoded(white, "PNG", compress_level=1)] * 3
+
+    async def scenario(decoders: Decoders) -> None:
+        for data in files:
+            async with decoders.picture(data) as picture:
+                assert picture.shape == (4900, 4900, 3)
+
+    with_decoders(scenario, decode_seconds=60)
+
+
 def test_memory_is_given_back_and_waited_for(portrait: bytes) -> None:
     async def scenario(decoders: Decoders) -> None:
         order: list[str] = []

@@ -14,7 +14,7 @@ from octamark.errors import ConfigError
 
 _PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
-SITE = Path("site-web")
+SITE = Path("build/site")
 """The folder that ``make site`` writes."""
 
 

@@ -43,8 +43,8 @@ MEDIA_TYPES = {
 
 CONTENT_SECURITY_POLICY = "; ".join([
     "default-src 'none'", "script-src 'self' 'wasm-unsafe-eval'", "worker-src 'self' blob:", "style-src 'self'",
-    "img-src 'self' blob: data:", "media-src 'self' blob:", "connect-src 'self' blob: data:", "font-src 'self'",
-    "manifest-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+    "img-src 'self' blob: data:", "media-src 'self' blob: mediastream:", "connect-src 'self'", "manifest-src 'self'",
+     "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
 ])  # fmt: skip
 """What the page may load: nothing from another host."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -33,6 +34,10 @@ _RESTART_SECONDS = 1
 _PIPE = 1 << 20
 """Bytes that a pipe holds, where the system allows it; with its usual 2^16, both sides wake up for each of them."""
 
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_ARENA_MAX": "1"}
+"""Settings of glibc, so that the memory of a large picture goes back to the system when it is free. By default glibc
+keeps the address space of such memory, and some large pictures one after another would use up what is allowed."""
+
 T = TypeVar("T")
 
 
@@ -59,6 +64,7 @@ class Decoder:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
+            env={**os.environ, **_ALLOCATOR},
             start_new_session=True,  # Ctrl-C is for the service, which finishes what is running
         )
         self._to, self._from = cast(io.FileIO, self._process.stdin), cast(io.FileIO, self._process.stdout)
