@@ -360,6 +360,13 @@ def test_an_error_of_the_service_is_500_without_details(
     assert "secret" not in text.getvalue()
 
 
+def test_a_proxy_may_serve_it_under_a_path(portrait: bytes) -> None:
+    with running(root_path="/faces") as service:
+        for path in ("/v1/landmarks", "/faces/v1/landmarks"):  # with the path taken off by the proxy, and without
+            assert service.post(path, portrait).status_code == 200
+        assert service.get("/openapi.json").json()["servers"] == [{"url": "/faces"}]
+
+
 def test_the_page_may_load_nothing_from_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("secret")
     site = tmp_path / "site"
