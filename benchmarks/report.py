@@ -22,6 +22,7 @@ PAGES = {
     "detection": "Finding faces",
     "speed": "Speed and size",
     "video": "Faces in video",
+    "service": "The REST service",
     "peers": "Beside other detectors",
     "resolution": "From 256 pixels to 4K",
     "caricatures": "Caricatures, cartoons, paintings",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from octamark import Faces, Landmarker, PredictionError, read_picture
+from octamark import ConfigError, Faces, Landmarker, PredictionError, read_picture
 from octamark.inference.landmarker import Located
 from octamark.serving import prediction
 from octamark.serving.metrics import Metrics
@@ -45,6 +45,11 @@ def with_predictor(scenario: Callable[[Predictor, Located], Awaitable[None]], po
             predictor.stop()
 
     asyncio.run(main())
+
+
+def test_two_models_of_one_name_are_an_error() -> None:
+    with pytest.raises(ConfigError, match="model nano: named nano, as another one"):
+        Predictor(Settings(models=("nano", "nano")), Metrics())
 
 
 def test_pictures_that_come_together_are_read_together(reads: list[int], portrait: bytes) -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from octamark.errors import ConfigError
 from octamark.faces import Faces
 from octamark.geometry import Picture
 from octamark.inference.landmarker import BoxKind, Landmarker, Located, load
@@ -72,7 +73,10 @@ class Predictor:
         self.models: dict[str, Landmarker] = {}
         for source in settings.models:
             landmarker = load(source, threads=1)
-            self.models[landmarker.card.name] = landmarker
+            name = landmarker.card.name
+            if name in self.models:
+                raise ConfigError(f"model {source}: named {name}, as another one of this service; give each name once")
+            self.models[name] = landmarker
         self.default = next(iter(self.models))
         self._variants: dict[tuple[str, Refine], Landmarker] = {}
         self._loading = threading.Lock()
