@@ -177,7 +177,7 @@ def test_the_command_serves_until_it_is_told_to_stop(workers: int, portrait: byt
         assert match, line
         headers = {"Authorization": "Bearer 0123456789abcdef"}
         with httpx.Client(base_url=match[0], headers=headers, timeout=120) as client:
-            for _ in range(600):
+            for _ in range(1200):
                 with contextlib.suppress(httpx.TransportError):
                     if client.get("/health/ready").status_code == 200:
                         break

@@ -23,6 +23,10 @@ from octamark.serving.settings import Settings
 GRACE_SECONDS = 60
 """After a stop, requests that run have this time to end."""
 
+_START_SECONDS = 60
+"""After this time a server process that does not answer the first one is replaced. On a busy machine, importing takes
+longer than uvicorn's 5 seconds."""
+
 _BACKLOG = 256
 _MAX_HEADERS = 32 * 1024
 
@@ -71,6 +75,7 @@ class Config(uvicorn.Config):
             backlog=_BACKLOG,
             h11_max_incomplete_event_size=_MAX_HEADERS,
             timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_worker_healthcheck=_START_SECONDS,
         )
 
 
