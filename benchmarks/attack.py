@@ -244,11 +244,11 @@ class Watcher:
 def children(process: int) -> list[int]:
     """The processes that a process started."""
     lists = Path(f"/proc/{process}/task").glob("*/children")
-    found: list[int] = []
+    processes: list[int] = []
     for path in lists:
         with contextlib.suppress(OSError):
-            found += map(int, path.read_text().split())
-    return found
+            processes += map(int, path.read_text().split())
+    return processes
 
 
 def _megabytes(process: int) -> float:

@@ -151,12 +151,15 @@ def main() -> None:
         turn(service, pictures, arguments.clients, len(pictures) * 4)  # the first ones do not count
         for _, count in itertools.product(range(arguments.rounds), counts):
             turns[count].append(turn(service, pictures, count, arguments.requests))
-    rates = {count: statistics.median(len(one.seconds) / one.duration for one in turns[count]) for count in counts}
+    rates = {
+        count: statistics.median(len(measured.seconds) / measured.duration for measured in turns[count])
+        for count in counts
+    }
     rows: list[list[Value]] = []
     for count in counts:
-        milliseconds = 1000 * np.concatenate([one.seconds for one in turns[count]])
+        milliseconds = 1000 * np.concatenate([measured.seconds for measured in turns[count]])
         median, late = np.percentile(milliseconds, [50, 99])
-        lost = sum(one.lost for one in turns[count])
+        lost = sum(measured.lost for measured in turns[count])
         rows.append([
             count, len(milliseconds) + lost, lost, rates[count], rates[count] / rates[1], float(median), float(late),
             float(late / median),

@@ -117,11 +117,11 @@ def _results(service: Service) -> APIRouter:
         work = request.state.work
         async with _upload(service, request) as upload:
             boxes = _boxes(options, upload)
-            found = await service.faces(upload.pictures, boxes, options, work, request.receive)
+            faces = await service.faces(upload.pictures, boxes, options, work, request.receive)
             names = [picture.name for picture in upload.pictures]
         model = options.model or service.predictor.default
         target = service.predictor.models[model].layout
-        content = _written(options.format, names, model, target, found)
+        content = _written(options.format, names, model, target, faces)
         return Response(content, media_type=MEDIA_TYPES[options.format])
 
     @router.post("/v1/overlay", tags=["faces"], **openapi.OVERLAY)
@@ -142,8 +142,9 @@ def _results(service: Service) -> APIRouter:
     @router.get("/v1/layouts", tags=["about"], **openapi.LAYOUTS)
     async def layouts() -> list[dict[str, Any]]:
         """The landmark layouts: names of the points, parts, edges and mirror partners."""
-        own = {landmarker.layout.name: landmarker.layout for landmarker in service.predictor.models.values()}
-        return [_layout(one) for one in {**{name: layout(name) for name in BUILTIN}, **own}.values()]
+        served = {landmarker.layout.name: landmarker.layout for landmarker in service.predictor.models.values()}
+        builtin = {name: layout(name) for name in BUILTIN}
+        return [_described_layout(each) for each in {**builtin, **served}.values()]
 
     @router.get("/metrics", tags=["operation"], **openapi.METRICS)
     async def metrics() -> Response:
@@ -191,8 +192,8 @@ def _written(form: str, names: Sequence[str], model: str, used: Layout, faces: S
     """Predictions as ``octamark predict`` prints them."""
     target = io.BytesIO()
     with open_writer(form, target, model=model, layout=used) as writer:
-        for name, one in zip(names, faces, strict=True):
-            writer.write(Record(name, name, model, one))
+        for name, picture_faces in zip(names, faces, strict=True):
+            writer.write(Record(name, name, model, picture_faces))
     return target.getvalue()
 
 
@@ -210,15 +211,15 @@ def _described(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def _layout(one: Layout) -> dict[str, Any]:
+def _described_layout(layout: Layout) -> dict[str, Any]:
     return {
-        "name": one.name,
-        "title": one.title,
-        "points": list(one.point_names),
-        "parts": {name: list(indices) for name, indices in one.parts.items()},
-        "edges": [[int(first), int(second)] for first, second in one.edges],
-        "mirror": [int(index) for index in one.mirror],
-        "outline": [int(index) for index in one.outline],
+        "name": layout.name,
+        "title": layout.title,
+        "points": list(layout.point_names),
+        "parts": {name: list(indices) for name, indices in layout.parts.items()},
+        "edges": [[int(first), int(second)] for first, second in layout.edges],
+        "mirror": [int(index) for index in layout.mirror],
+        "outline": [int(index) for index in layout.outline],
     }
 
 
@@ -230,8 +231,8 @@ def _token_check(token: str | None) -> Any:
         if expected is None:
             return
         scheme, _, value = request.headers.get("authorization", "").partition(" ")
-        given = hashlib.sha256(value.strip().encode("latin-1", "replace")).digest()
-        if not hmac.compare_digest(given, expected) or scheme.lower() != "bearer":
+        sent = hashlib.sha256(value.strip().encode("latin-1", "replace")).digest()
+        if not hmac.compare_digest(sent, expected) or scheme.lower() != "bearer":
             raise RefusalError(
                 401, "this service needs a token: Authorization: Bearer ...", {"WWW-Authenticate": "Bearer"}
             )
@@ -248,14 +249,14 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
     """Parameters of the URL that are unknown or have another value."""
     assert isinstance(error, RequestValidationError)
     reasons = []
-    for one in error.errors():
-        name = str(one["loc"][-1])[:100]
-        if one["type"] == "extra_forbidden":
+    for entry in error.errors():
+        name = str(entry["loc"][-1])[:100]
+        if entry["type"] == "extra_forbidden":
             route = request.scope.get("route")
             known = ResultOptions if getattr(route, "path", "") == "/v1/landmarks" else Options
             reasons.append(f"unknown parameter {name!r}; allowed: {', '.join(known.model_fields)}")
         else:
-            reasons.append(f"{name} {str(one['input'])[:100]!r}: {one['msg'].lower()}")
+            reasons.append(f"{name} {str(entry['input'])[:100]!r}: {entry['msg'].lower()}")
     return problem(422, "; ".join(reasons))
 
 

@@ -157,7 +157,7 @@ class Predictor:
             if len(located) == 1:
                 return [error]
         gc.collect()
-        return [result for one in located for result in self._read(reading, [one])]
+        return [result for picture in located for result in self._read(reading, [picture])]
 
     def _landmarker(self, reading: Reading) -> Landmarker:
         """The landmarker of a reading, which is loaded when it is needed first."""

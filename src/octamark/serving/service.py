@@ -175,8 +175,8 @@ class Service:
         tasks = []
         for number, picture in enumerate(pictures, 1):
             name = f"picture {number} ({picture.name})" if len(pictures) > 1 else ""
-            one = self._picture(picture.data, listed[number - 1], reading, options, work, finish, memory)
-            tasks.append(self._start(self._named(name, one)))
+            call = self._picture(picture.data, listed[number - 1], reading, options, work, finish, memory)
+            tasks.append(self._start(self._named(name, call)))
         everything = asyncio.gather(*tasks)
         leaving: asyncio.Future[Any] = asyncio.ensure_future(gone())
         waiting: set[asyncio.Future[Any]] = {everything, leaving}
@@ -295,8 +295,8 @@ class Service:
         except (ValueError, RecursionError):
             raise RefusalError(422, f"boxes are not JSON; allowed: {form}") from None
         if not isinstance(value, list) or (pictures > 1 and len(value) != pictures):
-            given = f"a list of {len(value)}" if isinstance(value, list) else type(value).__name__
-            raise RefusalError(422, f"boxes: {given}; allowed for {pictures} picture(s): {form}")
+            form_sent = f"a list of {len(value)}" if isinstance(value, list) else type(value).__name__
+            raise RefusalError(422, f"boxes: {form_sent}; allowed for {pictures} picture(s): {form}")
         boxes = [value] if pictures == 1 else value
         if any(not isinstance(of_picture, list | None) for of_picture in boxes):
             raise RefusalError(422, f"boxes; allowed for {pictures} picture(s): {form}")
