@@ -45,7 +45,7 @@ class Running:
             app = create_app(self._settings)
             self.service: Service = app.state.service
             self.loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
-            transport = httpx.ASGITransport(app)
+            transport = httpx.ASGITransport(app, root_path=self._settings.root_path)
             async with (
                 app.router.lifespan_context(app),
                 httpx.AsyncClient(transport=transport, base_url="http://service", timeout=60) as self.client,

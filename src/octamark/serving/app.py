@@ -87,7 +87,6 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_tags=openapi.TAGS,
         docs_url=None,  # these pages load scripts from another host
         redoc_url=None,
-        root_path=settings.root_path,
         lifespan=lifespan,
         responses=openapi.REFUSALS,
     )

@@ -71,6 +71,7 @@ class Config(uvicorn.Config):
             log_config=LOGGING,
             access_log=False,
             server_header=False,
+            root_path=settings.root_path,
             proxy_headers=False,
             backlog=_BACKLOG,
             h11_max_incomplete_event_size=_MAX_HEADERS,
