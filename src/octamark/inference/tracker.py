@@ -291,17 +291,22 @@ class Tracker:
 
     def _read_followed(self, pixels: Picture, steps: Sequence[Step]) -> list[_Reading]:
         """The readings in the crops around the predicted landmarks of the tracks, without unsure ones."""
+        readings = self._read_around(pixels, [step.predicted.points for step in steps])
+        pairs = zip(self._tracks, readings, strict=True)
+        return [reading for track, reading in pairs if reading is not None and self._is_sure(track, reading)]
+
+    def _read_around(self, pixels: Picture, expected: Sequence[F64]) -> list[_Reading | None]:
+        """The readings in upright crops around expected landmarks (M, 2); None where these lie beside the picture."""
         rule, layout = self.landmarker.card.crop, self.landmarker.layout
-        tracks, crops = [], []
-        for track, step in zip(self._tracks, steps, strict=True):
-            points = step.predicted.points
+        places, crops = [], []
+        for place, points in enumerate(expected):
             angle = float(tilt(points, layout.diagram)) if layout.has_diagram else 0.0
             square = upright_square(points, angle, rule.margin)
             if square[2] > 1 and _reaches_into(square, pixels):
-                tracks.append(track)
+                places.append(place)
                 crops.append(Crop(pixels, crop_transform(square, rule.size, angle), square[:2]))
-        readings = self._read(Located(pixels, None, None, crops), "never")
-        return [reading for track, reading in zip(tracks, readings, strict=True) if self._is_sure(track, reading)]
+        readings = dict(zip(places, self._read(Located(pixels, None, None, crops), "never"), strict=True))
+        return [readings.get(place) for place in range(len(expected))]
 
     def _is_sure(self, track: _Track, reading: _Reading) -> bool:
         needed = min(self.options.min_confidence, USUAL_SHARE * track.usual)
@@ -362,7 +367,21 @@ class Tracker:
         further = Located(pixels, located.boxes[new], located.scores[new], [located.crops[number] for number in new])
         certain = self.options.min_confidence
         kept = [item for item in result if item.box is not None or item.mean_confidence >= certain]
-        return [*kept, *self._read(further, None)]
+        return [*kept, *self._read_twice(pixels, further)]
+
+    def _read_twice(self, pixels: Picture, located: Located) -> list[_Reading]:
+        """The readings of new faces, from crops around their landmarks: those that they will have in the next frame.
+
+        What the detector's crop gives lies a little beside these, which would be a jump.
+        """
+        first = self._read(located, None)
+        again = self._read_around(pixels, [reading.points for reading in first])
+        return [
+            reading
+            if second is None or second.mean_confidence < USUAL_SHARE * reading.mean_confidence
+            else replace(second, box=reading.box, score=reading.score)
+            for reading, second in zip(first, again, strict=True)
+        ]
 
     def _assigned(self, steps: Sequence[Step], readings: Sequence[_Reading]) -> dict[int, int]:
         """Number of the track -> number of its reading, where both have a partner.
