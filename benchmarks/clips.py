@@ -61,9 +61,11 @@ class Clip:
 
     @property
     def still(self) -> NDArray[np.bool_]:
-        """(T, F, 68) whether a point rests in a frame and in the two frames on either side."""
+        """(T, F, 68) whether all points of a point's part of the face rest in a frame and in the two on either side."""
         moving = np.zeros(self.truth.shape[:3], bool)
         moving[1:] = np.linalg.norm(np.diff(self.truth, axis=0), axis=-1) > STILL
+        for part in map(list, IBUG.parts.values()):
+            moving[:, :, part] |= moving[:, :, part].any(axis=-1, keepdims=True)
         for _ in range(2):
             moving[1:] |= moving[:-1].copy()
             moving[:-1] |= moving[1:].copy()
