@@ -26,7 +26,7 @@ SUBFRAMES = 3
 MAX_ENLARGEMENT = 1.5
 ABOVE, BELOW, BESIDE = 0.26, 0.12, 0.14  # skin around an eye that its lashes darken, widths of the eye
 LASHES, LASH_DARKNESS = 0.06, 0.9  # height of the lashes of a shut eye, widths of the eye; and how dark they are
-STILL = 0.01  # pixels a frame: points that move less, and did in the frames beside it, are still
+STILL = 0.01  # pixels a frame: points that move less are still
 
 Floats = NDArray[np.float64]
 Picture = NDArray[np.uint8]
@@ -61,15 +61,13 @@ class Clip:
 
     @property
     def still(self) -> NDArray[np.bool_]:
-        """(T, F, 68) whether all points of a point's part of the face rest in a frame and in the two on either side."""
-        moving = np.zeros(self.truth.shape[:3], bool)
-        moving[1:] = np.linalg.norm(np.diff(self.truth, axis=0), axis=-1) > STILL
-        for part in map(list, IBUG.parts.values()):
-            moving[:, :, part] |= moving[:, :, part].any(axis=-1, keepdims=True)
+        """(T, F) whether all points of a face rest in a frame and in the two on either side: no motion, speech, blink."""
+        moving = np.zeros(self.truth.shape[:2], bool)
+        moving[1:] = (np.linalg.norm(np.diff(self.truth, axis=0), axis=-1) > STILL).any(axis=-1)
         for _ in range(2):
             moving[1:] |= moving[:-1].copy()
             moving[:-1] |= moving[1:].copy()
-        return ~moving & np.isfinite(self.truth).all(axis=-1)
+        return ~moving & np.isfinite(self.truth).all(axis=(-1, -2))
 
 
 @dataclass(frozen=True)

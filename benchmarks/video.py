@@ -163,7 +163,7 @@ def scored(result: Track, raw: Track, clip: Clip) -> Scores:
         rest=mean_of(found & (band == 0)),
         slow=mean_of(found & (band == 1)),
         fast=mean_of(found & (band == 2)),
-        jitter=metrics.jitter(result.points, still) / float(unit.mean()),
+        jitter=metrics.jitter(result.points, np.repeat(still[:, None], 68, axis=1)) / float(unit.mean()),
         lag=metrics.lag(result.points, truth),
         openings=tuple(blink_openings(result.points, clip)),
         seen=tuple(blink_openings(raw.points, clip)),
@@ -289,15 +289,15 @@ COLUMNS = (
     ("blinks under half, %", ".0f"), ("blinks kept, %", ".0f"), ("coverage of 90 % regions, %", ".1f"),
 )  # fmt: skip
 TEXT = """
-Jitter is the root mean square second difference of the points in parts of the face that truly rest, in percent of the
-distance of the outer eye corners, from 0.2 seconds on; *less jitter*: than frame by frame. Lag is the delay of the
-truth that fits best. *Fast*: points move by more than 3 % of the eye distance in 0.04 seconds. Each blink lasts 0.1
-seconds from open to open. *Under half*: share of the blinks in which the measured opening of the eyes falls under half
-of the one around them; also for photographs of people whose eyes are shut, the networks rarely read an opening near 0.
-*Kept*: share of those under half frame by frame that the method leaves under half. One-Euro and the mean of five frames
-start from the frame-by-frame readings and have their spread. *Bound*: the truth with the errors of the readings
-averaged, so that only errors that last are left: no smoothing over that time can come below it, because it would also
-have to know the true motion.
+Jitter is the root mean square second difference of the points while the whole face truly rests (no motion, speech or
+blink), in percent of the distance of the outer eye corners, from 0.2 seconds on; *less jitter*: than frame by frame.
+Lag is the delay of the truth that fits best. *Fast*: points move by more than 3 % of the eye distance in 0.04 seconds.
+Each blink lasts 0.1 seconds from open to open. *Under half*: share of the blinks in which the measured opening of the
+eyes falls under half of the one around them. The networks seldom read an opening near 0, in photographs of people whose
+eyes are shut neither. *Kept*: share of those under half frame by frame that the method leaves under half. One-Euro and
+the mean of five frames start from the frame-by-frame readings and have their spread. *Bound*: the truth with the errors
+of the readings averaged, so that only errors that last are left. Smoothing over that time cannot come below it: it
+would also have to know the true motion.
 """
 
 
@@ -653,7 +653,7 @@ def noise(models: Sequence[str], clips: Iterable[Clip]) -> Measurement:
     parts: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for clip in clips:
         readers = {name: Tracker(landmarker, smoothing="none") for name, landmarker in landmarkers.items()}
-        rests = clip.still[:, 0].all(axis=-1)
+        rests = clip.still[:, 0]
         errors: dict[str, list[tuple[Floats, Floats]]] = {name: [] for name in models}
         for index, picture in enumerate(clip.frames()):
             for name, reader in readers.items():
