@@ -61,7 +61,7 @@ class Clip:
 
     @property
     def still(self) -> NDArray[np.bool_]:
-        """(T, F) whether all points of a face rest in a frame and in the two on either side: no motion, speech, blink."""
+        """(T, F) whether a face rests in a frame and in the two on either side: no motion, speech or blink."""
         moving = np.zeros(self.truth.shape[:2], bool)
         moving[1:] = (np.linalg.norm(np.diff(self.truth, axis=0), axis=-1) > STILL).any(axis=-1)
         for _ in range(2):
