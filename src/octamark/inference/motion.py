@@ -42,7 +42,7 @@ C128 = NDArray[np.complex128]
 FACE = 4
 """Quantities of the similarity: centre x, centre y, logarithm of the size, roll. Those of the points follow."""
 
-FACE_NOISE, POINT_NOISE = 0.08, 0.15
+FACE_NOISE, POINT_NOISE = 0.06, 0.1
 """Standard deviation of what changes in a reading from frame to frame, as a share of the spread: of the centre of the
 face, and of a point in the frame of the face. Chosen on the clips of ``benchmarks/clips.py``; ``benchmarks/video.py
 --noise`` measures them."""
@@ -57,11 +57,11 @@ roll in radians."""
 FIRST_POINT_SPEED = 0.02
 """The same of its points in its frame, sizes of the face per second."""
 
-PART_GATE = 5.0
+PART_GATE = 4.0
 """Mean of the squared innovations over their variances from which a part of the face, or the similarity, moves faster
 than expected."""
 
-FAST_PARTS, FAST_PART_GATE, FAST_SINGLE_GATE = ("eye", "mouth"), 3.5, 12.0
+FAST_PARTS, FAST_PART_GATE, FAST_SINGLE_GATE = ("eye", "mouth"), 3.0, 12.0
 """The same for parts that move fast by themselves; the last value is for each of their quantities alone."""
 
 FACE_SINGLE_GATE = 14.0

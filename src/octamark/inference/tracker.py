@@ -66,6 +66,9 @@ by more than the second in looks. In the clips of ``benchmarks/clips.py`` a face
 its shape by up to 0.03 in 0.04 seconds; two faces of the validation split of 300W differ by 0.16 (median), and by less
 than 0.08 in one of 20 pairs."""
 
+OVERLAP = 1.5
+"""Faces may hide parts of each other where their centres lie less than this many times the sum of their sizes apart."""
+
 CUT_TIME = 0.15
 """Seconds between two frames up to which a cut is looked for; after a longer time a face may have turned."""
 
@@ -425,11 +428,19 @@ class Tracker:
     def _is_cut(
         self, before: float | None, steps: Sequence[Step], readings: Sequence[_Reading], pairs: dict[int, int]
     ) -> bool:
-        """Whether each face of the last frame that was clear then, and is now, turned into another one."""
+        """Whether each face of the last frame that was clear then, and is now, turned into another one.
+
+        Faces behind which another one is hidden do not count: as it comes out, both may be read as one.
+        """
         changed = []
+        hidden = [
+            step.predicted for track, step in zip(self._tracks, steps, strict=True) if track.motion.time != before
+        ]
         for index, number in pairs.items():
             track, reading, step = self._tracks[index], readings[number], steps[index]
             if track.clear.time != before or not self._is_clear(track, reading):
+                continue
+            if any(_overlap(step.predicted, other) for other in hidden):
                 continue
             shape = min(_shape_difference(each.points, reading.points) for each in (step.predicted, track.motion))
             changed.append(shape > CUT_SHAPE or _look_difference(track.look, reading.look) > CUT_LOOK)
@@ -647,6 +658,11 @@ def _difference(track: _Track, predicted: Estimate, reading: _Reading) -> float:
         _distance(track.motion.points, predicted.time - track.motion.time, reading.points),
         _distance(track.clear.points, predicted.time - track.clear.time, reading.points),
     )
+
+
+def _overlap(first: Estimate, second: Estimate) -> bool:
+    """Whether two faces lie so close that one can hide a part of the other."""
+    return float(np.linalg.norm(first.centre - second.centre)) < OVERLAP * (first.size + second.size)
 
 
 def _distance(expected: F64, elapsed: float, points: F64) -> float:
