@@ -55,6 +55,7 @@ SECONDS = {25: 6.0, 60: 3.0}
 FAR = 0.5  # eye distances: a face whose points are further off on average was not found
 SPEEDS = (0.05, 3.0)  # of the points, % of the eye distance in 0.04 s: below, rest; above, fast
 START = 0.2  # seconds of a clip in which jitter does not count, because filters and H.264 settle
+MOST = 1000  # clips of a kind
 FRAMES = 10_000  # over which the memory is measured
 COMMAND = "python -m benchmarks.video ../shared/data/300w --mediapipe PYTHON --update"
 
@@ -334,8 +335,23 @@ class Job:
 
     def clip(self) -> Clip:
         """The clip of one face."""
-        samples = faces_of(self.data, self.tuning)
-        return list(clips_of(samples, self.number + 1, 1 if self.tuning else 5))[-1]
+        return next(clip for number, clip in numbered_clips(self.data, self.tuning) if number == self.number)
+
+    def scene(self) -> Clip:
+        """The clip of several faces."""
+        return next(clip for number, clip in numbered_scenes(self.data) if number == self.number)
+
+
+@lru_cache
+def numbered_clips(data: Path, tuning: bool) -> Iterator[tuple[int, Clip]]:
+    """Clips of one face with their numbers; goes on where the last job of this process stopped, as numbers rise."""
+    return enumerate(clips_of(faces_of(data, tuning), MOST, 1 if tuning else 5))
+
+
+@lru_cache
+def numbered_scenes(data: Path) -> Iterator[tuple[int, Clip]]:
+    """The same for clips of several faces."""
+    return enumerate(scenes_of(faces_of(data), MOST))
 
 
 def eye_distance(clip: Clip) -> float:
@@ -526,7 +542,7 @@ def ids_of(results: Sequence[Faces], clip: Clip) -> Ids:
 
 def read_scene(job: Job) -> tuple[str, dict[str, Ids]]:
     """The kind of a clip of several faces, and how each model's faces were told apart in it."""
-    clip = list(scenes_of(faces_of(job.data), job.number + 1))[-1]
+    clip = job.scene()
     trackers = {name: Tracker(landmarker_of(name)) for name in job.models}
     faces: dict[str, list[Faces]] = {name: [] for name in job.models}
     for index, picture in enumerate(clip.frames()):
