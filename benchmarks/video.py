@@ -471,7 +471,14 @@ def draw(result: ClipResult, path: Path) -> None:
         for name, colour, width in LINES:
             values = 100 * (result.series[name][part, point, axis] - middle) / unit
             style = {"linestyle": "--"} if name == "truth" else {"marker": ".", "markersize": 4}
-            axes.plot(times[part], values, color=colour, linewidth=width, label=METHODS.get(name, name), **style)
+            axes.plot(
+                times[part],
+                values,
+                color=colour,
+                linewidth=width,
+                label=METHODS.get(name, name).replace("`", ""),
+                **style,
+            )
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("seconds")
         axes.grid(alpha=0.3)
