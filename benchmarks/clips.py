@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -19,17 +19,22 @@ from octamark.geometry import apply, landmark_boxes
 from octamark.layouts import layout
 
 WIDTH, HEIGHT = 1280, 720
-BLINK = 0.1  # seconds from open to open
+BLINK, SHUT = 0.1, 0.04  # seconds from open to open, and for which the eyes are shut
+MIN_OPENING = 0.22  # of the eyes of faces that can blink: eye aspect ratio
 SHUTTER = 0.5  # of the time between two frames
 SUBFRAMES = 3
 MAX_ENLARGEMENT = 1.5
-STILL = 0.01  # pixels a frame: points that move less, and did in the frames beside it, are still
+ABOVE, BELOW, BESIDE = 0.26, 0.12, 0.14  # skin around an eye that its lashes darken, widths of the eye
+LASHES, LASH_DARKNESS = 0.06, 0.9  # height of the lashes of a shut eye, widths of the eye; and how dark they are
+STILL = 0.01  # pixels a frame: points that move less are still
 
 Floats = NDArray[np.float64]
 Picture = NDArray[np.uint8]
 
 IBUG = layout("ibug68")
-EYES = ((36, (37, 38), (41, 40), 39), (45, (44, 43), (46, 47), 42))  # outer corner, upper lid, lower lid, inner corner
+Eye = tuple[int, tuple[int, int], tuple[int, int], int, tuple[int, int]]
+EYES: tuple[Eye, ...] = ((36, (37, 38), (41, 40), 39, (19, 20)), (45, (44, 43), (46, 47), 42, (24, 23)))
+"""Outer corner, upper lid, lower lid, inner corner of each eye, and the middle of its brow."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,13 @@ class Clip:
 
     @property
     def still(self) -> NDArray[np.bool_]:
-        """(T, F, 68) whether a point rests in a frame and in the two frames on either side."""
-        moving = np.zeros(self.truth.shape[:3], bool)
-        moving[1:] = np.linalg.norm(np.diff(self.truth, axis=0), axis=-1) > STILL
+        """(T, F) whether a face rests in a frame and in the two on either side: no motion, speech or blink."""
+        moving = np.zeros(self.truth.shape[:2], bool)
+        moving[1:] = (np.linalg.norm(np.diff(self.truth, axis=0), axis=-1) > STILL).any(axis=-1)
         for _ in range(2):
             moving[1:] |= moving[:-1].copy()
             moving[:-1] |= moving[1:].copy()
-        return ~moving & np.isfinite(self.truth).all(axis=-1)
+        return ~moving & np.isfinite(self.truth).all(axis=(-1, -2))
 
 
 @dataclass(frozen=True)
@@ -129,14 +134,30 @@ def _frame(points: Floats, first: int, last: int, below: Floats) -> tuple[Floats
     return points[first], np.stack([along, down]), width
 
 
-def _remapped(picture: Picture, middle: Floats, radius: float, source: Callable[[Floats], Floats]) -> Picture:
-    """The picture with the pixels of a square replaced by those at ``source`` of their places."""
+def _square(picture: Picture, middle: Floats, radius: float) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
+    """First corner and end of the pixels of a square, within the picture."""
     low = np.clip(np.floor(middle - radius), 0, picture.shape[1::-1]).astype(int)
     high = np.clip(np.ceil(middle + radius) + 1, 0, picture.shape[1::-1]).astype(int)
+    return low, high
+
+
+def _remapped(
+    picture: Picture, middle: Floats, radius: float, source: Callable[[Floats], Floats], step: int = 1
+) -> Picture:
+    """The picture with the pixels of a square replaced by those at ``source`` of their places.
+
+    A smooth ``source`` may be evaluated at every ``step``-th place only; a cubic interpolation gives the others.
+    """
+    low, high = _square(picture, middle, radius)
     if (high <= low).any():
         return picture
-    columns, rows = np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1]))
-    places = source(np.stack([columns, rows], axis=-1).astype(np.float64)).astype(np.float32)
+    size = high - low
+    count = -(-size // step)
+    columns, rows = (start + (np.arange(number) + 0.5) * step - 0.5 for start, number in zip(low, count, strict=True))
+    at = np.stack(np.meshgrid(columns, rows), axis=-1).astype(np.float64)
+    moves = cv2.resize(source(at) - at, count * step, interpolation=cv2.INTER_CUBIC)[: size[1], : size[0]]
+    pixels = np.stack(np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1])), axis=-1)
+    places = (pixels + moves).astype(np.float32)
     result = picture.copy()
     result[low[1] : high[1], low[0] : high[0]] = cv2.remap(
         picture, places[..., 0], places[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
@@ -150,44 +171,66 @@ def _lid(points: Floats) -> Floats:
     return np.linalg.solve((x * (1 - x))[:, None] * np.stack([np.ones(2), x], axis=1), y)
 
 
-def shut_eye(
-    picture: Picture, points: Floats, eye: tuple[int, tuple[int, int], tuple[int, int], int], closed: float
-) -> tuple[Picture, Floats]:
-    """Picture and labels after the skin above an eye was pulled down over it; what is left of it is squeezed."""
-    outer, upper, lower, inner = eye
+def shut_eye(picture: Picture, points: Floats, eye: Eye, closed: float) -> tuple[Picture, Floats]:
+    """Picture and labels after the upper lid came down over an eye, by ``closed`` of the way to the lower lid.
+
+    The lid is painted in the colours of the skin around the eye, and its lashes, in the darkest colour of the lid's
+    edge, over what the eye shows; brow, corners and lower lid stay where they are.
+    """
+    outer, upper, lower, inner, brows = eye
     origin, axes, width = _frame(points, outer, inner, points[list(lower)].mean(axis=0))
     local = (points - origin) @ axes.T / width
     curves = [_lid(local[list(lid)]) for lid in (upper, lower)]
-    reach = 0.6  # of the skin above the lid that stretches, in widths of the eye
-    share = 0.92 * closed
 
     def lids(x: Floats) -> tuple[Floats, Floats]:
         top, bottom = (np.where((x > 0) & (x < 1), x * (1 - x) * (first + second * x), 0) for first, second in curves)
         return np.minimum(top, bottom), np.maximum(top, bottom)
 
-    def forward(place: Floats) -> Floats:
-        x, y = place[..., 0], place[..., 1]
-        top, bottom = lids(x)
-        pull = share * (bottom - top)
-        skin = y + pull * (1 + (y - top) / reach)
-        moved = np.where(y < top, skin, bottom - (bottom - y) * (1 - share))
-        inside = (x > 0) & (x < 1) & (y > top - reach) & (y < bottom)
-        return np.stack([x, np.where(inside, moved, y)], axis=-1)
+    moved = points.copy()
+    for index in upper:
+        first, last = lids(local[index, :1])
+        moved[index] += closed * float(last[0] - first[0]) * width * axes[1]
+    low, high = _square(picture, origin + 0.5 * width * axes[0], width)
+    if (high <= low).any():
+        return picture, moved
+    window = picture[low[1] : high[1], low[0] : high[0]]
+    columns, rows = np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1]))
+    place = (np.stack([columns, rows], axis=-1) - origin) @ axes.T / width
+    x, y = place[..., 0], place[..., 1]
+    top, bottom = lids(x)
+    edge = top + closed * (bottom - top)
+    pixel = 1 / width
+    brow = float((local[list(brows)] @ np.array([0, 1])).max())
+    above = min(ABOVE, 0.6 * (float(local[list(upper), 1].mean()) - brow))
+    eye_and_lashes = (y > top - above) & (y < bottom + BELOW) & (x > -BESIDE) & (x < 1 + BESIDE)
+    skin = _filled(window, eye_and_lashes)
+    covered = _ramp(edge - y, pixel) * _ramp(y - top + above - 0.05, 0.1)
+    covered = np.where(
+        (x > 0) & (x < 1), covered, _ramp(x + BESIDE - 0.05, 0.1) * _ramp(1 + BESIDE - 0.05 - x, 0.1) * covered
+    )
+    result = window + covered[..., None] * (skin - window)
+    near = (np.abs(y - top) < LASHES) & (x > 0.1) & (x < 0.9)
+    lash = np.quantile(window[near], 0.1, axis=0) if near.any() else np.zeros(3)
+    dark = np.exp(-(((y - edge) / max(LASHES, 0.7 * pixel)) ** 2)) * np.clip(4 * x * (1 - x), 0, 1) ** 0.5
+    result += (LASH_DARKNESS * dark)[..., None] * np.minimum(lash - result, 0)
+    changed = picture.copy()
+    changed[low[1] : high[1], low[0] : high[0]] = np.clip(result + 0.5, 0, 255)
+    return changed, moved
 
-    def backward(place: Floats) -> Floats:
-        x, y = place[..., 0], place[..., 1]
-        top, bottom = lids(x)
-        pull = share * (bottom - top)
-        skin = (y - pull + pull * top / reach) / (1 + pull / reach)
-        source = np.where(y < top + pull, skin, bottom - (bottom - y) / (1 - share))
-        inside = (x > 0) & (x < 1) & (y > top - reach) & (y < bottom)
-        return np.stack([x, np.where(inside, source, y)], axis=-1)
 
-    def in_eye(function: Callable[[Floats], Floats], place: Floats) -> Floats:
-        return origin + function((place - origin) @ axes.T / width) * width @ axes
+def _ramp(values: Floats, width: float) -> Floats:
+    """0 below 0, 1 above, with a flank of that width."""
+    return np.clip(values / width + 0.5, 0, 1)
 
-    middle = origin + np.array([0.5, -0.2]) * width @ axes
-    return _remapped(picture, middle, width, lambda place: in_eye(backward, place)), in_eye(forward, points)
+
+def _filled(picture: Picture, hole: NDArray[np.bool_]) -> Floats:
+    """The picture with a hole filled smoothly from the pixels around it."""
+    filled = picture.astype(np.float64)
+    filled[hole] = picture[~hole].mean(axis=0)
+    for sigma in (16, 8, 4, 2, 1):
+        for _ in range(6):
+            filled[hole] = cv2.GaussianBlur(filled, (0, 0), sigma)[hole]
+    return filled
 
 
 def stretched_mouth(picture: Picture, points: Floats, amount: float) -> tuple[Picture, Floats]:
@@ -226,7 +269,7 @@ def turned_head(picture: Picture, points: Floats, middle: Floats, shift: Floats,
             source = place - shift * share(source)
         return source
 
-    return _remapped(picture, middle, 2 * unit, backward), points + shift * share(points)
+    return _remapped(picture, middle, 2 * unit, backward, step=4), points + shift * share(points)
 
 
 @dataclass(frozen=True)
@@ -278,13 +321,18 @@ class Script:
 
     def closed(self, time: float) -> float:
         """How far the eyes are shut, 0 to 1."""
-        return max(max(0.0, 1 - abs((time - start) / (BLINK / 2) - 1)) ** 0.5 for start in self.blink_starts())
+        apart = min(abs(time - start - BLINK / 2) for start in self.blink_starts())
+        return float(np.clip((BLINK / 2 - apart) / (BLINK / 2 - SHUT / 2), 0, 1))
 
     def mouth(self, time: float) -> float:
         """How far the mouth is stretched."""
         w, speech = self._waves(), _hump(time / self.seconds, 0.25, 0.8)
         wave = 0.25 + 0.35 * np.sin(2 * np.pi * 3.0 * w[11] * time) * np.sin(2 * np.pi * 0.7 * w[10] * time)
         return float(speech * wave)
+
+    def expression(self, time: float) -> tuple[float, float, Floats]:
+        """The arguments of ``Portrait.bent``."""
+        return self.closed(time), self.mouth(time), self.turn(time)
 
 
 def _hump(place: float, first: float, last: float) -> float:
@@ -310,24 +358,22 @@ def single(
         unit: distance of the outer eye corners, pixels.
         noise: standard deviation of the noise of the camera.
         bits: per second of H.264; None for frames that were not compressed.
+
+    Returns:
+        None for a photograph that does not suit: see ``Portrait.of``; or with an eye that is hardly open.
     """
     portrait = Portrait.of(sample, unit)
-    if portrait is None:
+    if portrait is None or IBUG.eye_opening(portrait.points).min() < MIN_OPENING:
         return None
     script, count = Script(seconds, seed), round(rate * seconds)
 
-    def bent(time: float) -> tuple[Picture, Floats]:
-        return portrait.bent(script.closed(time), script.mouth(time), script.turn(time))
-
-    def drawn(time: float) -> Picture:
-        picture, _ = bent(time)
+    def drawn(picture: Picture, time: float, flags: int = cv2.INTER_LINEAR) -> Picture:
         matrix = script.homography(portrait, time)
-        return cv2.warpPerspective(
-            picture, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-        )
+        return cv2.warpPerspective(picture, matrix, (WIDTH, HEIGHT), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
     def points(time: float) -> Floats:
-        return _project(script.homography(portrait, time), bent(time)[1])
+        _, moved = replace(portrait, picture=np.zeros((0, 0, 3), np.uint8)).bent(*script.expression(time))
+        return _project(script.homography(portrait, time), moved)
 
     times = np.arange(count) / rate
     truth = np.stack([points(time) for time in times])[:, None]
@@ -336,11 +382,12 @@ def single(
         rng = np.random.default_rng(seed)
         for index, time in enumerate(times):
             speed = np.abs(truth[min(index + 1, count - 1)] - truth[max(index - 1, 0)]).max() / 2
+            face, _ = portrait.bent(*script.expression(time))
             if speed < 1:
-                picture = drawn(time).astype(np.float32)
+                picture = drawn(face, time, cv2.INTER_CUBIC).astype(np.float32)
             else:
                 offsets = ((np.arange(SUBFRAMES) + 0.5) / SUBFRAMES - 0.5) * SHUTTER / rate
-                picture = np.mean([drawn(time + offset) for offset in offsets], axis=0, dtype=np.float32)
+                picture = np.mean([drawn(face, time + offset) for offset in offsets], axis=0, dtype=np.float32)
             yield noisy(picture, noise, rng)
 
     blinks = [(0, round(start * rate), round((start + BLINK) * rate)) for start in script.blink_starts()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -124,6 +126,33 @@ def test_a_short_blink_is_kept(smoothing: Smoothing) -> None:
         assert opening[71] < 0.3 * usual
         assert opening[75:].min() > 0.75 * usual
         assert np.abs(points[65:80, 27:36] - truth[65:80, 27:36]).max() < 1.5  # the nose does not blink
+
+
+@pytest.mark.parametrize("smoothing", ["low", "high"])
+def test_a_point_that_jumps_alone_is_not_followed_where_no_point_can(smoothing: Smoothing) -> None:
+    """One of the outline, in one frame; a whole part that moves is followed."""
+    truth = moved(TIMES)
+    noisy = truth + noise_of(150, np.random.default_rng(6))
+    readings = noisy.copy()
+    readings[70, 4] += (14.0, -9.0)
+    alone = points_of(*run(smoothing, TIMES, readings))
+    assert np.abs(alone[70, 4] - truth[70, 4]).max() < 7
+    readings = noisy.copy()
+    readings[70:, :17] += (14.0, -9.0)
+    together = points_of(*run(smoothing, TIMES, readings))
+    assert np.abs(together[71, :17] - truth[71, :17] - (14.0, -9.0)).max() < 3
+
+
+def test_points_of_a_moving_face_may_move_in_it() -> None:
+    motion = MotionFilter(IBUG, "high")
+    resting = motion.start(0.0, SHAPE, SPREAD)
+    mean = resting.mean.copy()
+    mean[0, 1] = 2 * resting.size  # two sizes a second
+    moving = replace(resting, mean=mean)
+    assert resting.speed == 0
+    assert moving.speed == pytest.approx(2)
+    variance = [motion.predict(each, 0.04).predicted.covariance[4:, 0, 0] for each in (resting, moving)]
+    assert (variance[1] > variance[0]).all()
 
 
 def test_a_mouth_that_opens_does_not_move_the_eyes() -> None:

@@ -11,7 +11,9 @@ network places a point a little too far left on this face), and no filter can re
 the spread of the result.
 
 Fast motion, such as a blink, shows in the innovations: where those of a part of the face are larger than the filter
-expects, its variance is raised until they fit, and the result follows the reading.
+expects, its variance is raised until they fit, and the result follows the reading. A single point of the outline, the
+brows or the nose that jumps has been misread, and is not followed. While the whole face moves, its points may move in
+its frame too, because a head also turns.
 
 Sources: R. Kalman, A New Approach to Linear Filtering and Prediction Problems, 1960; H. Rauch, F. Tung and C. Striebel,
 Maximum Likelihood Estimates of Linear Dynamic Systems, 1965; R. Singer, Estimating Optimal Tracking Filter Performance
@@ -40,7 +42,7 @@ C128 = NDArray[np.complex128]
 FACE = 4
 """Quantities of the similarity: centre x, centre y, logarithm of the size, roll. Those of the points follow."""
 
-FACE_NOISE, POINT_NOISE = 0.08, 0.14
+FACE_NOISE, POINT_NOISE = 0.06, 0.1
 """Standard deviation of what changes in a reading from frame to frame, as a share of the spread: of the centre of the
 face, and of a point in the frame of the face. Chosen on the clips of ``benchmarks/clips.py``; ``benchmarks/video.py
 --noise`` measures them."""
@@ -55,12 +57,23 @@ roll in radians."""
 FIRST_POINT_SPEED = 0.02
 """The same of its points in its frame, sizes of the face per second."""
 
-SINGLE_GATE, PART_GATE = 14.0, 4.5
-"""Squared innovation over its variance from which a quantity moves faster than expected; the second value is for the
-mean over all quantities of a part of the face, or of the similarity."""
+PART_GATE = 4.0
+"""Mean of the squared innovations over their variances from which a part of the face, or the similarity, moves faster
+than expected."""
 
-FAST_PARTS, FAST_SINGLE_GATE, FAST_PART_GATE = ("eye", "mouth"), 12.0, 3.5
-"""The same for parts that move fast by themselves."""
+FAST_PARTS, FAST_PART_GATE, FAST_SINGLE_GATE = ("eye", "mouth"), 3.0, 12.0
+"""The same for parts that move fast by themselves; the last value is for each of their quantities alone."""
+
+FACE_SINGLE_GATE = 14.0
+"""The same for each quantity of the similarity alone."""
+
+OUTLIER = 25.0
+"""Most that one quantity may add to that mean: a point that the network places elsewhere in one frame does not count as
+motion of its part."""
+
+TURNING = 0.3
+"""How much the points of a moving face move in its frame, because a head also turns: what each unit of the speed of the
+similarity (sizes, radians and logarithms of the size per second) adds to the process noise of the points."""
 
 HUBER = 1.5
 """Points whose residual of the fitted similarity is larger than this many median ones weigh less."""
@@ -93,7 +106,7 @@ class ProcessNoise:
     points: float
 
 
-PROCESS = {"low": ProcessNoise(1.0, 0.4, 0.5, 0.1), "high": ProcessNoise(0.2, 0.05, 0.1, 0.005)}
+PROCESS = {"low": ProcessNoise(1.0, 0.4, 0.5, 0.1), "high": ProcessNoise(0.1, 0.025, 0.05, 0.005)}
 """Process noise by ``smoothing``."""
 
 
@@ -130,6 +143,12 @@ class Estimate:
     def size(self) -> float:
         """Root mean square distance of the landmarks from the centre, pixels; the unit of the face's frame."""
         return float(np.exp(self.mean[2, 0]))
+
+    @property
+    def speed(self) -> float:
+        """How fast the similarity changes: sizes, logarithms of the size and radians per second, added."""
+        centre, size, roll = self.mean[:2, 1], self.mean[2, 1], self.mean[3, 1]
+        return float(np.hypot(*centre) / self.size + abs(size) + abs(roll))
 
     def to_face(self, points: F64) -> F64:
         """Points (..., 2) of the picture in the frame of the face."""
@@ -189,7 +208,7 @@ class MotionFilter:
         noise = PROCESS["low" if smoothing == "none" else smoothing]
         points = 2 * layout.count
         self._is_face = np.arange(FACE + points) < FACE
-        self._density = np.array([noise.centre] * 2 + [noise.size, noise.roll] + [noise.points] * points) ** 2
+        self._noise = np.array([noise.centre] * 2 + [noise.size, noise.roll] + [noise.points] * points)
         self._part = np.zeros(FACE + points, np.int64)  # 0 is the similarity
         fast = np.zeros(FACE + points, bool)
         for number, (name, indices) in enumerate(layout.parts.items(), 1):
@@ -197,7 +216,7 @@ class MotionFilter:
                 quantities = slice(FACE + 2 * index, FACE + 2 * index + 2)
                 self._part[quantities] = number
                 fast[quantities] = part_kind(name) in FAST_PARTS
-        self._single_gate = np.where(fast, FAST_SINGLE_GATE, SINGLE_GATE)
+        self._single_gate = np.where(fast, FAST_SINGLE_GATE, np.where(self._is_face, FACE_SINGLE_GATE, np.inf))
         self._part_gate = np.where(fast, FAST_PART_GATE, PART_GATE)
 
     def start(self, time: float, points: F64, spread: F64) -> Estimate:
@@ -212,7 +231,7 @@ class MotionFilter:
         centre = complex(placed[known].mean()) if known.any() else 0j
         size = float(np.sqrt((np.abs(placed[known] - centre) ** 2).mean())) if known.any() else MIN_SIZE
         size = max(size, MIN_SIZE)
-        mean = np.zeros((len(self._density), 2))
+        mean = np.zeros((len(self._noise), 2))
         mean[:FACE, 0] = centre.real, centre.imag, np.log(size), 0.0
         mean[FACE:, 0] = np.where(known[:, None], _plane((placed - centre) / size), 0.0).ravel()
         noise = _measurement_variance(known, spread, complex(size))
@@ -228,7 +247,8 @@ class MotionFilter:
         (face, face_noise), (points, points_noise) = _motion(elapsed, FACE_DECAY), _motion(elapsed, POINT_DECAY)
         is_face = self._is_face[:, None, None]
         transition = np.where(is_face, face, points)
-        grown = np.where(is_face, face_noise, points_noise) * (self._density * self._unit(estimate.size))[:, None, None]
+        noise = self._noise + np.where(self._is_face, 0.0, TURNING * estimate.speed)
+        grown = np.where(is_face, face_noise, points_noise) * (noise**2 * self._unit(estimate.size))[:, None, None]
         mean = (transition @ estimate.mean[:, :, None])[:, :, 0]
         covariance = transition @ estimate.covariance @ transition.transpose(0, 2, 1) + grown
         predicted = Estimate(time, mean, covariance)
@@ -261,8 +281,12 @@ class MotionFilter:
         total = covariance[:, 0, 0] + noise
         squared = innovation**2 / total
         counts = np.bincount(self._part, known)
-        pooled = np.bincount(self._part, squared) / np.maximum(counts, 1)
-        excess = np.maximum(squared / self._single_gate, pooled[self._part] / self._part_gate) - 1
+        pooled, capped = (
+            (np.bincount(self._part, values) / np.maximum(counts, 1))[self._part]
+            for values in (squared, np.minimum(squared, OUTLIER))
+        )
+        of_part = np.where(capped > self._part_gate, pooled / self._part_gate, 0.0)
+        excess = np.maximum(squared / self._single_gate, of_part) - 1
         added = np.where(known, np.maximum(excess, 0.0) * total, 0.0)
         if not added.any():
             return covariance
@@ -273,7 +297,7 @@ class MotionFilter:
 
     def _unit(self, size: float) -> F64:
         """(K,) squared units of the quantities: the centre is in pixels, and moves in sizes of the face."""
-        unit = np.ones(len(self._density))
+        unit = np.ones(len(self._noise))
         unit[:2] = size**2
         return unit
 

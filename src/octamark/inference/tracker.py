@@ -66,6 +66,9 @@ by more than the second in looks. In the clips of ``benchmarks/clips.py`` a face
 its shape by up to 0.03 in 0.04 seconds; two faces of the validation split of 300W differ by 0.16 (median), and by less
 than 0.08 in one of 20 pairs."""
 
+OVERLAP = 1.5
+"""Faces may hide parts of each other where their centres lie less than this many times the sum of their sizes apart."""
+
 CUT_TIME = 0.15
 """Seconds between two frames up to which a cut is looked for; after a longer time a face may have turned."""
 
@@ -291,17 +294,22 @@ class Tracker:
 
     def _read_followed(self, pixels: Picture, steps: Sequence[Step]) -> list[_Reading]:
         """The readings in the crops around the predicted landmarks of the tracks, without unsure ones."""
+        readings = self._read_around(pixels, [step.predicted.points for step in steps])
+        pairs = zip(self._tracks, readings, strict=True)
+        return [reading for track, reading in pairs if reading is not None and self._is_sure(track, reading)]
+
+    def _read_around(self, pixels: Picture, expected: Sequence[F64]) -> list[_Reading | None]:
+        """The readings in upright crops around expected landmarks (M, 2); None where these lie beside the picture."""
         rule, layout = self.landmarker.card.crop, self.landmarker.layout
-        tracks, crops = [], []
-        for track, step in zip(self._tracks, steps, strict=True):
-            points = step.predicted.points
+        places, crops = [], []
+        for place, points in enumerate(expected):
             angle = float(tilt(points, layout.diagram)) if layout.has_diagram else 0.0
             square = upright_square(points, angle, rule.margin)
             if square[2] > 1 and _reaches_into(square, pixels):
-                tracks.append(track)
+                places.append(place)
                 crops.append(Crop(pixels, crop_transform(square, rule.size, angle), square[:2]))
-        readings = self._read(Located(pixels, None, None, crops), "never")
-        return [reading for track, reading in zip(tracks, readings, strict=True) if self._is_sure(track, reading)]
+        readings = dict(zip(places, self._read(Located(pixels, None, None, crops), "never"), strict=True))
+        return [readings.get(place) for place in range(len(expected))]
 
     def _is_sure(self, track: _Track, reading: _Reading) -> bool:
         needed = min(self.options.min_confidence, USUAL_SHARE * track.usual)
@@ -362,7 +370,21 @@ class Tracker:
         further = Located(pixels, located.boxes[new], located.scores[new], [located.crops[number] for number in new])
         certain = self.options.min_confidence
         kept = [item for item in result if item.box is not None or item.mean_confidence >= certain]
-        return [*kept, *self._read(further, None)]
+        return [*kept, *self._read_twice(pixels, further)]
+
+    def _read_twice(self, pixels: Picture, located: Located) -> list[_Reading]:
+        """The readings of new faces, from crops around their landmarks: those that they will have in the next frame.
+
+        What the detector's crop gives lies a little beside these, which would be a jump.
+        """
+        first = self._read(located, None)
+        again = self._read_around(pixels, [reading.points for reading in first])
+        return [
+            reading
+            if second is None or second.mean_confidence < USUAL_SHARE * reading.mean_confidence
+            else replace(second, box=reading.box, score=reading.score)
+            for reading, second in zip(first, again, strict=True)
+        ]
 
     def _assigned(self, steps: Sequence[Step], readings: Sequence[_Reading]) -> dict[int, int]:
         """Number of the track -> number of its reading, where both have a partner.
@@ -406,11 +428,19 @@ class Tracker:
     def _is_cut(
         self, before: float | None, steps: Sequence[Step], readings: Sequence[_Reading], pairs: dict[int, int]
     ) -> bool:
-        """Whether each face of the last frame that was clear then, and is now, turned into another one."""
+        """Whether each face of the last frame that was clear then, and is now, turned into another one.
+
+        Faces behind which another one is hidden do not count: as it comes out, both may be read as one.
+        """
         changed = []
+        hidden = [
+            step.predicted for track, step in zip(self._tracks, steps, strict=True) if track.motion.time != before
+        ]
         for index, number in pairs.items():
             track, reading, step = self._tracks[index], readings[number], steps[index]
             if track.clear.time != before or not self._is_clear(track, reading):
+                continue
+            if any(_overlap(step.predicted, other) for other in hidden):
                 continue
             shape = min(_shape_difference(each.points, reading.points) for each in (step.predicted, track.motion))
             changed.append(shape > CUT_SHAPE or _look_difference(track.look, reading.look) > CUT_LOOK)
@@ -628,6 +658,11 @@ def _difference(track: _Track, predicted: Estimate, reading: _Reading) -> float:
         _distance(track.motion.points, predicted.time - track.motion.time, reading.points),
         _distance(track.clear.points, predicted.time - track.clear.time, reading.points),
     )
+
+
+def _overlap(first: Estimate, second: Estimate) -> bool:
+    """Whether two faces lie so close that one can hide a part of the other."""
+    return float(np.linalg.norm(first.centre - second.centre)) < OVERLAP * (first.size + second.size)
 
 
 def _distance(expected: F64, elapsed: float, points: F64) -> float:
