@@ -108,10 +108,9 @@ def test_a_process_that_ends_costs_one_picture(slow_picture: bytes, portrait: by
         assert (await first).startswith("400: the decoder ended at this picture")
         assert await second == "400"  # pixels
         assert victim not in decoders.process_ids
-        (idle,) = decoders.process_ids
-        os.kill(idle, signal.SIGKILL)
-        state = Path(f"/proc/{idle}/stat")
-        while state.exists() and state.read_text().split()[2] != "Z":
+        (idle,) = decoders._all
+        os.kill(idle.process_id, signal.SIGKILL)
+        while idle.alive:  # all its threads have to end
             await asyncio.sleep(0.01)
         assert await decode(portrait) == "400"
 
