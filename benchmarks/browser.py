@@ -244,7 +244,7 @@ def first_visit(page: Page, url: str, site: Path) -> Measurement:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="pictures of faces")
     parser.add_argument("--site", type=Path, default=ROOT / "build" / "site", help="what `make site` wrote")
     parser.add_argument("--faces", type=int, default=40, help="faces that are compared")

@@ -183,7 +183,7 @@ def test_the_filter_agrees(predict: Predict, smoothing: Smoothing) -> None:
 
 def test_wrong_inputs_are_named(predict: Predict, server: Server, portrait: Picture) -> None:
     cases: list[tuple[dict[str, Any], str, str]] = [
-        ({"model": "huge"}, "WeightsError", 'unknown model "huge"; models: pico, nano, tiny-128'),
+        ({"model": "huge"}, "WeightsError", 'unknown model "huge"; models: pico, nano, pico-open, tiny-128'),
         ({"model": "regions"}, "WeightsError", "regions: a regional network"),
         ({"model": f"{server.url}models/none.onnx"}, "WeightsError", "cannot be fetched (status 404)"),
         ({"model": f"{server.url}models/{YUNET_FILE}"}, "WeightsError", "without octamark's model card"),

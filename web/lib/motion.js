@@ -12,30 +12,33 @@
 import { partKind } from "./layout.js";
 
 const FACE = 4;
-const FACE_NOISE = 0.08; // of what changes from frame to frame, as a share of the spread: of the face, of a point
-const POINT_NOISE = 0.14;
+const FACE_NOISE = 0.06; // of what changes from frame to frame, as a share of the spread: of the face, of a point
+const POINT_NOISE = 0.1;
 const FACE_DECAY = 0.5; // seconds in which a velocity falls to 1 / e
 const POINT_DECAY = 0.08;
 const FIRST_SPEED = [0.5, 0.5, 0.15, 0.25];
 const FIRST_POINT_SPEED = 0.02;
-const GATES = { single: 14, part: 4.5 }; // squared innovation over its variance that is faster than expected
-const FAST_GATES = { single: 12, part: 3.5 };
+const FACE_GATES = { single: 14, part: 4 }; // squared innovation over its variance that is faster than expected
+const GATES = { single: Infinity, part: 4 }; // a single point that jumps has been misread
+const FAST_GATES = { single: 12, part: 3 };
 const FAST_PARTS = ["eye", "mouth"];
+const OUTLIER = 25; // most that one quantity adds to the mean of its part
+const TURNING = 0.3; // how much points of a moving face move in its frame
 const HUBER = 1.5;
 const RETURN = 0.02;
 const MIN_SIZE = 1e-3;
 const MEAN_ABSOLUTE = Math.sqrt(2 / Math.PI);
 
 /** How much velocities change by themselves: of the centre, the size, the roll, the points. */
-const PROCESS = { low: [1, 0.4, 0.5, 0.1], high: [0.2, 0.05, 0.1, 0.005] };
+const PROCESS = { low: [1, 0.4, 0.5, 0.1], high: [0.1, 0.025, 0.05, 0.005] };
 
 /** The filter of faces of one layout. */
 export class MotionFilter {
   constructor(layout, smoothing) {
     const [centre, size, roll, points] = PROCESS[smoothing === "none" ? "low" : smoothing];
     this.count = FACE + 2 * layout.count;
-    this.density = new Float64Array(this.count).fill(points ** 2);
-    [centre, centre, size, roll].forEach((noise, index) => (this.density[index] = noise ** 2));
+    this.noise = new Float64Array(this.count).fill(points);
+    this.noise.set([centre, centre, size, roll]);
     this.part = new Int32Array(this.count);
     const fast = new Array(this.count).fill(false);
     Object.entries(layout.parts).forEach(([name, indices], number) => {
@@ -46,7 +49,7 @@ export class MotionFilter {
         }
       }
     });
-    this.gates = fast.map((isFast) => (isFast ? FAST_GATES : GATES));
+    this.gates = fast.map((isFast, index) => (isFast ? FAST_GATES : index < FACE ? FACE_GATES : GATES));
     this.parts = Object.keys(layout.parts).length + 1;
   }
 
@@ -74,12 +77,12 @@ export class MotionFilter {
   predict(before, time) {
     const elapsed = time - before.time;
     const [face, points] = [motion(elapsed, FACE_DECAY), motion(elapsed, POINT_DECAY)];
-    const size = sizeOf(before);
+    const [size, turning] = [sizeOf(before), TURNING * speedOf(before)];
     const mean = new Float64Array(2 * this.count);
     const covariance = new Float64Array(3 * this.count);
     for (let index = 0; index < this.count; index++) {
       const { along, left, noise } = index < FACE ? face : points;
-      const grown = this.density[index] * (index < 2 ? size ** 2 : 1);
+      const grown = (this.noise[index] + (index < FACE ? 0 : turning)) ** 2 * (index < 2 ? size ** 2 : 1);
       const [position, velocity] = [before.mean[2 * index], before.mean[2 * index + 1]];
       const [p, q, r] = before.covariance.subarray(3 * index, 3 * index + 3);
       mean[2 * index] = position + along * velocity;
@@ -112,17 +115,19 @@ export class MotionFilter {
   /** The covariance, raised where innovations are larger than it allows: the face turned, or a point jumped. */
   #raised(before, elapsed, innovation, noise) {
     const covariance = new Float64Array(before);
-    const [sums, counts] = [new Float64Array(this.parts), new Float64Array(this.parts)];
+    const [sums, capped, counts] = [0, 0, 0].map(() => new Float64Array(this.parts));
     const squared = innovation.map((value, index) => value ** 2 / (before[3 * index] + noise[index]));
     squared.forEach((value, index) => {
       sums[this.part[index]] += value;
+      capped[this.part[index]] += Math.min(value, OUTLIER);
       counts[this.part[index]] += 1;
     });
     const turn = motion(elapsed, FACE_DECAY).noise;
     squared.forEach((value, index) => {
-      const pooled = sums[this.part[index]] / Math.max(counts[this.part[index]], 1);
+      const count = Math.max(counts[this.part[index]], 1);
       const { single, part } = this.gates[index];
-      const excess = Math.max(value / single, pooled / part) - 1;
+      const ofPart = capped[this.part[index]] / count > part ? sums[this.part[index]] / count / part : 0;
+      const excess = Math.max(value / single, ofPart) - 1;
       if (!(excess > 0)) return;
       const added = excess * (before[3 * index] + noise[index]);
       covariance[3 * index] += added;
@@ -138,6 +143,11 @@ export class MotionFilter {
 /** Root mean square distance of the landmarks from the centre, pixels. */
 export function sizeOf({ mean }) {
   return Math.exp(mean[4]);
+}
+
+/** How fast the similarity changes: sizes, logarithms of the size and radians per second, added. */
+function speedOf({ mean }) {
+  return Math.hypot(mean[1], mean[3]) / Math.exp(mean[4]) + Math.abs(mean[5]) + Math.abs(mean[7]);
 }
 
 /** The landmarks of an estimate, pixels of the picture. */

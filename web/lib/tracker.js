@@ -23,6 +23,7 @@ const MAX_SIZE_CHANGE = 0.7; // of the logarithm
 const MAX_SHAPE_CHANGE = 0.25; // median distance of the points after both shapes were laid on each other, sizes
 const CUT_SHAPE = 0.07; // at a cut, every face differs from the one before by more than this in shape
 const CUT_LOOK = 0.5; // or by this in looks
+const OVERLAP = 1.5; // faces may hide parts of each other where they are nearer than so many times the sum of their sizes
 const CUT_TIME = 0.15; // seconds between two frames up to which a cut is looked for
 const CLEAR_SHARE = 0.8; // a reading of this share of the normal confidence is clear
 const SHAPE_WEIGHT = 4;
@@ -105,22 +106,40 @@ export class Tracker {
 
   /** The readings in the crops around the predicted landmarks of the tracks, without unsure ones. */
   async #readFollowed(picture, steps) {
+    const readings = await this.#readAround(picture, steps.map(({ points }) => points));
+    return readings.filter((reading, index) => {
+      const needed = Math.min(this.options.minConfidence, USUAL_SHARE * this.tracks[index].usual);
+      return reading !== null && reading.meanConfidence >= needed;
+    });
+  }
+
+  /** The readings in upright crops around expected landmarks; null where these lie beside the picture. */
+  async #readAround(picture, expected) {
     const { card, layout } = this.landmarker;
-    const tracks = [];
+    const places = [];
     const faces = [];
-    steps.forEach(({ points }, index) => {
+    expected.forEach((points, place) => {
       const angle = layout.diagram ? tilt(points, layout.diagram) : 0;
       const square = uprightSquare(points, angle, card.crop.margin);
       if (square[2] > 1 && reachesInto(square, picture)) {
-        tracks.push(this.tracks[index]);
+        places.push(place);
         const crop = new Crop(picture, cropTransform(square, card.crop.size, angle), square.slice(0, 2));
         faces.push({ crop, box: null, score: 0 });
       }
     });
-    const readings = await this.#read(picture, faces, "never");
-    return readings.filter((reading, index) => {
-      const needed = Math.min(this.options.minConfidence, USUAL_SHARE * tracks[index].usual);
-      return reading.meanConfidence >= needed;
+    const result = new Array(expected.length).fill(null);
+    (await this.#read(picture, faces, "never")).forEach((reading, index) => (result[places[index]] = reading));
+    return result;
+  }
+
+  /** The readings of new faces, from crops around their landmarks: those that they will have in the next frame. */
+  async #readTwice(picture, faces) {
+    const first = await this.#read(picture, faces);
+    const again = await this.#readAround(picture, first.map(({ points }) => points));
+    return first.map((reading, index) => {
+      const second = again[index];
+      if (second === null || second.meanConfidence < USUAL_SHARE * reading.meanConfidence) return reading;
+      return { ...second, box: reading.box, score: reading.score };
     });
   }
 
@@ -159,7 +178,7 @@ export class Tracker {
       return !same.length;
     });
     const kept = result.filter(({ box, meanConfidence }) => box !== null || meanConfidence >= this.options.minConfidence);
-    return [...kept, ...(await this.#read(picture, further))];
+    return [...kept, ...(await this.#readTwice(picture, further))];
   }
 
   /** Number of the track -> number of its reading. Faces that were seen in the last frame choose first. */
@@ -196,12 +215,17 @@ export class Tracker {
     }
   }
 
-  /** Whether each face of the last frame that was clear then, and is now, turned into another one. */
+  /**
+   * Whether each face of the last frame that was clear then, and is now, turned into another one. Faces behind which
+   * another one is hidden do not count: as it comes out, both may be read as one.
+   */
   #isCut(before, steps, readings, pairs) {
     const changed = [];
+    const hidden = steps.filter((_, index) => this.tracks[index].motion.time !== before);
     for (const [index, number] of pairs) {
       const [track, reading] = [this.tracks[index], readings[number]];
       if (track.clear.time !== before || !isClear(track, reading)) continue;
+      if (hidden.some(({ estimate }) => overlap(steps[index].estimate, estimate))) continue;
       const shapes = [steps[index].points, track.points].map((points) => shapeDifference(points, reading.points));
       changed.push(Math.min(...shapes) > CUT_SHAPE || lookDifference(track.look, reading.look) > CUT_LOOK);
     }
@@ -335,6 +359,12 @@ export function assign(costs, limit) {
     }
   }
   return [...rowOf].map((row, column) => [row, column]).filter(([row, column]) => table[row][column] < 0);
+}
+
+/** Whether two faces lie so close that one can hide a part of the other. */
+function overlap(first, second) {
+  const apart = Math.hypot(first.mean[0] - second.mean[0], first.mean[2] - second.mean[2]);
+  return apart < OVERLAP * (sizeOf(first) + sizeOf(second));
 }
 
 function isClear(track, reading) {
