@@ -268,7 +268,12 @@ class Decoders:
 
     async def _add(self) -> None:
         """Start a process."""
-        decoder = await self._in_thread(lambda: Decoder(self._settings))
+        starting = asyncio.ensure_future(self._in_thread(lambda: Decoder(self._settings)))
+        try:
+            decoder = await asyncio.shield(starting)
+        except asyncio.CancelledError:  # the service stops
+            await self._in_thread((await starting).stop)
+            raise
         self._all.add(decoder)
         timer = asyncio.get_running_loop().call_later(_START_SECONDS, decoder.kill)
         try:
