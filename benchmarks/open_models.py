@@ -22,6 +22,7 @@ from rich.progress import Progress
 
 import octamark
 from octamark import models, uncertainty
+from octamark.cli.inspect import ALLOWED
 from octamark.datasets import Sample, read
 from octamark.datasets.load import training_and_validation
 from octamark.evaluation.results import About, Result
@@ -33,7 +34,6 @@ from octamark.training.recipe import load
 RECIPE = Path(__file__).parent.parent / "configs" / "small-open.toml"
 IBUG68, LONDON = layout("ibug68"), layout("frl189")
 SHARE = 0.9
-USE = {True: "yes", False: "no", None: "not stated"}
 
 
 def measurement(rows: Sequence[Sequence[Value]], faces: int, portraits: int) -> Measurement:
@@ -100,7 +100,7 @@ def main() -> None:
             )
             assert result.reliability is not None
             table.append([
-                f"`{name}`", USE[landmarker.card.commercial_use], interval(summary["nme_percent"]), float(without),
+                f"`{name}`", ALLOWED[landmarker.card.commercial_use], interval(summary["nme_percent"]), float(without),
                 summary["failure_rate_percent"]["10%"]["value"], result.reliability.covered[SHARE] * 100,
                 london * 100, covered * 100,
             ])  # fmt: skip

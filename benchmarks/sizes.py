@@ -115,7 +115,7 @@ def cards() -> list[Measurement]:
             figure(card.scores, NME_LABELS),
         ]
         for name, card in scored.items()
-        if f"`{name}`" in {row[0] for row in rows}
+        if validated_on_w300(card)
     ]
     columns = (
         ("model", ""), ("parameters", ","), ("input", ""), ("file, MB", ".2f"), ("NME, %, label boxes", ".2f"),

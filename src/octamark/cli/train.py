@@ -75,7 +75,7 @@ def train(
     workers: Annotated[
         int,
         typer.Option(
-            "--workers", min=0, help="Processes that draw caricatures while the network learns; for a CUDA device"
+            "--workers", min=0, help="Processes that draw caricatures ahead, so that a CUDA device does not wait"
         ),
     ] = 0,
     sheet: Annotated[

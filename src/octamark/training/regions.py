@@ -124,7 +124,7 @@ class Regions:
         return faces
 
     def draw(self, faces: FaceStore, chosen: Tensor, stage: Stage, step: Step) -> None:
-        """Nothing that worker processes could make: the regions of a batch are where the networks see them."""
+        """Nothing: where the regions of a batch lie depends on what the networks find."""
 
     def batch(self, faces: FaceStore, chosen: Tensor, stage: Stage, step: Step, drawn: None) -> RegionalBatch:
         """The chosen faces as the global network reads them, and how their regions are cropped."""
