@@ -52,6 +52,8 @@ class Person:
         covered: nothing of it can be seen.
         confidence: of every point, where it can be seen.
         detected: whether the detector sees it.
+        angle: by which it leans, degrees.
+        stretch: factor to its height.
     """
 
     x: float
@@ -62,11 +64,16 @@ class Person:
     confidence: float = 0.9
     detected: bool = True
     angle: float = 0.0
+    stretch: float = 1.0
 
     @property
     def points(self) -> F64:
         turn = np.deg2rad(self.angle)
-        turned = shape_of(self.person) @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        turned = (
+            shape_of(self.person)
+            * (1.0, self.stretch)
+            @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        )
         return np.asarray(turned * self.size + (self.x, self.y))
 
 
@@ -141,6 +148,7 @@ def follow(
     seconds: float,
     rate: float = 25,
     landmarker: FakeLandmarker | None = None,
+    paint: bool = False,
     **options: Any,
 ) -> list[tuple[float, Faces]]:
     """The frames of a scene, tracked."""
@@ -149,8 +157,19 @@ def follow(
     frames = []
     for time in np.arange(round(seconds * rate)) / rate:
         landmarker.scene = scene(float(time))
-        frames.append((float(time), tracker(PICTURE, float(time))))
+        frames.append((float(time), tracker(painted(landmarker.scene) if paint else PICTURE, float(time))))
     return frames
+
+
+def painted(scene: Sequence[Person]) -> NDArray[np.uint8]:
+    """A picture in which every person has colours of their own."""
+    picture = PICTURE.copy()
+    for face in scene:
+        if not face.covered:
+            left, top, right, bottom = landmark_boxes(face.points).round().astype(int)
+            pattern = np.random.default_rng(face.person).integers(0, 256, (4, 4, 3), np.uint8)
+            picture[top:bottom, left:right] = cv2.resize(pattern, (right - left, bottom - top))
+    return picture
 
 
 def id_at(faces: Faces, x: float, y: float = 360) -> int | None:
@@ -249,6 +268,43 @@ def test_a_hidden_face_keeps_its_id_for_a_second(gap: float, same: bool) -> None
     assert id_at(frames[0][1], 900) == id_at(frames[-1][1], 900)
 
 
+def test_a_face_that_moves_fast_while_it_is_hidden_keeps_its_id() -> None:
+    """It comes back a long way off, as nobody else could."""
+
+    def scene(time: float) -> list[Person]:
+        return [Person(300 if time < 1.2 else 800, person=1, covered=1 <= time < 1.4), Person(1100, person=2)]
+
+    frames = follow(scene, 2, paint=True)
+    assert id_at(frames[0][1], 300) == id_at(frames[-1][1], 800)
+    assert {tuple(sorted(faces.ids.tolist())) for _, faces in frames if faces.ids is not None} == {(1, 2), (2,)}
+
+
+def test_another_face_in_another_place_is_a_new_one() -> None:
+    def scene(time: float) -> list[Person]:
+        return [
+            Person(300, person=1) if time < 1 else Person(800, person=9, covered=time < 1.4),
+            Person(1100, person=2),
+        ]
+
+    frames = follow(scene, 2, paint=True)
+    assert id_at(frames[-1][1], 800) == 3
+
+
+def test_a_face_whose_shape_is_misread_as_it_comes_out_keeps_its_id() -> None:
+    def scene(time: float) -> list[Person]:
+        half_hidden = 1.4 <= time < 1.6
+        return [
+            Person(400, person=1, covered=1 <= time < 1.4)
+            if not half_hidden
+            else Person(430, person=1, confidence=0.5, stretch=2.2),
+            Person(900, person=2),
+        ]
+
+    frames = follow(scene, 2.5)
+    assert max(int(faces.ids.max()) for _, faces in frames if faces.ids is not None) == 2
+    assert id_at(frames[0][1], 400) == id_at(frames[-1][1], 400)
+
+
 def test_newcomers_are_found_and_those_who_leave_are_gone() -> None:
     frames = follow(lambda time: [Person(300), *([Person(800)] if 1 <= time < 2 else [])], 3.5)
     counts = [len(faces) for _, faces in frames]
@@ -273,6 +329,15 @@ def test_a_face_that_is_misread_as_one_behind_it_comes_out_is_no_cut() -> None:
     def scene(time: float) -> list[Person]:
         front = Person(500, person=9 if 1.28 <= time < 1.36 else 1)
         return [front, Person(560 + 400 * max(0.0, 0.8 - time), person=2, covered=time >= 0.8)]
+
+    frames = follow(scene, 1.8)
+    assert {id_at(faces, 500) for _, faces in frames} == {1}
+
+
+def test_a_face_that_is_misread_beside_one_that_is_half_hidden_is_no_cut() -> None:
+    def scene(time: float) -> list[Person]:
+        front = Person(500, person=9 if 1.2 <= time < 1.3 else 1)
+        return [front, Person(610, person=2, confidence=0.9 if time < 1 else 0.5)]
 
     frames = follow(scene, 1.8)
     assert {id_at(faces, 500) for _, faces in frames} == {1}

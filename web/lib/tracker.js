@@ -19,6 +19,7 @@ const RETRY = 0.1; // seconds between two searches while a face is missing
 const SAME_PLACE = 0.5; // two readings are of one face if their points lie less than this many sizes apart
 const REACH = 1; // how far from where it is expected a face may appear, in sizes
 const REACH_GROWTH = 3; // and that on top for each second since it was seen
+const FAR_REACH = 2; // factor to both for a missing face, where no other can be the one that is read
 const MAX_SIZE_CHANGE = 0.7; // of the logarithm
 const MAX_SHAPE_CHANGE = 0.25; // median distance of the points after both shapes were laid on each other, sizes
 const CUT_SHAPE = 0.07; // at a cut, every face differs from the one before by more than this in shape
@@ -28,6 +29,7 @@ const CUT_TIME = 0.15; // seconds between two frames up to which a cut is looked
 const CLEAR_SHARE = 0.8; // a reading of this share of the normal confidence is clear
 const SHAPE_WEIGHT = 4;
 const LOOK_WEIGHT = 2;
+const SAME_APPEARANCE = 0.8; // a missing face and a new reading are one face below this cost
 const RECOGNITION_MARGIN = 0.1; // by how much another face has to fit better before two exchange their ids
 const LOOK_SIDE = 12; // side of the picture of a face by which tracks are told apart
 const SQUARE_DISTANCE = 0.35; // of the smaller crop's side: the detector sees a face that is tracked already
@@ -194,7 +196,26 @@ export class Tracker {
       );
       for (const [row, column] of assign(costs, UNMATCHED)) pairs.set(rows[row], columns[column]);
     }
+    this.#assignByAppearance(steps, readings, pairs);
     return pairs;
+  }
+
+  /**
+   * Adds pairs of the tracks and readings that are left: faces that moved fast while they were hidden, or that show
+   * themselves in part, with a shape that is still wrong.
+   */
+  #assignByAppearance(steps, readings, pairs) {
+    const rows = [...this.tracks.keys()].filter((index) => !pairs.has(index));
+    const taken = new Set(pairs.values());
+    const columns = [...readings.keys()].filter((number) => !taken.has(number));
+    const cost = (track, step, reading) => {
+      const appearance = appearanceDifference(track, reading);
+      const seen = track.look.some(Boolean) && reading.look.some(Boolean);
+      if (seen && appearance < SAME_APPEARANCE) return appearance;
+      return difference(track, step, reading, FAR_REACH, isClear(track, reading) ? MAX_SHAPE_CHANGE : Infinity);
+    };
+    const costs = rows.map((row) => columns.map((column) => cost(this.tracks[row], steps[row], readings[column])));
+    for (const [row, column] of assign(costs, UNMATCHED)) pairs.set(rows[row], columns[column]);
   }
 
   /** Gives faces that came back half hidden, and can now be seen clearly, the id that fits them best. */
@@ -216,12 +237,12 @@ export class Tracker {
   }
 
   /**
-   * Whether each face of the last frame that was clear then, and is now, turned into another one. Faces behind which
-   * another one is hidden do not count: as it comes out, both may be read as one.
+   * Whether each face of the last frame that was clear then, and is now, turned into another one. Faces that overlap
+   * one that is hidden, or hidden in part, do not count: both may be read as one.
    */
   #isCut(before, steps, readings, pairs) {
     const changed = [];
-    const hidden = steps.filter((_, index) => this.tracks[index].motion.time !== before);
+    const hidden = steps.filter((_, index) => this.tracks[index].clear.time !== before);
     for (const [index, number] of pairs) {
       const [track, reading] = [this.tracks[index], readings[number]];
       if (track.clear.time !== before || !isClear(track, reading)) continue;
@@ -274,8 +295,9 @@ export class Tracker {
 
   /** A track after a reading. */
   #continued(track, step, reading) {
+    const jumped = placeDifference(step.points, step.elapsed, reading.points) === Infinity;
     const motion =
-      step.elapsed > RESTART
+      jumped || step.elapsed > RESTART
         ? this.filter.start(step.estimate.time, reading.points, reading.spread)
         : this.filter.update(step, reading.points, reading.spread);
     const points = pointsOf(motion);
@@ -371,24 +393,25 @@ function isClear(track, reading) {
   return reading.meanConfidence >= CLEAR_SHARE * track.normal;
 }
 
-/** How little a reading fits a track; infinite where it cannot be that face. */
-function difference(track, { estimate, points }, reading) {
+/** How little a reading fits a track; infinite where it cannot be that face. The last two arguments widen the limits. */
+function difference(track, { estimate, points }, reading, reach = 1, maxShapeChange = MAX_SHAPE_CHANGE) {
   const { time } = estimate;
   const nearest = Math.min(
-    placeDifference(points, time - track.motion.time, reading.points),
-    placeDifference(track.points, time - track.motion.time, reading.points),
-    placeDifference(track.clear.points, time - track.clear.time, reading.points),
+    placeDifference(points, time - track.motion.time, reading.points, reach, maxShapeChange),
+    placeDifference(track.points, time - track.motion.time, reading.points, reach, maxShapeChange),
+    placeDifference(track.clear.points, time - track.clear.time, reading.points, reach, maxShapeChange),
   );
   return LOOK_WEIGHT * lookDifference(track.look, reading.look) + nearest;
 }
 
 /** How far points are from those expected, by place, size and shape; infinite beyond the limits. */
-function placeDifference(expected, elapsed, points) {
+function placeDifference(expected, elapsed, points, reach = 1, maxShapeChange = MAX_SHAPE_CHANGE) {
   const size = Math.max(extent(expected), 1e-6);
   const change = Math.abs(Math.log(Math.max(extent(points), 1e-6) / size));
   const apart = distance(mean(points), mean(expected)) / size;
   const shape = shapeDifference(expected, points);
-  const impossible = apart > REACH + REACH_GROWTH * elapsed || change > MAX_SIZE_CHANGE || shape > MAX_SHAPE_CHANGE;
+  const tooFar = apart > reach * (REACH + REACH_GROWTH * elapsed);
+  const impossible = tooFar || change > MAX_SIZE_CHANGE || shape > maxShapeChange;
   return impossible ? Infinity : apart + change + SHAPE_WEIGHT * shape;
 }
 
