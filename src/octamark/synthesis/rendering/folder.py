@@ -34,7 +34,7 @@ from octamark.synthesis.rendering.labels import Labels, LayoutOnHead, RenderedLa
 CROWD_SEEDS = tuple(range(2**40, 2**40 + 24))
 """Seeds of the heads in the crowds; no picture of a set has one of these."""
 
-GENERATOR = 3
+GENERATOR = 4
 """Raised by every change after which a seed shows something else; a set begun by another one is not continued."""
 
 MOST_PICTURES = 10**6

@@ -193,7 +193,9 @@ class Renderer:
             raise DataError(f"{self.assets.folder}: no mh/eyebrows/{name}.png")
         rng = np.random.default_rng([person.seed, 5])
         roots = hair.brow_roots(mesh, fit, alpha, base, person.options["brow_hairs"], rng)
-        roots[:, 1] += person.options["brow_lift"] + rng.normal(0, person.options["brow_width"], len(roots))
+        along = (np.abs(roots[:, 0]) - np.abs(roots[:, 0]).mean()) / np.abs(roots[:, 0]).std()
+        bent = person.options["brow_tilt"] * along - person.options["brow_arch"] * (along**2 - 1)
+        roots[:, 1] += bent + person.options["brow_lift"] + rng.normal(0, person.options["brow_width"], len(roots))
         return roots
 
     def render(self, seed: int, person: Person | None = None) -> Rendering:
@@ -381,7 +383,7 @@ def turned_eyes(vertices: F64, person: Person) -> F64:
         first, last = PARTS[name]
         sclera = vertices[first : first + 770]
         middle = (sclera.max(axis=0) + sclera.min(axis=0)) / 2 - [0, 0, 0.14]
-        out[first:last] = middle + (vertices[first:last] - middle) @ eye_rotation(person).T
+        out[first:last] = middle + (vertices[first:last] - middle) @ eye_rotation(person, name).T
     return out
 
 

@@ -162,7 +162,10 @@ class SkinMap:
             -((x / 1.3) ** 2 + ((y + 0.8) / 1.5) ** 2)) + 0.3 * lumps)  # fmt: skip
         out = out * (1 + red[..., None] * np.array([0.6, -0.8, -0.8], np.float32))
         if options["spots"] > 0.15:
-            spots = np.clip(noise_field(out.shape[:2], 4.5, rng) - 2.6 + options["spots"], 0, 1)
+            density = noise_field(out.shape[:2], 60, rng)  # freckles and moles come in groups, and in sizes
+            fine, coarse = (noise_field(out.shape[:2], cell, rng) for cell in rng.uniform((2.0, 5.0), (4.0, 9.0)))
+            field = np.maximum(fine, coarse - 0.7) + 0.6 * density
+            spots = np.clip(field - 3.0 + options["spots"], 0, 1)
             out = out * (1 - 0.32 * spots[..., None] * np.array([0.5, 0.8, 1.0], np.float32))
         if options["wrinkles"] > 0.1:
             out = out * (
@@ -232,12 +235,16 @@ def wrinkle_depth(mean: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     return np.asarray(np.clip(total, 0, 1) * (z > 4))
 
 
-def eye_rotation(person: Person) -> F64:
-    """The rotation (3, 3) of both eyeballs from straight ahead to the person's gaze."""
+def eye_rotation(person: Person, eye: str) -> F64:
+    """The rotation (3, 3) of an eyeball, ``"left_eye"`` or ``"right_eye"``, from straight ahead to the person's gaze.
+
+    The axis of an eyeball points a few degrees outwards of where the person looks (angle kappa).
+    """
     from octamark.synthesis.rendering.pieces import turned
 
     yaw, pitch = person.gaze
-    return np.asarray(turned((0, 1, 0), yaw) @ turned((1, 0, 0), -pitch))
+    outwards = person.options["kappa"] * (1 if eye == "left_eye" else -1)
+    return np.asarray(turned((0, 1, 0), yaw + outwards) @ turned((1, 0, 0), -pitch))
 
 
 def gaze_shapes(person: Person) -> dict[str, float]:
@@ -315,7 +322,6 @@ def head_pieces(
     pieces.append(_part("gums", vertices, head.triangles["gums"], plain((0.36, 0.10, 0.09)), 0.3))
     pieces.append(_part("teeth", vertices, head.triangles["teeth"], plain(person.options["teeth"]), 0.2))
     iris = eye_texture(person, rng)
-    rotation = eye_rotation(person)
     for name in ("left_eye", "right_eye"):
         first = PARTS[name][0]
         ball = np.arange(first, first + 770)
@@ -329,7 +335,7 @@ def head_pieces(
         uv = 0.5 + 0.5 * np.clip(angle, 0, 1)[:, None] * np.column_stack([np.cos(around), np.sin(around)])
         there = vertices[ball]
         middle = (there.max(axis=0) + there.min(axis=0)) / 2 - [0, 0, 0.14]
-        moved = middle + (there - middle) @ rotation.T
+        moved = middle + (there - middle) @ eye_rotation(person, name).T
         pieces.append(Piece(name, "head", moved, triangles - first, iris, uv, roughness=0.06, specular=0.6))
     return pieces
 
