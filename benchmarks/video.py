@@ -89,7 +89,7 @@ class Scores:
         jitter: over the mean eye distance.
         lag: frames.
         openings: of the eyes in each blink, as a share of the opening around it.
-        seen: openings of the frame-by-frame readings in each blink.
+        seen: openings in each blink of the readings that the method filters.
         coverage: of the 90 % regions.
     """
 
@@ -146,7 +146,7 @@ def speed_of(truth: Floats, rate: float) -> Floats:
 
 
 def scored(result: Track, raw: Track, clip: Clip) -> Scores:
-    """The figures of a method; ``raw`` are the frame-by-frame readings."""
+    """The figures of a method; ``raw`` are the readings that it filters."""
     truth, still = clip.truth[:, 0], clip.still[:, 0]
     still[: round(START * clip.rate)] = False
     unit = IBUG.reference_distance(truth)
@@ -283,6 +283,8 @@ METHODS = {
     "lasting": "bound: errors averaged over the clip",
     "near": "bound: errors averaged over 0.2 s",
 }
+FILTERS = ("none", "low", "high", "offline")
+"""Methods whose readings are those of a tracker, in crops around the landmarks of the frame before."""
 BOUNDS = ("lasting", "near")
 COLUMNS = (
     ("model", ""), ("method", ""), ("found, %", ".1f"), ("NME, %", ".2f"), ("at rest", ".2f"), ("slow", ".2f"),
@@ -295,10 +297,11 @@ blink), in percent of the distance of the outer eye corners, from 0.2 seconds on
 Lag is the delay of the truth that fits best. *Fast*: points move by more than 3 % of the eye distance in 0.04 seconds.
 Each blink lasts 0.1 seconds from open to open. *Under half*: share of the blinks in which the measured opening of the
 eyes falls under half of the one around them. The networks seldom read an opening near 0, in photographs of people whose
-eyes are shut neither. *Kept*: share of those under half frame by frame that the method leaves under half. One-Euro and
-the mean of five frames start from the frame-by-frame readings and have their spread. *Bound*: the truth with the errors
-of the readings averaged, so that only errors that last are left. Smoothing over that time cannot come below it: it
-would also have to know the true motion.
+eyes are shut neither. *Kept*: share of those that the unfiltered readings show under half, and that the method leaves
+under half. The tracker's readings are those of `smoothing="none"`, from crops around the landmarks of the frame before;
+One-Euro and the mean of five frames start from the frame-by-frame readings and have their spread. *Bound*: the truth
+with the errors of the readings averaged, so that only errors that last are left. Smoothing over that time cannot come
+below it: it would also have to know the true motion.
 """
 
 
@@ -390,7 +393,10 @@ def read_clip(job: Job) -> ClipResult:
         others["lasting"] = lasting_errors(results["none"].points, truth)
         others["near"] = lasting_errors(results["none"].points, truth, round(0.1 * clip.rate))
         results |= {method: replace(raw, points=points) for method, points in others.items()}
-        scores |= {(name, method): scored(each, raw, clip) for method, each in results.items()}
+        scores |= {
+            (name, method): scored(each, results["none"] if method in FILTERS else raw, clip)
+            for method, each in results.items()
+        }
         series = {"truth": truth} | {method: results[method].points for method in METHODS}
     if job.mediapipe is not None:
         python, vertices = job.mediapipe

@@ -36,7 +36,8 @@ def neutral_person(renderer: Renderer, yaw: float = 0.0, expression: dict[str, f
         **some.options, "things": {}, "style": "buzz", "hairline": 0.0, "tone": 1.0, "spots": 0.0, "wrinkles": 0.0,
         "make_up": {}, "beard": "none", "iris": "blue", "brow_colour": "dark brown", "hair": "brown", "lashes": 0.6,
         "background": "wall", "grey_share": 0.0, "fringe": 1.0,
-        "brow_lift": 0.2, "brow_tilt": 0.0, "brow_arch": 0.0, "kappa": 0.0, "brow_hairs": 1500, "brow_width": 0.05, "child": 0.0, "age": 0.0, "sex": "male",
+        "brow_lift": 0.2, "brow_tilt": 0.0, "brow_arch": 0.0, "kappa": 0.0,
+        "brow_hairs": 1500, "brow_width": 0.05, "child": 0.0, "age": 0.0, "sex": "male",
         "skin": next((name for name in skins if "young" in name and "light" in name), skins[0]),
         "light": {
             **some.options["light"], "ambient": 1.0, "exposure": 0.2, "white": (1.0, 1.0, 1.0), "contrast": 1.0,
