@@ -38,6 +38,7 @@ ORDER = (
     "frequency",
     "sensor",
     "rendered",
+    "rendered_number",
 )
 """The tables, in the order of the report."""
 

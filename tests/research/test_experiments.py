@@ -58,7 +58,7 @@ def test_report_is_that_of_the_results() -> None:
 def test_every_run_belongs_to_a_cell_and_every_cell_has_its_runs() -> None:
     results = Results()
     wanted = {same_run(recipe) for cell in tables.all_cells() for recipe in cell.recipes}
-    assert len(wanted) == len(results) == 103
+    assert len(wanted) == len(results) == 106
     for cell in tables.all_cells():
         for recipe in cell.recipes:
             figures = results.find(recipe)
