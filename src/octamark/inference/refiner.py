@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from octamark import models
@@ -21,7 +20,7 @@ from octamark.faces import Landmarks
 from octamark.geometry import Crop, Picture, ReducedPicture, crops, transform_with_spread
 from octamark.inference.regions import RegionTable, fuse, place
 from octamark.inference.rotation import blend, ramp
-from octamark.inference.session import run, session
+from octamark.inference.session import Network, run, session
 from octamark.layouts import Layout
 from octamark.models import CONFIDENCE_SHARE, FACE_UNITS, RegionCard
 
@@ -63,9 +62,7 @@ class Refiner:
         self, model: str | Path | bytes = models.REGIONS, *, threads: int | None = None, device: str = "cpu"
     ) -> None:
         name = "the model's bytes" if isinstance(model, bytes) else str(model)
-        self._session: onnxruntime.InferenceSession = session(
-            models.read(model, [models.REGIONS]), name, threads, device
-        )
+        self._session: Network = session(models.read(model, [models.REGIONS]), name, threads, device)
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.card: RegionCard = models.parse_region_card(metadata.get(models.METADATA_KEY), name)
         self.layout: Layout = models.layout_of(metadata, self.card, name)
