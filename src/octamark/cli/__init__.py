@@ -16,7 +16,7 @@ import warnings
 import typer
 
 from octamark import __version__
-from octamark.cli import caricatures, crops, evaluate, inspect, predict, render, serve, track, train
+from octamark.cli import caricatures, crops, devices, evaluate, inspect, predict, render, serve, track, train
 from octamark.cli.console import fail
 from octamark.errors import OctamarkError
 
@@ -40,6 +40,7 @@ app.command("export")(train.export)
 app.command("curves")(train.curves)
 app.command("models")(inspect.models)
 app.command("layouts")(inspect.layouts)
+app.command("devices")(devices.devices)
 
 
 def _print_version(value: bool) -> None:
