@@ -26,7 +26,7 @@ def processor_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("cuda", "pip uninstall onnxruntime, then pip install onnxruntime-gpu, and an NVIDIA driver, CUDA and cuDNN"),
         ("tensorrt", "pip uninstall onnxruntime, then pip install onnxruntime-gpu, and .* TensorRT"),
-        ("openvino", "needs the package openvino, which is not installed: pip install openvino"),
+        ("openvino", "the package openvino, which is not installed: pip install openvino"),
         ("coreml", "has only CPUExecutionProvider; it is there on macOS"),
         ("directml", "pip uninstall onnxruntime, then pip install onnxruntime-directml, and Windows"),
     ],

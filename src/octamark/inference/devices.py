@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnxruntime
 
-from octamark.errors import DeviceError, listed
+from octamark.errors import DeviceError, install_hint, listed
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Device:
         if self.provider is None:
             if importlib.util.find_spec(self.package) is not None:
                 return None
-            return f"needs the package {self.package}, which is not installed: pip install {self.package}"
+            return f"needs the package {self.package}, which is not installed: {install_hint([self.package])}"
         available = onnxruntime.get_available_providers()
         if self.provider in available:
             return None
@@ -45,8 +45,7 @@ class Device:
         )
         if self.package == "onnxruntime":
             return f"{text}; {self.needs}"
-        replaced = "pip uninstall onnxruntime, then " if self.package != "onnxruntime" else ""
-        return f"{text}; {replaced}pip install {self.package}" + (f", and {self.needs}" if self.needs else "")
+        return f"{text}; pip uninstall onnxruntime, then pip install {self.package}, and {self.needs}"
 
 
 DEVICES = {
