@@ -22,7 +22,9 @@ ROOMS = (
 )  # fmt: skip
 TOP_FOLDERS = {"benchmarks", "configs", "docs", "examples", "research", "tests", "tools", "web"}
 TORCH = {"torch", "lightning_fabric", "kornia", "safetensors", "onnx", "onnxscript"}
-EXTRA = TORCH | {"av", "matplotlib", "h5py", "scipy", "httpx", "fastapi", "starlette", "uvicorn", "prometheus_client"}
+EXTRA = TORCH | {
+    "av", "matplotlib", "h5py", "scipy", "httpx", "fastapi", "starlette", "uvicorn", "prometheus_client", "openvino",
+}  # fmt: skip
 
 
 def room(module: str) -> str:

@@ -209,7 +209,7 @@ def test_threads_and_devices_are_honest() -> None:
     with pytest.raises(DeviceError, match="devices: cpu, cuda"):
         octamark.load("nano", device="tpu")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        with pytest.raises(DeviceError, match="it comes with the package onnxruntime-gpu"):
+        with pytest.raises(DeviceError, match="pip install onnxruntime-gpu"):
             octamark.load("nano", device="cuda")
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +15,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 
 import octamark
 from octamark import DeviceError, WeightsError, models
-from octamark.errors import PredictionError
-from octamark.inference.session import check_threads, run, session, vector_instructions
+from octamark.errors import PictureError, PredictionError
+from octamark.inference.devices import DEVICES
+from octamark.inference.float_graph import without_quantization
+from octamark.inference.session import ahead, check_threads, run, session, vector_instructions
 from octamark.models import registry
 
 
@@ -25,13 +33,56 @@ class FailingSession:
         raise RuntimeError("nodes without names")
 
 
-def give_up_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime as it is where it has CUDA but no driver: it takes the CPU and raises nothing."""
-    monkeypatch.setattr(
-        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    )
-    on_cpu = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *arguments, **options: on_cpu)
+class GraphicsSession:
+    """ONNX Runtime where it has other providers than the processor; it records how it was started.
+
+    Attributes:
+        started: the providers that start; ONNX Runtime leaves out others without an error.
+        places: by provider, the operators that it runs.
+    """
+
+    started: Sequence[str] = ()
+    places: Mapping[str, Sequence[str]] = {}
+    calls: list[tuple[bytes, list[Any], onnxruntime.SessionOptions]]
+    falls_back = True
+
+    def __init__(self, data: bytes, options: onnxruntime.SessionOptions, providers: list[Any]) -> None:
+        self.calls.append((data, providers, options))
+        names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+        self.providers = [name for name in names if name in self.started or name == "CPUExecutionProvider"]
+
+    def get_providers(self) -> list[str]:
+        return [*self.providers, "CPUExecutionProvider"]
+
+    def disable_fallback(self) -> None:
+        self.falls_back = False
+
+    def run(self, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        return []
+
+    def get_inputs(self) -> list[Any]:
+        return []
+
+    get_outputs = get_modelmeta = get_inputs
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        return [
+            SimpleNamespace(
+                ep_name=name, get_nodes=lambda kinds=kinds: [SimpleNamespace(op_type=kind) for kind in kinds]
+            )
+            for name, kinds in self.places.items()
+        ]
+
+
+def graphics(
+    monkeypatch: pytest.MonkeyPatch, started: Sequence[str], places: Mapping[str, Sequence[str]]
+) -> type[GraphicsSession]:
+    """ONNX Runtime that has all providers, of which these start and run these operators."""
+    names = [device.provider for device in DEVICES.values() if device.provider is not None]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    kind = type("Session", (GraphicsSession,), {"started": started, "places": places, "calls": []})
+    monkeypatch.setattr(onnxruntime, "InferenceSession", kind)
+    return kind
 
 
 @pytest.mark.parametrize("name", [*models.available(), models.REGIONS])
@@ -100,20 +151,116 @@ def test_vector_instructions_are_those_of_the_processor(
 
 
 def test_cuda_that_onnx_runtime_gives_up_on_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    give_up_on_cuda(monkeypatch)
+    graphics(monkeypatch, started=(), places={})
     with pytest.raises(DeviceError, match=r"'cuda' cannot be used: .* could not start CUDAExecutionProvider"):
         session(models.read("nano"), "nano", None, "cuda")
 
 
-def test_cuda_that_is_not_installed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(DeviceError, match=r"needs CUDAExecutionProvider .*-gpu.* has only CPUExecutionProvider$"):
-        session(models.read("nano"), "nano", None, "cuda")
+GRAPHICS = [name for name, device in DEVICES.items() if device.provider is not None and name != "cpu"]
 
 
-def test_an_unknown_device_is_an_error() -> None:
-    with pytest.raises(DeviceError, match="unknown device 'tpu'; devices: cpu, cuda"):
-        session(models.read("nano"), "nano", None, "tpu")
+@pytest.mark.parametrize("device", GRAPHICS)
+def test_other_devices_run_the_network_in_floats(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    provider = DEVICES[device].provider
+    assert provider is not None
+    runtime = graphics(monkeypatch, [provider], {provider: ["Conv", "Conv"], "CPUExecutionProvider": ["Shape"]})
+    network = session(models.read("nano"), "nano", 1, device)
+    assert provider in network.get_providers()
+    data, providers, options = runtime.calls[-1]
+    assert b"QuantizeLinear" in models.read("nano")
+    assert data == without_quantization(models.read("nano"))
+    assert providers[0] == provider or providers[0][0] == provider
+    assert options.enable_mem_pattern is (device != "directml")
+    assert options.intra_op_num_threads == 1
+
+
+@pytest.mark.parametrize("device", GRAPHICS)
+def test_convolutions_that_are_left_to_the_processor_are_an_error(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    provider = DEVICES[device].provider
+    assert provider is not None
+    graphics(monkeypatch, [provider], {provider: ["Conv"], "CPUExecutionProvider": ["Conv", "Conv", "Shape"]})
+    with pytest.raises(DeviceError, match=f"{device!r} .*{provider} leaves 2 of the 3 conv.* of nano to CPUExecution"):
+        session(models.read("nano"), "nano", None, device)
+
+
+def test_an_older_onnx_runtime_does_not_tell_where_operators_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphics(monkeypatch, ["CUDAExecutionProvider"], {"CPUExecutionProvider": ["Conv"]})
+    monkeypatch.delattr(GraphicsSession, "get_provider_graph_assignment_info")
+    assert session(models.read("nano"), "nano", None, "cuda").get_providers()[0] == "CUDAExecutionProvider"
+
+
+def test_a_run_that_fails_does_not_go_on_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphics(monkeypatch, ["CUDAExecutionProvider"], {"CUDAExecutionProvider": ["Conv"]})
+    network: Any = session(models.read("nano"), "nano", None, "cuda")
+    assert not network.falls_back
+
+
+def test_a_damaged_file_is_not_the_devices_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = onnxruntime.InferenceSession
+    graphics(monkeypatch, ["CUDAExecutionProvider"], {})
+    monkeypatch.setattr(onnxruntime, "InferenceSession", real)
+    with pytest.raises(WeightsError, match=r"^mine\.onnx: damaged, not an ONNX file, or"):
+        session(b"no graph", "mine.onnx", None, "cuda")
+
+
+def test_directml_runs_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = graphics(monkeypatch, ["DmlExecutionProvider"], {"DmlExecutionProvider": ["Conv"]})
+    running, most = 0, 0
+
+    def call(self: Any, names: list[str], feeds: Any) -> list[Any]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.01)
+        running -= 1
+        return []
+
+    monkeypatch.setattr(runtime, "run", call)
+    network = session(models.read("nano"), "nano", None, "directml")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: network.run(["landmarks"], {}), range(8)))
+    assert most == 1
+
+
+@pytest.mark.parametrize(("device", "threaded"), [("cpu", False), ("openvino", False), ("cuda", True)])
+def test_the_next_batch_is_cut_while_a_graphics_card_reads(device: str, threaded: bool) -> None:
+    threads = []
+
+    def cut(item: int) -> int:
+        threads.append(threading.current_thread())
+        return 10 * item
+
+    assert list(ahead(cut, [1, 2, 3], device)) == [(1, 10), (2, 20), (3, 30)]
+    assert all((thread is not threading.current_thread()) is threaded for thread in threads)
+
+
+def test_an_error_of_a_batch_that_is_cut_ahead_is_passed_on() -> None:
+    def cut(item: int) -> int:
+        if item == 2:
+            raise PictureError("a picture that is too large")
+        return item
+
+    batches = ahead(cut, [1, 2, 3], "cuda")
+    assert next(batches) == (1, 1)
+    with pytest.raises(PictureError, match="too large"):
+        next(batches)
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt", "coreml", "directml"])
+def test_the_devices_of_this_machine_agree_with_its_processor(device: str, photograph: NDArray[np.uint8]) -> None:
+    problem = DEVICES[device].problem()
+    if problem is not None:
+        pytest.skip(f"{device} {problem}")
+    try:
+        landmarker = octamark.load("small", device=device, refine="always")
+    except DeviceError as error:
+        pytest.skip(str(error))
+    expected = octamark.load("small", refine="always")(photograph)
+    faces = landmarker(photograph)
+    assert len(faces) == len(expected) == 1
+    error = np.linalg.norm(faces.landmarks - expected.landmarks, axis=-1)
+    assert error.mean() < expected.spread.mean()
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(landmarker))(photograph).landmarks, faces.landmarks)
 
 
 @pytest.mark.parametrize("threads", [1, np.int64(1), np.uint8(1)])

@@ -16,7 +16,7 @@ import warnings
 import typer
 
 from octamark import __version__
-from octamark.cli import caricatures, crops, evaluate, inspect, predict, render, serve, track, train
+from octamark.cli import caricatures, crops, devices, evaluate, inspect, label, predict, render, serve, track, train
 from octamark.cli.console import fail
 from octamark.errors import OctamarkError
 
@@ -33,6 +33,7 @@ app.command("serve")(serve.serve)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
 app.command("crops")(crops.crops)
+app.command("label")(label.label)
 app.command("caricatures")(caricatures.caricatures)
 app.command("render")(render.render)
 app.command("heads")(render.heads)
@@ -40,6 +41,7 @@ app.command("export")(train.export)
 app.command("curves")(train.curves)
 app.command("models")(inspect.models)
 app.command("layouts")(inspect.layouts)
+app.command("devices")(devices.devices)
 
 
 def _print_version(value: bool) -> None:

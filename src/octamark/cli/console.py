@@ -24,6 +24,11 @@ ROTATION = typer.Option("--rotation", help="Read faces again in an upright crop:
 REFINE = typer.Option("--refine", help="Read regions of the face at full resolution: auto (large faces), always, never")
 REGIONS = typer.Option("--regions", help="The network that --refine uses: regions, or the path of an .onnx file")
 THREADS = typer.Option("--threads", help="Processor threads of the landmark networks; by default ONNX Runtime chooses")
+DEVICE = typer.Option(
+    "--device",
+    help="What runs the networks: cpu, cuda, tensorrt, openvino, coreml or directml; `octamark devices` lists what is "
+    "there",
+)
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 stdout = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)

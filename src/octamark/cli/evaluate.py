@@ -11,6 +11,7 @@ from rich.table import Table
 
 from octamark import models
 from octamark.cli.console import (
+    DEVICE,
     MODEL,
     REFINE,
     REGIONS,
@@ -91,6 +92,7 @@ def evaluate(
         Path, typer.Option("-o", "--out", help="Folder for results, plots and a sheet of the worst faces")
     ] = Path("octamark-evaluation"),
     threads: Annotated[int | None, THREADS] = None,
+    device: Annotated[str, DEVICE] = "cpu",
 ) -> None:
     """Score a model, or a file of predictions, on labelled faces.
 
@@ -110,7 +112,7 @@ def evaluate(
         return
     labelled = _read_truth(data, form, split, only, truth, named_layout)
     failed: set[str] = set()
-    run = _Run(labelled, boxes, norm, rotation, refine, regions, threads, box_jitter, failed)
+    run = _Run(labelled, boxes, norm, rotation, refine, regions, threads, device, box_jitter, failed)
     if predictions is not None:
         if compare is not None or box_jitter:
             raise ConfigError("--predictions are scored without a model: leave out --compare and --box-jitter")
@@ -171,6 +173,7 @@ class _Run:
     refine: str
     regions: str
     threads: int | None
+    device: str
     jitter: bool
     failed: set[str]
 
@@ -181,7 +184,7 @@ class _Run:
         from octamark.inference.landmarker import load
 
         options = {"rotation": self.rotation, "refine": self.refine, "regions": self.regions}
-        landmarker = load(name, **options, threads=self.threads)  # type: ignore[arg-type]
+        landmarker = load(name, **options, threads=self.threads, device=self.device)  # type: ignore[arg-type]
 
         def broken(sample: Sample, problem: str) -> None:
             self.failed.add(sample.name)

@@ -42,7 +42,7 @@ def models(
         stdout.print(_times(names or [*available(), REGIONS]))
         return
     for name in names or [*available(), REGIONS]:
-        card = _card(name)
+        card = card_of(name)
         table = Table(title=f"{card.name}, {len(read(name)) / 1e6:.2f} MB", title_justify="left", show_header=False)
         table.add_row("layout", card.layout)
         size = card.crop.size if isinstance(card, ModelCard) else card.rule.size
@@ -66,7 +66,7 @@ def models(
         stdout.print(table)
 
 
-def _card(name: str) -> ModelCard | RegionCard:
+def card_of(name: str) -> ModelCard | RegionCard:
     """The card of a model or of a regional network."""
     try:
         return Landmarker(name, refine="never").card
@@ -84,7 +84,7 @@ def _times(names: Sequence[str], turns: int = 10) -> Table:
     for heading in ("model", "arithmetic", "ms"):
         table.add_column(heading, justify="right" if heading == "ms" else "left")
     for name in names:
-        card, network = _card(name), session(read(name), name, 1, "cpu")
+        card, network = card_of(name), session(read(name), name, 1, "cpu")
         crop = np.zeros((1, *network.get_inputs()[0].shape[1:]), np.uint8)
         seconds = []
         for _ in range(turns):

@@ -16,16 +16,32 @@ from typing import Annotated
 import typer
 
 from octamark import drawing, models
-from octamark.cli.console import MODEL, REFINE, REGIONS, ROTATION, THREADS, counted, fail, make_folder, note, progress
+from octamark.cli.console import (
+    DEVICE,
+    MODEL,
+    REFINE,
+    REGIONS,
+    ROTATION,
+    THREADS,
+    counted,
+    fail,
+    make_folder,
+    note,
+    progress,
+)
 from octamark.errors import OctamarkError, OutputError, listed
 from octamark.images import DEFAULT_LIMITS, SUFFIXES, find_pictures, write_picture
 from octamark.inference.detector import FaceDetector
+from octamark.inference.devices import DEVICES
 from octamark.inference.landmarker import load
 from octamark.inference.stream import Result, stream
 from octamark.io import FORMATS, Record, Writer, open_writer, unique_stems
 
 _STDIN = "-"
 _PICTURES_BETWEEN_TRIMS = 8
+
+_PICTURES_PER_RUN = {True: 8, False: 32}
+"""Pictures that share the networks' runs, by whether the device is the processor; others are idle with few faces."""
 
 DRAWINGS_FOLDER = Path("octamark-out")
 
@@ -67,7 +83,7 @@ def predict(
         bool, typer.Option("--tiles", help="Also search large pictures tile by tile for small faces: slower")
     ] = False,
     threads: Annotated[int | None, THREADS] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda")] = "cpu",
+    device: Annotated[str, DEVICE] = "cpu",
     max_megapixels: Annotated[
         float, typer.Option("--max-megapixels", min=0.001, max=1e6, help="Refuse larger pictures")
     ] = DEFAULT_LIMITS.pixels / 1e6,
@@ -115,6 +131,7 @@ def predict(
             results = stream(
                 landmarker,
                 sources,
+                batch=_PICTURES_PER_RUN[DEVICES[device].on_processor],
                 limits=limits,
                 full_frame=full_frame,
                 heatmaps=heatmap,

@@ -26,6 +26,7 @@ from rich.text import Text
 
 from octamark import drawing, models, signals
 from octamark.cli.console import (
+    DEVICE,
     MODEL,
     REFINE,
     REGIONS,
@@ -90,7 +91,7 @@ def track(
     refine: Annotated[str, REFINE] = "auto",
     regions: Annotated[str, REGIONS] = models.REGIONS,
     threads: Annotated[int | None, THREADS] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda")] = "cpu",
+    device: Annotated[str, DEVICE] = "cpu",
 ) -> None:
     """Follow the faces of a video and find their landmarks in every frame.
 

@@ -29,12 +29,13 @@ from octamark.geometry import (
 )
 from octamark.images import DEFAULT_LIMITS, Limits, PictureLike, open_picture, read_picture
 from octamark.inference.detector import Detector, FaceDetector, detections
+from octamark.inference.devices import DEVICES
 from octamark.inference.full_frame import search_full_frame
 from octamark.inference.last_look import confirmed_faces
 from octamark.inference.refiner import MIN_CROP_RATIO, REFINE, Refine, Refiner
 from octamark.inference.rotation import ROTATION, Rotation, RotationSearch
 from octamark.inference.search import Candidates
-from octamark.inference.session import run, session
+from octamark.inference.session import CROPS_PER_BATCH, ahead, run, session
 from octamark.inference.yunet import Detections
 from octamark.layouts import Layout
 from octamark.models import Calibration, CropRule, ModelCard
@@ -42,9 +43,6 @@ from octamark.models import Calibration, CropRule, ModelCard
 BoxKind = Literal["detector", "landmarks"]
 BOX_KINDS: tuple[BoxKind, ...] = ("detector", "landmarks")
 Boxes = NDArray[np.floating] | Sequence[Sequence[float]]
-
-_BATCH = 16
-"""Crops that are in memory together."""
 
 _PICTURES = 8
 """Pictures of a list that are in memory, and share the network's runs, at once."""
@@ -66,7 +64,9 @@ class InferenceOptions:
         min_confidence: faces whose mean confidence is lower are left out of the result, 0 to 1.
         threads: processor threads of the networks; None lets ONNX Runtime choose those of the landmark networks, and
             gives the face detector one. A detector of one's own has its own.
-        device: ``"cpu"`` or ``"cuda"`` (needs onnxruntime-gpu).
+        device: what runs the networks: ``"cpu"``, ``"openvino"`` (the processor, with Intel's runtime), ``"cuda"``,
+            ``"tensorrt"``, ``"coreml"`` or ``"directml"``. Each but the first needs a package; what is not there is an
+            error. The face detector runs on the processor.
 
     Raises:
         ConfigError: another value of ``rotation``, ``refine`` or ``min_confidence``.
@@ -401,12 +401,16 @@ class Landmarker:
         return self._faces(picture, *self._landmarks(crops, heatmaps), boxes, np.ones(len(boxes), np.float32), heatmaps)
 
     def read(self, crops: Sequence[Crop], heatmaps: bool = False) -> list[Landmarks]:
-        """The landmarks of each crop, in pixels of its picture; ``_BATCH`` of them are cut at a time."""
+        """The landmarks of each crop, in pixels of its picture; ``CROPS_PER_BATCH`` of them are cut at a time."""
         names = ["landmarks", "spread", "confidence"] + (["heatmaps"] if heatmaps else [])
         results = []
-        for start in range(0, len(crops), _BATCH):
-            batch = crops[start : start + _BATCH]
-            pixels = np.stack([crop.pixels(self.card.crop.size) for crop in batch])
+        count = CROPS_PER_BATCH[DEVICES[self.options.device].on_processor]
+        batches = [crops[start : start + count] for start in range(0, len(crops), count)]
+
+        def cut(batch: Sequence[Crop]) -> NDArray[np.uint8]:
+            return np.stack([crop.pixels(self.card.crop.size) for crop in batch])
+
+        for batch, pixels in ahead(cut, batches, self.options.device):
             outputs = run(self._session, names, pixels, self.card.name)  # type: ignore[attr-defined]
             for crop, points, spread, confidence, *maps in zip(batch, *outputs, strict=True):
                 wide = points.astype(np.float64), spread.astype(np.float64)

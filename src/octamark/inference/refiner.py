@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from octamark import models
 from octamark.errors import WeightsError, listed
 from octamark.faces import Landmarks
 from octamark.geometry import Crop, Picture, ReducedPicture, crops, transform_with_spread
+from octamark.inference.devices import DEVICES
 from octamark.inference.regions import RegionTable, fuse, place
 from octamark.inference.rotation import blend, ramp
-from octamark.inference.session import run, session
+from octamark.inference.session import Network, run, session
 from octamark.layouts import Layout
 from octamark.models import CONFIDENCE_SHARE, FACE_UNITS, RegionCard
 
@@ -43,8 +43,8 @@ OUTLINE_CROP_RATIO = 1.5, 2.0
 """Width of a face's crop over that of the network's input from which on the regions of the outline are read, and from
 which on they count in full. In smaller faces the whole face shows the outline as well as these regions do."""
 
-_BATCH = 4
-"""Faces whose crops are in memory together."""
+_BATCH = {True: 4, False: 16}
+"""Faces whose crops are in memory together, by whether the device is the processor."""
 
 
 class Refiner:
@@ -63,9 +63,8 @@ class Refiner:
         self, model: str | Path | bytes = models.REGIONS, *, threads: int | None = None, device: str = "cpu"
     ) -> None:
         name = "the model's bytes" if isinstance(model, bytes) else str(model)
-        self._session: onnxruntime.InferenceSession = session(
-            models.read(model, [models.REGIONS]), name, threads, device
-        )
+        self._session: Network = session(models.read(model, [models.REGIONS]), name, threads, device)
+        self._batch = _BATCH[DEVICES[device].on_processor]
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.card: RegionCard = models.parse_region_card(metadata.get(models.METADATA_KEY), name)
         self.layout: Layout = models.layout_of(metadata, self.card, name)
@@ -110,8 +109,8 @@ class Refiner:
         transforms = self.transforms(landmarks)
         chosen = shares > 0
         readings = np.zeros((*shares.shape, 2, self.table.channels, 2))  # n, R, points and spreads, C, 2
-        for start in range(0, len(landmarks), _BATCH):
-            batch = slice(start, start + _BATCH)
+        for start in range(0, len(landmarks), self._batch):
+            batch = slice(start, start + self._batch)
             faces = zip(pictures[batch], transforms[batch], chosen[batch], strict=True)
             pixels = np.concatenate(
                 [crops(picture, placed[wanted], self.card.rule.size) for picture, placed, wanted in faces]

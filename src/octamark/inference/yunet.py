@@ -7,7 +7,6 @@ Boxes and scores are those of OpenCV's ``FaceDetectorYN``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from octamark.errors import WeightsError
+from octamark.inference.protobuf import bytes_field, fields
 from octamark.inference.session import session
 from octamark.models.registry import MISSING_FILES
 
@@ -122,16 +122,16 @@ def with_free_shapes(model: bytes) -> bytes:
     """
     graph, inputs, outputs, intermediate = 7, 11, 12, 13  # field numbers of ModelProto and GraphProto
     result = b""
-    for field, content, encoded in _fields(model):
+    for field, content, whole in fields(model):
         if field != graph:
-            result += encoded
+            result += whole
             continue
         parts = [
-            _encoded(part, _without_sizes(value)) if part in (inputs, outputs) else whole
-            for part, value, whole in _fields(content)
+            bytes_field(part, _without_sizes(value)) if part in (inputs, outputs) else whole
+            for part, value, whole in fields(content)
             if part != intermediate
         ]
-        result += _encoded(graph, b"".join(parts))
+        result += bytes_field(graph, b"".join(parts))
     return result
 
 
@@ -143,54 +143,8 @@ def _without_sizes(value_info: bytes) -> bytes:
         if depth == len(path):
             return b""  # a Dimension with neither a number nor a name
         return b"".join(
-            _encoded(field, replaced(content, depth + 1)) if field == path[depth] else encoded
-            for field, content, encoded in _fields(message)
+            bytes_field(field, replaced(content, depth + 1)) if field == path[depth] else whole
+            for field, content, whole in fields(message)
         )
 
     return replaced(value_info, 0)
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """The fields of a protobuf message: number, content (empty if it is a number), and the field's own bytes."""
-    start = 0
-    while start < len(message):
-        key, at = _number(message, start)
-        content = b""
-        match key & 7:
-            case 0:
-                _, at = _number(message, at)
-            case 1:
-                at += 8
-            case 2:
-                length, at = _number(message, at)
-                content = message[at : at + length]
-                at += length
-            case _:
-                at += 4
-        yield key >> 3, content, message[start:at]
-        start = at
-
-
-def _number(message: bytes, at: int) -> tuple[int, int]:
-    """The protobuf varint at a place, and the place behind it."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-
-
-def _encoded(field: int, content: bytes) -> bytes:
-    """A protobuf field that holds bytes."""
-    return _varint(field << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    """A number in protobuf's encoding."""
-    result = b""
-    while value > 127:
-        result += bytes([value & 127 | 128])
-        value >>= 7
-    return result + bytes([value])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,22 @@ class _Table:
             number = len(self.annotations) + 1
             self.annotations.append({"id": number, "image_id": image, "category_id": category, **_annotation(face)})
 
-    def text(self) -> str:
+    def content(self) -> dict[str, Any]:
         categories = [category(number, layout) for number, layout in enumerate(self.layouts.values(), 1)]
         models = sorted({image["model"] for image in self.images})
         info = {"description": "octamark predictions", "models": models}
-        whole = {"info": info, "images": self.images, "annotations": self.annotations, "categories": categories}
-        return json.dumps(whole, allow_nan=False) + "\n"
+        return {"info": info, "images": self.images, "annotations": self.annotations, "categories": categories}
+
+    def text(self) -> str:
+        return json.dumps(self.content(), allow_nan=False) + "\n"
+
+
+def content(records: Iterable[Record], layout: Layout | None = None) -> dict[str, Any]:
+    """Records as one table: info, images, annotations, categories; as a file of this format holds it."""
+    table = _Table(layout)
+    for record in records:
+        table.add(record)
+    return table.content()
 
 
 def category(number: int, layout: Layout) -> dict[str, Any]:
