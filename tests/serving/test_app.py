@@ -143,7 +143,7 @@ def bad_pictures() -> dict[str, tuple[bytes, int, str]]:
         "bomb": (bomb(20000, 20000, 20000), 413, "20000x20000 pixels; at most 25 megapixels"),
         "bomb without pixels": (bomb(4000, 4000), 400, "damaged or truncated"),
         "endless": (bomb(2**31 - 1, 2**31 - 1), 413, "at most 25 megapixels"),
-        "memory": (encoded(np.zeros((4900, 4900, 3)), "WEBP", quality=1, method=0), 413, "at most 256 MB"),
+        "memory": (encoded(np.zeros((4900, 4900, 3)), "WEBP", quality=1, method=0), 413, "at most 260 MB"),
     }
 
 

@@ -60,7 +60,7 @@ def serve(
     max_faces: Annotated[int, typer.Option("--max-faces", min=1, help="Faces of a request")] = 100,
     max_memory: Annotated[
         float, typer.Option("--max-memory", min=1, help="Megabytes that pictures take while they are decoded and read")
-    ] = 256.0,
+    ] = 260.0,
     max_seconds: Annotated[
         float, typer.Option("--max-seconds", min=0.1, help="Time of a request after its upload")
     ] = 30.0,
