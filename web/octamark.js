@@ -74,8 +74,8 @@ export async function load(model = "small", options = {}) {
   const settings = checkedOptions(options);
   const runtime = await (settings.ort ?? loadRuntime(settings));
   const { bytes, name } = await readModel(model, settings.base);
-  const { card, layout } = cardAndLayout(bytes, name, false);
-  const { heads, regionsModel } = await catalogue(settings.base);
+  const { heads, layouts, regionsModel } = await catalogue(settings.base);
+  const { card, layout } = cardAndLayout(bytes, name, false, layouts);
   layout.head = heads[layout.name] ?? null;
   const network = await Network.create(runtime, bytes, name, settings.device);
   const landmarker = new Landmarker(settings, card, layout, network);
@@ -169,7 +169,8 @@ function loadDetector(runtime, { base, device }) {
 
 async function loadRefiner(runtime, settings, layout) {
   const { bytes, name } = await readModel(settings.regions, settings.base);
-  const { card, layout: regional } = cardAndLayout(bytes, name, true);
+  const { layouts } = await catalogue(settings.base);
+  const { card, layout: regional } = cardAndLayout(bytes, name, true, layouts);
   if (regional.name !== layout.name) {
     throw new WeightsError(`${name}: reads regions of layout ${regional.name}, but the model finds points of ${layout.name}`);
   }
