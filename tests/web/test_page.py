@@ -78,6 +78,9 @@ class Visit:
         self.page.set_default_timeout(WAIT)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
+        self.page.add_init_script(
+            "document.addEventListener('securitypolicyviolation', (event) => console.error(event.violatedDirective))"
+        )
         self.page.goto(url)
         self.page.wait_for_selector(READY)
 
@@ -90,6 +93,28 @@ class Visit:
         """Choose a picture and wait until it was read."""
         self.choose((name, "image/png", encoded(picture)))
         self.page.wait_for_selector(f"#status:has-text('{name}: ')")
+
+    def drop(self, *pictures: tuple[str, str, bytes]) -> None:
+        """Drop files: (name, media type, bytes) each."""
+        self.page.evaluate(
+            """(files) => {
+              const data = new DataTransfer();
+              for (const [name, type, content] of files) {
+                const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+                data.items.add(new File([bytes], name, { type }));
+              }
+              const drop = new DragEvent("drop", { dataTransfer: data, bubbles: true });
+              document.querySelector("#stage").dispatchEvent(drop);
+            }""",
+            [(name, kind, base64.b64encode(content).decode()) for name, kind, content in pictures],
+        )
+
+    def check(self, url: str) -> None:
+        """Check that nothing went wrong and no request left the origin."""
+        assert self.problems == []
+        assert self.requests
+        outside = [asked for asked in self.requests if not asked.startswith((url, f"blob:{url}", "data:"))]
+        assert outside == []
 
     def saved(self, kind: str) -> tuple[str, bytes]:
         """The name and the content of the file that a button saves."""
@@ -104,25 +129,13 @@ def visit(browser: Browser, server: Server) -> Iterator[Visit]:
     visit = Visit(context, server.url)
     yield visit
     context.close()
-    assert visit.problems == []
-    outside = [url for url in visit.requests if not url.startswith((server.url, f"blob:{server.url}", "data:"))]
-    assert visit.requests
-    assert outside == []
+    visit.check(server.url)
 
 
 def test_a_dropped_picture_has_the_points_of_python(
     visit: Visit, photograph: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    dropped = base64.b64encode(encoded(photograph)).decode()
-    visit.page.evaluate(
-        """(content) => {
-          const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
-          const data = new DataTransfer();
-          data.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
-          document.querySelector("#stage").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
-        }""",
-        dropped,
-    )
+    visit.drop(("dropped.png", "image/png", encoded(photograph)))
     visit.page.wait_for_selector(".card")
     expected = octamark.load("tiny-128")(photograph)
     assert visit.page.locator(".card").count() == len(expected) == 1
@@ -318,6 +331,37 @@ def test_the_policy_refuses_other_hosts(browser: Browser, server: Server, elsewh
     })"""
     assert visit.page.evaluate(in_worker, elsewhere.url) == "refused"
     assert elsewhere.requests == 0
+    context.close()
+
+
+def test_the_service_serves_the_page(
+    browser: Browser, served: str, elsewhere: Server, photograph: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    """With the policies in its headers, and again from the service worker's cache, beside the service's own paths."""
+    context = browser.new_context()
+    visit = Visit(context, served)
+    page = visit.page
+    expected = octamark.load("tiny-128")(photograph)
+    for number in range(2):
+        assert page.evaluate("crossOriginIsolated && typeof SharedArrayBuffer === 'function'")
+        visit.drop((f"{number}.png", "image/png", encoded(photograph)))
+        page.wait_for_selector(f"#status:has-text('{number}.png: 1 face')")
+        path = tmp_path / f"{number}.json"
+        path.write_bytes(visit.saved("json")[1])
+        (record,) = read_records(path)
+        apart = np.linalg.norm(record.faces.landmarks - expected.landmarks, axis=2)
+        assert apart.mean() < 0.3
+        assert apart.max() < 1
+        page.evaluate("navigator.serviceWorker.ready.then(() => undefined)")
+        page.wait_for_function("navigator.serviceWorker.controller !== null")
+        page.reload()
+        page.wait_for_selector(READY)
+    assert page.evaluate("fetch('v1/models').then((response) => response.json())")[0]["name"] == "pico"
+    visit.check(served)
+    reached = "(url) => fetch(url, { mode: 'no-cors' }).then(() => true, () => false)"
+    assert not page.evaluate(reached, elsewhere.url)
+    assert elsewhere.requests == 0
+    assert any("connect-src" in problem for problem in visit.problems)  # which the check above would have seen
     context.close()
 
 
