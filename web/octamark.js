@@ -220,8 +220,13 @@ class Landmarker {
 
   async detect(picture) {
     if (this.options.detector !== null) {
-      const { boxes, scores } = await this.options.detector(picture);
-      return checkBoxes(boxes, picture).map((box, index) => ({ box, score: scores[index] }));
+      const { boxes, scores } = (await this.options.detector(picture)) ?? {};
+      const checked = checkBoxes(boxes, picture, "detector: ");
+      const values = Array.from(scores ?? []);
+      if (values.length !== checked.length || !values.every(Number.isFinite)) {
+        throw new BoxError(`detector: scores (${values.join(", ")}); allowed: ${checked.length} finite numbers, one for each box`);
+      }
+      return checked.map((box, index) => ({ box, score: values[index] }));
     }
     const run = (planes, rows, columns, names) =>
       this.yunet.run("input", new this.yunet.ort.Tensor("float32", planes, [1, 3, rows, columns]), names);
@@ -338,12 +343,12 @@ class Landmarker {
   }
 }
 
-function checkBoxes(boxes, { width, height }) {
-  if (!Array.isArray(boxes)) throw new BoxError("boxes must be an array of [x1, y1, x2, y2]");
+function checkBoxes(boxes, { width, height }, where = "") {
+  if (!Array.isArray(boxes)) throw new BoxError(`${where}boxes must be an array of [x1, y1, x2, y2]`);
   return boxes.map((box, index) => {
     const numbers = Array.from(box ?? []);
     const [x1, y1, x2, y2] = numbers;
-    const fail = (problem) => new BoxError(`box ${index} (${numbers.join(", ")}): ${problem}`);
+    const fail = (problem) => new BoxError(`${where}box ${index} (${numbers.join(", ")}): ${problem}`);
     if (numbers.length !== 4 || !numbers.every(Number.isFinite)) throw fail("not four finite numbers x1, y1, x2, y2");
     if (x2 <= x1 || y2 <= y1) throw fail("boxes are x1, y1, x2, y2 with x1 < x2 and y1 < y2");
     if (Math.min(x2 - x1, y2 - y1) < MIN_BOX_SIDE) throw fail(`a side below ${MIN_BOX_SIDE} pixels; boxes are in pixels`);

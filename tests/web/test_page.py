@@ -109,6 +109,14 @@ class Visit:
             [(name, kind, base64.b64encode(content).decode()) for name, kind, content in pictures],
         )
 
+    def wait_until(self, condition: str) -> None:
+        """Wait until a condition in JavaScript holds; the policy of the page refuses playwright's own way to do so."""
+        for _ in range(WAIT // 100):
+            if self.page.evaluate(condition):
+                return
+            self.page.wait_for_timeout(100)
+        raise AssertionError(condition)
+
     def check(self, url: str) -> None:
         """Check that nothing went wrong and no request left the origin."""
         assert self.problems == []
@@ -210,9 +218,86 @@ def test_a_picture_without_a_face_and_one_that_a_face_fills(visit: Visit) -> Non
     assert len(picture["faces"]) == 1
 
 
-def test_a_file_that_is_no_picture_is_named(visit: Visit) -> None:
-    visit.choose(("notes.txt", "text/plain", b"not a picture"))
-    visit.page.wait_for_selector("#status.error:has-text('notes.txt: not a picture')")
+def test_files_that_cannot_be_read_are_named(visit: Visit, photograph: NDArray[np.uint8]) -> None:
+    good = encoded(photograph)
+    bad = {
+        ("notes.txt", "text/plain", b"not a picture"): "not a picture that this browser reads",
+        ("empty.jpg", "image/jpeg", b""): "not a picture that this browser reads",
+        ("damaged.png", "image/png", good[:30] + bytes(3000)): "not a picture that this browser reads",
+        ("thin.png", "image/png", encoded(np.zeros((3, 20_000, 3), np.uint8))): "a picture of 20000x3 pixels; allowed:",
+        ("broken.mp4", "video/mp4", b"no video"): "not a video that this browser plays",
+    }
+    for file, message in bad.items():
+        visit.choose(file)
+        visit.page.wait_for_selector(f"#status.error:has-text('{file[0]}: {message}')")
+        visit.read(photograph, "good.png")
+    visit.choose(("clip.mp4", "video/mp4", b"no video"), ("beside.png", "image/png", good))
+    visit.page.wait_for_selector("#status.error:has-text('clip.mp4: a video; choose it alone')")
+    visit.page.click("#strip button[aria-label='beside.png']")
+    visit.page.wait_for_selector("#status:has-text('beside.png: 1 face')")
+
+
+def test_twenty_pictures_dropped_at_once_are_all_read(visit: Visit, photograph: NDArray[np.uint8]) -> None:
+    good = encoded(photograph)
+    name = "<img src=x onerror=alert(1)> & 'ü'.png"
+    visit.drop(*((f"{number} {name}", "image/png", b"bad" if number == 7 else good) for number in range(20)))
+    visit.page.wait_for_selector(f'#status:has-text("0 {name}: 1 face")')
+    visit.wait_until(
+        "document.querySelectorAll('#strip canvas').length === 19 && document.querySelector('#busy').hidden"
+    )
+    assert visit.page.inner_text("#strip li:nth-child(8)") == "no picture"
+    assert [picture["file"] for picture in json.loads(visit.saved("json")[1])] == [
+        f"{number} {name}" for number in range(20) if number != 7
+    ]
+
+
+def test_a_large_picture_is_read(visit: Visit, photograph: NDArray[np.uint8]) -> None:
+    large = np.asarray(cv2.resize(photograph, (12_000, 8_000)), np.uint8)
+    visit.choose(("large.jpg", "image/jpeg", cv2.imencode(".jpg", large[:, :, ::-1])[1].tobytes()))
+    visit.page.wait_for_selector("#status:has-text('large.jpg: 1 face')")
+
+
+def test_a_refused_camera_is_said(visit: Visit) -> None:
+    refuse = (
+        "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('Denied', 'NotAllowedError'); }"
+    )
+    visit.page.evaluate(f"() => {{ {refuse} }}")
+    visit.page.click("#invite button[data-action=camera]")
+    visit.page.wait_for_selector("#status.error:has-text('The camera cannot be used: Denied')")
+    assert visit.page.is_visible("#invite")
+
+
+def test_wrong_inputs_of_the_module_are_named(visit: Visit) -> None:
+    cases = [
+        ("load(null)", "WeightsError: unknown model null; models: pico"),
+        ("load(new Uint8Array(100))", "WeightsError: the model's bytes: "),
+        ("load('pico', { detector: 3 })", "ConfigError: detector 3; allowed: a function"),
+        ("load('pico', { detector: () => null }).then((l) => l(GREY))", "BoxError: detector: boxes must be an array"),
+        (
+            "load('pico', { detector: () => ({ boxes: [[1, 2, NaN, 9]], scores: [1] }) }).then((l) => l(GREY))",
+            "BoxError: detector: box 0 (1, 2, NaN, 9): not four finite numbers",
+        ),
+        (
+            "load('pico', { detector: () => ({ boxes: [[1, 2, 8, 9]], scores: [] }) }).then((l) => l(GREY))",
+            "BoxError: detector: scores (); allowed: 1 finite numbers, one for each box",
+        ),
+        ("load('pico').then((l) => l(GREY, { boxes: [[NaN, 1, 2, 3]] }))", "BoxError: box 0 (NaN, 1, 2, 3): not four"),
+        ("load('pico').then((l) => l(GREY, { boxes: [null] }))", "BoxError: box 0 (): not four finite numbers"),
+        ("load('pico').then((l) => l('photo.jpg'))", "PictureError: a picture of type String; allowed: ImageData"),
+        ("load('pico').then((l) => l(new Image()))", "PictureError: a picture of 0x0 pixels; allowed: 1 to 16384"),
+        ("load('pico').then((l) => l({ ...GREY, width: 7 }))", "PictureError: 300 bytes for a picture of 7x10 pixels"),
+        ("load('pico').then((l) => l({ ...GREY, width: 1e9 }))", "PictureError: a picture of 1000000000x10 pixels"),
+        ("load('pico').then((l) => l(new Blob(['text'])))", "PictureError: not a picture that this browser reads"),
+    ]
+    for code, message in cases:
+        error = visit.page.evaluate(
+            """async () => {
+              const { load } = await import("./octamark.js");
+              const GREY = { data: new Uint8Array(300).fill(128), width: 10, height: 10 };
+              return CODE.then(() => "none", (error) => `${error.name}: ${error.message}`);
+            }""".replace("CODE", code)
+        )
+        assert error.startswith(message), code
 
 
 def test_the_camera_gives_tracks(visit: Visit, tmp_path: Path) -> None:
@@ -304,10 +389,7 @@ def test_nothing_is_wider_than_the_window(visit: Visit, photograph: NDArray[np.u
 
 def test_it_works_offline_after_the_first_visit(visit: Visit, photograph: NDArray[np.uint8]) -> None:
     page = visit.page
-    page.evaluate("navigator.serviceWorker.ready.then(() => undefined)")
-    page.wait_for_function(
-        "async () => (await caches.keys()).length === 1 && navigator.serviceWorker.controller !== null"
-    )
+    visit.wait_until("async () => (await caches.keys()).length === 1 && navigator.serviceWorker.controller !== null")
     visit.context.set_offline(True)
     page.reload()
     page.wait_for_selector(READY)
@@ -352,8 +434,7 @@ def test_the_service_serves_the_page(
         apart = np.linalg.norm(record.faces.landmarks - expected.landmarks, axis=2)
         assert apart.mean() < 0.3
         assert apart.max() < 1
-        page.evaluate("navigator.serviceWorker.ready.then(() => undefined)")
-        page.wait_for_function("navigator.serviceWorker.controller !== null")
+        visit.wait_until("navigator.serviceWorker.controller !== null")
         page.reload()
         page.wait_for_selector(READY)
     assert page.evaluate("fetch('v1/models').then((response) => response.json())")[0]["name"] == "pico"
