@@ -59,9 +59,7 @@ class Attacker:
         self.service = service
         image = Image.open(io.BytesIO(picture)).convert("RGB")
         self.files = [picture, *(_file(image, form) for form in ("PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF"))]
-        progressive = io.BytesIO()
-        image.save(progressive, "JPEG", progressive=True)
-        self.files.append(progressive.getvalue())
+        self.files.append(_file(image, "JPEG", progressive=True))
         white = Image.new("RGB", (4900, 4900), "white")
         frames = [Image.new("P", (1200, 1200), number % 250) for number in range(40)]
         animation = io.BytesIO()
@@ -70,6 +68,7 @@ class Attacker:
             png(20_000, 20_000, 20_000), png(2**31 - 1, 2**31 - 1, 0), png(5000, 5000, 5000), png(5000, 5000, 0),
             png(1, 25_000_000, 0), png(4000, 4000, 4000, text=50_000_000), _file(white, "WEBP"), _file(white, "PNG"),
             _file(white, "JPEG"), animation.getvalue(), tiff(60_000, 60_000), tiff(4000, 4000),
+            slow_jpeg(4900, 20_000),
             b"P6 100000 100000 255\n", b"P6 4900 4900 255\n" + bytes(1000), b"GIF89a\xff\xff\xff\xff\x00\x00\x00",
         ]  # fmt: skip
 
@@ -186,9 +185,9 @@ class Attacker:
         return start.split()[1].decode() if start.startswith(b"HTTP/") else "closed"
 
 
-def _file(image: Image.Image, form: str) -> bytes:
+def _file(image: Image.Image, form: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, form)
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
@@ -204,6 +203,13 @@ def png(width: int, height: int, rows: int, text: int = 0) -> bytes:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     comment = chunk(b"zTXt", b"a\x00\x00" + zlib.compress(bytes(text), 9)) if text else b""
     return b"\x89PNG\r\n\x1a\n" + header + comment + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def slow_jpeg(side: int, scans: int) -> bytes:
+    """A grey progressive JPEG file of that size that repeats its last scan, so that decoding it takes long."""
+    data = _file(Image.new("L", (side, side), 90), "JPEG", progressive=True)
+    last = data[data.rfind(b"\xff\xda") : -2]
+    return data[:-2] + scans * last + data[-2:]
 
 
 def tiff(width: int, height: int) -> bytes:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -71,9 +72,18 @@ def test_models_and_layouts(client: Client) -> None:
     assert {one["name"] for one in client.layouts()} == set(BUILTIN)
 
 
-def test_refusals_are_errors_with_their_reason(client: Client) -> None:
+def test_refusals_are_errors_with_their_reason(client: Client, tmp_path: Path) -> None:
     with pytest.raises(PictureError, match=r"http://127.*: not a picture in a known format .*status 415"):
         client.landmarks(b"text")
+    pictures: list[Any] = [PORTRAIT, read_picture(PORTRAIT)] * 5  # more than a request takes
+    with pytest.raises(PictureError, match=r"http://127.*: picture 3 \(index 10\): not a picture in a known format"):
+        client.landmarks([*pictures, b"text"])
+    text = tmp_path / "notes.txt"
+    text.write_text("text")
+    with pytest.raises(PictureError, match=r"http://127.*: notes.txt: not a picture in a known format .*status 415"):
+        client.overlay(text)
+    with pytest.raises(PictureError, match=r"picture 2 \(index 1: notes.txt\): not a picture"):
+        client.landmarks([PORTRAIT, text])
     with pytest.raises(ServiceError, match="model 'huge'; this service has tiny-128") as caught:
         client.landmarks(PORTRAIT, model="huge")
     assert caught.value.status == 422
@@ -141,5 +151,7 @@ def test_the_answer_of_a_proxy_is_an_error_too(pauses: list[float]) -> None:
 def test_wrong_arguments_are_errors() -> None:
     with pytest.raises(ConfigError, match="allowed: http://"):
         Client("localhost:8000")
+    with pytest.raises(ConfigError, match="url None; allowed: http://"):
+        Client(None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="attempts 0"):
         Client(attempts=0)

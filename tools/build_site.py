@@ -23,6 +23,7 @@ import numpy as np
 
 from octamark import __version__, load, models
 from octamark.inference.yunet import YUNET_FILE, YUNET_SHA256, yunet_weights
+from octamark.layouts import BUILTIN, dumps, layout
 from octamark.layouts.head import _reference_shape
 
 REPOSITORY = Path(__file__).parent.parent
@@ -118,6 +119,7 @@ def catalogue() -> dict[str, Any]:
         "models": entries,
         "regionsModel": models.REGIONS_MODEL,
         "detector": {"file": f"models/{YUNET_FILE}", "bytes": len(yunet_weights()), "sha256": YUNET_SHA256},
+        "layouts": {name: json.loads(dumps(layout(name))) for name in BUILTIN},
         "heads": {"ibug68": head()},
     }
 

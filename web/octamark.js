@@ -74,8 +74,8 @@ export async function load(model = "small", options = {}) {
   const settings = checkedOptions(options);
   const runtime = await (settings.ort ?? loadRuntime(settings));
   const { bytes, name } = await readModel(model, settings.base);
-  const { card, layout } = cardAndLayout(bytes, name, false);
-  const { heads, regionsModel } = await catalogue(settings.base);
+  const { heads, layouts, regionsModel } = await catalogue(settings.base);
+  const { card, layout } = cardAndLayout(bytes, name, false, layouts);
   layout.head = heads[layout.name] ?? null;
   const network = await Network.create(runtime, bytes, name, settings.device);
   const landmarker = new Landmarker(settings, card, layout, network);
@@ -169,7 +169,8 @@ function loadDetector(runtime, { base, device }) {
 
 async function loadRefiner(runtime, settings, layout) {
   const { bytes, name } = await readModel(settings.regions, settings.base);
-  const { card, layout: regional } = cardAndLayout(bytes, name, true);
+  const { layouts } = await catalogue(settings.base);
+  const { card, layout: regional } = cardAndLayout(bytes, name, true, layouts);
   if (regional.name !== layout.name) {
     throw new WeightsError(`${name}: reads regions of layout ${regional.name}, but the model finds points of ${layout.name}`);
   }
@@ -219,8 +220,13 @@ class Landmarker {
 
   async detect(picture) {
     if (this.options.detector !== null) {
-      const { boxes, scores } = await this.options.detector(picture);
-      return checkBoxes(boxes, picture).map((box, index) => ({ box, score: scores[index] }));
+      const { boxes, scores } = (await this.options.detector(picture)) ?? {};
+      const checked = checkBoxes(boxes, picture, "detector: ");
+      const values = Array.from(scores ?? []);
+      if (values.length !== checked.length || !values.every(Number.isFinite)) {
+        throw new BoxError(`detector: scores (${values.join(", ")}); allowed: ${checked.length} finite numbers, one for each box`);
+      }
+      return checked.map((box, index) => ({ box, score: values[index] }));
     }
     const run = (planes, rows, columns, names) =>
       this.yunet.run("input", new this.yunet.ort.Tensor("float32", planes, [1, 3, rows, columns]), names);
@@ -337,12 +343,12 @@ class Landmarker {
   }
 }
 
-function checkBoxes(boxes, { width, height }) {
-  if (!Array.isArray(boxes)) throw new BoxError("boxes must be an array of [x1, y1, x2, y2]");
+function checkBoxes(boxes, { width, height }, where = "") {
+  if (!Array.isArray(boxes)) throw new BoxError(`${where}boxes must be an array of [x1, y1, x2, y2]`);
   return boxes.map((box, index) => {
     const numbers = Array.from(box ?? []);
     const [x1, y1, x2, y2] = numbers;
-    const fail = (problem) => new BoxError(`box ${index} (${numbers.join(", ")}): ${problem}`);
+    const fail = (problem) => new BoxError(`${where}box ${index} (${numbers.join(", ")}): ${problem}`);
     if (numbers.length !== 4 || !numbers.every(Number.isFinite)) throw fail("not four finite numbers x1, y1, x2, y2");
     if (x2 <= x1 || y2 <= y1) throw fail("boxes are x1, y1, x2, y2 with x1 < x2 and y1 < y2");
     if (Math.min(x2 - x1, y2 - y1) < MIN_BOX_SIDE) throw fail(`a side below ${MIN_BOX_SIDE} pixels; boxes are in pixels`);

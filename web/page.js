@@ -21,12 +21,11 @@ const DESCRIPTIONS = {
   "small-open": "most accurate",
 };
 
-/** By whether the sources of the weights allow commercial use; null where nobody stated it of some. */
+/** By whether the sources of the weights allow commercial use: groups of models, and a sentence; null: not stated. */
 const TERMS = {
-  true: "The weights of NAME may be used commercially.",
-  false: "The weights of NAME are for research only.",
-  null: "The terms of the weights of NAME are not stated.",
-  undefined: "",
+  true: ["For any use", "The weights of NAME may be used commercially."],
+  false: ["For research", "The weights of NAME are for research only."],
+  null: ["Terms not stated", "The terms of the weights of NAME are not stated."],
 };
 
 let known = {}; // the models of octamark.json
@@ -85,7 +84,9 @@ async function prepared() {
   const chosen = settings();
   const { card, layout, head } = await ask("load", chosen);
   state.layout = Object.assign(new Layout(layout), { head });
-  element("terms").textContent = TERMS[String(known[card.name]?.commercialUse)].replace("NAME", card.name);
+  const about = DESCRIPTIONS[card.name];
+  const sentences = [about && `${about[0].toUpperCase()}${about.slice(1)}.`, TERMS[known[card.name]?.commercialUse]?.[1]];
+  element("terms").textContent = sentences.filter(Boolean).join(" ").replace("NAME", card.name);
   return chosen;
 }
 
@@ -96,13 +97,15 @@ function canRefine() {
 
 async function listModels() {
   known = await models();
+  const groups = {};
   for (const [name, { regional, bytes, milliseconds, commercialUse }] of Object.entries(known)) {
     if (regional) continue;
     const size = `${(bytes / 1e6).toFixed(1)} MB`;
     const time = milliseconds ? `, ${milliseconds} ms a face` : "";
-    const about = [DESCRIPTIONS[name], commercialUse ? "for any use" : ""].filter(Boolean).join(", ");
-    element("model").append(new Option(`${name} (${size}${time})${about && `: ${about}`}`, name));
+    groups[commercialUse] ??= Object.assign(document.createElement("optgroup"), { label: TERMS[commercialUse][0] });
+    groups[commercialUse].append(new Option(`${name}: ${size}${time}`, name));
   }
+  element("model").append(...Object.values(groups));
   element("model").value = DEFAULT_MODEL;
 }
 
@@ -111,17 +114,21 @@ async function listModels() {
 async function addFiles(files) {
   stopVideo();
   const list = [...files];
-  const clip = list.find((file) => file.type.startsWith("video/"));
-  if (clip) return playFile(clip);
   if (!list.length) return undefined;
+  if (list.length === 1 && isVideo(list[0])) return playFile(list[0]);
   const first = state.items.length;
   state.items.push(...list.map((file) => ({ name: file.name || "pasted picture", file, faces: null })));
   await show(first);
   return readAll();
 }
 
+function isVideo(file) {
+  return file.type.startsWith("video/");
+}
+
 /** The picture in a file, turned as its EXIF data say. */
 async function decode({ name, file }) {
+  if (isVideo(file)) throw new Error(`${name}: a video; choose it alone, and it is played`);
   try {
     return await createImageBitmap(file, { imageOrientation: "from-image" });
   } catch {
@@ -156,7 +163,7 @@ async function readOne(item, chosen, key) {
     const read = await ask("read", { ...chosen, picture }, [picture]);
     Object.assign(values, { faces: facesOf(read), milliseconds: read.milliseconds });
   } catch (error) {
-    values.error = error.message;
+    values.error = error.message.startsWith(`${item.name}: `) ? error.message : `${item.name}: ${error.message}`;
   }
   Object.assign(item, values);
   if (item === state.items[state.current]) refresh();
@@ -243,7 +250,9 @@ async function runVideo(name) {
       refresh();
     }
   } catch (error) {
-    if (!live.stopped) report(error.message, true);
+    const isUnknown = error.name === "NotSupportedError";
+    const problem = isUnknown ? "not a video that this browser plays (such as MP4 or WebM)" : error.message;
+    if (!live.stopped) report(`${name}: ${problem}`, true);
   }
   if (state.live === live) stopVideo();
 }
@@ -367,6 +376,7 @@ function busy(on) {
 
 function draw() {
   const item = shown();
+  stage.style.aspectRatio = item?.bitmap ? `${item.bitmap.width} / ${item.bitmap.height}` : "";
   const ratio = window.devicePixelRatio || 1;
   const [width, height] = [stage.clientWidth, stage.clientHeight];
   if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {

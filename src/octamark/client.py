@@ -33,6 +33,9 @@ PER_REQUEST = 8
 BYTES_PER_REQUEST = 8_000_000
 """Bytes of encoded pictures that are sent together; a larger picture is sent alone."""
 
+_Upload = tuple[str, bytes]
+"""The name of a picture for messages of errors, another one for each of a list, and its encoded bytes."""
+
 _MAX_PAUSE = 30.0
 """Seconds that a client waits at most before it tries again, whatever the service asks for."""
 
@@ -74,7 +77,7 @@ class Client:
             raise OctamarkError(
                 f"the client needs a package that is not installed: {install_hint(['httpx'])}"
             ) from None
-        if not url.startswith(("http://", "https://")):
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             raise ConfigError(f"url {url!r}; allowed: http://... or https://...")
         if attempts < 1:
             raise ConfigError(f"attempts {attempts!r}; allowed: whole numbers above 0")
@@ -153,7 +156,7 @@ class Client:
             "min_confidence": min_confidence,
         }  # fmt: skip
         if not isinstance(picture, list | tuple):
-            return self._faces([_encoded(picture)], None if boxes is None else [boxes], options)[0]
+            return self._faces([_upload(picture)], None if boxes is None else [boxes], options)[0]
         if boxes is not None and len(boxes) != len(picture):
             raise BoxError(
                 f"{len(picture)} pictures but {len(boxes)} lists of boxes; give one (or None) for each picture"
@@ -174,7 +177,7 @@ class Client:
         Raises:
             PictureError, ServiceError: as ``landmarks``.
         """
-        data = self._post("/v1/overlay", [_encoded(picture)], None if boxes is None else [boxes], options)
+        data = self._post("/v1/overlay", [_upload(picture)], None if boxes is None else [boxes], options)
         return read_picture(data)
 
     def models(self) -> list[dict[str, Any]]:
@@ -195,7 +198,7 @@ class Client:
         values: list[dict[str, Any]] = json.loads(self._send("GET", "/v1/layouts"))
         return values
 
-    def _faces(self, pictures: Sequence[bytes], boxes: Sequence[Any] | None, options: dict[str, Any]) -> list[Faces]:
+    def _faces(self, pictures: Sequence[_Upload], boxes: Sequence[Any] | None, options: dict[str, Any]) -> list[Faces]:
         content = json.loads(self._post("/v1/landmarks", pictures, boxes, options))
         entries = picture_entries(
             ((f"{self.url}: picture {n}", value) for n, value in enumerate(content)), self._layout
@@ -203,18 +206,23 @@ class Client:
         return [entry.record(entry.file).faces for entry in entries]
 
     def _post(
-        self, path: str, pictures: Sequence[bytes], boxes: Sequence[Any] | None, options: dict[str, Any]
+        self, path: str, pictures: Sequence[_Upload], boxes: Sequence[Any] | None, options: dict[str, Any]
     ) -> bytes:
         query = {name: value for name, value in options.items() if value is not None}
         fields = {}
         if boxes is not None:
             plain = [None if of_picture is None else np.asarray(of_picture).tolist() for of_picture in boxes]
             fields["boxes"] = json.dumps(plain[0] if len(pictures) == 1 else plain)
-        files = [("picture", (str(number), data)) for number, data in enumerate(pictures)]
-        return self._send("POST", path, params=query, data=fields, files=files)
+        files = [("picture", (name or "picture", data)) for name, data in pictures]
+        source = pictures[0][0] if len(pictures) == 1 else ""  # of several, the service names the one that it refuses
+        return self._send("POST", path, source, params=query, data=fields, files=files)
 
-    def _send(self, method: str, path: str, **content: Any) -> bytes:
-        """The body of the answer to a request, which is sent again while the service is busy."""
+    def _send(self, method: str, path: str, source: str = "", **content: Any) -> bytes:
+        """The body of the answer to a request, which is sent again while the service is busy.
+
+        Args:
+            source: what is sent, for the messages of errors.
+        """
         for remaining in reversed(range(self._attempts)):
             try:
                 response = self._http.request(method, path, **content)
@@ -226,7 +234,7 @@ class Client:
             if response.status_code == 200:
                 return response.content
             if response.status_code != 503 or not remaining:
-                raise _refusal(self.url, response)
+                raise _refusal(f"{self.url}: {source}" if source else self.url, response)
             time.sleep(_pause(response.headers.get("Retry-After", "")))
         raise AssertionError
 
@@ -236,29 +244,41 @@ def _pause(text: str) -> float:
     return min(float(text), _MAX_PAUSE) if text.isascii() and text.isdecimal() else 1.0
 
 
-def _refusal(url: str, response: httpx.Response) -> OctamarkError:
-    """The error for an answer other than success."""
+def _refusal(source: str, response: httpx.Response) -> OctamarkError:
+    """The error for an answer other than success; ``source`` begins its message."""
     try:
         reason = str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):  # of a proxy
         reason = response.reason_phrase
-    message = f"{url}: {reason} (status {response.status_code})"
+    message = f"{source}: {reason} (status {response.status_code})"
     if response.status_code in (400, 413, 415):
         return PictureError(message)
     return ServiceError(message, response.status_code)
 
 
-def _chunks(pictures: Sequence[Any]) -> Iterator[tuple[int, list[bytes]]]:
-    """Encoded pictures that are sent together, with the index of the first."""
-    start, chunk = 0, list[bytes]()
+def _chunks(pictures: Sequence[Any]) -> Iterator[tuple[int, list[_Upload]]]:
+    """Pictures that are sent together, with the index of the first."""
+    start, chunk, size = 0, list[_Upload](), 0
     for index, picture in enumerate(pictures):
-        data = _encoded(picture)
-        if chunk and (len(chunk) == PER_REQUEST or sum(map(len, chunk)) + len(data) > BYTES_PER_REQUEST):
+        upload = _upload(picture, index)
+        size += len(upload[1])
+        if chunk and (len(chunk) == PER_REQUEST or size > BYTES_PER_REQUEST):
             yield start, chunk
-            start, chunk = index, []
-        chunk.append(data)
+            start, chunk, size = index, [], len(upload[1])
+        chunk.append(upload)
     if chunk:
         yield start, chunk
+
+
+def _upload(picture: PictureLike, index: int | None = None) -> _Upload:
+    """The name of a picture and its encoded bytes.
+
+    Args:
+        index: in the caller's list; None for a single picture.
+    """
+    file = Path(picture).name if isinstance(picture, str | os.PathLike) else ""
+    place = "" if index is None else f"index {index}"
+    return ": ".join(filter(None, (place, file))), _encoded(picture)
 
 
 def _encoded(picture: PictureLike) -> bytes:

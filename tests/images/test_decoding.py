@@ -187,13 +187,13 @@ def test_limits_hold_for_every_kind_of_source(tmp_path: Path) -> None:
             with contextlib.suppress(AttributeError):
                 source.seek(0)  # type: ignore[union-attr]
             with pytest.raises(PictureError, match=r"24x16 pixels \(RGB\) take 0 MB.*Limits\(memory=\.\.\.\)"):
-                read_picture(source, limits=Limits(memory=24 * 16 * 7 - 1))
+                read_picture(source, limits=Limits(memory=24 * 16 * 7 + 16 * 8 - 1))
         if kind not in ("array", "image"):
             with contextlib.suppress(AttributeError):
                 source.seek(0)  # type: ignore[union-attr]
             with pytest.raises(PictureError, match=r"more than 50 bytes.*Limits\(bytes=\.\.\.\)"):
                 read_picture(source, limits=Limits(bytes=50))
-    exact = Limits(bytes=len(data), pixels=24 * 16, memory=24 * 16 * 7)
+    exact = Limits(bytes=len(data), pixels=24 * 16, memory=24 * 16 * 7 + 16 * 8)
     for source in (path, data, io.BytesIO(data), image):
         np.testing.assert_array_equal(read_picture(source, limits=exact), GRADIENT)
 
@@ -318,6 +318,14 @@ def test_memory_stays_within_the_estimate(mode: str, form: str, kind: str, tmp_p
     taken, estimate = map(int, done.stdout.split())
     assert taken < estimate + 8_000_000
     assert taken > 0.5 * estimate
+
+
+def test_memory_of_rows_is_counted() -> None:
+    """PIL takes a pointer for each row, which is more than the pixels of a narrow picture."""
+    narrow = encoded(Image.new("L", (1, 60_000)))
+    assert read_picture(narrow, limits=Limits(memory=750_000)).shape == (60_000, 1, 3)
+    with pytest.raises(PictureError, match=r"1x60000 pixels \(L\) take 1 MB to decode"):
+        read_picture(narrow, limits=Limits(memory=700_000))
 
 
 SHORT_OF_MEMORY = """

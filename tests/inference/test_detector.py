@@ -49,6 +49,15 @@ def test_boxes_and_scores_have_the_form_of_the_protocol(photograph: Picture) -> 
     assert top < 115 < bottom
 
 
+@pytest.mark.parametrize("tiles", [False, True])
+def test_boxes_are_rounded(photograph: Picture, tiles: bool) -> None:
+    """The network's last digits, in which processors differ, are not in them."""
+    picture = np.asarray(cv2.resize(photograph, (1000, 1000)), np.uint8)
+    boxes, _ = FaceDetector(tiles=tiles)(picture)
+    assert len(boxes) == 1
+    np.testing.assert_array_equal(boxes * 16, np.round(boxes * 16))
+
+
 def test_a_copy_by_pickle_finds_the_same(photograph: Picture) -> None:
     detector = FaceDetector(0.7, tiles=True)
     detector(photograph)  # a network that is in use stays out of the copy

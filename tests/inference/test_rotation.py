@@ -116,6 +116,19 @@ def test_any_lean_ends_upright(lean: float) -> None:
     assert (crop.angle - lean + 180) % 360 - 180 == pytest.approx(0, abs=1)
 
 
+@pytest.mark.parametrize("lean", [-35.0, 100.0])
+def test_last_digits_of_the_landmarks_do_not_move_the_crop(lean: float) -> None:
+    """Processors differ in them; the next crop has the same pixels all the same."""
+    transforms = []
+    for change in (0.0, 1e-6, -1e-6):
+        network = Scripted(leaning_face(lean, CENTRE + 0.3) * (1 + change), lean)
+        crops = [upright_crop()]
+        (turned,), _ = RotationSearch(network, IBUG, RULE, "auto")(crops, network(crops))
+        transforms.append(turned.transform)
+    np.testing.assert_array_equal(transforms[1], transforms[0])
+    np.testing.assert_array_equal(transforms[2], transforms[0])
+
+
 def test_a_less_confident_reading_is_thrown_away() -> None:
     """Points that lean although the face does not: the upright crop is less confident, and the first reading stays."""
     face, crop = leaning_face(50), upright_crop()

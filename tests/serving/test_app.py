@@ -98,6 +98,7 @@ def test_boxes_replace_the_detector(service: Running, portrait: bytes) -> None:
         ("min_confidence=2", ("min_confidence", "'2'", "less than or equal to 1")),
         ("full_frame=maybe", ("full_frame", "'maybe'")),
         ("modl=small", ("unknown parameter 'modl'", "model, refine")),
+        ("model=small&format=csv&model=tiny-128", ("parameter 'model' 2 times; give it once",)),
         ("boxes=1,2,3,4", ("boxes are not JSON", "[x1, y1, x2, y2]")),
         ("boxes=" + "[" * 30000, ("boxes are not JSON",)),
         ("boxes=7", ("boxes: int", "a list of")),
@@ -143,7 +144,7 @@ def bad_pictures() -> dict[str, tuple[bytes, int, str]]:
         "bomb": (bomb(20000, 20000, 20000), 413, "20000x20000 pixels; at most 25 megapixels"),
         "bomb without pixels": (bomb(4000, 4000), 400, "damaged or truncated"),
         "endless": (bomb(2**31 - 1, 2**31 - 1), 413, "at most 25 megapixels"),
-        "memory": (encoded(np.zeros((4900, 4900, 3)), "WEBP", quality=1, method=0), 413, "at most 256 MB"),
+        "memory": (encoded(np.zeros((4900, 4900, 3)), "WEBP", quality=1, method=0), 413, "at most 260 MB"),
     }
 
 
@@ -365,6 +366,13 @@ def test_a_proxy_may_serve_it_under_a_path(portrait: bytes) -> None:
         for path in ("/v1/landmarks", "/faces/v1/landmarks"):  # with the path taken off by the proxy, and without
             assert service.post(path, portrait).status_code == 200
         assert service.get("/openapi.json").json()["servers"] == [{"url": "/faces"}]
+
+
+def test_no_address_is_redirected(service: Running, portrait: bytes) -> None:
+    """Behind a proxy, the address in a redirection would be that of the service."""
+    for response in (service.get("/v1/models/"), service.post("/v1/landmarks/", portrait)):
+        assert response.status_code == 404
+        assert "location" not in response.headers
 
 
 def test_the_page_may_load_nothing_from_elsewhere(tmp_path: Path) -> None:

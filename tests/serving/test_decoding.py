@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import PngImagePlugin
 
 from octamark import read_picture
 from octamark.serving.decoding import Decoders
@@ -117,6 +119,61 @@ def test_a_process_that_ends_costs_one_picture(slow_picture: bytes, portrait: by
     with_decoders(scenario)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system ends the process")
+def test_a_picture_that_takes_too_much_processor_time_is_refused(portrait: bytes) -> None:
+    """A progressive JPEG of 130 kB that goes over its 2.6 million pixels some thousand times."""
+    image = encoded(np.full((1600, 1600), 90, np.uint8), "JPEG", progressive=True)
+    last_scan = image[image.rfind(b"\xff\xda") : -2]
+    scan_bomb = image[:-2] + 100_000 * last_scan + image[-2:]
+
+    async def scenario(decoders: Decoders) -> None:
+        (process,) = decoders.process_ids
+        for data in 3 * [portrait]:  # the time is that of one picture
+            async with decoders.picture(data):
+                pass
+        assert decoders.process_ids == [process]
+        with pytest.raises(RefusalError, match=r"more than the 1 s of processor time that are allowed") as caught:
+            async with decoders.picture(scan_bomb):
+                pass
+        assert caught.value.status == 413
+        async with decoders.picture(portrait) as picture:
+            assert picture.shape == (400, 400, 3)
+        assert process not in decoders.process_ids
+
+    with_decoders(scenario, decode_seconds=1)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read in /proc")
+def test_damaged_pictures_leave_no_memory_behind(portrait: bytes) -> None:
+    """Their exceptions hold the frames of all callers, and so the pixels, unless no cycle keeps them."""
+    grey = np.full((2500, 2500, 3), 90, np.uint8)
+    too_long = PngImagePlugin.PngInfo()
+    too_long.add_text("comment", "x" * 2_000_000, zip=True)
+    good = encoded(grey, "PNG", compress_level=0)
+    broken_metadata = encoded(grey, "PNG", compress_level=1, pnginfo=too_long)
+
+    async def scenario(decoders: Decoders) -> None:
+        (process,) = decoders.process_ids
+
+        async def held() -> int:
+            async with decoders.picture(portrait):  # when this is read, what was before is over
+                pages = int(Path(f"/proc/{process}/statm").read_text().split()[5])
+            return pages * resource.getpagesize()
+
+        async with decoders.picture(good):
+            pass
+        before = await held()
+        async with decoders.picture(broken_metadata) as picture:
+            assert picture.shape == grey.shape
+        assert await held() - before < 2_000_000
+        with pytest.raises(RefusalError, match="truncated"):
+            async with decoders.picture(good[:-9_000_000]):
+                pass
+        assert await held() - before < 2_000_000
+
+    with_decoders(scenario)
+
+
 def test_a_picture_that_takes_too_long_is_refused(slow_picture: bytes, portrait: bytes) -> None:
     async def scenario(decoders: Decoders) -> None:
         (process,) = decoders.process_ids
@@ -128,7 +185,7 @@ def test_a_picture_that_takes_too_long_is_refused(slow_picture: bytes, portrait:
         async with decoders.picture(portrait) as picture:
             assert picture.shape == (400, 400, 3)
 
-    with_decoders(scenario, decode_seconds=5)
+    with_decoders(scenario, request_seconds=5)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="address space is limited on Linux")

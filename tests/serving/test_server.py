@@ -20,7 +20,7 @@ import pytest
 
 from command_line import run
 from octamark.cli.serve import is_loopback, read_token
-from octamark.errors import ConfigError
+from octamark.errors import ConfigError, WeightsError
 from octamark.serving import server
 from octamark.serving.server import PatientProtocol
 from running_service import encoded, listening
@@ -218,6 +218,12 @@ def test_a_token_file_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("short\n")
     with pytest.raises(ConfigError, match="at least 16"):
         run("serve", "--token-file", tmp_path / "token")
+
+
+def test_an_unknown_model_is_an_error_before_anything_is_served(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(WeightsError, match="unknown model 'huge'; models: pico"):
+        run("serve", "--port", "0", "--model", "pico", "--model", "huge")
+    assert "octamark serves" not in capfd.readouterr().err
 
 
 def test_an_address_that_is_taken_is_an_error() -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -84,6 +88,30 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(site: Path) -> Iterator[Server]:
     yield from serving(site)
+
+
+@pytest.fixture(scope="session")
+def served(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of ``octamark serve`` with the page."""
+    options = ["--port", "0", "--model", "pico", "--decoders", "1", "--site", str(site)]
+    log = tmp_path_factory.mktemp("serve") / "log.txt"
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-m", "octamark", "serve", *options], stderr=file)
+    try:
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())) or not _is_ready(found[0]):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+        yield f"{found[0]}/"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _is_ready(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/health/ready").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ async function run({ model, options = {}, how = {}, picture, transforms, size, f
   if (model === undefined && !transforms) return Object.keys(octamark);
   if (transforms) return transforms.map((transform) => cut(read(picture), transform, size));
   const landmarker = await landmarkerOf(model, options);
+  if (!picture && !readings && !frames) return landmarker.layout;
   if (readings) return filtered(landmarker.layout, smoothing, readings);
   if (!frames) return (await landmarker(read(picture), how)).map(values);
   const tracker = new Tracker(landmarker, tracking);

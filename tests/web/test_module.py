@@ -80,6 +80,16 @@ def test_every_model_agrees_with_python(predict: Predict, portrait: Picture) -> 
         compare(octamark.load(name)(portrait), values)
 
 
+def test_layouts_are_those_of_python(predict: Predict) -> None:
+    """A model file may hold an older drawing of its layout; the lean of faces is measured against the present one."""
+    names = models.available()
+    for name, values in zip(names, predict([{"model": name} for name in names]), strict=True):
+        layout = octamark.load(name).layout
+        assert values["pointNames"] == list(layout.point_names)
+        assert values["edges"] == layout.edges.tolist()
+        np.testing.assert_array_equal(np.array(values["diagram"], np.float64), layout.diagram.astype(np.float64))
+
+
 def test_pictures_that_need_more_than_one_look_agree(predict: Predict, portrait: Picture, photograph: Picture) -> None:
     large = np.asarray(cv2.resize(photograph, None, fx=2.7, fy=2.7, interpolation=cv2.INTER_CUBIC), np.uint8)
     crowd = np.zeros((900, 1300, 3), np.uint8)

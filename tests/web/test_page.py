@@ -78,6 +78,9 @@ class Visit:
         self.page.set_default_timeout(WAIT)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
+        self.page.add_init_script(
+            "document.addEventListener('securitypolicyviolation', (event) => console.error(event.violatedDirective))"
+        )
         self.page.goto(url)
         self.page.wait_for_selector(READY)
 
@@ -90,6 +93,36 @@ class Visit:
         """Choose a picture and wait until it was read."""
         self.choose((name, "image/png", encoded(picture)))
         self.page.wait_for_selector(f"#status:has-text('{name}: ')")
+
+    def drop(self, *pictures: tuple[str, str, bytes]) -> None:
+        """Drop files: (name, media type, bytes) each."""
+        self.page.evaluate(
+            """(files) => {
+              const data = new DataTransfer();
+              for (const [name, type, content] of files) {
+                const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+                data.items.add(new File([bytes], name, { type }));
+              }
+              const drop = new DragEvent("drop", { dataTransfer: data, bubbles: true });
+              document.querySelector("#stage").dispatchEvent(drop);
+            }""",
+            [(name, kind, base64.b64encode(content).decode()) for name, kind, content in pictures],
+        )
+
+    def wait_until(self, condition: str) -> None:
+        """Wait until a condition in JavaScript holds; the policy of the page refuses playwright's own way to do so."""
+        for _ in range(WAIT // 100):
+            if self.page.evaluate(condition):
+                return
+            self.page.wait_for_timeout(100)
+        raise AssertionError(condition)
+
+    def check(self, url: str) -> None:
+        """Check that nothing went wrong and no request left the origin."""
+        assert self.problems == []
+        assert self.requests
+        outside = [asked for asked in self.requests if not asked.startswith((url, f"blob:{url}", "data:"))]
+        assert outside == []
 
     def saved(self, kind: str) -> tuple[str, bytes]:
         """The name and the content of the file that a button saves."""
@@ -104,25 +137,13 @@ def visit(browser: Browser, server: Server) -> Iterator[Visit]:
     visit = Visit(context, server.url)
     yield visit
     context.close()
-    assert visit.problems == []
-    outside = [url for url in visit.requests if not url.startswith((server.url, f"blob:{server.url}", "data:"))]
-    assert visit.requests
-    assert outside == []
+    visit.check(server.url)
 
 
 def test_a_dropped_picture_has_the_points_of_python(
     visit: Visit, photograph: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    dropped = base64.b64encode(encoded(photograph)).decode()
-    visit.page.evaluate(
-        """(content) => {
-          const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
-          const data = new DataTransfer();
-          data.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
-          document.querySelector("#stage").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
-        }""",
-        dropped,
-    )
+    visit.drop(("dropped.png", "image/png", encoded(photograph)))
     visit.page.wait_for_selector(".card")
     expected = octamark.load("tiny-128")(photograph)
     assert visit.page.locator(".card").count() == len(expected) == 1
@@ -197,9 +218,86 @@ def test_a_picture_without_a_face_and_one_that_a_face_fills(visit: Visit) -> Non
     assert len(picture["faces"]) == 1
 
 
-def test_a_file_that_is_no_picture_is_named(visit: Visit) -> None:
-    visit.choose(("notes.txt", "text/plain", b"not a picture"))
-    visit.page.wait_for_selector("#status.error:has-text('notes.txt: not a picture')")
+def test_files_that_cannot_be_read_are_named(visit: Visit, photograph: NDArray[np.uint8]) -> None:
+    good = encoded(photograph)
+    bad = {
+        ("notes.txt", "text/plain", b"not a picture"): "not a picture that this browser reads",
+        ("empty.jpg", "image/jpeg", b""): "not a picture that this browser reads",
+        ("damaged.png", "image/png", good[:30] + bytes(3000)): "not a picture that this browser reads",
+        ("thin.png", "image/png", encoded(np.zeros((3, 20_000, 3), np.uint8))): "a picture of 20000x3 pixels; allowed:",
+        ("broken.mp4", "video/mp4", b"no video"): "not a video that this browser plays",
+    }
+    for file, message in bad.items():
+        visit.choose(file)
+        visit.page.wait_for_selector(f"#status.error:has-text('{file[0]}: {message}')")
+        visit.read(photograph, "good.png")
+    visit.choose(("clip.mp4", "video/mp4", b"no video"), ("beside.png", "image/png", good))
+    visit.page.wait_for_selector("#status.error:has-text('clip.mp4: a video; choose it alone')")
+    visit.page.click("#strip button[aria-label='beside.png']")
+    visit.page.wait_for_selector("#status:has-text('beside.png: 1 face')")
+
+
+def test_twenty_pictures_dropped_at_once_are_all_read(visit: Visit, photograph: NDArray[np.uint8]) -> None:
+    good = encoded(photograph)
+    name = "<img src=x onerror=alert(1)> & 'ü'.png"
+    visit.drop(*((f"{number} {name}", "image/png", b"bad" if number == 7 else good) for number in range(20)))
+    visit.page.wait_for_selector(f'#status:has-text("0 {name}: 1 face")')
+    visit.wait_until(
+        "document.querySelectorAll('#strip canvas').length === 19 && document.querySelector('#busy').hidden"
+    )
+    assert visit.page.inner_text("#strip li:nth-child(8)") == "no picture"
+    assert [picture["file"] for picture in json.loads(visit.saved("json")[1])] == [
+        f"{number} {name}" for number in range(20) if number != 7
+    ]
+
+
+def test_a_large_picture_is_read(visit: Visit, photograph: NDArray[np.uint8]) -> None:
+    large = np.asarray(cv2.resize(photograph, (12_000, 8_000)), np.uint8)
+    visit.choose(("large.jpg", "image/jpeg", cv2.imencode(".jpg", large[:, :, ::-1])[1].tobytes()))
+    visit.page.wait_for_selector("#status:has-text('large.jpg: 1 face')")
+
+
+def test_a_refused_camera_is_said(visit: Visit) -> None:
+    refuse = (
+        "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('Denied', 'NotAllowedError'); }"
+    )
+    visit.page.evaluate(f"() => {{ {refuse} }}")
+    visit.page.click("#invite button[data-action=camera]")
+    visit.page.wait_for_selector("#status.error:has-text('The camera cannot be used: Denied')")
+    assert visit.page.is_visible("#invite")
+
+
+def test_wrong_inputs_of_the_module_are_named(visit: Visit) -> None:
+    cases = [
+        ("load(null)", "WeightsError: unknown model null; models: pico"),
+        ("load(new Uint8Array(100))", "WeightsError: the model's bytes: "),
+        ("load('pico', { detector: 3 })", "ConfigError: detector 3; allowed: a function"),
+        ("load('pico', { detector: () => null }).then((l) => l(GREY))", "BoxError: detector: boxes must be an array"),
+        (
+            "load('pico', { detector: () => ({ boxes: [[1, 2, NaN, 9]], scores: [1] }) }).then((l) => l(GREY))",
+            "BoxError: detector: box 0 (1, 2, NaN, 9): not four finite numbers",
+        ),
+        (
+            "load('pico', { detector: () => ({ boxes: [[1, 2, 8, 9]], scores: [] }) }).then((l) => l(GREY))",
+            "BoxError: detector: scores (); allowed: 1 finite numbers, one for each box",
+        ),
+        ("load('pico').then((l) => l(GREY, { boxes: [[NaN, 1, 2, 3]] }))", "BoxError: box 0 (NaN, 1, 2, 3): not four"),
+        ("load('pico').then((l) => l(GREY, { boxes: [null] }))", "BoxError: box 0 (): not four finite numbers"),
+        ("load('pico').then((l) => l('photo.jpg'))", "PictureError: a picture of type String; allowed: ImageData"),
+        ("load('pico').then((l) => l(new Image()))", "PictureError: a picture of 0x0 pixels; allowed: 1 to 16384"),
+        ("load('pico').then((l) => l({ ...GREY, width: 7 }))", "PictureError: 300 bytes for a picture of 7x10 pixels"),
+        ("load('pico').then((l) => l({ ...GREY, width: 1e9 }))", "PictureError: a picture of 1000000000x10 pixels"),
+        ("load('pico').then((l) => l(new Blob(['text'])))", "PictureError: not a picture that this browser reads"),
+    ]
+    for code, message in cases:
+        error = visit.page.evaluate(
+            """async () => {
+              const { load } = await import("./octamark.js");
+              const GREY = { data: new Uint8Array(300).fill(128), width: 10, height: 10 };
+              return CODE.then(() => "none", (error) => `${error.name}: ${error.message}`);
+            }""".replace("CODE", code)
+        )
+        assert error.startswith(message), code
 
 
 def test_the_camera_gives_tracks(visit: Visit, tmp_path: Path) -> None:
@@ -291,10 +389,7 @@ def test_nothing_is_wider_than_the_window(visit: Visit, photograph: NDArray[np.u
 
 def test_it_works_offline_after_the_first_visit(visit: Visit, photograph: NDArray[np.uint8]) -> None:
     page = visit.page
-    page.evaluate("navigator.serviceWorker.ready.then(() => undefined)")
-    page.wait_for_function(
-        "async () => (await caches.keys()).length === 1 && navigator.serviceWorker.controller !== null"
-    )
+    visit.wait_until("async () => (await caches.keys()).length === 1 && navigator.serviceWorker.controller !== null")
     visit.context.set_offline(True)
     page.reload()
     page.wait_for_selector(READY)
@@ -318,6 +413,36 @@ def test_the_policy_refuses_other_hosts(browser: Browser, server: Server, elsewh
     })"""
     assert visit.page.evaluate(in_worker, elsewhere.url) == "refused"
     assert elsewhere.requests == 0
+    context.close()
+
+
+def test_the_service_serves_the_page(
+    browser: Browser, served: str, elsewhere: Server, photograph: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    """With the policies in its headers, and again from the service worker's cache, beside the service's own paths."""
+    context = browser.new_context()
+    visit = Visit(context, served)
+    page = visit.page
+    expected = octamark.load("tiny-128")(photograph)
+    for number in range(2):
+        assert page.evaluate("crossOriginIsolated && typeof SharedArrayBuffer === 'function'")
+        visit.drop((f"{number}.png", "image/png", encoded(photograph)))
+        page.wait_for_selector(f"#status:has-text('{number}.png: 1 face')")
+        path = tmp_path / f"{number}.json"
+        path.write_bytes(visit.saved("json")[1])
+        (record,) = read_records(path)
+        apart = np.linalg.norm(record.faces.landmarks - expected.landmarks, axis=2)
+        assert apart.mean() < 0.3
+        assert apart.max() < 1
+        visit.wait_until("navigator.serviceWorker.controller !== null")
+        page.reload()
+        page.wait_for_selector(READY)
+    assert page.evaluate("fetch('v1/models').then((response) => response.json())")[0]["name"] == "pico"
+    visit.check(served)
+    reached = "(url) => fetch(url, { mode: 'no-cors' }).then(() => true, () => false)"
+    assert not page.evaluate(reached, elsewhere.url)
+    assert elsewhere.requests == 0
+    assert any("connect-src" in problem for problem in visit.problems)  # which the check above would have seen
     context.close()
 
 

@@ -7,6 +7,7 @@
  * 3. If there is still no face, but a candidate: the picture at 192 pixels with a border, and turned by 90, 270 and 180
  *    degrees.
  */
+import { inSteps, roundHalfEven } from "./geometry.js";
 import { cutCrop, halved, resized, turned } from "./picture.js";
 
 const STRIDES = [8, 16, 32];
@@ -45,7 +46,7 @@ const DUPLICATE_OVERLAP = 0.5;
  */
 export async function searchFaces(picture, threshold, run) {
   const found = await search(new Views(picture, run, Math.min(FAINT, threshold)), threshold);
-  return sortedBy(found, side);
+  return sortedBy(found.map((candidate) => ({ ...candidate, box: candidate.box.map(inSteps) })), side);
 }
 
 async function search(views, threshold) {
@@ -268,11 +269,6 @@ function side({ box }) {
 
 function sortedBy(items, value) {
   return [...items].sort((first, second) => value(second) - value(first));
-}
-
-function roundHalfEven(value) {
-  const rounded = Math.round(value);
-  return rounded - value === 0.5 && rounded % 2 ? rounded - 1 : rounded;
 }
 
 const MIN_SCORE = 0.1; // least detector score of a candidate that the landmark network reads

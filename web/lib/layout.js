@@ -20,7 +20,7 @@ export class Layout {
     }
     this.normalisers = table.normalisers ?? {};
     this.regions = table.regions ?? {};
-    this.diagram = table.diagram ?? null;
+    this.diagram = table.diagram?.map((point) => point.map(Math.fround)) ?? null; // as Python holds it
     const eyes = Object.entries(table.eyes ?? {}).map(([side, { corners, lids }]) => [side, { corners, pairs: lids }]);
     this.eyes = Object.fromEntries(eyes);
     this.mouth = table.mouth ? { corners: table.mouth.corners, pairs: table.mouth.lips } : null;

@@ -74,10 +74,12 @@ export class Network {
 }
 
 /**
- * The card and the layout that a model file holds.
+ * The card and the layout of a model file. A layout of this version takes the place of the file's one of that name, whose
+ * drawing may be an older one.
  * @param {boolean} regional whether it has to be a regional network or a model for whole faces
+ * @param {object} layouts tables of this version's layouts, by name
  */
-export function cardAndLayout(bytes, name, regional) {
+export function cardAndLayout(bytes, name, regional, layouts) {
   let entries;
   try {
     entries = metadata(bytes);
@@ -91,5 +93,11 @@ export function cardAndLayout(bytes, name, regional) {
   if (regional !== "global_model" in card) {
     throw new WeightsError(`${name}: ${regional ? "a model for whole faces" : "a regional network"}`);
   }
-  return { card, layout: new Layout(JSON.parse(entries[LAYOUT])) };
+  const table = JSON.parse(entries[LAYOUT]);
+  if (!Object.hasOwn(layouts, table.name)) return { card, layout: new Layout(table) };
+  const builtin = layouts[table.name];
+  if (JSON.stringify(table.points) !== JSON.stringify(builtin.points)) {
+    throw new WeightsError(`${name}: its layout ${table.name} has other points than octamark's layout of that name`);
+  }
+  return { card, layout: new Layout(builtin) };
 }

@@ -4,7 +4,7 @@
  * A picture here is { data, width, height, channels }: bytes row by row, RGB first; a fourth channel is skipped.
  */
 import { PictureError } from "./errors.js";
-import { apply } from "./geometry.js";
+import { apply, roundHalfEven } from "./geometry.js";
 
 const FRACTION = 10; // bits of a coordinate behind the point, as in OpenCV's warpAffine
 const STEPS = 32; // places between two pixels at which it interpolates
@@ -196,14 +196,14 @@ function warp(picture, [a, b, c, d, e, f], size, out, start) {
   const along = new Int32Array(size);
   const across = new Int32Array(size);
   for (let x = 0; x < size; x++) {
-    along[x] = roundEven(a * x * scale);
-    across[x] = roundEven(d * x * scale);
+    along[x] = roundHalfEven(a * x * scale);
+    across[x] = roundHalfEven(d * x * scale);
   }
   const stride = width * channels;
   let at = start;
   for (let y = 0; y < size; y++) {
-    const x0 = roundEven((b * y + c) * scale) + half;
-    const y0 = roundEven((e * y + f) * scale) + half;
+    const x0 = roundHalfEven((b * y + c) * scale) + half;
+    const y0 = roundHalfEven((e * y + f) * scale) + half;
     for (let x = 0; x < size; x++, at += 3) {
       const u = (x0 + along[x]) >> shift;
       const v = (y0 + across[x]) >> shift;
@@ -238,11 +238,6 @@ function warp(picture, [a, b, c, d, e, f], size, out, start) {
       }
     }
   }
-}
-
-function roundEven(value) {
-  const rounded = Math.round(value);
-  return rounded - value === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
 }
 
 /**
@@ -310,8 +305,8 @@ function resizeTable(old, size, settled) {
     if (settled && (place < 0 || place >= old - 1)) share = 0;
     table.place[index] = Math.min(Math.max(place, 0), old - 1);
     table.next[index] = place >= 0 && place < old - 1 ? 1 : 0;
-    table.near[index] = roundEven(Math.fround(1 - share) * WEIGHT);
-    table.far[index] = roundEven(share * WEIGHT);
+    table.near[index] = roundHalfEven(Math.fround(1 - share) * WEIGHT);
+    table.far[index] = roundHalfEven(share * WEIGHT);
   }
   return table;
 }

@@ -3,7 +3,7 @@
  * Python). Around the angle from which a face is read again the two results are blended, so that the landmarks are a
  * continuous function of the picture.
  */
-import { Crop, cropTransform, ramp, tilt, uprightSquare } from "./geometry.js";
+import { Crop, cropTransform, inSteps, ramp, tilt, uprightSquare } from "./geometry.js";
 
 const TILT_BAND = [15, 25]; // degrees: below the crop is kept, above the upright one replaces it
 const CONFIDENCE_BAND = 0.05; // the upright reading counts half at equal confidence, 0 or 1 where it differs by this
@@ -32,8 +32,8 @@ export async function searchRotation(readings, read, diagram, rule, mode) {
   const upright = async (faces) => {
     const crops = new Map();
     for (const [index, { crop, landmarks }] of faces) {
-      const angle = tilt(landmarks.points, diagram);
-      const square = uprightSquare(landmarks.points, angle, rule.margin);
+      const angle = inSteps(tilt(landmarks.points, diagram));
+      const square = uprightSquare(landmarks.points, angle, rule.margin).map(inSteps);
       if (square[2] > 1) crops.set(index, new Crop(crop.picture, cropTransform(square, rule.size, angle), crop.centre));
     }
     const landmarks = await read([...crops.values()]);

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from octamark import models
 from octamark.cli.console import check_installed, note
 from octamark.errors import ConfigError
 
@@ -60,7 +61,7 @@ def serve(
     max_faces: Annotated[int, typer.Option("--max-faces", min=1, help="Faces of a request")] = 100,
     max_memory: Annotated[
         float, typer.Option("--max-memory", min=1, help="Megabytes that pictures take while they are decoded and read")
-    ] = 256.0,
+    ] = 260.0,
     max_seconds: Annotated[
         float, typer.Option("--max-seconds", min=0.1, help="Time of a request after its upload")
     ] = 30.0,
@@ -97,6 +98,8 @@ def serve(
         **{name: count for name, count in counts.items() if count is not None},
     )
     settings = dataclasses.replace(settings, max_uploads=max(settings.max_uploads, settings.max_bytes))
+    for source in settings.models:
+        models.read(source)  # what is not there is an error before anything is served
     listener = server.bind(host, port)
     address, bound = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address

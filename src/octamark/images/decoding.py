@@ -41,6 +41,9 @@ _FORMATS = {
 }  # fmt: skip
 """PIL's formats that are decoded, and the modules that do it. MPO comes with JPEG, PGM, PBM and PFM with PPM."""
 
+_ROW_POINTER = 8
+"""Bytes that PIL takes for each row of a picture, beside its pixels."""
+
 _HEADER = 1 << 24
 """Bytes in which the size of a picture with broken metadata is looked for."""
 
@@ -53,8 +56,9 @@ class Limits:
         bytes: of the encoded file or stream; no more than this is read.
         pixels: width times height.
         memory: bytes that decoding and conversion to RGB take at their peak, estimated from the picture's header: its
-            pixels as PIL holds them (1 to 4 bytes each), what the format's decoder needs beside them, and the result (3
-            bytes per pixel). The encoded bytes are not counted. Arrays are held to ``pixels`` only.
+            pixels as PIL holds them (1 to 4 bytes each, and 8 for each row), what the format's decoder needs beside
+            them, and the result (3 bytes per pixel). The encoded bytes are not counted. Arrays are held to ``pixels``
+            only.
 
     Raises:
         ConfigError: a limit that is no whole number above 0.
@@ -312,18 +316,21 @@ def _decode(
             return _decode_as_it_is(data, name, limits, {}, reduce, silent=False)
     except PictureError as error:
         cause = error.__cause__
-        if cause is None or isinstance(cause, MemoryError):  # refused, not damaged
-            raise
-        plain = metadata.without_metadata(bytes(data))
-        silent = isinstance(cause, Warning)  # which is an error under python -W error
-        if plain is None and not silent:
-            raise
-        encoded, removed = plain or (data, {})
         try:
-            with _errors(name), _without_warnings() if silent else contextlib.nullcontext():
-                return _decode_as_it_is(encoded, name, limits, removed, reduce, silent=silent)
-        except PictureError as second:
-            raise error if isinstance(second.__cause__, Exception) else second from cause
+            if cause is None or isinstance(cause, MemoryError):  # refused, not damaged
+                raise
+            plain = metadata.without_metadata(bytes(data))
+            silent = isinstance(cause, Warning)  # which is an error under python -W error
+            if plain is None and not silent:
+                raise
+            encoded, removed = plain or (data, {})
+            try:
+                with _errors(name), _without_warnings() if silent else contextlib.nullcontext():
+                    return _decode_as_it_is(encoded, name, limits, removed, reduce, silent=silent)
+            except PictureError as second:
+                raise error if isinstance(second.__cause__, Exception) else second from cause
+        finally:
+            del cause  # its traceback leads to this frame, and so to what the callers hold: a cycle of whole pictures
 
 
 def _decode_as_it_is(
@@ -437,4 +444,5 @@ def decoded_bytes(image: Image.Image) -> int:
     elif isinstance(image, TiffImageFile):
         bits = image.tag_v2.get(258, (8,))
         per_pixel = max(held, sum(bits) / 8)  # a strip may be the whole picture; turning it takes a copy
-    return round(image.width * image.height * (held + max(3, per_pixel)))
+    rows = image.height * _ROW_POINTER
+    return round(image.width * image.height * (held + max(3, per_pixel))) + rows

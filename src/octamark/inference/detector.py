@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import BoxError, ConfigError
-from octamark.geometry import Picture, ReducedPicture, check_boxes, whole
+from octamark.geometry import Picture, ReducedPicture, check_boxes, in_steps, whole
 from octamark.inference.search import SECOND_SIDE, Candidates, Views, merged, search
 from octamark.inference.session import check_threads
 from octamark.inference.yunet import Detections, yunet_weights
@@ -77,6 +77,8 @@ class FaceDetector:
     def __call__(self, picture: Picture | ReducedPicture, /) -> Detections:
         """Boxes (n, 4) float32, xyxy in pixels, and scores (n,) float32 of the faces in a picture, largest face first.
 
+        The boxes are rounded to sixteenths of a pixel, so that they are the same on all processors.
+
         Args:
             picture: (H, W, 3) uint8, RGB; or one that gives its parts reduced, as ``octamark.images.open_picture``
                 makes it of a large JPEG.
@@ -93,6 +95,7 @@ class FaceDetector:
         found = search(picture, self.threshold, self.threads)
         if self.tiles and max(picture.shape[:2]) > SECOND_SIDE:
             found = merged(self.threshold, found, *self._tiles(whole(picture)))
+        found = replace(found, boxes=in_steps(found.boxes))
         return found.select(np.argsort(-found.sides, kind="stable"))
 
     def _tiles(self, picture: Picture) -> Iterator[Candidates]:

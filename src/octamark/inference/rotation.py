@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.faces import Landmarks
-from octamark.geometry import Crop, crop_transform, tilt, upright_square
+from octamark.geometry import Crop, crop_transform, in_steps, tilt, upright_square
 from octamark.layouts import Layout
 from octamark.models import CropRule
 
@@ -96,8 +96,8 @@ class RotationSearch:
         """Each face read again in an upright crop around its landmarks; without faces whose landmarks coincide."""
         crops = {}
         for index, (crop, face_landmarks) in faces.items():
-            angle = self._tilt(face_landmarks)
-            square = upright_square(face_landmarks.points, angle, self.rule.margin)
+            angle = float(in_steps(self._tilt(face_landmarks)))
+            square = in_steps(upright_square(face_landmarks.points, angle, self.rule.margin))
             if square[2] > 1:
                 crops[index] = Crop(crop.picture, crop_transform(square, self.rule.size, angle), crop.centre)
         landmarks = self.read(list(crops.values()))

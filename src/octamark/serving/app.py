@@ -10,6 +10,7 @@ import io
 import logging
 import time
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
@@ -87,11 +88,12 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_tags=openapi.TAGS,
         docs_url=None,  # these pages load scripts from another host
         redoc_url=None,
+        redirect_slashes=False,  # behind a proxy, the address that a redirection names is not the client's
         lifespan=lifespan,
         responses=openapi.REFUSALS,
     )
     app.state.service = service
-    app.include_router(_results(service), dependencies=[Depends(_token_check(settings.token))])
+    app.include_router(_results(service), dependencies=[Depends(_token_check(settings.token)), Depends(_check_query)])
     app.include_router(_health(service))
     if settings.site is not None:
         app.mount("/", _Site(directory=settings.site, html=True), name="site")
@@ -237,6 +239,14 @@ def _token_check(token: str | None) -> Any:
             )
 
     return check
+
+
+async def _check_query(request: Request) -> None:
+    """Refuse a parameter that stands in the URL more than once."""
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    for name, count in counts.most_common(1):
+        if count > 1:
+            raise RefusalError(422, f"parameter {name[:100]!r} {count} times; give it once")
 
 
 async def _on_refusal(request: Request, error: Exception) -> Response:

@@ -1,8 +1,8 @@
-"""A process that decodes pictures for the service: ``python -m octamark.serving.decoder PIXELS MEMORY BYTES``.
+"""A process that decodes pictures for the service: ``python -m octamark.serving.decoder PIXELS MEMORY BYTES SECONDS``.
 
 It reads pictures from standard input and writes pixels to standard output. It may take no more address space than a
-picture within the limits needs, may write no files, and ends when its standard input does. What an evil picture can do
-is to end this process.
+picture within the limits needs, and no more than SECONDS of processor time for each; it may write no files, and ends
+when its standard input does. What an evil picture can do is to end this process.
 
 For each picture it reads the number of bytes (``LENGTH``) and the bytes, and answers with a ``HEADER``: ``NEEDS``, the
 size and the memory that decoding will take, or a refusal and the length of the reason that follows. After ``NEEDS``
@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import enum
 import io
+import math
 import os
 import struct
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -81,11 +83,12 @@ def needed(data: bytes, limits: Limits) -> tuple[int, int, int]:
     return height, width, memory
 
 
-def answer(source: io.FileIO, target: io.FileIO, limits: Limits) -> bool:
+def answer(source: io.FileIO, target: io.FileIO, limits: Limits, seconds: float) -> bool:
     """Read one picture from a stream and write its pixels, or why there are none, to another; False at its end."""
     length = read_exactly(source, LENGTH.size)
     if length is None:
         return False
+    restrict_time(seconds)
     encoded = read_exactly(source, LENGTH.unpack(length)[0])
     if encoded is None:
         return False
@@ -98,26 +101,26 @@ def answer(source: io.FileIO, target: io.FileIO, limits: Limits) -> bool:
             return order == SKIP
         picture = np.ascontiguousarray(read_picture(data, limits=limits))
     except PictureError as error:
-        refused = refusal_of(error)
+        kind, reason = refusal_of(error)
     except _RefusedError as error:
-        refused = error
+        kind, reason = error.kind, str(error)
     except Exception as error:  # MemoryError, and whatever else
-        refused = _RefusedError(Kind.DAMAGED, f"cannot be decoded ({type(error).__name__})")
+        kind, reason = Kind.DAMAGED, f"cannot be decoded ({type(error).__name__})"
     else:
         height, width, _ = picture.shape
         write_all(target, HEADER.pack(Kind.PICTURE, height, width, picture.nbytes))
         write_all(target, picture.data.cast("B"))
         return True
-    reason = str(refused)[:MAX_REASON].encode("utf-8", "backslashreplace")
-    write_all(target, HEADER.pack(refused.kind, 0, 0, len(reason)) + reason)
+    encoded_reason = reason[:MAX_REASON].encode("utf-8", "backslashreplace")
+    write_all(target, HEADER.pack(kind, 0, 0, len(encoded_reason)) + encoded_reason)
     return True
 
 
-def refusal_of(error: PictureError) -> _RefusedError:
-    """The refusal of a picture that could not be decoded."""
+def refusal_of(error: PictureError) -> tuple[Kind, str]:
+    """The kind of refusal of a picture that could not be decoded, and its reason."""
     if error.__cause__ is None or isinstance(error.__cause__, MemoryError):
-        return _RefusedError(Kind.TOO_LARGE, "decoding takes more memory than is allowed")
-    return _RefusedError(Kind.DAMAGED, str(error).removeprefix("bytes: "))
+        return Kind.TOO_LARGE, "decoding takes more memory than is allowed"
+    return Kind.DAMAGED, str(error).removeprefix("bytes: ")
 
 
 def read_exactly(source: io.FileIO, count: int) -> bytearray | None:
@@ -155,9 +158,17 @@ def restrict(memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (space, space))
 
 
+def restrict_time(seconds: float) -> None:
+    """Let the system end this process after so many seconds of processor time from now, rounded up to whole ones."""
+    if resource is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), most))
+
+
 def main() -> None:
     """Answer until standard input ends."""
     pixels, memory, size = map(int, sys.argv[1:4])
+    seconds = float(sys.argv[4])
     limits = Limits(bytes=size, pixels=pixels, memory=memory)
     warnings.simplefilter("ignore")
     source, target = io.FileIO(os.dup(0), "rb"), io.FileIO(os.dup(1), "wb")
@@ -165,7 +176,7 @@ def main() -> None:
     decoders()
     restrict(memory + 3 * size + SPARE)
     write_all(target, HEADER.pack(Kind.READY, 0, 0, 0))
-    while answer(source, target, limits):
+    while answer(source, target, limits, seconds):
         pass
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -30,6 +31,9 @@ _START_SECONDS = 60
 _STOP_SECONDS = 5
 _RESTART_SECONDS = 1
 """Between two attempts to start a process."""
+
+_OUT_OF_TIME = getattr(signal, "SIGXCPU", None)
+"""The signal by which the system ends a process that took all its processor time; Windows has none."""
 
 _PIPE = 1 << 20
 """Bytes that a pipe holds, where the system allows it; with its usual 2^16, both sides wake up for each of them."""
@@ -57,7 +61,7 @@ class Decoder:
     """
 
     def __init__(self, settings: Settings) -> None:
-        limits = [settings.max_pixels, settings.max_memory, settings.max_bytes]
+        limits = [settings.max_pixels, settings.max_memory, settings.max_bytes, settings.decode_seconds]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "octamark.serving.decoder", *map(str, limits)],
             stdin=subprocess.PIPE,
@@ -120,6 +124,13 @@ class Decoder:
             self._process.kill()
             self._process.wait()
         self._from.close()
+
+    def took_all_its_time(self) -> bool:
+        """Whether the system ended the process because it took more processor time than a picture may take."""
+        try:
+            return _OUT_OF_TIME is not None and self._process.wait(_STOP_SECONDS) == -_OUT_OF_TIME
+        except subprocess.TimeoutExpired:
+            return False
 
     @property
     def alive(self) -> bool:
@@ -216,7 +227,7 @@ class Decoders:
                 picture = await self._in_time(decoder, decoder.decode)
             except DecoderStoppedError:
                 decoder.ended = True  # which the system may not know yet
-                raise self._reason_of_end(decoder) from None
+                raise await self._reason_of_end(decoder) from None
             finally:
                 self._return(decoder)
             surplus = max(0, held - max(picture.nbytes, least_memory(picture.shape[0] * picture.shape[1])))
@@ -227,8 +238,8 @@ class Decoders:
             self._memory.release(held)
 
     async def _in_time(self, decoder: Decoder, call: Callable[[], T]) -> T:
-        """The result of a call in a thread; after the time for decoding the process is killed, and the call fails."""
-        timer = asyncio.get_running_loop().call_later(self._settings.decode_seconds, decoder.kill)
+        """The result of a call in a thread; when the time is over the process is killed, and the call fails."""
+        timer = asyncio.get_running_loop().call_later(self._seconds, decoder.kill)
         try:
             return await self._in_thread(call)
         except asyncio.CancelledError:
@@ -240,11 +251,18 @@ class Decoders:
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
-    def _reason_of_end(self, decoder: Decoder) -> RefusalError:
+    @property
+    def _seconds(self) -> float:
+        """After which a process is killed: where the system limits its processor time, nobody waits any longer."""
+        settings = self._settings
+        return settings.decode_seconds if _OUT_OF_TIME is None else settings.request_seconds
+
+    async def _reason_of_end(self, decoder: Decoder) -> RefusalError:
         if decoder.killed:
-            return RefusalError(
-                413, f"decoding takes longer than the {self._settings.decode_seconds:g} s that are allowed"
-            )
+            return RefusalError(413, f"decoding takes longer than the {self._seconds:g} s that are allowed")
+        if await self._in_thread(decoder.took_all_its_time):
+            seconds = f"{self._settings.decode_seconds:g} s of processor time"
+            return RefusalError(413, f"decoding takes more than the {seconds} that are allowed")
         return RefusalError(400, "the decoder ended at this picture, which is damaged or takes too much memory")
 
     def _return(self, decoder: Decoder) -> None:

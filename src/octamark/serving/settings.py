@@ -37,7 +37,7 @@ class Settings:
         queue: pictures that are held at a time, from the end of their upload to their answer.
         connections: that are open at a time.
         upload_seconds: from a connection's first byte to the end of the headers, and from there to the body's end.
-        decode_seconds: for one picture.
+        decode_seconds: of processor time for one picture, counted in whole seconds.
         request_seconds: from the end of the body to the answer.
         token: that requests have to carry; None lets everybody in.
         site: folder of the page at ``/``; None serves no page.
@@ -59,12 +59,12 @@ class Settings:
     max_pixels: int = 25_000_000
     max_pictures: int = 16
     max_faces: int = 100
-    max_memory: int = 256_000_000
+    max_memory: int = 260_000_000
     max_uploads: int = 64_000_000
     queue: int = 128
     connections: int = 512
     upload_seconds: float = 20.0
-    decode_seconds: float = 10.0
+    decode_seconds: float = 5.0
     request_seconds: float = 30.0
     token: str | None = field(default=None, repr=False)
     site: Path | None = None
