@@ -308,7 +308,8 @@ def _earlier(target: Place, predictor: LandmarkPredictor, options: JobOptions) -
         return _Earlier()
     if not options.resume:
         raise OutputError(
-            f"{target.name}: holds {len(found)} parts of an earlier call; go on with --resume, or name another folder"
+            f"{target.name}: holds {len(found)} part{'' if len(found) == 1 else 's'} of an earlier call; go on with "
+            "--resume, or name another folder"
         )
     numbers = [int(number) for part in found if (number := part.path.rpartition("-")[2][: -len(SUFFIX)]).isdecimal()]
     earlier = _Earlier(next_part=max(numbers, default=-1) + 1)
