@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cluster.conftest import BAD, PICTURES, names
 from cluster import poisoned
+from cluster.conftest import BAD, PICTURES, names
 from octamark.cluster import JobOptions, LandmarkPredictor, Progress, Summary, find_inputs, run
 from octamark.cluster.job import UNFINISHED
 from octamark.errors import ConfigError, OutputError
