@@ -179,9 +179,12 @@ def kills(folder: Path, model: str, count: int, runs: int) -> Measurement:
     write_copies(folder, count)
     rng = random.Random(0)
     common = ("batch", folder / "pictures", "-m", model, "--workers", "2", "--part-size", "40")
+    process = octamark(*common, "-o", folder / "unbroken")
+    while process.poll() is None and not descendants(process.pid):
+        time.sleep(0.05)
     start = time.monotonic()
-    ended(octamark(*common, "-o", folder / "unbroken"))
-    whole = time.monotonic() - start
+    ended(process)
+    reading = time.monotonic() - start
     expected = rows_of(folder / "unbroken")
     figures = {kind: [0, 0, 0, 0, 0] for kind in ("worker", "driver")}
     for number in range(runs):
@@ -191,7 +194,7 @@ def kills(folder: Path, model: str, count: int, runs: int) -> Measurement:
         kept = killed = 0
         while process.poll() is None and not descendants(process.pid):
             time.sleep(0.05)
-        time.sleep(rng.uniform(0, 0.6 * whole))
+        time.sleep(rng.uniform(0, 0.8 * reading))
         if process.poll() is None:
             victims = descendants(process.pid) if kind == "worker" else [process.pid]
             if victims:
@@ -282,8 +285,7 @@ def engine_times(folder: Path, model: str, count: int = 40_000) -> dict[str, flo
     predictor = LandmarkPredictor(model)
     names = [f"/pictures/of/a/folder/{number:08}.jpg" for number in range(count)]
 
-    def driver_seconds(batch: int, part: int) -> float:
-        out = folder / f"engine-{batch}-{part}"
+    def driver_seconds(batch: int, part: int, out: Path) -> float:
         before = resource.getrusage(resource.RUSAGE_SELF)
         run(names, out, NoPredictor(predictor), JobOptions(batch=batch, part=part))  # type: ignore[arg-type]
         after = resource.getrusage(resource.RUSAGE_SELF)
@@ -291,15 +293,15 @@ def engine_times(folder: Path, model: str, count: int = 40_000) -> dict[str, flo
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with _connected(JobOptions(workers=2), count):
-        driver_seconds(1000, 100_000)  # warm
-        few = driver_seconds(1000, 100_000)
-        calls = driver_seconds(16, 100_000)
-        parts = driver_seconds(1000, 1000)
+        driver_seconds(1000, 100_000, folder / "warm")
+        few = driver_seconds(1000, 100_000, folder / "few")
+        calls = driver_seconds(16, 100_000, folder / "calls")
+        parts = driver_seconds(1000, 1000, folder / "parts")
         start = time.perf_counter()
         run(names[:1], folder / "start", NoPredictor(predictor), JobOptions(workers=1))  # type: ignore[arg-type]
         begun = time.perf_counter() - start
     start = time.perf_counter()
-    _earlier(place(folder / "engine-1000-100000"), predictor, JobOptions(resume=True))
+    _earlier(place(folder / "few"), predictor, JobOptions(resume=True))
     scan = (time.perf_counter() - start) / count
     size = sum(map(sys.getsizeof, names)) / count + 2 * 8
     return {
@@ -330,11 +332,12 @@ def costs(folder: Path, model: str, rounds: int) -> tuple[Measurement, Measured]
     measured = Measured(np.array(sums), engine["start"], engine["call"], engine["commit"], engine["scan"])
     text = (
         f"One core, `{model}`; one face per picture; the fastest of {rounds} rounds of each of {VIEWS} views. A core "
-        f"is taken to cost {PRICE:.2f} US dollars per hour, which is an assumption. Pictures are on a local disk; traffic "
-        f"and storage are not in it. A picture takes {times['bytes'][0]:.0f} bytes of the result. The driver takes "
-        f"{engine['call'] * 1000:.2f} ms for a batch of 16 pictures and {engine['commit'] * 1000:.1f} ms for a part, a "
-        f"worker {engine['start']:.1f} s to start, `--resume` {engine['scan'] * 1e6:.1f} s for a million pictures that "
-        f"are there. Names of {engine['name']:.0f} bytes each are in the memory of the driver."
+        f"is taken to cost {PRICE:.2f} US dollars per hour, which is an assumption. Pictures are on a local disk; "
+        f"traffic and storage are not in it. A picture takes {times['bytes'][0]:.0f} bytes of the result. The driver "
+        f"takes {engine['call'] * 1000:.2f} ms for a batch of pictures and {engine['commit'] * 1000:.1f} ms for a "
+        f"part, a worker {engine['start']:.1f} s to start, `--resume` {engine['scan'] * 1e6:.1f} s for a million "
+        f"pictures that are there. Names of {engine['name']:.0f} bytes each are in the memory of the driver. The row "
+        "of the driver is for batches of 16 and parts of 1,000 pictures."
     )
     measurement = Measurement(
         name="scale-costs",

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from octamark.cluster.job import batch_size
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -37,7 +39,7 @@ class Assumed:
 
     Attributes:
         workers, pictures: of the job. per_machine: workers on one machine.
-        batch, part: pictures in a call and in a part; as in ``octamark.cluster.JobOptions``.
+        part: pictures in a part; as in ``octamark.cluster.JobOptions``.
         speed_spread: standard deviation of the logarithm of the machines' speeds.
         slow_share, slow_factor: share of machines that take so many times as long.
         worker_deaths: per worker and hour. machine_losses: per machine and hour.
@@ -48,7 +50,6 @@ class Assumed:
     workers: int = 1000
     pictures: int = 1_000_000_000
     per_machine: int = 16
-    batch: int = 16
     part: int = 1000
     speed_spread: float = 0.0
     slow_share: float = 0.0
@@ -58,6 +59,11 @@ class Assumed:
     replacement: float = 300.0
     driver_deaths: float = 0.0
     driver_restart: float = 120.0
+
+    @property
+    def batch(self) -> int:
+        """Pictures in a call."""
+        return batch_size(self.workers)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class JobOptions:
         workers: processes that read, each with one processor; None takes the processors of the cluster.
         resume: go on from the parts that are there.
         retry_failed: with ``resume``, read again what failed.
-        batch: pictures that are sent to a worker together.
+        batch: pictures that are sent to a worker together; None takes ``batch_size`` of the workers.
         part: pictures and frames after which a worker closes a part; a worker that dies loses at most about as many.
         timeout: seconds after which a worker that reads a batch of pictures is ended; videos may take any time.
 
@@ -69,19 +69,24 @@ class JobOptions:
     workers: int | None = None
     resume: bool = False
     retry_failed: bool = False
-    batch: int = 16
+    batch: int | None = None
     part: int = 1000
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
         for name in ("workers", "batch", "part"):
             value = getattr(self, name)
-            if not (name == "workers" and value is None) and (not isinstance(value, int) or value < 1):
+            if not (name != "part" and value is None) and (not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name} {value!r}; allowed: whole numbers from 1")
         if not isinstance(self.timeout, Real) or not self.timeout > 0:
             raise ConfigError(f"timeout {self.timeout!r}; allowed: seconds above 0")
         if self.retry_failed and not self.resume:
             raise ConfigError("retry_failed goes with resume: it reads again what failed in an earlier call")
+
+
+def batch_size(workers: int) -> int:
+    """How many pictures are sent to one of so many workers together: enough that the driver keeps up with them."""
+    return min(256, max(16, workers // 4))
 
 
 @dataclass(frozen=True)
@@ -438,8 +443,8 @@ class _Job:
     def run(self, names: Sequence[str], summary: Summary) -> Summary:
         """Read everything; a summary with the counts added to the one given."""
         self._total = len(names)
-        self._queue.extend(_tasks(names, self._options.batch))
         processors = self._options.workers or int(self._ray.cluster_resources().get("CPU", 1))
+        self._queue.extend(_tasks(names, self._options.batch or batch_size(processors)))
         interrupted = False
         try:
             for _ in range(max(1, min(processors, len(self._queue)))):
