@@ -104,19 +104,6 @@ def test_two_workers_give_what_one_predictor_gives(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("often")
-def test_a_killed_worker_costs_nothing(
-    cluster: Any, predictor: LandmarkPredictor, pictures: Path, expected: list[str], tmp_path: Path
-) -> None:
-    def kill() -> None:
-        os.kill(worker_processes()[0], signal.SIGKILL)
-
-    summary = run(names(pictures), tmp_path, predictor, OPTIONS, on_progress=once(kill, after=4))
-    assert (summary.done, summary.deaths) == (PICTURES, 1)
-    assert result(tmp_path) == expected
-
-
-@pytest.mark.slow
 def test_a_killed_driver_is_gone_on_from(
     cluster: Any, predictor: LandmarkPredictor, pictures: Path, expected: list[str], tmp_path: Path
 ) -> None:
@@ -181,22 +168,30 @@ def test_a_picture_that_never_ends_is_named(cluster: Any, pictures: Path, tmp_pa
     by_value()
     files = [*names(pictures)[:2], str(tmp_path / "endless.png")]
     failures: list[str] = []
-    options = JobOptions(workers=1, batch=3, timeout=4)
+    options = JobOptions(workers=1, batch=3, timeout=3)
     summary = run(files, tmp_path / "out", poisoned.Poisoned("nano"), options, on_failure=failures.append)
-    assert f"{files[2]}: the process that reads it dies (ended after 4 seconds)" in failures
+    assert f"{files[2]}: the process that reads it dies (ended after 3 seconds)" in failures
     assert summary.done == 3
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("often")
-def test_a_lost_node_costs_nothing(
+def test_a_killed_worker_and_a_lost_node_cost_nothing(
     cluster: Any, predictor: LandmarkPredictor, pictures: Path, expected: list[str], tmp_path: Path
 ) -> None:
     node = cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
     cluster.wait_for_nodes()
-    lose = once(lambda: cluster.remove_node(node, allow_graceful=False), after=6)
-    summary = run(names(pictures), tmp_path, predictor, JobOptions(workers=3, batch=2, part=6), on_progress=lose)
+    kill = once(lambda: os.kill(worker_processes()[0], signal.SIGKILL), after=4)
+    lose = once(lambda: cluster.remove_node(node, allow_graceful=False), after=10)
+
+    def on_progress(progress: Progress) -> None:
+        kill(progress)
+        lose(progress)
+
+    options = JobOptions(workers=3, batch=2, part=6)
+    summary = run(names(pictures), tmp_path, predictor, options, on_progress=on_progress)
     assert summary.done == PICTURES
+    assert summary.deaths >= 1
     assert result(tmp_path) == expected
 
 
@@ -212,9 +207,9 @@ def test_an_interrupted_job_keeps_what_was_read(
         names(pictures), tmp_path, predictor, JobOptions(workers=2, batch=2), on_progress=once(interrupt, after=4)
     )
     assert summary.interrupted
-    assert 4 <= summary.done == len(set(result(tmp_path))) < PICTURES
-    run(names(pictures), tmp_path, predictor, JobOptions(workers=2, resume=True))
-    assert result(tmp_path) == expected
+    kept = result(tmp_path)
+    assert 4 <= summary.done == len(kept) < PICTURES
+    assert set(kept) < set(expected)
 
 
 @pytest.mark.slow
@@ -240,6 +235,7 @@ def test_an_object_store_takes_and_gives(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`use_push_based_shuffle` is deprecated:DeprecationWarning")  # Ray Data sets it
 def test_ray_data_takes_the_predictor(cluster: Any, pictures: Path, expected: list[str]) -> None:
     import ray
 
@@ -248,8 +244,10 @@ def test_ray_data_takes_the_predictor(cluster: Any, pictures: Path, expected: li
         LandmarkPredictor, fn_constructor_args=("nano",), batch_size=8, num_cpus=1,
         compute=ray.data.ActorPoolStrategy(size=1),
     )  # fmt: skip
-    assert len(texts(rows.take_all())) == len(expected)
-    assert sorted(row["file"] for row in rows.take_all()) == names(pictures)
+    found = rows.take_all()
+    assert [row["file"] for row in sorted(found, key=lambda row: row["file"])] == names(pictures)
+    assert sum(row["face"] is not None for row in found) == PICTURES - 2
+    assert len(found) == len(expected)
 
 
 @pytest.mark.slow
