@@ -15,10 +15,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: check docs
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses auto -m "not slow"
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m "not slow"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -23,6 +23,7 @@ PAGES = {
     "speed": "Speed and size",
     "video": "Faces in video",
     "service": "The REST service",
+    "scale": "A million pictures",
     "peers": "Beside other detectors",
     "resolution": "From 256 pixels to 4K",
     "caricatures": "Caricatures, cartoons, paintings",

@@ -18,12 +18,13 @@ REPOSITORY = Path(__file__).parent.parent
 ROOMS = (
     "errors", "_version", "geometry", "layouts", "images", "faces", "models", "inference", "io", "tracking", "drawing",
     "signals", "metrics", "uncertainty", "datasets", "evaluation", "nets", "synthesis", "training", "release",
-    "client", "serving", "cli",
+    "client", "serving", "cluster", "cli",
 )  # fmt: skip
 TOP_FOLDERS = {"benchmarks", "configs", "docs", "examples", "research", "tests", "tools", "web"}
 TORCH = {"torch", "lightning_fabric", "kornia", "safetensors", "onnx", "onnxscript"}
 EXTRA = TORCH | {
     "av", "matplotlib", "h5py", "scipy", "httpx", "fastapi", "starlette", "uvicorn", "prometheus_client", "openvino",
+    "pyarrow", "ray", "pandas",
 }  # fmt: skip
 
 

@@ -162,7 +162,7 @@ def test_suffixes_in_capitals_and_folders_of_predictions(tmp_path: Path) -> None
     assert list(entries_of(tmp_path)) == ["a\u2028b"]
     (tmp_path / "x.txt").write_text("")
     with pytest.raises(
-        DataError, match=r"x\.txt: not a file of landmarks; allowed: \.json, \.jsonl, \.csv, or a folder"
+        DataError, match=r"x\.txt: not a file of landmarks; allowed: \.json, \.jsonl, \.csv, \.parquet, or a folder"
     ):
         entries_of(tmp_path / "x.txt")
 

@@ -1,8 +1,8 @@
 """The command line, one module per verb. Packages that take long to import are imported inside the verbs.
 
 Exit codes: 0, everything was done. 1, some inputs failed; each is named on standard error. 2, an option or argument was
-wrong, or results could not be written. 130, interrupted; ``predict`` and ``track`` write the results that they have by
-then.
+wrong, or results could not be written. 130, interrupted; ``predict``, ``track`` and ``batch`` write the results that
+they have by then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,20 @@ import warnings
 import typer
 
 from octamark import __version__
-from octamark.cli import caricatures, crops, devices, evaluate, inspect, label, predict, render, serve, track, train
+from octamark.cli import (
+    batch,
+    caricatures,
+    crops,
+    devices,
+    evaluate,
+    inspect,
+    label,
+    predict,
+    render,
+    serve,
+    track,
+    train,
+)
 from octamark.cli.console import fail
 from octamark.errors import OctamarkError
 
@@ -29,6 +42,7 @@ app = typer.Typer(
 )
 app.command("predict")(predict.predict)
 app.command("track")(track.track)
+app.command("batch")(batch.batch)
 app.command("serve")(serve.serve)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import os
 import re
@@ -34,7 +32,7 @@ from octamark.images import DEFAULT_LIMITS, SUFFIXES, find_pictures, write_pictu
 from octamark.inference.detector import FaceDetector
 from octamark.inference.devices import DEVICES
 from octamark.inference.landmarker import load
-from octamark.inference.stream import Result, stream
+from octamark.inference.stream import Result, give_back_memory, stream
 from octamark.io import FORMATS, Record, Writer, open_writer, unique_stems
 
 _STDIN = "-"
@@ -141,7 +139,7 @@ def predict(
                 for result in bar.track(results, total=len(jobs)):
                     batch.take(*jobs[result.index], result)
                     if result.index % _PICTURES_BETWEEN_TRIMS == 0:
-                        _give_back_memory()
+                        give_back_memory()
         except KeyboardInterrupt:
             fail(f"interrupted after {counted(batch.pictures, 'picture')}")
             interrupted = True
@@ -259,14 +257,6 @@ def _not_a_picture(name: str) -> str | None:
         return None
     other = "; octamark track reads videos and cameras" if kind in ("a video", "a camera") else ""
     return f"{name}: {kind}; predict reads picture files, folders of pictures, and - for standard input{other}"
-
-
-def _give_back_memory() -> None:
-    """Let glibc return the memory that it keeps for reuse to the system, so that long batches stay as small as short
-    ones. With ``mallopt`` it does so for every picture at once, and a picture then takes twice as long."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _open(drawn: list[Path], folder: Path | None) -> None:

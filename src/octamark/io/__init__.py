@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from octamark.errors import DataError, OutputError, listed
-from octamark.io import coco, csv, json, jsonl, pts
+from octamark.io import coco, csv, json, jsonl, parquet, pts
 from octamark.io.files import find_files
 from octamark.io.pts import pts_text, read_pts
 from octamark.io.records import FaceEntry, PictureEntry, Record, further_face, unique_stems
@@ -144,8 +144,8 @@ def read_entries(
     """The pictures and faces that a file or a folder describes, with all that it says of them and no more.
 
     Args:
-        path: a .json, .jsonl or .csv file, or a folder of .pts files; or a folder with one of the files that
-            ``octamark predict`` writes.
+        path: a .json, .jsonl, .csv or .parquet file, or a folder of .pts files; or a folder with one of the files that
+            ``octamark predict`` writes, or with those of ``octamark batch``, whose failed pictures are left out.
         layout: of the landmarks; None takes the built-in layout that the file names.
         further_faces: read ``NAME#2.pts`` in a folder as a face of ``NAME``; False gives each file as a picture.
 
@@ -158,6 +158,8 @@ def read_entries(
     if path.is_dir():
         written = [path / form.file for form in FORMATS.values() if form.file is not None]
         whole = next((file for file in written if file.is_file()), None)
+        if whole is None and find_files(path, (parquet.SUFFIX,), deep=False):
+            return parquet.read(path, layout)
         if whole is None or find_files(path, (".pts",)):
             return pts.read(path, layout, further_faces=further_faces)
         return read_entries(whole, layout)
@@ -166,10 +168,11 @@ def read_entries(
         content = json.load(path)
         is_coco = isinstance(content, dict) and "annotations" in content
         return coco.parse(content, path, layout) if is_coco else json.parse(content, path, layout)
-    by_suffix = {Path(form.file).suffix: form for form in FORMATS.values() if form.file is not None}
-    if suffix not in by_suffix:
-        raise DataError(f"{path}: not a file of landmarks; allowed: {listed(by_suffix)}, or a folder of .pts files")
-    return by_suffix[suffix].read(path, layout)
+    readers = {Path(form.file).suffix: form.read for form in FORMATS.values() if form.file is not None}
+    readers[parquet.SUFFIX] = parquet.read
+    if suffix not in readers:
+        raise DataError(f"{path}: not a file of landmarks; allowed: {listed(readers)}, or a folder of .pts files")
+    return readers[suffix](path, layout)
 
 
 def read_records(path: str | os.PathLike[str], layout: Layout | None = None) -> list[Record]:

@@ -84,7 +84,7 @@ class LineWriter(Writer):
         self._done: set[str] = set()
         self._size = 0  # bytes of the file that hold whole records
         if resume is not None and self._path is not None and self._path.exists():
-            self._stream = _open_locked(self._path)
+            self._stream = open_locked(self._path)
             try:
                 self._size, self._done = resume(self._path)
                 _cut(self._path, self._size)
@@ -101,7 +101,7 @@ class LineWriter(Writer):
             self._size += len(data)
             return
         if self._stream is None:
-            self._stream = _open_locked(self._path)
+            self._stream = open_locked(self._path)
         try:
             status = os.fstat(self._stream.fileno())
             if status.st_nlink == 0:
@@ -158,7 +158,7 @@ class WholeFileWriter(Writer):
             self._target.flush()
 
 
-def _open_locked(path: Path) -> IO[bytes]:
+def open_locked(path: Path) -> IO[bytes]:
     """A file open for reading and writing, made if it is missing, that no other process may open in this way.
 
     Raises:
