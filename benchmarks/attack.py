@@ -358,6 +358,7 @@ def main() -> None:
         command=f"python -m benchmarks.attack --requests {arguments.requests} --seed {arguments.seed}",
     )
     finish([measurement], arguments.update)
+    print(f"memory: {peak:.0f} MB at most, {before:.0f} MB before")
     failed = [kind for kind, counts in statuses.items() if counts["500"]]
     bad = {status: count for status, count in good.items() if status not in ("good", "asked again")}
     if failed or bad or peak > MAX_MEMORY:
