@@ -181,5 +181,5 @@ def scenarios(base: Assumed) -> dict[str, Assumed]:
         "and 2 % of them three times slower": slow,
         "and workers die, one in 100 hours each": deaths,
         "and machines are lost, one in 50 hours each": machines,
-        "and the driver dies, once in 12 hours": replace(machines, driver_deaths=1 / 12),
+        "and the driver dies, once in an hour": replace(machines, driver_deaths=1.0),
     }

@@ -235,7 +235,7 @@ def test_an_object_store_takes_and_gives(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`use_push_based_shuffle` is deprecated:DeprecationWarning")  # Ray Data sets it
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")  # Ray Data warns of its own default settings
 def test_ray_data_takes_the_predictor(cluster: Any, pictures: Path, expected: list[str]) -> None:
     import ray
 

@@ -400,8 +400,9 @@ def _connected(options: JobOptions, tasks: int) -> Iterator[Any]:
             )  # fmt: skip
         else:
             ray.init(options.address, **settings)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise OctamarkError(f"no Ray cluster at {options.address or 'this machine'} ({error})") from error
+    except Exception as error:  # Ray raises many kinds, some of them as Exception itself
+        where = "Ray cannot be started" if options.address is None else f"no Ray cluster at {options.address}"
+        raise OctamarkError(f"{where} ({_last_line(error)})") from error
     try:
         for number, handler in handlers.items():
             signal.signal(number, handler)
