@@ -175,6 +175,6 @@ def write_service_worker(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         raise SystemExit("python tools/build_site.py FOLDER")
     build(Path(sys.argv[1]), REPOSITORY / "build" / "npm")
