@@ -22,7 +22,7 @@ def processor_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_devices_are_listed_with_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(verb.stdout, "_width", 400)  # in workers of pytest, rich has taken COLUMNS already
     printed = run("devices", "--no-run")
     rows = dict(re.findall(r"(\w+) +│ (yes|no) ", printed))
     assert rows == {name: "yes" if name == "cpu" else "no" for name in devices.DEVICES}
