@@ -15,10 +15,11 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: check docs
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses auto --ignore tests/cluster
+	$(BIN)/python -m pytest tests/cluster  # alone: Ray does not share a process, or busy processors, with others
 
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest --numprocesses auto -m "not slow" --ignore tests/cluster
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -59,7 +59,7 @@ def object_store() -> Iterator[str]:
         os.environ.update(before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(object_store: str) -> Iterator[Any]:
     """A Ray cluster on this machine with two processors, to which this process is connected."""
     ray = pytest.importorskip("ray", reason="needs ray: pip install 'ray[data]'")

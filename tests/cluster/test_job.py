@@ -22,8 +22,6 @@ from octamark.io.parquet import read_batches, table
 from octamark.io.places import place
 
 pytest.importorskip("pyarrow", reason="needs pyarrow")
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster for all
-
 OPTIONS = JobOptions(workers=2, batch=2, part=6)
 
 
