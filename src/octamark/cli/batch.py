@@ -19,7 +19,21 @@ from rich.progress import (
 )
 
 from octamark import models
-from octamark.cli.console import MODEL, REFINE, REGIONS, ROTATION, check_installed, counted, fail, note, stderr
+from octamark.cli.console import (
+    FULL_FRAME,
+    MAX_MEGAPIXELS,
+    MIN_CONFIDENCE,
+    MODEL,
+    REFINE,
+    REGIONS,
+    ROTATION,
+    TILES,
+    check_installed,
+    counted,
+    fail,
+    note,
+    stderr,
+)
 from octamark.images import DEFAULT_LIMITS
 from octamark.inference.detector import FaceDetector
 
@@ -62,26 +76,24 @@ def batch(
     videos: Annotated[
         bool, typer.Option("--videos", help="Read the videos of folders instead of their pictures")
     ] = False,
-    min_confidence: Annotated[
-        float, typer.Option("--min-confidence", min=0.0, max=1.0, help="Leave out faces of a lower mean confidence")
-    ] = 0.0,
+    min_confidence: Annotated[float, MIN_CONFIDENCE] = 0.0,
     rotation: Annotated[str, ROTATION] = "auto",
     refine: Annotated[str, REFINE] = "auto",
     regions: Annotated[str, REGIONS] = models.REGIONS,
-    full_frame: Annotated[
-        bool, typer.Option("--full-frame", help="One face fills each picture, as in drawings: no detector is needed")
-    ] = False,
-    tiles: Annotated[
-        bool, typer.Option("--tiles", help="Also search large pictures tile by tile for small faces: slower")
-    ] = False,
-    max_megapixels: Annotated[
-        float, typer.Option("--max-megapixels", min=0.001, max=1e6, help="Refuse larger pictures")
-    ] = DEFAULT_LIMITS.pixels / 1e6,
+    full_frame: Annotated[bool, FULL_FRAME] = False,
+    tiles: Annotated[bool, TILES] = False,
+    max_megapixels: Annotated[float, MAX_MEGAPIXELS] = DEFAULT_LIMITS.pixels / 1e6,
     part_size: Annotated[
         int, typer.Option("--part-size", min=1, help="Pictures in a part of the results; a worker may lose as many")
     ] = 1000,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=1, help="Seconds for 16 pictures, after which their worker is ended")
+        float,
+        typer.Option(
+            "--timeout",
+            min=1,
+            help="Seconds for the pictures that a worker is sent together (16; more with over 64 workers), after which "
+            "it is ended",
+        ),
     ] = 600.0,
 ) -> None:
     """Find the landmarks of many pictures and videos, on several processes or machines.

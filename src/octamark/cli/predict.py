@@ -16,11 +16,15 @@ import typer
 from octamark import drawing, models
 from octamark.cli.console import (
     DEVICE,
+    FULL_FRAME,
+    MAX_MEGAPIXELS,
+    MIN_CONFIDENCE,
     MODEL,
     REFINE,
     REGIONS,
     ROTATION,
     THREADS,
+    TILES,
     counted,
     fail,
     make_folder,
@@ -62,9 +66,7 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after an interrupted call: leave out what the folder already holds")
     ] = False,
-    min_confidence: Annotated[
-        float, typer.Option("--min-confidence", min=0.0, max=1.0, help="Leave out faces of a lower mean confidence")
-    ] = 0.0,
+    min_confidence: Annotated[float, MIN_CONFIDENCE] = 0.0,
     overlay: Annotated[bool, typer.Option("--overlay", help="Also draw the landmarks: NAME.overlay.png")] = False,
     heatmap: Annotated[bool, typer.Option("--heatmap", help="Also draw the heatmaps: NAME.heatmap.png")] = False,
     parts: Annotated[
@@ -74,17 +76,11 @@ def predict(
     rotation: Annotated[str, ROTATION] = "auto",
     refine: Annotated[str, REFINE] = "auto",
     regions: Annotated[str, REGIONS] = models.REGIONS,
-    full_frame: Annotated[
-        bool, typer.Option("--full-frame", help="One face fills each picture, as in drawings: no detector is needed")
-    ] = False,
-    tiles: Annotated[
-        bool, typer.Option("--tiles", help="Also search large pictures tile by tile for small faces: slower")
-    ] = False,
+    full_frame: Annotated[bool, FULL_FRAME] = False,
+    tiles: Annotated[bool, TILES] = False,
     threads: Annotated[int | None, THREADS] = None,
     device: Annotated[str, DEVICE] = "cpu",
-    max_megapixels: Annotated[
-        float, typer.Option("--max-megapixels", min=0.001, max=1e6, help="Refuse larger pictures")
-    ] = DEFAULT_LIMITS.pixels / 1e6,
+    max_megapixels: Annotated[float, MAX_MEGAPIXELS] = DEFAULT_LIMITS.pixels / 1e6,
 ) -> None:
     """Find the faces of pictures and their landmarks.
 

@@ -27,6 +27,7 @@ from rich.text import Text
 from octamark import drawing, models, signals
 from octamark.cli.console import (
     DEVICE,
+    MIN_CONFIDENCE,
     MODEL,
     REFINE,
     REGIONS,
@@ -84,9 +85,7 @@ def track(
         float | None,
         typer.Option("--rate", help=f"Pictures per second in a folder; {FOLDER_RATE:g} unless it is given"),
     ] = None,
-    min_confidence: Annotated[
-        float, typer.Option("--min-confidence", min=0.0, max=1.0, help="Leave out faces of a lower mean confidence")
-    ] = 0.0,
+    min_confidence: Annotated[float, MIN_CONFIDENCE] = 0.0,
     rotation: Annotated[str, ROTATION] = "auto",
     refine: Annotated[str, REFINE] = "auto",
     regions: Annotated[str, REGIONS] = models.REGIONS,

@@ -55,7 +55,7 @@ REACH, REACH_GROWTH = 1.0, 3.0
 was seen there."""
 
 FAR_REACH = 2.0
-"""By how much further a missing face may be than ``REACH`` allows, where no other face can be the one that is read."""
+"""How many times further off than ``REACH`` allows a missing face may come back, where no other can be the one read."""
 
 MAX_SIZE_CHANGE = 0.7
 """Largest difference between the logarithms of the expected and the read size."""

@@ -193,7 +193,8 @@ class Renderer:
             raise DataError(f"{self.assets.folder}: no mh/eyebrows/{name}.png")
         rng = np.random.default_rng([person.seed, 5])
         roots = hair.brow_roots(mesh, fit, alpha, base, person.options["brow_hairs"], rng)
-        along = (np.abs(roots[:, 0]) - np.abs(roots[:, 0]).mean()) / np.abs(roots[:, 0]).std()
+        across = np.abs(roots[:, 0])  # from the nose outwards
+        along = (across - across.mean()) / across.std()
         bent = person.options["brow_tilt"] * along - person.options["brow_arch"] * (along**2 - 1)
         roots[:, 1] += bent + person.options["brow_lift"] + rng.normal(0, person.options["brow_width"], len(roots))
         return roots
