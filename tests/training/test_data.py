@@ -97,7 +97,7 @@ def test_resized_landmarks_stay_on_the_picture(samples: list[Sample], size: int)
 
 def test_resized_averages_areas() -> None:
     pictures = torch.randint(0, 256, (2, 3, 102, 102), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    half = FaceStore(pictures, torch.tensor([[[0.5, 100.5]], [[50.5, 50.5]]])).resized(32)
+    half = FaceStore(pictures, torch.tensor([[[0.5, 100.5]], [[50.5, 50.5]]]), torch.ones(2, 1)).resized(32)
     averages = torch.nn.functional.avg_pool2d(pictures.float(), 2)
     assert (half.pictures.float() - averages).abs().max() <= 0.5
     assert half.landmarks.tolist() == [[[0.0, 50.0]], [[25.0, 25.0]]]

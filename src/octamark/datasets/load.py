@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -43,6 +43,8 @@ class DataSection(Protocol):
     def share(self) -> float: ...
     @property
     def weight(self) -> float | None: ...
+    @property
+    def visibility(self) -> Literal["flags", "labelled", "one-sided"] | None: ...
 
 
 @dataclass(frozen=True)

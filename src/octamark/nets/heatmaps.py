@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -58,6 +59,19 @@ def draw(points: Points, height: int, width: int) -> Tensor:
         mass = (bowl[..., 2:] - 2 * bowl[..., 1:-1] + bowl[..., :-2]).clamp_min(1e-12)
         marginals.append(mass / mass.sum(dim=-1, keepdim=True))
     return marginals[1][..., :, None] * marginals[0][..., None, :]
+
+
+def visibility_logits(p: Tensor, evidence: Tensor) -> Tensor:
+    """Logits (n, M) of the landmarks being seen: the mean of the evidence over each landmark's probability map.
+
+    No gradient reaches the maps: what is visible does not move the points.
+
+    Args:
+        p: (n, M, h, w) probability maps.
+        evidence: (n, M, h/2, w/2), see octamark.nets.network.OctaveNetwork.both.
+    """
+    weight = F.avg_pool2d(p.detach(), 2) * 4.0
+    return (weight * evidence.float()).sum(dim=(2, 3))
 
 
 def to_input_pixels(points: Points, stride: float) -> Points:

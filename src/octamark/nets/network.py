@@ -38,12 +38,14 @@ class NetworkConfig:
         width: C; layers have C, 2C, 4C, 8C channels.
         alpha: share of low-frequency channels, in [0, 1].
         attention: multi-frequency attention at the bottleneck (needs 0 < alpha < 1).
+        visibility: also say of every landmark whether it can be seen.
     """
 
     landmarks: int = 68
     width: int = 32
     alpha: float = 0.25
     attention: bool = True
+    visibility: bool = False
 
 
 class Split(nn.Module):
@@ -94,10 +96,12 @@ class OctaveNetwork(nn.Module):
     For a 256x256 input the high/low maps measure 256/128 (the picture), 128/64, 64/32, 32/16, 16/8 (bottleneck, 8C
     channels), then 32/16 and 64/32 in the decoder. Fully convolutional.
 
-    Input: (n, 3, h, w), RGB in 0..1, h and w multiples of 32. Output: heatmaps (n, M, h/4, w/4), unnormalised.
+    Input: (n, 3, h, w), RGB in 0..1, h and w multiples of 32. Output: heatmaps (n, M, h/4, w/4), unnormalised; ``both``
+    also returns the evidence of visibility, of a network that has it.
 
     Raises:
-        ValueError: an input side that is no multiple of 32; attention where alpha leaves only one frequency.
+        ValueError: an input side that is no multiple of 32; attention where alpha leaves only one frequency; visibility
+            without high frequency.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -114,6 +118,8 @@ class OctaveNetwork(nn.Module):
         high, low = split_channels(8 * width, alpha)
         if config.attention and not (high and low):
             raise ValueError(f"attention joins two frequencies, but alpha {alpha} leaves one of them no channels")
+        if config.visibility and config.alpha == 1.0:
+            raise ValueError("visibility is read from the high frequency, but alpha 1 leaves it no channels")
         self.attention = MultiFrequencyAttention(high, low, width) if config.attention else None
         self.decoder = nn.ModuleList(
             [
@@ -122,6 +128,8 @@ class OctaveNetwork(nn.Module):
             ]
         )
         self.head = BilinearOctaveConv(2 * width, config.landmarks, alpha_in=alpha, alpha_out=0.0, stride=1, bias=True)
+        channels = split_channels(4 * width, alpha)[0]
+        self.visibility = nn.Conv2d(channels, config.landmarks, 1) if config.visibility else None
 
     def features(self, pictures: Tensor) -> list[Maps]:
         """The maps behind each stage, in order: stem, four encoder layers, attention, two decoder layers."""
@@ -142,5 +150,17 @@ class OctaveNetwork(nn.Module):
         return stages
 
     def forward(self, pictures: Tensor) -> Tensor:
-        heatmaps: Tensor = self.head(self.features(pictures)[-1]).high
+        return self._heatmaps(self.features(pictures))
+
+    def both(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Heatmaps, and for every place how much speaks for seeing each landmark there: (n, M, h/8, w/8).
+
+        ``octamark.nets.heatmaps.visibility_logits`` reads the evidence where the heatmap has the landmark.
+        """
+        assert self.visibility is not None, "a network without visibility"
+        stages = self.features(pictures)
+        return self._heatmaps(stages), self.visibility(stages[-2].high)
+
+    def _heatmaps(self, stages: list[Maps]) -> Tensor:
+        heatmaps: Tensor = self.head(stages[-1]).high
         return heatmaps

@@ -71,8 +71,11 @@ def colours(pictures: Tensor, config: Augment, generator: torch.Generator) -> Te
     return flat.view(pictures.shape).clamp_(0.0, 1.0)
 
 
-def occlude(pictures: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures with one rectangle each covered: by one colour, by coarse noise, or by a piece of another picture."""
+def occlude(pictures: Tensor, others: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pictures with one rectangle each covered: by one colour, by coarse noise, or by a piece of another picture.
+
+    Also returns the rectangles: (n, height, width) booleans.
+    """
     count, _, height, width = pictures.shape
     device = pictures.device
     sides = 0.15 + 0.35 * torch.rand(count, 2, generator=generator)  # shares of height and width
@@ -86,7 +89,7 @@ def occlude(pictures: Tensor, others: Tensor, generator: torch.Generator) -> Ten
     grain = F.interpolate(torch.rand(count, 3, 16, 16, generator=generator).to(device), size=(height, width))
     kind = torch.rand(count, 1, 1, 1, generator=generator).to(device)
     cover = torch.where(kind < 0.35, plain, torch.where(kind < 0.5, grain, others.roll(height // 3, dims=2)))
-    return torch.where(mask, cover, pictures)
+    return torch.where(mask, cover, pictures), mask[:, 0]
 
 
 @dataclass(frozen=True)
@@ -200,16 +203,20 @@ def augment(
         config=config, size=size, generator=generator, caricatures=caricatures,
     )  # fmt: skip
     plain, points = show(pictures, landmarks, views, mirror=mirror, size=size)
-    return damaged(plain, config, views.generator()), plain, points
+    return damaged(plain, config, views.generator())[0], plain, points
 
 
-def damaged(pictures: Tensor, config: Augment, generator: torch.Generator) -> Tensor:
-    """Crops (n, 3, size, size) in 0..1 with other colours, and shares of them occluded and damaged."""
+def damaged(pictures: Tensor, config: Augment, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Crops (n, 3, size, size) in 0..1 with other colours, and shares of them occluded and damaged.
+
+    Also returns which pixels are occluded: (n, size, size) booleans.
+    """
     count, device = len(pictures), pictures.device
     out = colours(pictures, config, generator)
+    mask = torch.zeros(count, *pictures.shape[2:], dtype=torch.bool, device=device)
     covered = _some(config.occlusion, count, generator).to(device)
     if len(covered):
-        out[covered] = occlude(out[covered], out.roll(1, dims=0)[covered], generator)
+        out[covered], mask[covered] = occlude(out[covered], out.roll(1, dims=0)[covered], generator)
     for share, damage in (
         (config.blur, blur),
         (config.low_resolution, low_resolution),
@@ -221,4 +228,20 @@ def damaged(pictures: Tensor, config: Augment, generator: torch.Generator) -> Te
         chosen = _some(share, count, generator).to(device) if share else ()
         if len(chosen):
             out[chosen] = damage(out[chosen], generator)
-    return out
+    return out, mask
+
+
+def still_visible(visible: Tensor, landmarks: Tensor, covered: Tensor) -> Tensor:
+    """Which landmarks of crops can be seen, (n, M): those that were, less the covered ones and those outside the crop.
+
+    Args:
+        visible: (n, M) 1 seen, 0 hidden, NaN unknown; what is unknown stays so.
+        landmarks: (n, M, 2) pixels of the crops; NaN where a point has no label.
+        covered: (n, size, size) booleans, which pixels are covered.
+    """
+    size = covered.shape[-1]
+    place = landmarks.nan_to_num(0.0).round().long()
+    inside = ((place >= 0) & (place < size)).all(dim=2)
+    x, y = place.clamp(0, size - 1).unbind(dim=2)
+    hidden = covered[torch.arange(len(covered), device=covered.device)[:, None], y, x] | ~inside
+    return torch.where(torch.isfinite(visible) & hidden, 0.0, visible)

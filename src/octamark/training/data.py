@@ -19,6 +19,7 @@ from octamark.geometry import apply, crop, crop_transform, invert, landmark_boxe
 from octamark.layouts import Layout, convert, layout
 from octamark.nets.sampling import cut, middle, move_points
 from octamark.training.shards import PictureStack, open_shards, resize_all, writing_shards
+from octamark.training.visibility import VisibilityRule, visible_in
 
 ROOM = 1.6
 """Side of a stored crop over the side of the crop that the network sees: room for rotation, scale and shift."""
@@ -42,10 +43,12 @@ class FaceStore:
     Attributes:
         pictures: (n, 3, s, s) uint8; the network's crop is the middle of it, ``s / ROOM`` pixels wide.
         landmarks: (n, M, 2) float32, pixels of the stored crop; NaN where a point has no label.
+        visible: (n, M) float32, 1 for landmarks that can be seen, 0 for hidden ones, NaN where nobody knows.
     """
 
     pictures: Tensor | PictureStack
     landmarks: Tensor
+    visible: Tensor
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -57,12 +60,14 @@ class FaceStore:
         size: int,
         margin: float,
         *,
+        flags: VisibilityRule | None = None,
         advance: Callable[[], None] = lambda: None,
         threads: int = THREADS,
     ) -> FaceStore:
         """Decode samples into memory, for networks of input ``size`` whose crop is ``margin`` times the landmark box.
 
         Args:
+            flags: tells which landmarks of a sample can be seen; None: nobody knows.
             advance: called once per face, for a progress bar.
 
         Raises:
@@ -75,7 +80,7 @@ class FaceStore:
         for place, (picture, points) in zip(pictures, decoded, strict=True):
             place.copy_(torch.from_numpy(picture).permute(2, 0, 1))
             landmarks.append(torch.from_numpy(points))
-        return cls(pictures, torch.stack(landmarks))
+        return cls(pictures, torch.stack(landmarks), torch.from_numpy(visible_in(samples, flags)))
 
     @classmethod
     def of_shards(cls, path: Path, target: Layout, source: str | None = None) -> FaceStore:
@@ -98,7 +103,10 @@ class FaceStore:
             )
         if points.shape[1] != target.count:
             raise DataError(f"{path}: {points.shape[1]} points a face; layout {target.name} has {target.count}")
-        return cls(shards.pictures, points)
+        visible = shards.visible
+        if visible is None or visible.shape != points.shape[:2]:  # of another layout
+            visible = torch.full(points.shape[:2], torch.nan)
+        return cls(shards.pictures, points, visible)
 
     @classmethod
     def joined(cls, stores: Sequence[FaceStore], size: int) -> FaceStore:
@@ -108,14 +116,15 @@ class FaceStore:
         side, parts = round(size * ROOM), []
         for store in stores:
             parts += store.pictures.parts if isinstance(store.pictures, PictureStack) else [store.pictures]
-        return cls(PictureStack(parts, side), torch.cat([store._scaled(side) for store in stores]))
+        landmarks, visible = (torch.cat(part) for part in (
+            [store._scaled(side) for store in stores], [store.visible for store in stores]
+        ))  # fmt: skip
+        return cls(PictureStack(parts, side), landmarks, visible)
 
     def take(self, chosen: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Pictures (k, 3, s, s) and landmarks (k, M, 2) of the faces at these indices (k,), on a device."""
-        if isinstance(self.pictures, PictureStack):
-            return self.pictures[chosen].to(device), self.landmarks[chosen.to(self.landmarks.device)].to(device)
-        chosen = chosen.to(self.pictures.device)
-        return self.pictures[chosen].to(device), self.landmarks[chosen].to(device)
+        place = chosen if isinstance(self.pictures, PictureStack) else chosen.to(self.pictures.device)
+        return self.pictures[place].to(device), self.landmarks[chosen.to(self.landmarks.device)].to(device)
 
     def resized(self, size: int) -> FaceStore:
         """The same faces for networks of another input size, by area averages."""
@@ -123,8 +132,8 @@ class FaceStore:
         if side == self.pictures.shape[-1]:
             return self
         if isinstance(self.pictures, PictureStack):
-            return FaceStore(self.pictures.resized(side), self._scaled(side))
-        return FaceStore(resize_all(self.pictures, side), self._scaled(side))
+            return FaceStore(self.pictures.resized(side), self._scaled(side), self.visible)
+        return FaceStore(resize_all(self.pictures, side), self._scaled(side), self.visible)
 
     def _scaled(self, side: int) -> Tensor:
         """The landmarks in pixels of crops of another side."""
@@ -140,8 +149,8 @@ class FaceStore:
             if len(self) * 3 * self.pictures.side**2 > room:
                 return self
             parts = [self.pictures[start : start + 256].to(device) for start in range(0, len(self), 256)]
-            return FaceStore(torch.cat(parts), self.landmarks.to(device))
-        return FaceStore(self.pictures.to(device), self.landmarks.to(device))
+            return FaceStore(torch.cat(parts), self.landmarks.to(device), self.visible.to(device))
+        return FaceStore(self.pictures.to(device), self.landmarks.to(device), self.visible.to(device))
 
 
 def store_as_shards(
@@ -151,6 +160,7 @@ def store_as_shards(
     folder: Path,
     layout_name: str,
     *,
+    flags: VisibilityRule | None = None,
     advance: Callable[[], None] = lambda: None,
     threads: int = THREADS,
 ) -> None:
@@ -160,8 +170,9 @@ def store_as_shards(
         OutputError: the folder exists, or cannot be written; and as ``FaceStore.load``.
     """
     with writing_shards(folder, margin=margin, layout=layout_name) as writer:
-        for picture, points in _decoded(samples, size, margin, advance, threads):
-            writer.add(picture, points)
+        decoded = _decoded(samples, size, margin, advance, threads)
+        for (picture, points), visible in zip(decoded, visible_in(samples, flags), strict=True):
+            writer.add(picture, points, None if flags is None else visible)
 
 
 def _decoded(

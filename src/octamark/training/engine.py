@@ -50,6 +50,7 @@ from octamark.training.optimisation import ExponentialAverage, learning_rate, mo
 from octamark.training.recipe import Recipe, Stage
 from octamark.training.regions import Regions
 from octamark.training.steps import Step, step_generator
+from octamark.training.visibility import VisibilityRule
 from octamark.training.watcher import Epoch, Watcher
 from octamark.training.whole_faces import WholeFaces
 
@@ -166,6 +167,8 @@ class Trainer:
         provenance.check_claim(recipe, self.sources, recipe.name)
         self.network = self.task.network
         self.model, self.optimiser = self.fabric.setup(self.network, optimiser(self.network, recipe.optimiser))
+        if recipe.visibility is not None:
+            self.model.mark_forward_method("both")
         self.average = ExponentialAverage(self.network, recipe.optimiser.ema, recipe.optimiser.init_weight)
         self.objective = self.task.objective(self.average)
         self.columns = (*COLUMNS, *self.objective.columns, *self.task.validation_columns, *LAST_COLUMNS)
@@ -360,18 +363,30 @@ class Trainer:
                         if samples:
                             folder = self.folder.crops / entry.name / name
                             margin = entry.section.margin
-                            store_as_shards(samples, size, margin, folder, self.layout.name, advance=advance)
+                            store_as_shards(
+                                samples,
+                                size,
+                                margin,
+                                folder,
+                                self.layout.name,
+                                flags=self._flags(entry),
+                                advance=advance,
+                            )
             self.fabric.barrier()
 
         def store(entry: LabelledSet, name: str, samples: Sequence[Any]) -> FaceStore:
             if not in_memory:
                 return FaceStore.of_shards(self.folder.crops / entry.name / name, self.layout)
-            return FaceStore.load(samples, size, entry.section.margin, advance=advance)
+            return FaceStore.load(samples, size, entry.section.margin, flags=self._flags(entry), advance=advance)
 
         training = [self.shards[entry.name] if entry.is_shards else store(entry, "training", entry.training)
                     for entry in self.trained]  # fmt: skip
         validation = [store(entry, "validation", entry.validation) for entry in self.sets if entry.validation]
         return FaceStore.joined(training, size), FaceStore.joined(validation, size)
+
+    def _flags(self, entry: LabelledSet) -> VisibilityRule:
+        """How a set tells which landmarks can be seen."""
+        return VisibilityRule(entry.section.visibility, self.layout.mirror)
 
     def _make_folder(self) -> None:
         """Make the run's folder in the first process.

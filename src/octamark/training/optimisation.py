@@ -38,10 +38,10 @@ def optimiser(network: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
 
 
 def _ends(network: OctaveNetwork) -> tuple[nn.Module, ...]:
-    """The layers that read the picture, and the one that writes the heatmaps."""
+    """The layers that read the picture, and those that write what the network says."""
     first = network.encoder[0]
     assert isinstance(first, EncoderLayer)
-    return network.stem, first.first, network.head
+    return network.stem, first.first, network.head, *([network.visibility] if network.visibility is not None else [])
 
 
 def learning_rate(stage: Stage, step: int, steps: int) -> float:

@@ -52,6 +52,18 @@ class Data(_Section):
     weight: float | None = Field(
         None, gt=0.0, description="share of a step's faces, relative to the other sets; by default the number of faces"
     )
+    visibility: Literal["flags", "labelled", "one-sided"] | None = Field(
+        None,
+        description="which landmarks can be seen: as the set's flags say; all labelled ones; or labelled ones, while "
+        "those without label are hidden whose counterpart on the other side of the face has one, as in profiles; by "
+        "default unknown",
+    )
+    convention: str | None = Field(
+        None,
+        description="released model, run or checkpoint whose reading of the set's pictures tells where its landmarks "
+        "lie by the recipe's convention: the labels are moved there by a correction that is affine in the shape of "
+        "the face; by default the labels are taken as they are",
+    )
     terms: str = Field("", description="licence of pictures and labels, and whom to name; known for the public sets")
     commercial_use: bool | None = Field(
         None, description="whether these terms allow commercial use; false for the public sets"
@@ -210,6 +222,15 @@ class Unlabelled(_Section):
         return self
 
 
+class Visibility(_Section):
+    """The network also says of every landmark whether it can be seen.
+
+    See octamark.training.objectives.visibility. The sets' ``visibility`` says which landmarks can be seen.
+    """
+
+    weight: float = Field(0.5, gt=0.0, description="of the cross-entropy of what is seen")
+
+
 class Caricature(_Section):
     """Photographs turned into caricatures; see octamark.synthesis.caricature."""
 
@@ -284,6 +305,7 @@ class Recipe(_Section):
     distillation: Distillation | None = None
     regional: Regional | None = None
     caricature: Caricature | None = None
+    visibility: Visibility | None = None
     init: str | None = Field(None, description="released model, run or checkpoint (.safetensors) to start from")
     commercial_use: bool = Field(
         False, description="claim that the weights may be used commercially: refused unless all that they learn from "
@@ -306,6 +328,14 @@ class Recipe(_Section):
                 "unlabelled.teacher weighs points by their spreads, which only the loss laplace_kl trains: set "
                 "loss.name to it, or leave the teacher out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _visibility_is_labelled(self) -> Recipe:
+        if self.visibility is not None and not any(section.visibility for section in self.data):
+            raise ValueError("visibility: no set says which landmarks can be seen; give one of them a visibility")
+        if self.visibility is not None and self.network.alpha == 1.0:
+            raise ValueError("visibility: is read from the high frequency: set network.alpha below 1")
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +140,14 @@ class Regions:
         landmarks = move_points(landmarks, frames, mirrored, mirror)  # n, M, 2 of the view
         if float(torch.rand(1, generator=generator)) < self.settings.low_resolution:
             stored = at_lower_resolution(stored, round(self.settings.lowest * ROOM), generator)
-        views = damaged(cut(stored, frames, self.view_size), config, generator)
+        views = damaged(cut(stored, frames, self.view_size), config, generator)[0]
         crops = len(stored) * len(self.table.regions)
         moved = jitter(crops, stage.size, self.settings.turn, self.settings.jitter, generator)
         moved = moved.view(len(stored), -1, 2, 3).to(device)
-        damage = partial(damaged, config=config, generator=generator)
+
+        def damage(pictures: Tensor) -> Tensor:
+            return damaged(pictures, config, generator)[0]
+
         crop = self.network.cropper(stored.float() / 255, frames, moved=moved, damage=damage)
         scale = stage.target_scale or self.recipe.loss.target_scale
         return RegionalBatch(views, crop, landmarks, frames, zoom, stage.size, scale)

@@ -12,6 +12,7 @@ from octamark.datasets import Sample
 from octamark.layouts import Layout
 from octamark.synthesis.rendering.folder import Hidden, RenderFolder
 from octamark.training.data import store_as_shards
+from octamark.training.visibility import VisibilityRule
 
 
 def rendered_samples(folder: RenderFolder, layout: Layout, hidden: Hidden = "keep") -> list[Sample]:
@@ -54,7 +55,8 @@ def pack(
     samples = rendered_samples(folder, layout, hidden)
     partial = out.with_name(f".{out.name}-new")
     shutil.rmtree(partial, ignore_errors=True)
-    store_as_shards(samples, size, margin, partial, layout.name, advance=advance)
+    flags = VisibilityRule("flags", layout.mirror)
+    store_as_shards(samples, size, margin, partial, layout.name, flags=flags, advance=advance)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return len(samples)

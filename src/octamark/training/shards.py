@@ -7,6 +7,8 @@ A *shard* is one .safetensors file:
   training resizes a batch to what it needs.
 - ``landmarks``, in labelled shards: (n, M, 2) float32, pixels of ``pictures`` (pixel centres at integers), NaN where a
   point has no label.
+- ``visible``, in shards of sets that tell it: (n, M) float32, 1 for landmarks that can be seen, 0 for hidden ones, NaN
+  where nobody knows.
 - metadata, under the key ``octamark crops``: JSON with ``margin`` (side of the network's crop over the longer side of
   the landmark box) and ``layout`` (the landmarks' layout by name; null without landmarks).
 
@@ -105,6 +107,7 @@ class Shards:
     Attributes:
         pictures: (n, 3, s, s) uint8, memory-mapped.
         landmarks: (n, M, 2) float32, pixels of ``pictures``, in memory; None in a set without labels.
+        visible: (n, M) float32, see the module's text; None in a set that does not tell it.
         margin: side of the network's crop over the longer side of the landmark box.
         layout: of the landmarks, by name; None in a set without labels.
         files: the shards.
@@ -112,13 +115,20 @@ class Shards:
 
     pictures: PictureStack
     landmarks: Tensor | None
+    visible: Tensor | None
     margin: float
     layout: str | None
     files: tuple[Path, ...]
 
 
 def write_shard(
-    path: Path, pictures: Tensor, landmarks: Tensor | None = None, *, margin: float, layout: str | None = None
+    path: Path,
+    pictures: Tensor,
+    landmarks: Tensor | None = None,
+    visible: Tensor | None = None,
+    *,
+    margin: float,
+    layout: str | None = None,
 ) -> None:
     """Write one shard, whole or not at all; see the module's text for shapes and units.
 
@@ -137,6 +147,10 @@ def write_shard(
         if landmarks.ndim != 3 or landmarks.shape[0] != len(pictures) or landmarks.shape[2] != 2:
             raise ValueError(f"landmarks must be ({len(pictures)}, M, 2); got {tuple(landmarks.shape)}")
         tensors["landmarks"] = landmarks.float().contiguous()
+    if visible is not None:
+        if landmarks is None or visible.shape != landmarks.shape[:2]:
+            raise ValueError(f"visible must be (n, M) as the landmarks are; got {tuple(visible.shape)}")
+        tensors["visible"] = visible.float().contiguous()
     meta = json.dumps({"margin": margin, "layout": layout})
     write_atomically(path, safetensors.torch.save(tensors, metadata={_KEY: meta}))
 
@@ -162,7 +176,7 @@ def open_shards(path: Path) -> Shards:
         DataError: missing, damaged or foreign files, or shards of different layouts or margins in one folder.
     """
     files = shard_files(path)
-    pictures, landmarks, metas = [], [], []
+    pictures, landmarks, visible, metas = [], [], [], []
     for file in files:
         try:
             with safetensors.safe_open(file, framework="pt") as shard:
@@ -172,6 +186,8 @@ def open_shards(path: Path) -> Shards:
                 pictures.append(shard.get_tensor("pictures"))
                 if metas[-1][1] is not None:
                     landmarks.append(shard.get_tensor("landmarks").clone())
+                    unknown = torch.full(landmarks[-1].shape[:2], torch.nan)
+                    visible.append(shard.get_tensor("visible").clone() if "visible" in shard.keys() else unknown)  # noqa: SIM118
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise DataError(f"{file}: not a shard of crops (octamark crops writes them): {error}") from error
         if metas[-1] != metas[0]:
@@ -184,7 +200,8 @@ def open_shards(path: Path) -> Shards:
         scale_points(points, stack.side / part.shape[-1]) if part.shape[-1] != stack.side else points
         for part, points in zip(pictures, landmarks or pictures, strict=True)
     ]
-    return Shards(stack, torch.cat(scaled) if landmarks else None, *metas[0], tuple(files))
+    labels = [torch.cat(part) if landmarks else None for part in (scaled, visible or scaled)]
+    return Shards(stack, labels[0], labels[1], *metas[0], tuple(files))
 
 
 class ShardWriter:
@@ -194,13 +211,24 @@ class ShardWriter:
         self.folder, self.margin, self.layout, self.count = folder, margin, layout, 0
         self._pictures: list[Tensor] = []
         self._landmarks: list[Tensor] = []
+        self._visible: list[Tensor] = []
         self._written = 0
 
-    def add(self, picture: Picture, landmarks: NDArray[np.floating] | None = None) -> None:
-        """Add one picture (s, s, 3) uint8 and its landmarks (M, 2); a full shard is written."""
+    def add(
+        self,
+        picture: Picture,
+        landmarks: NDArray[np.floating] | None = None,
+        visible: NDArray[np.floating] | None = None,
+    ) -> None:
+        """Add one picture (s, s, 3) uint8, its landmarks (M, 2), and which are visible (M,); a full shard is written.
+
+        Of one writer's pictures all have ``visible``, or none.
+        """
         self._pictures.append(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))))
         if landmarks is not None:
             self._landmarks.append(torch.from_numpy(np.asarray(landmarks, np.float32)))
+        if visible is not None:
+            self._visible.append(torch.from_numpy(np.asarray(visible, np.float32)))
         self.count += 1
         if len(self._pictures) * picture.nbytes >= SHARD_BYTES:
             self.flush()
@@ -211,9 +239,10 @@ class ShardWriter:
             return
         points = torch.stack(self._landmarks) if self._landmarks else None
         file = self.folder / f"{self._written:05d}.safetensors"
-        write_shard(file, torch.stack(self._pictures), points, margin=self.margin, layout=self.layout)
+        visible = torch.stack(self._visible) if self._visible else None
+        write_shard(file, torch.stack(self._pictures), points, visible, margin=self.margin, layout=self.layout)
         self._written += 1
-        self._pictures, self._landmarks = [], []
+        self._pictures, self._landmarks, self._visible = [], [], []
 
 
 @contextmanager

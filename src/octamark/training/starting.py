@@ -29,6 +29,7 @@ def network_config(recipe: Recipe) -> NetworkConfig:
         width=WIDTHS[shape.size],
         alpha=shape.alpha,
         attention=shape.attention,
+        visibility=recipe.visibility is not None,
     )
 
 
@@ -101,7 +102,7 @@ def starting_network(recipe: Recipe) -> OctaveNetwork:
 
     Weights of another layout are all taken but those of the head, the last layer, which has one heatmap per landmark:
     there, a landmark takes the weights of its counterparts in the other layout (``counterparts``), and one without
-    any starts at random.
+    any starts at random. So does the layer that tells what is visible, where the checkpoint has none.
 
     Raises:
         WeightsError: no such checkpoint, a damaged one, or one of another shape than the recipe's; one of another
@@ -115,9 +116,10 @@ def starting_network(recipe: Recipe) -> OctaveNetwork:
         before, now = init_recipe.network.model_dump(), recipe.network.model_dump()
         apart = [f"{key} {before[key]!r} (recipe: {now[key]!r})" for key in before if before[key] != now[key]]
         raise WeightsError(f"{path}: cannot start this recipe, it was trained with {listed(apart)}")
-    if init_recipe.layout == recipe.layout:
+    same_layout = init_recipe.layout == recipe.layout
+    if same_layout and network.config == network_config(recipe):
         return network
-    if recipe.optimiser.init_weight:
+    if recipe.optimiser.init_weight and not same_layout:
         raise WeightsError(
             f"{path}: has layout {init_recipe.layout}, the recipe has {recipe.layout}, so that the last layers cannot "
             "be averaged; leave out optimiser.init_weight"
@@ -126,7 +128,9 @@ def starting_network(recipe: Recipe) -> OctaveNetwork:
     rows = counterparts(layout(init_recipe.layout), layout(recipe.layout))
     state = fresh.state_dict()
     for name, value in network.state_dict().items():
-        state[name] = _head_rows(value, state[name], rows) if name.startswith("head.") else value
+        if name in state:
+            per_landmark = name.startswith(("head.", "visibility."))
+            state[name] = _head_rows(value, state[name], rows) if per_landmark and not same_layout else value
     fresh.load_state_dict(state)
     return fresh
 

@@ -20,13 +20,14 @@ from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.nets.sampling import cut
 from octamark.synthesis.caricature import Caricatures
 from octamark.training import data, unlabelled
-from octamark.training.augmentation import Views, damaged, draw_views, show, similarity
+from octamark.training.augmentation import Views, damaged, draw_views, show, similarity, still_visible
 from octamark.training.data import FaceStore, centre_crops, endless_batch
 from octamark.training.objectives import Batch, FaceObjective, Model, Term, UnlabelledViews, Weight
 from octamark.training.objectives.adversary import Adversary
 from octamark.training.objectives.distillation import Distiller
 from octamark.training.objectives.labels import Labels, Maps
 from octamark.training.objectives.teacher import MeanTeacher
+from octamark.training.objectives.visibility import Visibility
 from octamark.training.optimisation import ExponentialAverage
 from octamark.training.recipe import Recipe, Stage
 from octamark.training.shards import PictureStack
@@ -87,6 +88,8 @@ class WholeFaces:
         weights = {"labels": Weight(1.0)}
         if recipe.loss.maps:
             terms["maps"], weights["maps"] = Maps(), Weight(recipe.loss.maps)
+        if recipe.visibility is not None:
+            terms["visibility"], weights["visibility"] = Visibility(), Weight(recipe.visibility.weight)
         if recipe.distillation is not None:
             terms["distillation"] = Distiller(recipe, recipe.distillation, self.fabric)
             weights["distillation"] = Weight(recipe.distillation.weight)
@@ -166,7 +169,10 @@ class WholeFaces:
         device, config, generator = self.fabric.device, self.recipe.augment, drawn.generator()
         stored, landmarks = faces.take(chosen, device)
         undamaged, landmarks = show(stored, landmarks, drawn.to(device), mirror=self.mirror, size=stage.size)
-        pictures = damaged(undamaged, config, generator)
+        pictures, covered = damaged(undamaged, config, generator)
+        visible = faces.visible[chosen.to(faces.visible.device)].to(device)
+        visible = torch.where(drawn.mirrored.to(device)[:, None], visible[:, self.mirror.to(device)], visible)
+        visible = still_visible(visible, landmarks, covered)
         views = None
         if self.settings is not None and self.terms.uses_unlabelled(stage.size):
             others = self._resized(stage.size)
@@ -178,10 +184,10 @@ class WholeFaces:
             matrices, mirrored = similarity(config, len(stored), side, stage.size, generator, zoom)
             views = UnlabelledViews(stored, matrices.to(device), mirrored.to(device), zoom)
             plain = cut(stored, views.matrices, stage.size)
-            pictures = torch.cat([pictures, damaged(plain, config, generator)])
+            pictures = torch.cat([pictures, damaged(plain, config, generator)[0]])
             undamaged = torch.cat([undamaged, plain])
         scale = stage.target_scale or self.recipe.loss.target_scale
-        return Batch(pictures, undamaged, landmarks, views, scale, step.progress)
+        return Batch(pictures, undamaged, landmarks, visible, views, scale, step.progress)
 
     def _resized(self, size: int) -> PictureStack | Tensor:
         """The unlabelled faces for a stage's size; in memory where they all fit there."""

@@ -50,6 +50,7 @@ class Batch:
         pictures: (n + u, 3, size, size) float32 in 0..1, augmented.
         undamaged: the same views before colours were changed and pieces hidden.
         landmarks: (n, M, 2) of the labelled faces, input pixels; NaN where a point has no label.
+        visible: (n, M) which of them can be seen: 1 seen, 0 hidden, NaN unknown.
         unlabelled: of the u unlabelled faces; None in a step without any.
         target_scale: of the labels' density, heatmap pixels.
         progress: share of the run's steps that are done.
@@ -58,6 +59,7 @@ class Batch:
     pictures: Tensor
     undamaged: Tensor
     landmarks: Tensor
+    visible: Tensor
     unlabelled: UnlabelledViews | None
     target_scale: float
     progress: float
@@ -74,20 +76,29 @@ class Batch:
 
 
 class Prediction(NamedTuple):
-    """The network's prediction for a batch: probability maps (n + u, M, h, w), and their points in heatmap pixels."""
+    """The network's prediction for a batch.
+
+    Attributes:
+        p: probability maps (n + u, M, h, w).
+        points: theirs, in heatmap pixels.
+        visible: (n + u, M) logits of the landmarks being seen; None of a network that does not tell it.
+    """
 
     p: Tensor
     points: Points
+    visible: Tensor | None = None
 
     def labelled(self, batch: Batch) -> Prediction:
         """The prediction for the labelled faces."""
-        count = len(batch.landmarks)
-        return Prediction(self.p[:count], Points(self.points.position[:count], self.points.spread[:count]))
+        return self._part(slice(len(batch.landmarks)))
 
     def unlabelled(self, batch: Batch) -> Prediction:
         """The prediction for the unlabelled faces."""
-        count = len(batch.landmarks)
-        return Prediction(self.p[count:], Points(self.points.position[count:], self.points.spread[count:]))
+        return self._part(slice(len(batch.landmarks), None))
+
+    def _part(self, faces: slice) -> Prediction:
+        visible = None if self.visible is None else self.visible[faces]
+        return Prediction(self.p[faces], Points(self.points.position[faces], self.points.spread[faces]), visible)
 
 
 class Objective(Protocol):
@@ -179,8 +190,14 @@ class FaceObjective:
         self.columns = tuple(dict.fromkeys(column for columns in named for column in columns))
 
     def __call__(self, batch: Batch, model: Model) -> tuple[Tensor, dict[str, Tensor]]:
-        p = heatmaps.probabilities(model(batch.pictures.contiguous(memory_format=torch.channels_last)), self.beta)
-        prediction = Prediction(p, heatmaps.decode(p))
+        pictures = batch.pictures.contiguous(memory_format=torch.channels_last)
+        if "visibility" in self.terms:
+            maps, evidence = model.both(pictures)  # type: ignore[attr-defined]
+            p = heatmaps.probabilities(maps, self.beta)
+            prediction = Prediction(p, heatmaps.decode(p), heatmaps.visibility_logits(p, evidence))
+        else:
+            p = heatmaps.probabilities(model(pictures), self.beta)
+            prediction = Prediction(p, heatmaps.decode(p))
         loss = p.new_zeros(())
         logs: dict[str, Tensor] = {}
         for name, term in self.terms.items():

@@ -58,7 +58,7 @@ class MeanTeacher(Stateless):
         assert batch.unlabelled is not None
         views = batch.unlabelled
         taught = self.points(views.stored, views.matrices, views.mirrored, size=batch.size, zoom=views.zoom)
-        p, points = prediction.unlabelled(batch)
+        p, points, _ = prediction.unlabelled(batch)
         half, maps = self.settings.spread_at_half_weight, self.settings.maps
         distance = consistency(p, points, taught, batch.target_scale, half, maps)
         return distance, {"consistency": distance, "teacher_spread": taught.spread.mean()}
