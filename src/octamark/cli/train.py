@@ -129,6 +129,7 @@ def train(
         def __init__(self, bar: Progress) -> None:
             self.bar = bar
             self.find_task = bar.add_task("finding faces", total=None, visible=False)
+            self.align_task = bar.add_task("moving labels", total=None, visible=False)
             self.load_task = bar.add_task("decoding faces", total=None)
             self.step_task = bar.add_task("training", total=None, visible=False)
 
@@ -137,6 +138,9 @@ def train(
 
         def found(self, counts: str) -> None:
             note(f"unlabelled: {counts}")
+
+        def aligning(self, done: int, total: int) -> None:
+            self.bar.update(self.align_task, completed=done, total=total, visible=done < total)
 
         def loading(self, done: int, total: int) -> None:
             self.bar.update(self.load_task, completed=done, total=total, visible=done < total)

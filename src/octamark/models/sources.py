@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from octamark.errors import listed
 
-Role = Literal["labels", "validation", "unlabelled", "teacher", "initial weights", "global model", "crop rule"]
+Role = Literal[
+    "labels", "validation", "unlabelled", "teacher", "initial weights", "global model", "crop rule", "label convention"
+]
 """What a source gave to the weights."""
 
 SET_TERMS: Mapping[str, str] = {
@@ -23,7 +25,7 @@ SET_TERMS: Mapping[str, str] = {
 """Terms of the public sets, by the name of their format (octamark.datasets.FORMATS). None allows commercial use."""
 
 
-_MODELS: tuple[Role, ...] = ("teacher", "initial weights", "global model")
+_MODELS: tuple[Role, ...] = ("teacher", "initial weights", "global model", "label convention")
 _BEGINNINGS = {
     True: "any use; attribution to ",
     False: "no commercial use: ",

@@ -33,6 +33,7 @@ from octamark.errors import ConfigError, OutputError, TrainingError
 from octamark.layouts import Layout, layout
 from octamark.models import Source
 from octamark.training import checkpoints, provenance
+from octamark.training.convention import aligned_sets
 from octamark.training.data import (
     MEMORY,
     ROOM,
@@ -130,6 +131,8 @@ class Trainer:
         WeightsError: ``init`` of a new run, a teacher or a global network that names no checkpoint, or one of another
             network.
         LayoutError: a regional recipe of a layout without regions.
+
+    ``run`` also raises what octamark.training.convention.aligned_sets does.
     """
 
     def __init__(
@@ -183,6 +186,8 @@ class Trainer:
         """Train to the end of the last stage; returns the best validation NME (a fraction)."""
         self.task.find_faces(self.watcher, self.sets, self.shards)
         self.sources = self._all_sources()
+        self.sets = aligned_sets(self.sets, self.recipe, self.layout, advance=self.watcher.aligning)
+        self.trained = [entry for entry in self.sets if entry.is_shards or entry.training]
         training, validation = self._stores()
         self.task.prepare(training)
         total = sum(stage.epochs for stage in self.recipe.stages)

@@ -112,5 +112,8 @@ def _checkpoints(recipe: Recipe) -> Iterator[tuple[str, Role, str, bool]]:
         yield recipe.init, "initial weights", "init", False
     if recipe.distillation is not None:
         yield recipe.distillation.teacher, "teacher", "distillation.teacher", recipe.regional is not None
+    for section in recipe.data:
+        if section.convention is not None:
+            yield section.convention, "label convention", f"data {section.title!r}: convention", False
     if recipe.regional is not None:
         yield recipe.regional.global_model, "global model", "regional.global_model", False
