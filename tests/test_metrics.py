@@ -21,6 +21,7 @@ from octamark.metrics import (
     distances,
     estimate,
     eye_opening_error,
+    eye_opening_errors,
     failure_rate,
     failures,
     jitter,
@@ -264,6 +265,31 @@ def test_eye_opening_by_hand() -> None:
 def test_a_layout_without_lids_has_no_eye_opening() -> None:
     assert TOY.eye_opening(FACE[None]).shape == (1, 0)
     assert np.isnan(eye_opening_error(FACE[None], FACE[None], TOY)).all()
+
+
+def test_errors_of_the_opening_by_kind_of_eye() -> None:
+    """Each eye counts in the kind of its own true opening; the faces without an eye of a kind are NaN there."""
+    truth = np.stack([eyes_open(20, 0, 0), eyes_open(20, 6, 4), eyes_open(20, 2, 2), eyes_open(20, 9, 9)])
+    truth[1, 42:48] = eyes_open(20, 1, 1)[42:48]  # 0.25 and 0.05
+    predicted = np.stack([eyes_open(20, 2, 2), eyes_open(20, 4, 4), eyes_open(20, 1, 1), eyes_open(20, 9, 9)])
+    predicted[0, 42:48] = eyes_open(20, 1, 1)[42:48]  # 0.1 and 0.05 for two shut eyes
+    errors = eye_opening_errors(predicted, truth, IBUG)
+    assert {kind: values.eyes for kind, values in errors.items()} == {"shut": 3, "narrow": 2, "normal": 1, "wide": 2}
+    np.testing.assert_allclose(errors["shut"].signed, [0.075, 0.15, NAN, NAN], atol=1e-6)
+    np.testing.assert_allclose(errors["narrow"].signed, [NAN, NAN, -0.05, NAN], atol=1e-6)
+    np.testing.assert_allclose(errors["narrow"].absolute, [NAN, NAN, 0.05, NAN], atol=1e-6)
+    np.testing.assert_allclose(errors["normal"].signed, [NAN, -0.05, NAN, NAN], atol=1e-6)
+    np.testing.assert_allclose(errors["wide"].absolute, [NAN, NAN, NAN, 0], atol=1e-6)
+
+
+def test_eyes_without_labels_and_faces_not_found_have_no_opening_error() -> None:
+    shut, slit = eyes_open(20, 0, 0), eyes_open(20, 2, 2)
+    one_eyed = shut.copy()
+    one_eyed[37] = NAN
+    errors = eye_opening_errors(np.stack([slit, np.full_like(slit, NAN)]), np.stack([one_eyed, shut]), IBUG)
+    assert errors["shut"].eyes == 1
+    np.testing.assert_allclose(errors["shut"].signed, [0.1, NAN], atol=1e-6)
+    assert all(not values.eyes for values in eye_opening_errors(FACE[None], FACE[None], TOY).values())
 
 
 def test_intervals_are_the_same_each_time_and_hold_the_mean() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,6 +143,49 @@ def ced(errors: Floats) -> tuple[F64, F64]:
 def eye_opening_error(predicted: Floats, truth: Floats, layout: Layout) -> F64:
     """Mean over the eyes of |predicted opening - true opening|, (n,); NaN without labels of lids and corners."""
     return _mean_known(np.abs(layout.eye_opening(predicted) - layout.eye_opening(truth)))
+
+
+OPENINGS = {"shut": (0.0, 0.1), "narrow": (0.1, 0.2), "normal": (0.2, 0.45), "wide": (0.45, np.inf)}
+"""Kinds of eyes by their true opening (``Layout.eye_opening``), from the first limit to below the second.
+
+Of the 3,616 labelled eyes of the 1,808 training faces of 300W, 2.6 % are shut, 5.6 % narrow, 84.8 % normal and 6.9 %
+wide: 0.1 lies between the two peaks of their distribution, and about as many lie above 0.45 as below 0.2.
+"""
+
+
+class OpeningErrors(NamedTuple):
+    """Errors of the opening of eyes of one kind.
+
+    Attributes:
+        eyes: number of eyes.
+        signed: (n,) predicted less true opening of each face, the mean of its eyes of that kind; NaN for a face
+            without any. Above 0: read too open.
+        absolute: (n,) mean of the absolute values, NaN likewise.
+    """
+
+    eyes: int
+    signed: F64
+    absolute: F64
+
+
+def eye_opening_errors(predicted: Floats, truth: Floats, layout: Layout) -> dict[str, OpeningErrors]:
+    """Kind of ``OPENINGS`` -> the errors of the opening of the eyes of that kind.
+
+    An eye counts where its opening is known: lids and corners have labels, and the face was found. The width of an eye
+    shrinks as the head turns, its height does not: openings of profiles are larger than those of frontal faces.
+
+    Args:
+        predicted, truth: (n, M, 2) points in the same pixels; NaN in ``truth`` where a point has no label.
+        layout: of the points; without lids no eye counts.
+    """
+    openings = layout.eye_opening(truth)
+    errors = layout.eye_opening(predicted) - openings  # n, E
+    kinds = {}
+    for kind, (low, high) in OPENINGS.items():
+        inside = (openings >= low) & (openings < high) & np.isfinite(errors)
+        chosen = np.where(inside, errors, np.nan)
+        kinds[kind] = OpeningErrors(int(inside.sum()), _mean_known(chosen), _mean_known(np.abs(chosen)))
+    return kinds
 
 
 def jitter(points: Floats, still: NDArray[np.bool_] | None = None) -> float:

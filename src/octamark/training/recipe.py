@@ -136,6 +136,12 @@ class Loss(_Section):
     maps: float = Field(
         0.0, ge=0.0, description="weight of the KL divergence from that density, drawn as a map, to the predicted map"
     )
+    openings: float = Field(
+        0.0, ge=0.0, description="weight of the error of the distance between the lids, in units of the target scale"
+    )
+    shut_weight: float = Field(
+        1.0, ge=1.0, description="weight of shut eyes in openings, against 1 for eyes that are open as usual"
+    )
 
 
 class Augment(_Section):

@@ -26,6 +26,7 @@ from octamark.training import checkpoints, data
 from octamark.training.augmentation import damaged, similarity
 from octamark.training.data import ROOM, FaceStore
 from octamark.training.objectives import Model
+from octamark.training.objectives.openings import check_lids
 from octamark.training.objectives.regional import RegionalBatch, RegionalObjective
 from octamark.training.optimisation import ExponentialAverage
 from octamark.training.recipe import Recipe, Regional, Stage, parse
@@ -44,8 +45,8 @@ class Regions:
     (``global_nme``), and that of eyes and mouth, combined and of the global network alone.
 
     Raises:
-        ConfigError: stages of different sizes, a global network of another layout or margin, or a teacher of other
-            crops.
+        ConfigError: stages of different sizes, a global network of another layout or margin, a teacher of other
+            crops, or openings of a layout without lids.
         WeightsError: no such global network or teacher; ``init`` names a network of another shape.
         LayoutError: a layout without regions.
     """
@@ -66,6 +67,8 @@ class Regions:
                 f"{global_recipe.margin}, the recipe has {recipe.layout} and {recipe.margin}"
             )
         self.view_size, self.global_scale = global_recipe.stages[-1].size, global_recipe.loss.target_scale
+        if recipe.loss.openings:
+            check_lids(layout)
         self.table = RegionTable(layout)
         network = regional_network(recipe, self.table)
         if recipe.init is None:
@@ -91,6 +94,7 @@ class Regions:
         return RegionalObjective(
             self.network, self.recipe.loss.maps, self.settings.consistency, self.global_scale,
             self.fabric, self.teacher, self.recipe.distillation,
+            self.recipe.loss.openings, self.recipe.loss.shut_weight,
         )  # fmt: skip
 
     def _teacher(self, name: str) -> RegionalNetwork:

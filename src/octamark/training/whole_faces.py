@@ -26,6 +26,7 @@ from octamark.training.objectives import Batch, FaceObjective, Model, Term, Unla
 from octamark.training.objectives.adversary import Adversary
 from octamark.training.objectives.distillation import Distiller
 from octamark.training.objectives.labels import Labels, Maps
+from octamark.training.objectives.openings import Openings
 from octamark.training.objectives.teacher import MeanTeacher
 from octamark.training.objectives.visibility import Visibility
 from octamark.training.optimisation import ExponentialAverage
@@ -90,6 +91,9 @@ class WholeFaces:
             terms["maps"], weights["maps"] = Maps(), Weight(recipe.loss.maps)
         if recipe.visibility is not None:
             terms["visibility"], weights["visibility"] = Visibility(), Weight(recipe.visibility.weight)
+        if recipe.loss.openings:
+            terms["openings"] = Openings(self.layout, recipe.loss.shut_weight)
+            weights["openings"] = Weight(recipe.loss.openings)
         if recipe.distillation is not None:
             terms["distillation"] = Distiller(recipe, recipe.distillation, self.fabric)
             weights["distillation"] = Weight(recipe.distillation.weight)

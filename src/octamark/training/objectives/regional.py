@@ -18,6 +18,7 @@ from octamark.nets.regional import RegionalModel, RegionalNetwork, RegionalView,
 from octamark.training.losses import drawn_kl, labelled_mean, laplace_kl
 from octamark.training.objectives import Model, State
 from octamark.training.objectives.distillation import heatmap_kl
+from octamark.training.objectives.openings import opening_loss
 from octamark.training.recipe import Distillation
 
 
@@ -45,7 +46,7 @@ class RegionalBatch:
 
 
 class RegionalObjective:
-    """LaplaceKL on the regional network's readings and on the combined points, distillation, and consistency.
+    """LaplaceKL on the regional network's readings and on the combined points, openings, distillation, and consistency.
 
     The log has the loss of the readings (``loss``), of the combined points (``fused_loss``), the distance between
     the readings of two views of a face in heatmap pixels of the global network (``apart``, before its weight), and the
@@ -59,6 +60,8 @@ class RegionalObjective:
         fabric: whose precision the teacher reads with.
         teacher: a larger regional network of the same regions and crop size, or None.
         distillation: how much its heatmaps count; None without a teacher.
+        openings: weight of the error of the opening of eyes in the combined points (``opening_loss``).
+        shut_weight: of shut eyes in it.
     """
 
     columns: tuple[str, ...] = ("loss", "fused_loss", "apart", "distillation")
@@ -72,9 +75,12 @@ class RegionalObjective:
         fabric: Fabric,
         teacher: RegionalNetwork | None = None,
         distillation: Distillation | None = None,
+        openings: float = 0.0,
+        shut_weight: float = 1.0,
     ) -> None:
         self.regional, self.maps, self.consistency, self.global_scale = model.regional, maps, consistency, global_scale
         self.fabric, self.teacher, self.distillation = fabric, teacher, distillation
+        self.openings, self.shut_weight = openings, shut_weight
 
     def __call__(self, batch: RegionalBatch, model: Model) -> tuple[Tensor, dict[str, Tensor]]:
         view: RegionalView = model(batch.views, batch.crop)
@@ -109,7 +115,14 @@ class RegionalObjective:
     def _fused(self, view: RegionalView, batch: RegionalBatch) -> Tensor:
         """Loss of the combined points, in heatmap pixels of the global network."""
         points = Points(heatmaps.to_heatmap_pixels(view.fused.position, STRIDE), view.fused.spread / STRIDE)
-        return laplace_kl(points, heatmaps.to_heatmap_pixels(batch.landmarks, STRIDE), self.global_scale)
+        target = heatmaps.to_heatmap_pixels(batch.landmarks, STRIDE)
+        loss = laplace_kl(points, target, self.global_scale)
+        if self.openings:
+            eyes = self.regional.table.layout.eyes.values()
+            loss = loss + self.openings * opening_loss(
+                points.position, target, eyes, self.global_scale, self.shut_weight
+            )
+        return loss
 
     def _apart(self, view: RegionalView, batch: RegionalBatch) -> Tensor:
         """Mean distance per axis of the readings of two views of each face, heatmap pixels of the global network."""
