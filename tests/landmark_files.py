@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def faces_at(*offsets: float, seed: int = 0) -> Faces:
         boxes=boxes.astype(np.float32),
         scores=rng.uniform(0, 1, count).astype(np.float32),
     )
+
+
+def with_visible(faces: Faces, seed: int = 0) -> Faces:
+    """The faces as of a model that tells which points can be seen."""
+    visible = np.random.default_rng(seed).uniform(0, 1, faces.confidence.shape)
+    return replace(faces, visible=visible.astype(np.float32))
 
 
 def records_of(files: Iterable[str], faces: Sequence[Faces]) -> list[Record]:

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from landmark_files import IBUG, SHAPE, write_text
+from landmark_files import IBUG, SHAPE, faces_at, records_of, with_visible, write_all, write_text
 from octamark import datasets
 from octamark.errors import DataError
 from octamark.evaluation.scoring import Truth, score_file
-from octamark.io import read_entries
+from octamark.io import read_entries, read_records
 from octamark.io.coco import point_order
 from octamark.layouts import layout
 
@@ -153,3 +154,44 @@ def test_manga_as_it_is(labelled_data: Path) -> None:
     assert len(samples) == len(whole["annotations"]) == 136
     raw = np.reshape(whole["annotations"][0]["keypoints"], (60, 3))
     np.testing.assert_allclose(samples[0].landmarks, raw[:, :2], atol=1e-4)
+
+
+def test_hidden_points_have_v_1(tmp_path: Path) -> None:
+    """v is 2 from a ``visible`` of one half on, 1 below, 0 without a place; ``visible`` itself stands beside it."""
+    faces = with_visible(faces_at(0))
+    assert faces.visible is not None
+    faces.visible[0, :4] = 0.5, 0.4999, 0.0, np.nan
+    faces.landmarks[0, 2] = np.nan
+    (path,) = write_all("coco", tmp_path, records_of(["a.png"], [faces]))
+    (annotation,) = json.loads(path.read_text())["annotations"]
+    v = np.reshape(annotation["keypoints"], (68, 3))[:, 2]
+    assert v[:4].tolist() == [2, 1, 0, 2]
+    np.testing.assert_array_equal(v[4:], np.where(faces.visible[0, 4:] < 0.5, 1, 2))
+    assert annotation["num_keypoints"] == 67
+    assert annotation["visible"][:4] == [0.5, 0.4999, 0.0, None]
+
+
+def test_v_is_not_taken_for_a_probability(tmp_path: Path) -> None:
+    """Earlier versions wrote 2 for all points."""
+    (path,) = write_all("coco", tmp_path, records_of(["a.png"], [with_visible(faces_at(0))]))
+    whole = json.loads(path.read_text())
+    del whole["annotations"][0]["visible"]
+    (record,) = read_records(write_text(tmp_path, whole), IBUG)
+    assert record.faces.visible is None
+
+
+def test_visible_is_put_into_the_layouts_order(tmp_path: Path) -> None:
+    whole = table([NAMINGS["the layout's"][index] for index in ORDER], SHAPE[ORDER])
+    whole["annotations"][0]["visible"] = (np.arange(68)[ORDER] / 100).tolist()
+    (entry,) = read_entries(write_text(tmp_path, whole), IBUG)
+    np.testing.assert_allclose(entry.faces[0].visible, np.arange(68) / 100)
+
+
+def test_hidden_points_of_predictions_are_occluded_points_of_a_labelled_set(tmp_path: Path) -> None:
+    faces = with_visible(faces_at(0))
+    assert faces.visible is not None
+    Image.new("RGB", faces.size).save(tmp_path / "a.png")
+    write_all("coco", tmp_path, records_of(["a.png"], [faces]))
+    (sample,) = datasets.read("coco", tmp_path, layout=IBUG)
+    assert sample.occluded is not None
+    np.testing.assert_array_equal(sample.occluded, faces.visible[0] < 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from dataclasses import replace
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from evaluation_fixtures import bare_samples
-from landmark_files import IBUG, faces_at, records_of, rounded_record, write_all
+from landmark_files import IBUG, faces_at, records_of, rounded_record, with_visible, write_all
 from octamark import datasets
 from octamark.datasets import Sample
-from octamark.errors import LayoutError
+from octamark.errors import LayoutError, OutputError
 from octamark.evaluation.scoring import Truth, score_file
 from octamark.faces import Faces
 from octamark.io import FORMATS, Record, read_entries, read_pts, read_records, unique_stems
@@ -55,6 +56,45 @@ def test_ids_of_tracks_come_back(tmp_path: Path, name: str) -> None:
     assert first.faces.ids is not None
     assert first.faces.ids.tolist() == [12, 3]
     assert second.faces.ids is None
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_visible_comes_back(tmp_path: Path, name: str) -> None:
+    """From pictures of which the model tells it; beside them one of which it does not."""
+    faces = [with_visible(faces_at(0, 700)), faces_at(5, seed=1), with_visible(faces_at()), with_visible(faces_at(9))]
+    faces[3].landmarks[0, 4] = faces[3].visible[0, 4] = np.nan  # type: ignore[index]
+    written = records_of(["a.png", "b.png", "c.png", "d.png"], faces)
+    (path,) = write_all(name, tmp_path, written, layout=IBUG)
+    found = read_records(path)
+    assert [rounded_record(record)["faces"] for record in found] == [
+        rounded_record(record)["faces"] for record in written
+    ]
+    assert [record.faces.visible is None for record in found] == [False, True, True, False]
+    for record, before in zip(found, written, strict=True):
+        np.testing.assert_allclose(record.faces.mean_confidence, before.faces.mean_confidence, atol=2e-4)
+
+
+def test_tables_without_the_column_visible_are_read(tmp_path: Path) -> None:
+    """As earlier versions wrote them. They are not gone on with, since rows of both forms would be mixed."""
+    (path,) = write_all("csv", tmp_path, records())
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.DictWriter(file, [name for name in rows[0] if name != "visible"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    found = read_records(path)
+    assert [rounded_record(record) for record in found] == [rounded_record(record) for record in records()]
+    with pytest.raises(OutputError, match=r"row 1: not the columns of octamark predict \(no visible\); resume from"):
+        write_all("csv", tmp_path, records(), resume=True)
+
+
+def test_visible_is_part_of_no_file_whose_model_does_not_tell_it(tmp_path: Path) -> None:
+    for name in ("json", "jsonl", "coco", "pts"):
+        for path in write_all(name, tmp_path / name, records()):
+            assert "visible" not in path.read_text()
+    for path in write_all("pts", tmp_path / "seen", records_of(["a.png"], [with_visible(faces_at(0))])):
+        assert path.read_text() == (tmp_path / "pts" / "a.pts").read_text()
 
 
 def test_pts_files_come_back(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from landmark_files import IBUG, faces_at, records_of, rounded_record
+from landmark_files import IBUG, faces_at, records_of, rounded_record, with_visible
 from octamark.errors import ConfigError, DataError
 from octamark.faces import Faces
 from octamark.io import Record, read_records
@@ -46,7 +46,7 @@ def test_the_reference_lists_the_columns() -> None:
     assert "\n".join(rows) in REFERENCE.read_text(encoding="utf-8")
     assert [str(field.type).replace("item: ", "") for field in schema()] == [column.type for column in COLUMNS.values()]
     assert spark_schema().startswith("file string, frame bigint, time double, face int, ")
-    assert spark_schema().endswith(", landmarks array<float>, spread array<float>, confidence array<float>")
+    assert spark_schema().endswith(", spread array<float>, confidence array<float>, visible array<float>")
 
 
 def test_records_come_back_from_a_file_and_from_a_folder(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_there_is_a_row_for_each_face_each_empty_picture_and_each_failure() -> N
         (NAMES[2], None, 0, None),
         ("bad.png", None, None, "bad.png: empty"),
     ]
-    assert [name for name, value in rows[2].items() if value is None] == ["frame", "time", "id", "error"]
+    assert [name for name, value in rows[2].items() if value is None] == ["frame", "time", "id", "error", "visible"]
     assert len(rows[0]["landmarks"]) == len(rows[0]["spread"]) == 2 * len(rows[0]["confidence"]) == 136
     x, y = rows[0]["landmarks"][2:4]
     np.testing.assert_allclose((x, y), records()[0].faces.landmarks[0, 1], atol=0.00501)
@@ -80,6 +80,34 @@ def test_frames_and_ids_come_back(tmp_path: Path) -> None:
     found = read_records(write(tmp_path / "a.parquet", *frames))
     assert [(record.file, record.frame, record.time) for record in found] == [("a.mp4", 4, 0.16), ("a.mp4", 5, 0.2)]
     assert [record.faces.ids.tolist() for record in found if record.faces.ids is not None] == [[12, 3], [12, 3]]
+
+
+def test_visible_comes_back(tmp_path: Path) -> None:
+    written = records_of(["a.png", "b.png"], [with_visible(faces_at(0, 700)), faces_at(5)])
+    found = read_records(write(tmp_path / "a.parquet", *written))
+    assert [rounded_record(record) for record in found] == [rounded_record(record) for record in written]
+    assert found[0].faces.visible is not None
+    assert found[1].faces.visible is None
+    (row, *_) = table(written).to_pylist()
+    assert len(row["visible"]) == 68
+    assert row["mean_confidence"] == pytest.approx(written[0].faces[0].mean_confidence, abs=6e-5)
+
+
+def test_files_without_the_column_visible_are_read(tmp_path: Path) -> None:
+    """As earlier versions wrote them, in one folder with a new one."""
+    from pyarrow import parquet
+
+    parquet.write_table(table(records()).drop_columns(["visible"]), tmp_path / "part-0.parquet")
+    write(tmp_path / "part-1.parquet", *records_of(["d.png"], [with_visible(faces_at(0))]))
+    batches = list(read_batches(str(tmp_path)))
+    assert [batch.schema.names for batch in batches] == [list(COLUMNS)] * 2
+    assert batches[0].schema.equals(schema())
+    assert batches[0].column("visible").null_count == len(batches[0])
+    old, new = read_records(tmp_path)[:3], read_records(tmp_path)[3]
+    assert [rounded_record(record) for record in old] == [rounded_record(record) for record in records()]
+    assert all(record.faces.visible is None for record in old)
+    assert new.faces.visible is not None
+    assert [batch.schema.names for batch in read_batches(str(tmp_path), ("file", "error"))] == [["file", "error"]] * 2
 
 
 def test_a_name_that_is_no_unicode_is_written_with_escapes() -> None:

@@ -91,6 +91,8 @@ MISTAKES: list[tuple[object, str]] = [
     (face(confidence=[0.5] * 67), r"entry 2 \(b\.png\): confidence must be 68 numbers; got 67 entries"),
     (face(confidence=[0.5] * 67 + [-0.1]), r"confidence: holds a value that is not in 0\.\.1"),
     (face(confidence=[87.0] * 68), r"confidence: holds a value that is not in 0\.\.1"),
+    (face(visible=[0.5] * 67), r"visible must be 68 numbers; got 67 entries"),
+    (face(visible=[0.5] * 67 + [1.1]), r"visible: holds a value that is not in 0\.\.1"),
     ([{"image": "a", "faces": {"landmarks": None}}], "faces must be a list"),
     ([{"image": "a", "faces": [7]}], 'needs "landmarks"'),
     (face(box=[1, 2, 3]), r"entry 2 \(b\.png\): box must be 4 numbers; got 3 entries"),

@@ -1,8 +1,10 @@
 """COCO keypoints: one .json of images, annotations and categories.
 
 An annotation holds x, y, v for each point (v: 0 = no label, 1 = labelled but hidden, 2 = visible), 0-based here, and a
-bbox, left top width height. Beyond COCO, octamark writes ``score``, ``mean_confidence``, ``confidence`` and ``spread``
-of an annotation, its ``track_id`` in a video, and ``model`` of an image.
+bbox, left top width height. octamark writes v = 1 for a point whose ``visible`` is below 0.5, and 2 for all others,
+also where the model does not tell ``visible``. Beyond COCO, it writes ``score``, ``mean_confidence``, ``confidence``,
+``visible`` and ``spread`` of an annotation, its ``track_id`` in a video, and ``model`` of an image. ``visible`` is read
+from there, never from v.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import DataError, LayoutError, listed
-from octamark.faces import Face
+from octamark.faces import VISIBLE, Face
 from octamark.io.json import load
 from octamark.io.records import (
     FaceEntry,
@@ -89,7 +91,8 @@ def category(number: int, layout: Layout) -> dict[str, Any]:
 def _annotation(face: Face) -> dict[str, Any]:
     labelled: NDArray[np.bool_] = np.asarray(np.isfinite(face.landmarks).all(axis=1))
     points = np.where(labelled[:, None], face.landmarks, 0)
-    keypoints = rounded(np.column_stack([points, np.where(labelled, 2, 0)]).ravel(), 2)
+    hidden = False if face.visible is None else face.visible < VISIBLE
+    keypoints = rounded(np.column_stack([points, np.where(labelled, np.where(hidden, 1, 2), 0)]).ravel(), 2)
     values: dict[str, Any] = {"iscrowd": 0, "keypoints": keypoints, "num_keypoints": int(labelled.sum())}
     if (box := rounded(face.box, 2)) is not None:
         width, height = round(box[2] - box[0], 2), round(box[3] - box[1], 2)
@@ -99,13 +102,14 @@ def _annotation(face: Face) -> dict[str, Any]:
         "score": rounded(np.float64(face.score), 4),
         "mean_confidence": rounded(np.float64(face.mean_confidence), 4),
         "confidence": rounded(face.confidence, 4),
+        "visible": None if face.visible is None else rounded(face.visible, 4),
         "spread": rounded(face.spread, 3),
     }
     return values | {key: value for key, value in optional.items() if value is not None}
 
 
 def writer(target: Target, layout: Layout | None) -> WholeFileWriter:
-    """A writer of one ``predictions.coco.json``: one category per layout, 1-based skeleton, all points visible (2)."""
+    """A writer of one ``predictions.coco.json``: one category per layout, 1-based skeleton."""
     table = _Table(layout)
     return WholeFileWriter(target, NAME, table.add, table.text)
 
@@ -254,14 +258,14 @@ def _face(
     landmarks[(values == 0).all(axis=1)] = np.nan  # COCO's way to say that a point has no label
     if np.isnan(landmarks).all():
         return None
-    given = {key: annotation.get(key) for key in ("score", "spread", "confidence")}
+    given = {key: annotation.get(key) for key in ("score", "spread", "confidence", "visible")}
     given["id"] = annotation.get("track_id")
     face = face_from_values({**given, "landmarks": landmarks.tolist()}, points, where, index)
     assert face is not None
     face = replace(face, visibility=visibility, box=_box(annotation.get("bbox"), where))
     if order is None:
         return face
-    per_point = {key: getattr(face, key) for key in ("landmarks", "visibility", "spread", "confidence")}
+    per_point = {key: getattr(face, key) for key in ("landmarks", "visibility", "spread", "confidence", "visible")}
     return replace(face, **{key: value[order] for key, value in per_point.items() if value is not None})
 
 

@@ -1,6 +1,6 @@
 """CSV: one row per point. A picture without faces has one row with empty cells from ``face`` on. ``id`` is the number
-of the face's track in a video, and empty outside video. The frames of a video have two more columns: ``frame``, and
-``time`` in seconds.
+of the face's track in a video, and empty outside video. ``visible`` is empty where the model does not tell it. The
+frames of a video have two more columns: ``frame``, and ``time`` in seconds.
 
 Also read: one row per face, with columns ``file, x0, y0, x1, y1, ...`` and, optionally, ``box_x1, box_y1, box_x2,
 box_y2``. Columns may come in any order; of the first form ``file, point, x, y`` must be there. Coordinates are 0-based.
@@ -29,7 +29,7 @@ NAME = "predictions.csv"
 BOX = ("box_x1", "box_y1", "box_x2", "box_y2")
 COLUMNS = (
     "file", "width", "height", "layout", "model", "face", "id", "score", "mean_confidence", *BOX,
-    "point", "name", "x", "y", "spread_x", "spread_y", "confidence",
+    "point", "name", "x", "y", "spread_x", "spread_y", "confidence", "visible",
 )  # fmt: skip
 _IN_VIDEO = ("frame", "time")
 VIDEO_COLUMNS = (*COLUMNS, *_IN_VIDEO)
@@ -45,7 +45,7 @@ def _text(rows: list[list[object]], quoting: Literal[0, 1] = csv.QUOTE_MINIMAL) 
 
 
 def picture_rows(record: Record, video: bool = False) -> bytes:
-    """The rows of one picture: points to 0.01 pixels, spread to 0.001, confidence to 0.0001, time to 0.00001 s."""
+    """The rows of one picture: points to 0.01 pixels, spread to 0.001, shares to 0.0001, time to 0.00001 s."""
     faces, rows = record.faces, []
     picture = [record.file, *faces.size, faces.layout.name, record.model]
     place: list[object] = [record.frame, None if record.time is None else round(record.time, 5)] if video else []
@@ -59,8 +59,10 @@ def picture_rows(record: Record, video: bool = False) -> bytes:
         points = rounded(face.landmarks, 2) or [[None, None]] * count
         spreads = rounded(face.spread, 3) or [[None, None]] * count
         confidences = rounded(face.confidence, 4) or [None] * count
+        visible = (None if face.visible is None else rounded(face.visible, 4)) or [None] * count
         for index, name in enumerate(faces.layout.point_names):
-            rows.append([*cells, index, name, *points[index], *spreads[index], confidences[index], *place])
+            shares = confidences[index], visible[index]
+            rows.append([*cells, index, name, *points[index], *spreads[index], *shares, *place])
     # not every version of the csv module quotes a carriage return of its own accord
     return _text(rows, csv.QUOTE_ALL if "\r" in record.file else csv.QUOTE_MINIMAL)
 
@@ -96,7 +98,9 @@ def _finished(path: Path, model: str | None, layout: Layout | None, columns: lis
                 where = f"{path}: row {number}"
                 cells = next(csv.reader(io.StringIO(raw.decode("utf-8", "surrogateescape"), newline="")), [])
                 if number == 1 and cells != columns:
-                    raise OutputError(f"{where}: not the columns of octamark predict; resume from another file")
+                    missing = [name for name in columns if name not in cells]
+                    lacks = f" (no {listed(missing)})" if set(cells) < set(columns) else ""
+                    raise OutputError(f"{where}: not the columns of octamark predict{lacks}; resume from another file")
                 if number > 1:
                     if len(cells) != len(columns):
                         raise OutputError(f"{where}: not a row of octamark predict; resume from another file")
@@ -209,7 +213,7 @@ def _faces_by_point(rows: list[_Row], first: int, layout: Layout) -> Iterator[Fa
             groups.setdefault(row.get("face", ""), []).append((where, row))
     for number, members in enumerate(groups.values(), first):
         landmarks = np.full((layout.count, 2), np.nan)
-        spread, confidence = landmarks.copy(), landmarks[:, 0].copy()
+        spread, confidence, visible = landmarks.copy(), landmarks[:, 0].copy(), landmarks[:, 0].copy()
         seen: set[int] = set()
         for where, row in members:
             (index,) = numbers([row["point"]], where)
@@ -220,6 +224,7 @@ def _faces_by_point(rows: list[_Row], first: int, layout: Layout) -> Iterator[Fa
             landmarks[point] = _pair(where, row["x"], row["y"])
             spread[point] = _pair(where, row.get("spread_x", ""), row.get("spread_y", ""))
             confidence[point] = _number(where, row.get("confidence", ""))
+            visible[point] = _number(where, row.get("visible", ""))
         where, row = members[0]
         yield FaceEntry(
             landmarks,
@@ -227,6 +232,7 @@ def _faces_by_point(rows: list[_Row], first: int, layout: Layout) -> Iterator[Fa
             number,
             spread=None if np.isnan(spread).all() else spread,
             confidence=None if np.isnan(confidence).all() else confidence,
+            visible=None if np.isnan(visible).all() else visible,
             box=_box(where, row),
             score=None if np.isnan(score := _number(where, row.get("score", ""))) else score,
             id=_track(where, row.get("id", "")),

@@ -1,8 +1,10 @@
 """JSON: one list of objects, one object per picture.
 
+A face has ``visible`` (M numbers) if its model tells which points can be seen.
+
 Also read: a plain list of ``{"image": name, "landmarks": [[x, y], ...]}``, in which ``spread`` (M pairs),
-``confidence`` (M numbers), ``box`` (4) and ``score`` may stand beside the landmarks; null landmarks mean that no face
-was found, null coordinates that a point has no label.
+``confidence`` and ``visible`` (M numbers), ``box`` (4) and ``score`` may stand beside the landmarks; null landmarks
+mean that no face was found, null coordinates that a point has no label.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ NAME = "predictions.json"
 
 
 def picture_object(record: Record) -> dict[str, Any]:
-    """A record as plain values: points to 0.01 pixels, spread to 0.001, confidence to 0.0001, time to 0.00001 s."""
+    """A record as plain values: points to 0.01 pixels, spread to 0.001, shares to 0.0001, time to 0.00001 s."""
     values = record.faces.to_dict()
     faces = values.pop("faces")
     place = {"frame": record.frame, "time": None if record.time is None else round(record.time, 5)}

@@ -51,12 +51,16 @@ COLUMNS: dict[str, Column] = {
     "layout": Column("string", "which landmarks these are, such as ibug68"),
     "box": Column("list<float>", "4 numbers x1, y1, x2, y2: the detector's box, pixels"),
     "score": Column("float", "of the detector, 0 to 1"),
-    "mean_confidence": Column("float", "mean of confidence"),
+    "mean_confidence": Column("float", "mean of confidence; weighted by visible where that is known"),
     "landmarks": Column("list<float>", "2 M numbers x, y, x, y, ...: the M points, pixels"),
     "spread": Column("list<float>", "2 M numbers x, y, x, y, ...: expected absolute errors, pixels"),
     "confidence": Column("list<float>", "M numbers, 0 to 1"),
+    "visible": Column("list<float>", "M numbers, 0 to 1; null where the model does not tell them"),
 }
-"""Name -> column, in their order. The last six are null where there is no face."""
+"""Name -> column, in their order. The last seven are null where there is no face."""
+
+OPTIONAL = ("visible",)
+"""Columns that files of earlier versions of octamark lack. They are read as null."""
 
 _SPARK = {"string": "string", "int64": "bigint", "int32": "int", "double": "double", "float": "float"}
 
@@ -127,6 +131,8 @@ def table(outcomes: Iterable[Record | Failure]) -> Any:
             "spread": _rounded(faces.spread.reshape(len(faces), -1), 3),
             "confidence": _rounded(faces.confidence, 4),
         }
+        if faces.visible is not None:
+            numbers["visible"] = _rounded(faces.visible, 4)
         for index in range(len(faces)):
             track = None if faces.ids is None else int(faces.ids[index])
             add(**shared, face=index, id=track, **{name: values[index] for name, values in numbers.items()})
@@ -186,11 +192,11 @@ def read_batches(result: str | Place, columns: Sequence[str] = tuple(COLUMNS), r
 
     Args:
         result: path or URI of a file, or of the folder that ``octamark batch`` wrote.
-        columns: which are read.
+        columns: which are read. Those of ``OPTIONAL`` that a file lacks come last, and are null.
         rows: at most as many are in a batch.
 
     Raises:
-        DataError: a file that is missing, is not Parquet, lacks one of the columns, or has those of another version.
+        DataError: a file that is missing, is not Parquet, lacks another column, or has those of another version.
     """
     from pyarrow import ArrowException, parquet
 
@@ -198,7 +204,11 @@ def read_batches(result: str | Place, columns: Sequence[str] = tuple(COLUMNS), r
         try:
             with parquet.ParquetFile(part.path, filesystem=part.filesystem) as file:
                 _check_columns(part.name, file.schema_arrow, columns)
-                yield from file.iter_batches(rows, columns=list(columns))
+                lacking = [name for name in columns if name not in file.schema_arrow.names]
+                for batch in file.iter_batches(rows, columns=[name for name in columns if name not in lacking]):
+                    for name in lacking:
+                        batch = batch.append_column(name, pyarrow().nulls(len(batch), schema().field(name).type))
+                    yield batch
         except (OSError, ArrowException) as error:
             raise DataError(f"{part.name}: cannot be read ({error})") from error
 
@@ -212,7 +222,7 @@ def _check_columns(name: str, found: Any, columns: Iterable[str]) -> None:
     version = (found.metadata or {}).get(VERSION_KEY, str(VERSION).encode()).decode()
     if version != str(VERSION):
         raise DataError(f"{name}: columns of version {version}; this octamark reads version {VERSION}")
-    if missing := [column for column in columns if column not in found.names]:
+    if missing := [column for column in columns if column not in found.names and column not in OPTIONAL]:
         raise DataError(f"{name}: no column {missing[0]!r}; octamark batch writes {', '.join(COLUMNS)}")
 
 
@@ -259,6 +269,7 @@ def _face(row: dict[str, Any], points: Layout, where: str, index: int) -> FaceEn
         index,
         spread=numbers("spread", points.count, 2),
         confidence=numbers("confidence", points.count),
+        visible=None if row["visible"] is None else numbers("visible", points.count),
         box=numbers("box", 4),
         score=row["score"],
         id=row["id"],

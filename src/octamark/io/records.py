@@ -50,6 +50,7 @@ class FaceEntry:
         landmarks: (M, 2) points (x, y), 0-based pixels, pixel centres at integers; NaN where a point has no label.
         spread: (M, 2) expected absolute error per axis, pixels.
         confidence: (M,) in 0..1.
+        visible: (M,) in 0..1, the probability that a point can be seen, as in ``Faces``.
         visibility: (M,) third value of COCO keypoints, as written.
         box: (4,) xyxy pixels.
         score: the detector's score.
@@ -63,6 +64,7 @@ class FaceEntry:
     index: int = 0
     spread: F64 | None = None
     confidence: F64 | None = None
+    visible: F64 | None = None
     visibility: F64 | None = None
     box: F64 | None = None
     score: float | None = None
@@ -94,7 +96,7 @@ class PictureEntry:
 
     def record(self, stem: str) -> Record:
         """The entry as a ``Record``: NaN, a size of (0, 0) and an empty model name stand for what the file does
-        not give."""
+        not give, None for ids and ``visible``."""
         count, points = len(self.faces), self.layout.count
 
         def stacked(values: Iterable[F64 | float | None], *shape: int) -> NDArray[np.float32]:
@@ -110,6 +112,9 @@ class PictureEntry:
             boxes=stacked((face.box for face in self.faces), 4),
             scores=stacked(face.score for face in self.faces),
             ids=None if None in (ids := [face.id for face in self.faces]) or not ids else np.array(ids, np.int64),
+            visible=None
+            if all(face.visible is None for face in self.faces)
+            else stacked((face.visible for face in self.faces), points),
         )
         return Record(self.file, stem, self.model or "", faces, self.frame, self.time)
 
@@ -202,7 +207,9 @@ def number_array(value: Any, shape: tuple[int, ...], where: str) -> F64:
 
 
 def face_from_values(values: dict[str, Any], points: int, where: str, index: int) -> FaceEntry | None:
-    """A face from the values of a JSON object (landmarks, spread, confidence, box, score); None if it has no landmarks.
+    """A face from the values of a JSON object: landmarks, spread, confidence, visible, box, score, id.
+
+    None if it has no landmarks.
 
     Raises:
         DataError: values of another form or range.
@@ -212,22 +219,32 @@ def face_from_values(values: dict[str, Any], points: int, where: str, index: int
     landmarks = number_array(values["landmarks"], (points, 2), f"{where}: landmarks")
     landmarks[np.isnan(landmarks).any(axis=1)] = np.nan
     arrays: dict[str, F64 | None] = {}
-    for key, shape in (("spread", (points, 2)), ("confidence", (points,)), ("box", (4,)), ("score", ())):
+    shapes = {"spread": (points, 2), "confidence": (points,), "visible": (points,), "box": (4,), "score": ()}
+    for key, shape in shapes.items():
         value = values.get(key)
         array = None if value is None else number_array(value, shape, f"{where}: {key}")
         arrays[key] = None if array is None or np.isnan(array).all() else array
-    spread, confidence, box, score = arrays.values()
+    spread, confidence, visible, box, score = arrays.values()
     if spread is not None and (spread < 0).any():
         raise DataError(f"{where}: spread: holds a value below 0")
-    if confidence is not None and ((confidence < 0) | (confidence > 1)).any():
-        raise DataError(f"{where}: confidence: holds a value that is not in 0..1")
+    for key, shares in (("confidence", confidence), ("visible", visible)):
+        if shares is not None and ((shares < 0) | (shares > 1)).any():
+            raise DataError(f"{where}: {key}: holds a value that is not in 0..1")
     if box is not None and np.isnan(box).any():
         raise DataError(f"{where}: box: holds a value that is not finite")
     track = values.get("id")
     if track is not None and type(track) is not int:
         raise DataError(f"{where}: id {track!r}; allowed: a whole number")
     return FaceEntry(
-        landmarks, where, index, spread, confidence, box=box, score=None if score is None else float(score), id=track
+        landmarks,
+        where,
+        index,
+        spread,
+        confidence,
+        visible,
+        box=box,
+        score=None if score is None else float(score),
+        id=track,
     )
 
 
