@@ -107,7 +107,7 @@ def test_a_set_is_rendered_extended_and_packed(tmp_path: Path, monkeypatch: pyte
             assert face.picture == RenderFolder(out).picture(seed)
             np.testing.assert_allclose(face.landmarks, found.landmarks, atol=0.006)
             assert face.occluded is not None
-            assert (face.occluded == found.behind_head | found.behind_thing).all()
+            assert (face.occluded == ~found.visible).all()
     assert sorted(path.stem for path in (out / "pictures").iterdir())[0] == f"{2 * 10**6:012d}"
     assert (out / "sheet.png").exists()
     with pytest.raises(ConfigError, match="was begun with size 64, now 96"):

@@ -18,7 +18,7 @@ from octamark.training.visibility import VisibilityRule
 def rendered_samples(folder: RenderFolder, layout: Layout, hidden: Hidden = "keep") -> list[Sample]:
     """The faces of a folder of rendered pictures, with the landmarks of a layout.
 
-    ``occluded`` says which points something hides; ``hidden`` is about those that the head itself hides.
+    ``occluded`` says whose places cannot be seen; ``hidden`` is about points that the head itself hides.
 
     Raises:
         DataError, LayoutError: as ``RenderFolder.landmarks``.
@@ -28,7 +28,7 @@ def rendered_samples(folder: RenderFolder, layout: Layout, hidden: Hidden = "kee
         points = found.landmarks.copy()
         if hidden == "drop":
             points[found.behind_head] = np.nan
-        samples.append(Sample(f"{seed}", folder.picture(seed), points, found.behind_head | found.behind_thing))
+        samples.append(Sample(f"{seed}", folder.picture(seed), points, ~found.visible))
     return samples
 
 

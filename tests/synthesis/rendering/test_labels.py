@@ -141,6 +141,30 @@ def test_a_visible_contour_is_not_hidden_by_rays_that_graze_it() -> None:
     assert not landmarks_of(replace(labels(), behind_head=rim_alone), small, MEAN).behind_head[1]
 
 
+def test_a_place_is_seen_where_skin_beside_the_hidden_spot_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fold hides one vertex; a hand half of the skin around it, or all; and a place may lie outside."""
+    stored, small = labels(), parse(TABLE, "small.toml")
+    apart = np.linalg.norm(MEAN - MEAN[NOSE], axis=1)
+    nearest = np.sort(apart)[[1, 4]]
+    monkeypatch.setattr("octamark.synthesis.rendering.labels.SEEN_NEARBY", float(nearest[1]) + 1e-6)
+    near = apart <= nearest[1] + 1e-6
+
+    def visible(**changes: np.ndarray) -> bool:
+        return bool(landmarks_of(replace(stored, **changes), small, MEAN).visible[3])
+
+    spot = (np.arange(len(MEAN)) == NOSE).astype(float)
+    fold = landmarks_of(replace(stored, behind_head=spot), small, MEAN)
+    assert fold.behind_head[3]
+    assert fold.visible[3]
+    assert visible()
+    assert visible(behind_thing=spot)
+    assert not visible(behind_head=near.astype(float))
+    assert not visible(behind_thing=near.astype(float))
+    outside = stored.points.copy()
+    outside[NOSE] = [-5, 50]
+    assert not visible(points=outside)
+
+
 def test_brow_edges_enclose_the_hairs() -> None:
     rng = np.random.default_rng(0)
     x = rng.uniform(1, 5, 4000)

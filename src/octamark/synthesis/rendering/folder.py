@@ -153,15 +153,15 @@ Hidden = Literal["keep", "drop"]
 def coco_table(folder: RenderFolder, layout: Layout, hidden: Hidden = "keep") -> dict[str, Any]:
     """The landmarks of a layout in all pictures of a folder, as the content of a COCO keypoints file.
 
-    The visibility of a keypoint is 2, or 1 where the head or a thing hides it; 0 marks points without label: those that
-    the head hides, if ``hidden`` is ``"drop"``. File names are relative to the folder.
+    The visibility of a keypoint is 2, or 1 where its place cannot be seen (``RenderedLandmarks.visible``); 0 marks
+    points without label: those that the head hides, if ``hidden`` is ``"drop"``. File names are relative to the folder.
 
     Raises:
         DataError, LayoutError: as ``RenderFolder.landmarks``.
     """
     images, annotations = [], []
     for number, (seed, labels, found) in enumerate(folder.landmarks(layout), 1):
-        visibility = np.where(found.behind_head | found.behind_thing, 1, 2)
+        visibility = np.where(found.visible, 2, 1)
         points = found.landmarks.astype(np.float64)
         if hidden == "drop":
             visibility[found.behind_head] = 0

@@ -35,6 +35,10 @@ Lines to the cheeks are level; lines to the chin spread from the axis' lower end
 GRAZE = 0.2
 """Centimetres within which a place on a contour counts as the contour itself when rays say whether it is hidden."""
 
+SEEN_NEARBY = 0.3
+"""Centimetres from a landmark within which skin that the head does not hide makes the landmark count as seen: folds of
+lids, lips that meet and the slope under the nose hide the very spot, but not the place."""
+
 INNER_SHARE = 0.3
 """How near a line of the outline comes to the axis, seen from the front; the outline lies at 1."""
 
@@ -122,9 +126,11 @@ class RenderedLandmarks:
     Attributes:
         landmarks: (M, 2) float32 pixels; points of the outline on the visible contour.
         skin: (M, 2) float32 pixels; points of the outline where the same skin lies in 3D.
-        behind_head: (M,) hidden by the head itself.
+        behind_head: (M,) the very spot is hidden by the head itself.
         behind_thing: (M,) hidden by something else.
         outside: (M,) outside the picture.
+        visible: (M,) whether somebody who looks at the picture sees the place: it is inside, the head leaves some skin
+            within ``SEEN_NEARBY`` of it to be seen, and things leave half of that.
     """
 
     landmarks: NDArray[np.float32]
@@ -132,6 +138,7 @@ class RenderedLandmarks:
     behind_head: Bools
     behind_thing: Bools
     outside: Bools
+    visible: Bools
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,11 +149,13 @@ class LayoutOnHead:
         vertices: (m,) indices of the labelled vertices on the head model.
         lookup: positions among them, by the index of the vertex.
         lines: of the points of the outline.
+        around: of the landmarks that lie on vertices: positions of those within ``SEEN_NEARBY``.
     """
 
     vertices: NDArray[np.int64]
     lookup: NDArray[np.int64]
     lines: Mapping[int, ContourLine]
+    around: Mapping[int, NDArray[np.int64]]
 
     @classmethod
     def of(cls, layout: Layout, vertices: NDArray[np.int64], mean: F64) -> LayoutOnHead:
@@ -162,7 +171,15 @@ class LayoutOnHead:
             for index in layout.outline
             if layout.places[index].brow is None
         }
-        return cls(vertices, lookup, lines)
+        places = mean[vertices]
+        around = {
+            index: np.flatnonzero(
+                (((places[:, None] - mean[list(place.vertices)]) ** 2).sum(axis=2) <= SEEN_NEARBY**2).any(axis=1)
+            )
+            for index, place in enumerate(layout.places)
+            if place.brow is None
+        }
+        return cls(vertices, lookup, lines, around)
 
 
 def landmarks_of(labels: Labels, layout: Layout, mean: F64, placed: LayoutOnHead | None = None) -> RenderedLandmarks:
@@ -196,10 +213,30 @@ def landmarks_of(labels: Labels, layout: Layout, mean: F64, placed: LayoutOnHead
         values = np.column_stack([landmarks, head, thing])[chain]
         spaced = equally_spaced(values)
         landmarks[chain], head[chain], thing[chain] = spaced[:, :2], spaced[:, 2], spaced[:, 3]
-    outside = ((landmarks < -0.5) | (landmarks > labels.size - 0.5)).any(axis=1)
+    outside = np.asarray(((landmarks < -0.5) | (landmarks > labels.size - 0.5)).any(axis=1))
+    seen = _seen(labels, layout, placed, head, thing) & ~outside
     return RenderedLandmarks(
-        landmarks.astype(np.float32), skin.astype(np.float32), head > 0.5, thing > 0.5, np.asarray(outside)
+        landmarks.astype(np.float32), skin.astype(np.float32), head > 0.5, thing > 0.5, outside, seen
     )
+
+
+def _seen(labels: Labels, layout: Layout, placed: LayoutOnHead, head: F64, thing: F64) -> Bools:
+    """Whether the place of each landmark can be seen (M,), from how much of rays to the very spots is stopped (M,).
+
+    A point of the outline counts as hidden by the head if those beside it are, too: rays to a contour graze it.
+    """
+    behind_head, behind_thing = head > 0.5, thing > 0.5
+    for index, near in placed.around.items():
+        open_skin = near[labels.behind_head[near] <= 0.5]
+        if index not in placed.lines and len(open_skin):
+            behind_head[index] = False
+            behind_thing[index] = labels.behind_thing[open_skin].mean() > 0.5
+    spots = behind_head.copy()
+    outline = [index for index in layout.outline if index in placed.lines]
+    for index in outline:
+        beside = [other for other in (index - 1, index + 1) if other in placed.lines]
+        behind_head[index] = spots[[index, *beside]].all()
+    return np.asarray(~(behind_head | behind_thing))
 
 
 def equally_spaced(chain: F64) -> F64:
