@@ -1,7 +1,7 @@
 """Draw landmarks and heatmaps on pictures, numbered diagrams of layouts, and sheets of pictures.
 
 Global landmarks (the face outline) have one colour, local ones (brows, eyes, nose, mouth) another, as in
-WO 2022/264089, paragraph 0078. Points with low confidence are hollow.
+WO 2022/264089, paragraph 0078. Points with low confidence are hollow, and so are hidden ones, whose rings are thinner.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import ConfigError, LayoutError, listed
-from octamark.faces import Face, Faces, Landmarks
+from octamark.faces import VISIBLE, Face, Faces, Landmarks
 from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, scale_points, squares
 from octamark.inference.refiner import Refiner
 from octamark.layouts import Layout
@@ -54,7 +54,8 @@ def overlay(
 
     Point size follows the size of the face, and a dark rim keeps points visible on any ground. Faces of a video have
     their id beside them; if there are several faces without ids, each has its index in ``faces``. Points without a
-    place (NaN), as conversions leave them, are not drawn.
+    place (NaN), as conversions leave them, are not drawn. Points that can hardly be seen (``visible`` below 0.5) are
+    thin rings, and lines to them are thin and pale.
 
     Args:
         lines: also draw the layout's edges, on faces of more than 60 pixels.
@@ -104,21 +105,31 @@ def _extent(points: NDArray[np.floating]) -> float:
 def _draw_face(canvas: Picture, face: Face, points: NDArray[np.float64], drawn: frozenset[int], lines: bool) -> None:
     """Draw the points (M, 2) of a face whose indices are in ``drawn``."""
     outline, extent = set(face.layout.outline), _extent(points)
+    hidden = frozenset[int]()
+    if face.visible is not None:
+        hidden = frozenset(np.flatnonzero(face.visible < VISIBLE).tolist())
     radius = min(max(1.0, extent * 0.011), 60.0)
     if lines and extent > 60:
         box = landmark_boxes(points)
         low = np.clip(box[:2] - 2 * radius, 0, canvas.shape[1::-1]).astype(int)
         high = np.clip(box[2:] + 2 * radius + 1, 0, canvas.shape[1::-1]).astype(int)
         around = canvas[low[1] : high[1], low[0] : high[0]]
-        layer = around.copy()
-        for first, second in face.layout.edges:
-            if around.size and first in drawn and second in drawn:
+        edges = [(first, second) for first, second in face.layout.edges if first in drawn and second in drawn]
+        to_hidden = [(first, second) for first, second in edges if first in hidden or second in hidden]
+        to_visible = [edge for edge in edges if edge not in to_hidden]
+        for of_kind, width, opacity in ((to_hidden, radius * 0.2, 0.3), (to_visible, radius * 0.5, 0.5)):
+            if not around.size or not of_kind:
+                continue
+            layer = around.copy()
+            for first, second in of_kind:
                 colour = GLOBAL_COLOUR if first in outline and second in outline else LOCAL_COLOUR
-                _line(layer, points[first] - low, points[second] - low, colour, radius * 0.5)
-        if around.size:
-            around[:] = cv2.addWeighted(layer, 0.5, around, 0.5, 0.0)
+                _line(layer, points[first] - low, points[second] - low, colour, width)
+            around[:] = cv2.addWeighted(layer, opacity, around, 1 - opacity, 0.0)
     for index in sorted(drawn):
         colour = GLOBAL_COLOUR if index in outline else LOCAL_COLOUR
+        if index in hidden:
+            _circle(canvas, points[index], radius, colour, max(1, round(radius * 0.25)))
+            continue
         if radius >= 2:
             _circle(canvas, points[index], radius * 1.3, _RIM, -1)
         filled = face.confidence[index] >= LOW_CONFIDENCE

@@ -175,7 +175,7 @@ class Face(_Measures):
     @property
     def mean_confidence(self) -> float:
         """Mean confidence of the points, weighted as in ``Faces.mean_confidence``."""
-        return float(_mean_confidence(self.confidence, self.visible))
+        return float(mean_confidence(self.confidence, self.visible))
 
     def __getitem__(self, part: str | int) -> F32:
         if isinstance(part, str):
@@ -314,7 +314,7 @@ class Faces(_Measures):
         for a blurred face in the background. Where ``visible`` is known, each point counts by it, so that the hidden
         side of a profile does not lower the mean. Points without counterpart after ``convert`` are left out.
         """
-        return _mean_confidence(self.confidence, self.visible).astype(np.float32)
+        return mean_confidence(self.confidence, self.visible).astype(np.float32)
 
     def convert(self, to: str | Path | Layout) -> Faces:
         """The same faces with the points of another layout, such as ``"five"`` or ``"ibug51"``.
@@ -497,10 +497,13 @@ class Faces(_Measures):
         return f"Faces({count}, layout={self.layout.name!r}, picture {self.size[0]}x{self.size[1]})"
 
 
-def _mean_confidence(confidence: F32, visible: F32 | None) -> F64:
-    """Means over the last axis of what is not NaN, weighted by ``visible``; NaN where all is.
+def mean_confidence(confidence: NDArray[np.floating], visible: NDArray[np.floating] | None) -> F64:
+    """(...) means of ``confidence`` (..., M) over its points without those that are NaN; NaN where all are.
 
-    Faces of which no point can be seen have the plain mean.
+    Args:
+        confidence: (..., M) as in ``Faces``.
+        visible: (..., M) weights of the points, as in ``Faces``; None weights all alike. So do faces of which no point
+            can be seen.
     """
     known = np.isfinite(confidence)
     weights = known.astype(np.float64)

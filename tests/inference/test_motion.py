@@ -46,14 +46,16 @@ def noise_of(count: int, rng: np.random.Generator, scale: float = 1.0) -> F64:
     return scale * SPREAD * (face + points)
 
 
-def run(smoothing: Smoothing, times: F64, readings: F64, spread: F64 = SPREAD) -> tuple[Estimate, list[Step]]:
+def run(
+    smoothing: Smoothing, times: F64, readings: F64, spread: F64 = SPREAD, visible: F64 | None = None
+) -> tuple[Estimate, list[Step]]:
     """The filter over readings (T, 68, 2)."""
     motion = MotionFilter(IBUG, smoothing)
-    first = motion.start(times[0], readings[0], spread)
+    first = motion.start(times[0], readings[0], spread, visible)
     steps: list[Step] = []
     for time, points in zip(times[1:], readings[1:], strict=True):
         step = motion.predict(steps[-1].updated if steps else first, time)
-        steps.append(motion.update(step, points, spread))
+        steps.append(motion.update(step, points, spread, visible))
     return first, steps
 
 
@@ -223,3 +225,51 @@ def test_ten_thousand_frames_leave_the_state_as_it_is() -> None:
     assert 0.9 < shape < 1.1
     assert estimate.size == pytest.approx(first, rel=0.2)
     assert (np.linalg.eigvalsh(estimate.covariance) > 0).all()
+
+
+HALF_HIDDEN = np.where(np.arange(68) < 9, 0.05, 1.0)
+"""One half of the outline can hardly be seen."""
+
+
+def test_a_hidden_point_is_measured_less() -> None:
+    """Its measurement variance is the inverse of how likely it can be seen; without that, all is as before."""
+    motion = MotionFilter(IBUG)
+    visible = np.full(68, 0.25)
+    variances = [motion.start(0.0, SHAPE, SPREAD, values).covariance[:, 0, 0] for values in (None, visible)]
+    np.testing.assert_allclose(variances[1][4:], 4 * variances[0][4:])
+    np.testing.assert_allclose(variances[1][:4], variances[0][:4])
+    never = motion.start(0.0, SHAPE, SPREAD, np.zeros(68)).covariance
+    assert np.isfinite(never).all()
+    unknown = motion.start(0.0, SHAPE, SPREAD, np.full(68, np.nan)).covariance[:, 0, 0]
+    np.testing.assert_allclose(unknown, variances[0])
+
+
+@pytest.mark.parametrize("smoothing", ["low", "high"])
+def test_points_that_can_all_be_seen_are_as_without_the_knowledge(smoothing: Smoothing) -> None:
+    readings = moved(TIMES, 0.3) + noise_of(150, np.random.default_rng(3))
+    without, with_it = (points_of(*run(smoothing, TIMES, readings, visible=values)) for values in (None, np.ones(68)))
+    np.testing.assert_allclose(with_it, without, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", ["low", "high"])
+def test_hidden_points_are_steadier_and_move_with_the_face(smoothing: Smoothing) -> None:
+    truth = moved(TIMES, 0.3)
+    readings = truth + noise_of(150, np.random.default_rng(4), np.where(HALF_HIDDEN < 0.5, 4.0, 1.0)[:, None])
+    without, with_it = (points_of(*run(smoothing, TIMES, readings, visible=values)) for values in (None, HALF_HIDDEN))
+    error, error_without = (root_mean_square((points - truth)[10:, :9]) for points in (with_it, without))
+    assert error < 0.8 * error_without
+    assert jitter((with_it - truth)[10:, :9]) < 0.6 * jitter((without - truth)[10:, :9])
+    assert root_mean_square((with_it - truth)[10:, 9:]) < 1.02 * root_mean_square((without - truth)[10:, 9:])
+
+
+def test_hidden_points_that_are_read_elsewhere_do_not_pull_at_the_face() -> None:
+    """As on the far side of a profile, where the network jumps between two outlines."""
+    truth = moved(TIMES)
+    readings = truth + noise_of(150, np.random.default_rng(5))
+    readings[75:, :9] += (1.5, 0.0)
+    without, with_it = (points_of(*run("low", TIMES, readings, visible=values)) for values in (None, HALF_HIDDEN))
+    pulled, pulled_without = (
+        np.abs((points - truth)[75:, 9:].mean(axis=(1, 2))).max() for points in (with_it, without)
+    )
+    assert pulled < pulled_without
+    assert np.abs((with_it - truth)[76, :9]).mean() < 0.5 * np.abs((without - truth)[76, :9]).mean()

@@ -16,7 +16,7 @@ from PIL import Image
 import octamark
 from octamark import ConfigError, Landmarker, WeightsError, models
 from octamark.faces import Landmarks
-from octamark.geometry import apply, invert, landmark_boxes
+from octamark.geometry import Crop, apply, invert, landmark_boxes
 from octamark.inference.refiner import (
     FULL_CROP_RATIO,
     MAX_SPREAD_RATIO,
@@ -274,3 +274,37 @@ def test_another_layout_is_refused_or_left_alone(monkeypatch: pytest.MonkeyPatch
         octamark.load("small", refine="always")
     with pytest.raises(WeightsError, match="reads regions of layout ibug68"):
         octamark.load("small", regions=models.read(models.REGIONS))  # one's own, so asked for
+
+
+def test_regional_readings_of_hidden_points_do_not_count(always: Landmarker, large: Picture) -> None:
+    """Where the global network tells what can be seen; the points that can be are as without it."""
+    refiner = always.refiner
+    assert refiner is not None
+    faces = octamark.load("small", refine="never", threads=1)(large)
+    plain = Landmarks(faces.landmarks[0], faces.spread[0], faces.confidence[0])
+    visible = np.where(np.arange(68) < 30, 0.0, 1.0)
+    shares = np.ones((1, len(refiner.table.regions)))
+    readings, spread = refiner.read([large], [plain], shares)
+    joined, hidden, all_visible = (
+        refiner.join([replace(plain, visible=values)], readings, spread, shares)
+        for values in (None, visible, np.ones(68))
+    )
+    np.testing.assert_array_equal(hidden[0][0, :30], plain.points[:30])
+    np.testing.assert_allclose(hidden[1][0, :30], plain.spread[:30], rtol=1e-6)
+    assert not np.allclose(joined[0][0, :30], plain.points[:30], atol=0.01)
+    for index in (0, 1):
+        np.testing.assert_array_equal(hidden[index][0, 30:], joined[index][0, 30:])
+        np.testing.assert_array_equal(all_visible[index], joined[index])
+
+
+def test_refined_faces_keep_what_can_be_seen(always: Landmarker, large: Picture) -> None:
+    refiner = always.refiner
+    assert refiner is not None
+    faces = octamark.load("small", refine="never", threads=1)(large)
+    assert faces.crops is not None
+    crop = Crop(large, faces.crops[0], faces.landmarks[0].mean(axis=0))
+    visible = np.linspace(0, 1, 68)
+    face = Landmarks(faces.landmarks[0], faces.spread[0], faces.confidence[0], visible=visible)
+    for mode in ("auto", "always", "never"):
+        (refined,) = refiner.refine([crop], [face], always.card.crop.size, mode)
+        np.testing.assert_allclose(refined.visible, visible)

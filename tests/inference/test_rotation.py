@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -195,6 +196,16 @@ def test_ramp_and_blend() -> None:
     assert blend(first, second, 0.75).heatmaps is second.heatmaps
     assert blend(first, second, 0.0) is first
     assert blend(first, second, 1.0) is second
+    assert mixed.visible is None
+
+
+def test_blended_readings_blend_what_can_be_seen() -> None:
+    """A reading of a network that does not tell it has that of the other one."""
+    plain = Landmarks(np.zeros((68, 2)), np.ones((68, 2)), np.ones(68))
+    first, second = (replace(plain, visible=np.full(68, value)) for value in (0.2, 1.0))
+    np.testing.assert_allclose(blend(first, second, 0.25).visible, np.full(68, 0.4))
+    assert blend(first, plain, 0.5).visible is first.visible
+    assert blend(plain, second, 0.5).visible is second.visible
 
 
 # A real face

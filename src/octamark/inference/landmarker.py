@@ -61,7 +61,8 @@ class InferenceOptions:
             (``small``); ``"always"`` all, ``"never"`` none (see octamark.inference.refiner).
         regions: name of a regional network that ships, or path (or bytes) of one that ``octamark export`` wrote, which
             ``"auto"`` then uses with any model of its layout.
-        min_confidence: faces whose mean confidence is lower are left out of the result, 0 to 1.
+        min_confidence: faces whose mean confidence is lower are left out of the result, 0 to 1. Where the model tells
+            ``visible``, it is the mean of the points that can be seen: each counts by its ``visible``.
         threads: processor threads of the networks; None lets ONNX Runtime choose those of the landmark networks, and
             gives the face detector one. A detector of one's own has its own.
         device: what runs the networks: ``"cpu"``, ``"openvino"`` (the processor, with Intel's runtime), ``"cuda"``,
@@ -476,7 +477,7 @@ class Landmarker:
             heatmaps=np.stack([face.heatmaps for face in landmarks]) if heatmaps else None,  # type: ignore[misc]
             radius_ratios=self._calibration(crops).ratios,
         )
-        confident = mean_confidence >= self.options.min_confidence
+        confident = result.mean_confidence >= self.options.min_confidence
         return result if confident.all() else result[confident]
 
     def _calibration(self, crops: Sequence[Crop]) -> Calibration:

@@ -8,7 +8,8 @@ of its own, whose state is a position and a velocity that decays.
 The measurement variance comes from the spread. Most of the error of a reading is the same in the next frame (the
 network places a point a little too far left on this face), and no filter can remove it. A share of the spread,
 ``FACE_NOISE`` and ``POINT_NOISE``, changes from frame to frame. That share is the measurement noise; the rest stays in
-the spread of the result.
+the spread of the result. A reading of a point that may be hidden tells less: with the probability ``visible`` it says
+where the point is, otherwise nothing, so its information, the inverse of the variance, is taken times ``visible``.
 
 Fast motion, such as a blink, shows in the innovations: where those of a part of the face are larger than the filter
 expects, its variance is raised until they fit, and the result follows the reading. A single point of the outline, the
@@ -84,6 +85,9 @@ mean square distance of 1 from it."""
 
 MIN_SIZE = 1e-3
 """Least size of a face in pixels, where all its points lie on one place."""
+
+MIN_VISIBLE = 0.02
+"""Points count as if their ``visible`` were at least this, so that their variance stays finite."""
 
 MEAN_ABSOLUTE = float(np.sqrt(2 / np.pi))
 """Expected absolute value of a normal variable of standard deviation 1."""
@@ -219,12 +223,13 @@ class MotionFilter:
         self._single_gate = np.where(fast, FAST_SINGLE_GATE, np.where(self._is_face, FACE_SINGLE_GATE, np.inf))
         self._part_gate = np.where(fast, FAST_PART_GATE, PART_GATE)
 
-    def start(self, time: float, points: F64, spread: F64) -> Estimate:
+    def start(self, time: float, points: F64, spread: F64, visible: NDArray[np.floating] | None = None) -> Estimate:
         """The estimate of a new face.
 
         Args:
             time: seconds.
             points, spread: (M, 2) of its first reading, pixels of the picture; NaN where a point is not known.
+            visible: (M,) of that reading, as in ``Faces``.
         """
         known = _known(points, spread)
         placed = _complex(np.where(known[:, None], points, 0.0))
@@ -234,7 +239,7 @@ class MotionFilter:
         mean = np.zeros((len(self._noise), 2))
         mean[:FACE, 0] = centre.real, centre.imag, np.log(size), 0.0
         mean[FACE:, 0] = np.where(known[:, None], _plane((placed - centre) / size), 0.0).ravel()
-        noise = _measurement_variance(known, spread, complex(size))
+        noise = _measurement_variance(known, spread, complex(size), _counts(visible))
         covariance = np.zeros((len(mean), 2, 2))
         covariance[:, 0, 0] = np.where(np.isfinite(noise), noise, 1.0)
         covariance[:, 1, 1] = FIRST_POINT_SPEED**2
@@ -254,10 +259,10 @@ class MotionFilter:
         predicted = Estimate(time, mean, covariance)
         return Step(predicted, predicted, transition, elapsed)
 
-    def update(self, step: Step, points: F64, spread: F64) -> Step:
-        """A predicted step after a reading: points and spread (M, 2), pixels of the picture; NaN where not known."""
+    def update(self, step: Step, points: F64, spread: F64, visible: NDArray[np.floating] | None = None) -> Step:
+        """A predicted step after a reading; its arguments are as in ``start``."""
         predicted = step.predicted
-        measured, noise = _measured(predicted, points, spread)
+        measured, noise = _measured(predicted, points, spread, _counts(visible))
         known = np.isfinite(noise)
         noise = np.where(known, noise, 1.0)
         innovation = np.where(known, measured - predicted.mean[:, 0], 0.0)
@@ -318,7 +323,12 @@ def smoothed(first: Estimate, steps: Sequence[Step]) -> list[Estimate]:
     return estimates[::-1]
 
 
-def _measured(predicted: Estimate, points: F64, spread: F64) -> tuple[F64, F64]:
+def _counts(visible: NDArray[np.floating] | None) -> F64 | None:
+    """(M,) how much each point counts; None where all count in full."""
+    return None if visible is None else np.clip(np.nan_to_num(visible.astype(np.float64), nan=1.0), MIN_VISIBLE, 1.0)
+
+
+def _measured(predicted: Estimate, points: F64, spread: F64, counts: F64 | None) -> tuple[F64, F64]:
     """The quantities (K,) of a reading and their noise, as variances (K,), infinite where a point is not known."""
     known = _known(points, spread)
     if not known.any():
@@ -327,6 +337,8 @@ def _measured(predicted: Estimate, points: F64, spread: F64) -> tuple[F64, F64]:
     shape = _complex(predicted.shape)
     variance = np.where(known[:, None], np.asarray(spread, np.float64) ** 2, 1.0).mean(axis=1)
     weights = known / np.maximum(variance, 1e-12)
+    if counts is not None:
+        weights = weights * counts
     centre, factor = _similarity(shape, placed, weights)
     for _ in range(2):
         residuals = np.abs(placed - centre - factor * shape)
@@ -343,7 +355,7 @@ def _measured(predicted: Estimate, points: F64, spread: F64) -> tuple[F64, F64]:
     values[:3] = centre.real, centre.imag, np.log(abs(factor))
     values[3] = roll + np.remainder(np.angle(factor) - roll + np.pi, 2 * np.pi) - np.pi
     values[FACE:] = _plane((placed - centre) / factor).ravel()
-    return values, _measurement_variance(known, spread, factor)
+    return values, _measurement_variance(known, spread, factor, counts)
 
 
 def _similarity(shape: C128, placed: C128, weights: F64) -> tuple[complex, complex]:
@@ -356,13 +368,18 @@ def _similarity(shape: C128, placed: C128, weights: F64) -> tuple[complex, compl
     return complex(middle - factor * shape_middle), factor
 
 
-def _measurement_variance(known: NDArray[np.bool_], spread: F64, factor: complex) -> F64:
+def _measurement_variance(known: NDArray[np.bool_], spread: F64, factor: complex, counts: F64 | None) -> F64:
     """(K,) variance of what changes in a reading from frame to frame; infinite for points that are not known."""
     variance = np.where(known[:, None], np.asarray(spread, np.float64) ** 2, np.nan)
     variance = np.maximum(variance, (1e-4 * abs(factor)) ** 2)
-    face = FACE_NOISE**2 * float(np.nanmean(variance)) if known.any() else np.inf
+    face = np.inf
+    if known.any():
+        mean = np.nanmean(variance) if counts is None else np.average(variance[known].mean(1), weights=counts[known])
+        face = FACE_NOISE**2 * float(mean)
     size = abs(factor)
     local = POINT_NOISE**2 * _turned_variance(variance, 1 / factor)
+    if counts is not None:
+        local = local / counts[:, None]
     return np.concatenate(
         [[face, face, face / size**2, face / size**2], np.where(known[:, None], local, np.inf).ravel()]
     )

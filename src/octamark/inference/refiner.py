@@ -124,11 +124,19 @@ class Refiner:
         return np.where(known, moved, points), np.where(known, turned, spread)
 
     def join(self, landmarks: Sequence[Landmarks], readings: F64, spread: F64, shares: F64) -> tuple[F64, F64]:
-        """Landmarks (n, M, 2) combined from both networks, and their uncalibrated spreads, pixels of the pictures."""
+        """Landmarks (n, M, 2) combined from both networks, and their uncalibrated spreads, pixels of the pictures.
+
+        Where the global network tells ``visible``, readings count by it: a region shows nothing of a hidden point,
+        whose place only the whole face tells.
+        """
+        counts = shares[:, self.table.owners]
+        visible = [face.visible for face in landmarks if face.visible is not None]
+        if len(visible) == len(landmarks):
+            counts = counts * np.stack(visible)[:, self.table.landmarks]
         bias = np.array(self.card.bias)[self.table.reading_kinds]
         joined: tuple[F64, F64] = fuse(
             *_stacked(landmarks), readings, spread, bias, self.card.sharpness, self.table.joining,
-            shares=shares[:, self.table.owners],
+            shares=counts,
         )  # fmt: skip
         return joined
 
@@ -150,7 +158,8 @@ class Refiner:
         radius = CONFIDENCE_SHARE * self.layout.reference_distance(points)[:, None]
         confidence = self.card.calibration.within(spread, radius).astype(np.float32)
         return [
-            Landmarks(points[i], spread[i], confidence[i], heatmaps=face.heatmaps) for i, face in enumerate(landmarks)
+            Landmarks(points[i], spread[i], confidence[i], face.heatmaps, face.visible)
+            for i, face in enumerate(landmarks)
         ]
 
     def refine(self, faces: Sequence[Crop], landmarks: Sequence[Landmarks], size: int, mode: Refine) -> list[Landmarks]:

@@ -138,7 +138,10 @@ def ramp(value: float, low: float, high: float) -> float:
 
 
 def blend(first: Landmarks, second: Landmarks, share: float) -> Landmarks:
-    """Two readings of one face as one: ``share`` of the second, the rest of the first; heatmaps of the larger part."""
+    """Two readings of one face as one: ``share`` of the second, the rest of the first; heatmaps of the larger part.
+
+    ``visible`` is that of the one that has it, where the other has not.
+    """
     if share <= 0.0:
         return first
     if share >= 1.0:
@@ -147,9 +150,13 @@ def blend(first: Landmarks, second: Landmarks, share: float) -> Landmarks:
     def mixed(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
         return np.asarray((1 - share) * np.asarray(a, np.float64) + share * np.asarray(b, np.float64))
 
+    visible = second.visible if first.visible is None else first.visible
+    if first.visible is not None and second.visible is not None:
+        visible = mixed(first.visible, second.visible)
     return Landmarks(
         mixed(first.points, second.points),
         mixed(first.spread, second.spread),
         mixed(first.confidence, second.confidence),
         (second if share >= 0.5 else first).heatmaps,
+        visible,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import ConfigError, listed
-from octamark.faces import Faces
+from octamark.faces import Faces, mean_confidence
 from octamark.geometry import (
     Crop,
     Picture,
@@ -76,7 +76,7 @@ CUT_TIME = 0.15
 """Seconds between two frames up to which a cut is looked for; after a longer time a face may have turned."""
 
 CLEAR_SHARE = 0.8
-"""A reading of at least this share of the face's normal confidence is clear: the face is not half hidden."""
+"""A reading of at least this share of the face's normal clarity is clear: the face is not half hidden."""
 
 SHAPE_WEIGHT, LOOK_WEIGHT = 4.0, 2.0
 """Weights of shape and looks against distance and size, where several tracks may have caused a reading."""
@@ -113,8 +113,8 @@ class TrackingOptions:
         detect_every: seconds between two searches with the face detector while one face is tracked. With n faces it
             searches n times as often, so that its share of the time stays the same.
         max_gap: seconds for which a face that cannot be seen keeps its id.
-        min_confidence: mean confidence of the points below which a face is unsure, 0 to 1. Faces that the detector sees
-            are also followed below it.
+        min_confidence: mean confidence of the points below which a face is unsure, 0 to 1; where the model tells
+            ``visible``, each point counts by it. Faces that the detector sees are also followed below it.
 
     Raises:
         ConfigError: another value.
@@ -160,6 +160,7 @@ class _Reading:
         score: of that box.
         radius_ratios: as in ``Faces``.
         look: (LOOK_SIDE * LOOK_SIDE * 3,) its pixels, with mean 0 and length 1; zeros for a black picture.
+        visible: (M,) as in ``Faces``; None where the model does not tell it.
     """
 
     points: F64
@@ -170,9 +171,16 @@ class _Reading:
     score: float
     radius_ratios: tuple[tuple[float, float], ...] | None
     look: F64
+    visible: NDArray[np.float32] | None
 
     @property
     def mean_confidence(self) -> float:
+        """As of ``Faces``: how well the points that can be seen are placed."""
+        return self.clarity if self.visible is None else float(mean_confidence(self.confidence, self.visible))
+
+    @property
+    def clarity(self) -> float:
+        """Mean confidence of all points; lower where a part of the face is hidden."""
         return float(self.confidence.mean())
 
 
@@ -186,7 +194,7 @@ class _Track:
         clear: the estimate of the last clear reading.
         look: of that reading.
         usual: mean confidence that it had lately; falls at once where the detector sees the face all the same.
-        normal: mean confidence that it had lately; rises at once.
+        normal: clarity that it had lately; rises at once.
         box: (2, 2) centre and half sides of the detector's box, in the frame of the face.
         score: of that box.
     """
@@ -263,8 +271,8 @@ class Tracker:
 
         Returns:
             Faces with ``ids`` (n,) int64. With smoothing, ``landmarks`` are filtered, and ``spread`` is the filter's;
-            ``confidence`` is that of the reading. ``boxes`` are the detector's, moved along with the face;
-            ``scores`` are those of the last time the detector saw it.
+            ``confidence`` and ``visible`` are those of the reading. ``boxes`` are the detector's, moved along with the
+            face; ``scores`` are those of the last time the detector saw it.
 
         Raises:
             PictureError: an array that is not a picture.
@@ -325,7 +333,7 @@ class Tracker:
 
     @staticmethod
     def _is_clear(track: _Track, reading: _Reading) -> bool:
-        return reading.mean_confidence >= CLEAR_SHARE * track.normal
+        return reading.clarity >= CLEAR_SHARE * track.normal
 
     def _read(self, located: Located, rotation: Rotation | None) -> list[_Reading]:
         """The readings of located faces."""
@@ -344,6 +352,7 @@ class Tracker:
                 face.score,
                 faces.radius_ratios,
                 _look(located.picture, face.landmarks),
+                face.visible,
             )
             for face, transform in zip(faces, faces.crops, strict=True)
         ]
@@ -490,9 +499,9 @@ class Tracker:
             new = reading.box is not None and reading.mean_confidence >= NEW_SHARE * self.options.min_confidence
             if number not in pairs.values() and new:
                 assert reading.box is not None
-                motion = self._filter.start(time, reading.points, reading.spread)
-                box, confidence = _box_in_face(motion, reading.box), reading.mean_confidence
-                track = _Track(self._next_id, motion, motion, reading.look, confidence, confidence, box, reading.score)
+                motion = self._filter.start(time, reading.points, reading.spread, reading.visible)
+                box, usual, normal = _box_in_face(motion, reading.box), reading.mean_confidence, reading.clarity
+                track = _Track(self._next_id, motion, motion, reading.look, usual, normal, box, reading.score)
                 self._next_id += 1
                 tracks.append(track)
                 shown.append((track, reading))
@@ -501,19 +510,19 @@ class Tracker:
 
     def _continued(self, track: _Track, step: Step, reading: _Reading) -> _Track:
         """A track after a reading."""
-        points, spread = reading.points, reading.spread
+        points, spread, visible = reading.points, reading.spread, reading.visible
         jumped = np.isinf(_distance(step.predicted.points, step.elapsed, points))
         if jumped or step.elapsed > RESTART:
-            motion = self._filter.start(step.predicted.time, points, spread)
+            motion = self._filter.start(step.predicted.time, points, spread, visible)
         else:
-            motion = self._filter.update(step, points, spread).updated
+            motion = self._filter.update(step, points, spread, visible).updated
         confidence = reading.mean_confidence
         track = replace(track, motion=motion)
         if self._is_clear(track, reading):
             track = replace(track, clear=motion, look=reading.look)
         share = min(1.0, step.elapsed / USUAL_TIME)
         usual = track.usual + share * (confidence - track.usual)
-        normal = max(confidence, track.normal + share * (confidence - track.normal))
+        normal = max(reading.clarity, track.normal + share * (reading.clarity - track.normal))
         if reading.box is None:
             return replace(track, usual=usual, normal=normal)
         box = _box_in_face(motion, reading.box)
@@ -523,10 +532,10 @@ class Tracker:
         """The result: the estimates of tracks that were read, or the readings themselves."""
         assert self._size is not None
         empty = replace(Faces.empty(self.landmarker.layout, self._size), ids=np.zeros(0, np.int64))
-        visible = [(track, reading) for track, reading in shown if reading.mean_confidence >= self._min_reported]
-        if not visible:
+        reported = [(track, reading) for track, reading in shown if reading.mean_confidence >= self._min_reported]
+        if not reported:
             return empty
-        tracks, readings = zip(*visible, strict=True)
+        tracks, readings = zip(*reported, strict=True)
         points, spread = [reading.points for reading in readings], [reading.spread for reading in readings]
         if self.options.smoothing != "none":
             points = [track.motion.points for track in tracks]
@@ -541,6 +550,7 @@ class Tracker:
             crops=np.stack([reading.crop for reading in readings]),
             ids=np.array([track.id for track in tracks], np.int64),
             radius_ratios=readings[0].radius_ratios,
+            visible=None if readings[0].visible is None else np.array([reading.visible for reading in readings]),
         )
 
 
@@ -617,16 +627,17 @@ def _smoothed_run(
 ) -> list[Estimate]:
     """The smoother's estimates of one face at the places (frame, row) of a run."""
 
-    def reading(place: tuple[int, int]) -> tuple[float, F64, F64]:
-        time, faces = clip[place[0]]
-        return time, faces.landmarks[place[1]].astype(np.float64), faces.spread[place[1]].astype(np.float64)
+    def reading(place: tuple[int, int]) -> tuple[float, F64, F64, NDArray[np.float32] | None]:
+        (time, faces), row = clip[place[0]], place[1]
+        points, spread = faces.landmarks[row].astype(np.float64), faces.spread[row].astype(np.float64)
+        return time, points, spread, None if faces.visible is None else faces.visible[row]
 
     first = motion.start(*reading(run[0]))
     steps: list[Step] = []
     for place in run[1:]:
-        time, points, spread = reading(place)
+        time, points, spread, visible = reading(place)
         step = motion.predict(steps[-1].updated if steps else first, time)
-        steps.append(motion.update(step, points, spread))
+        steps.append(motion.update(step, points, spread, visible))
     return smoothed(first, steps)
 
 
