@@ -1,4 +1,4 @@
-"""Checks of the spread and the confidence: likelihood, coverage, rank correlation, sparsification, failure detection.
+"""Checks of spread, confidence and ``visible``: likelihood, coverage, ranks, sparsification, detection, calibration.
 
 All functions take flat arrays over points or pictures without NaN; errors and spreads share one unit. The rank
 statistics need scipy, which comes with the extra ``evaluate``.
@@ -42,7 +42,7 @@ def spearman(predicted: Floats, observed: Floats) -> float:
 
 
 def auroc(score: Floats, event: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve: the probability that a picture with the event has a higher score than one without.
+    """Area under the ROC curve: the probability that a case with the event has a higher score than one without.
 
     Source: the Mann-Whitney U statistic over the number of pairs; equal scores count one half.
 
@@ -50,7 +50,7 @@ def auroc(score: Floats, event: NDArray[np.bool_]) -> float:
         score, event: (n,).
 
     Returns:
-        0 to 1; NaN if no picture or every picture has the event.
+        0 to 1; NaN if no case or every case has the event.
 
     Raises:
         ConfigError: scipy is not installed.

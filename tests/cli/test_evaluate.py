@@ -379,3 +379,26 @@ def test_mistakes_are_one_line_and_code_2(root: Path, tmp_path: Path) -> None:
     assert ran.returncode == 2
     assert ran.stdout == ""
     assert ran.stderr.splitlines() == ["error: boxes 'label'; allowed: labels, detector, own"]
+
+
+def test_what_can_be_seen_is_scored(tmp_path: Path) -> None:
+    """Labels in COCO's form say which points are hidden, predictions how likely each can be seen."""
+    points = (IBUG.diagram * 100).astype(float)
+    hidden = np.arange(68) < 17
+    keypoints = np.column_stack([points, np.where(hidden, 1, 2)]).ravel().tolist()
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "keypoints": keypoints}
+    labels = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [annotation], "categories": []}
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    visible = np.where(hidden, 0.1, 0.9).tolist()
+    face = {"image": "a.png", "landmarks": points.tolist(), "visible": visible}
+    (tmp_path / "found.json").write_text(json.dumps([face]))
+    out = tmp_path / "out"
+    message = evaluate(
+        "--truth", tmp_path / "labels.json", "--predictions", tmp_path / "found.json", "--layout", "ibug68", "-o", out
+    )
+    assert "AUROC of visible (17 of 68 points hidden)" in message
+    assert results(out)["visibility"] == pytest.approx(
+        {"points": 68, "points_hidden": 17, "auroc": 1.0, "calibration_error": 0.1}, abs=1e-6
+    )
+    (saved,) = json.loads((out / "predictions.json").read_text())
+    assert saved["visible"] == visible

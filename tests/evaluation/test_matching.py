@@ -192,6 +192,14 @@ def test_spread_is_kept_only_if_every_face_has_it() -> None:
     assert given.spread is not None
     assert given.confidence is not None
     assert np.isnan(given.spread[1]).all()
+    assert given.visible is None
+    with_visible = entry("set/0", first, visible=np.full(68, 0.25))
+    given, _ = matched(samples, [with_visible], 68, SOURCE)
+    assert given.visible is not None
+    assert (given.visible[0] == 0.25).all()
+    assert np.isnan(given.visible[1]).all()
+    given, _ = matched(samples, [with_visible, entry("set/1", second)], 68, SOURCE)
+    assert given.visible is None
 
 
 def test_predicted_points_must_all_be_there() -> None:

@@ -255,3 +255,50 @@ def test_confidence_counts_only_where_its_distance_is_known() -> None:
     lost = result_of(nobody, given, normaliser="box").reliability
     assert lost is not None
     assert "confidence_mean" not in lost.summary()
+
+
+def test_visible_against_labels_by_hand() -> None:
+    """Over the labelled points of found faces whose labels say what is hidden."""
+    samples = bare_samples(4)
+    hidden = np.arange(68) < 20
+    hidden_too = np.arange(68) < 10
+    truth = truth_of(samples)
+    truth[0, 67] = NAN
+    labelled = [
+        replace(samples[0], landmarks=truth[0], occluded=hidden),
+        replace(samples[1], occluded=hidden_too),
+        samples[2],  # does not say it
+        replace(samples[3], occluded=hidden),  # not found
+    ]
+    visible = np.where(np.stack([hidden, hidden_too, hidden, hidden]), 0.1, 0.8).astype(np.float32)
+    visible[0, 0], visible[3] = 0.8, NAN
+    found = replace(off_by(samples, 0, 0, 0, NAN), visible=visible)
+    summary = result_of(labelled, found).summary()
+    figures = summary["visibility"]
+    assert (figures["points"], figures["points_hidden"]) == (67 + 68, 30)
+    assert figures["auroc"] == pytest.approx((29 + 0.5) / 30)
+    low, high = 29, 67 + 68 - 29  # of the points at 0.1, none can be seen; at 0.8, all but one
+    expected = (low * 0.1 + high * abs((high - 1) / high - 0.8)) / (low + high)
+    assert figures["calibration_error"] == pytest.approx(expected, abs=1e-6)
+    assert json.loads(json.dumps(figures)) == figures
+
+
+def test_visible_is_scored_only_where_both_know_it() -> None:
+    samples = bare_samples(2)
+    found = off_by(samples, 0, 0)
+    told = replace(found, visible=np.full((2, 68), 0.7, np.float32))
+    labelled = [replace(sample, occluded=np.zeros(68, bool)) for sample in samples]
+    assert "visibility" not in result_of(labelled, found).summary()
+    assert "visibility" not in result_of(samples, told).summary()
+    figures = result_of(labelled, told).summary()["visibility"]
+    assert math.isnan(figures["auroc"])
+    assert figures["calibration_error"] == pytest.approx(0.3, abs=1e-6)
+
+
+def test_mean_confidence_of_a_row_counts_by_visible() -> None:
+    samples = bare_samples(1)
+    confidence = np.where(np.arange(68) < 34, 0.1, 0.9)[None].astype(np.float32)
+    found = replace(off_by(samples, 0), confidence=confidence, visible=np.round(confidence).astype(np.float32))
+    assert result_of(samples, found).rows()[0]["mean_confidence"] == pytest.approx(0.9)
+    assert result_of(samples, replace(found, visible=None)).rows()[0]["mean_confidence"] == pytest.approx(0.5)
+    assert result_of(samples, found).predictions.take(np.array([True])).visible is not None

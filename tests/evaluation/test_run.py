@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from octamark.evaluation.run import (
     placement_for,
     predict,
 )
+from octamark.faces import Faces
 from octamark.geometry import Crop, apply, crop_transform, landmark_boxes
-from octamark.inference.landmarker import Landmarker
+from octamark.inference.landmarker import Landmarker, load
 from octamark.models import CropRule
 
 RULE = CropRule(size=64, margin=1.5, detector_scale=2.0, detector_shift=(0, 0.25), detector_residual=(0, 0, 0))
@@ -134,3 +136,21 @@ def test_some_of_the_predictions() -> None:
     assert part.spread is None
     assert part.confidence is not None
     assert part.confidence.shape == (2, 2)
+
+
+def test_what_can_be_seen_is_kept(samples: list[Sample]) -> None:
+    """Of a model that tells it."""
+    nano = load("nano", threads=1)
+    places = np.arange(6)[:, None] / 10 + np.arange(68) / 1000
+    calls = iter(places)
+
+    class Telling:
+        layout, card = nano.layout, nano.card
+
+        def read_crops(self, *arguments: Any) -> Faces:
+            return replace(nano.read_crops(*arguments), visible=next(calls)[None].astype(np.float32))
+
+    views = {"": View(label_crop(nano.card.crop))}
+    told = predict(Telling(), samples, views)[""]  # type: ignore[arg-type]
+    np.testing.assert_allclose(told.visible, places, rtol=1e-6)
+    assert predict(nano, samples[:1], views)[""].visible is None

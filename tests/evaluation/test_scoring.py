@@ -18,7 +18,7 @@ from octamark.datasets import Sample, w300
 from octamark.errors import ConfigError, DataError, LayoutError, PictureError
 from octamark.evaluation import plots, report
 from octamark.evaluation.run import Predictions
-from octamark.evaluation.scoring import Truth, read_truth, score_file, score_model
+from octamark.evaluation.scoring import Truth, _converted, read_truth, score_file, score_model
 from octamark.evaluation.sheet import worst
 from octamark.geometry import landmark_boxes
 from octamark.inference.landmarker import Landmarker
@@ -323,3 +323,11 @@ def test_scipy_is_asked_for_before_the_work(
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(ConfigError, match="need scipy: pip install scipy"):
         score_model(drawn(samples), nano, "labels", advance=lambda task: pytest.fail("work was done"))
+
+
+def test_visible_is_converted_with_the_points(samples: list[Sample]) -> None:
+    predictions = Predictions(truth_of(samples), visible=np.tile(np.arange(68) / 68, (len(samples), 1)))
+    five = _converted(predictions, IBUG, layout("five")).visible
+    assert five is not None
+    np.testing.assert_allclose(five[0], [38.5 / 68, 44.5 / 68, 30 / 68, 48 / 68, 54 / 68], rtol=1e-6)
+    assert _converted(Predictions(truth_of(samples)), IBUG, layout("five")).visible is None

@@ -261,6 +261,12 @@ def _print(summary: dict[str, Any]) -> None:
         else:
             text = str(value) if isinstance(value, int) else "-" if value != value else f"{value:.3f}"
             table.add_row(_RELIABILITY_TITLES[key], text, "")
+    if "visibility" in summary:
+        figures = summary["visibility"]
+        hidden = f"{figures['points_hidden']} of {counted(figures['points'], 'point')} hidden"
+        auroc = figures["auroc"]
+        table.add_row(f"AUROC of visible ({hidden})", "-" if auroc != auroc else f"{auroc:.3f}", "")
+        table.add_row("calibration error of visible", f"{figures['calibration_error']:.3f}", "")
     stdout.print(table)
     stdout.print(f"NME {_interval(summary['nme_percent'])[0]} %: {summary['model']}, {conditions}")
     if summary["faces_not_found"]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from octamark.datasets import Sample
 from octamark.datasets.samples import check_size
@@ -28,8 +29,8 @@ def matched(
     A prediction belongs to the sample of exactly its name. Otherwise it belongs to the faces of the picture whose path
     it is, with or without its suffix; and, if no name fits in this way, to the picture of its stem if only one has it.
     Names are compared regardless of Unicode form, and ``\\`` is read as ``/``. Of several faces in a picture, the one
-    whose landmark box overlaps the label's most is taken; a sample without one is a face not found. Spread and
-    confidence are kept if every face has them.
+    whose landmark box overlaps the label's most is taken; a sample without one is a face not found. Spread,
+    confidence and ``visible`` are kept if every face has them.
 
     Args:
         entries: the pictures of the file of predictions; of a folder of .pts files, one for each file.
@@ -50,7 +51,7 @@ def matched(
     unmatched = [name for name in by_name if name not in used and not any(name in more for more in further.values())]
     count = len(samples)
     landmarks = np.full((count, points, 2), np.nan, np.float32)
-    spread, confidence = landmarks.copy(), landmarks[..., 0].copy()
+    spread, confidence, visible = landmarks.copy(), landmarks[..., 0].copy(), landmarks[..., 0].copy()
     shared = {name for name, times in Counter(names.values()).items() if times > 1}
     for index, name in names.items():
         check_size(by_name[name], samples[index].picture)
@@ -73,9 +74,15 @@ def matched(
             spread[index] = face.spread
         if face.confidence is not None:
             confidence[index] = face.confidence
+        if face.visible is not None:
+            visible[index] = face.visible
     predicted = np.isfinite(landmarks).all(axis=(1, 2))
-    complete = [predicted.any() and bool(np.isfinite(values[predicted]).all()) for values in (spread, confidence)]
-    return Predictions(landmarks, spread if complete[0] else None, confidence if complete[1] else None), unmatched
+
+    def complete(values: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        return values if predicted.any() and np.isfinite(values[predicted]).all() else None
+
+    predictions = Predictions(landmarks, complete(spread), complete(confidence), visible=complete(visible))
+    return predictions, unmatched
 
 
 def _assign(samples: Sequence[Sample], prediction_names: Iterable[str], source: Path) -> dict[int, str]:

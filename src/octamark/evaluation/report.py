@@ -87,6 +87,8 @@ def _predictions(result: Result) -> str:
                 entry["spread"] = rounded(predictions.spread[index], 4)
             if predictions.confidence is not None:
                 entry["confidence"] = rounded(predictions.confidence[index], 4)
+            if predictions.visible is not None:
+                entry["visible"] = rounded(predictions.visible[index], 4)
         entries.append(json.dumps(entry))
     return "[\n" + ",\n".join(entries) + "\n]\n"
 

@@ -14,6 +14,7 @@ from octamark import metrics, uncertainty
 from octamark.datasets import Sample
 from octamark.errors import DataError, listed
 from octamark.evaluation.run import Predictions
+from octamark.faces import mean_confidence
 from octamark.layouts import Layout
 from octamark.metrics import Estimate, estimate
 from octamark.models.calibration import CONFIDENCE_SHARE, Calibration, root_mean_square
@@ -140,6 +141,19 @@ class Result:
         reliability = Reliability.of(self)
         return reliability if len(reliability.errors) else None
 
+    @cached_property
+    def visibility(self) -> Visibility | None:
+        """How well ``visible`` fits the labels; None where the predictions or the labels do not tell it."""
+        visible = self.predictions.visible
+        if visible is None:
+            return None
+        hidden = np.array([
+            np.full(len(sample.landmarks), np.nan) if sample.occluded is None else sample.occluded
+            for sample in self.samples
+        ], np.float64)  # fmt: skip
+        known = np.isfinite(hidden) & np.isfinite(visible) & np.isfinite(self.truth).all(axis=-1)
+        return Visibility(visible[known].astype(np.float64), hidden[known] == 0) if known.any() else None
+
     @property
     def scores(self) -> Scores:
         """The errors by face name, for comparisons."""
@@ -186,6 +200,8 @@ class Result:
             }
         if self.reliability is not None:
             summary["reliability"] = self.reliability.summary()
+        if self.visibility is not None:
+            summary["visibility"] = self.visibility.summary()
         return summary
 
     def rows(self) -> list[dict[str, Any]]:
@@ -195,7 +211,7 @@ class Result:
             return round(float(value), digits) if np.isfinite(value) else ""
 
         expected = None if self.reliability is None else self.reliability.expected
-        confidence = self.predictions.confidence
+        confidence, visible = self.predictions.confidence, self.predictions.visible
         rows = []
         for index, sample in enumerate(self.samples):
             row: dict[str, Any] = {
@@ -210,7 +226,8 @@ class Result:
             if expected is not None:
                 row["expected_nme_percent"] = number(expected[index] * 100)
             if confidence is not None:
-                row["mean_confidence"] = number(float(confidence[index].mean()))
+                mean = mean_confidence(confidence[index], None if visible is None else visible[index])
+                row["mean_confidence"] = number(float(mean))
             rows.append(row)
         return rows
 
@@ -310,6 +327,29 @@ class Reliability:
             figures["points_within_5_percent"] = float(self.hit.mean())
             figures["confidence_calibration_error"] = uncertainty.calibration_error(self.confidence, self.hit)
         return figures
+
+
+@dataclass(frozen=True, eq=False)
+class Visibility:
+    """How well ``visible`` agrees with labels that say which points are hidden, over the labelled points of the faces
+    that were found.
+
+    Attributes:
+        visible: (P,) predicted probabilities.
+        seen: (P,) whether the label says that the point can be seen.
+    """
+
+    visible: F64
+    seen: NDArray[np.bool_]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures by name. The AUROC is NaN where all points can be seen, or none."""
+        return {
+            "points": len(self.visible),
+            "points_hidden": int((~self.seen).sum()),
+            "auroc": uncertainty.auroc(self.visible, self.seen),
+            "calibration_error": uncertainty.calibration_error(self.visible, self.seen),
+        }
 
 
 _LEVELS = tuple(sorted({*np.round(np.arange(0.05, 1.0, 0.05), 2).tolist(), *SHARES}))

@@ -52,16 +52,18 @@ class Predictions:
         landmarks: (n, M, 2) pixels; NaN for a face that was not found.
         spread, confidence: (n, M, 2) and (n, M), NaN likewise; None from a detector that gives none.
         scale: (n,) picture pixels per pixel of the network's input, NaN likewise; None where there is no such thing.
+        visible: (n, M) as in ``octamark.faces.Faces``, NaN likewise; None from a detector that does not tell it.
     """
 
     landmarks: F32
     spread: F32 | None = None
     confidence: F32 | None = None
     scale: F64 | None = None
+    visible: F32 | None = None
 
     def take(self, mask: NDArray[np.bool_]) -> Predictions:
         """The predictions for the faces that a mask (n,) selects."""
-        parts = (self.landmarks, self.spread, self.confidence, self.scale)
+        parts = (self.landmarks, self.spread, self.confidence, self.scale, self.visible)
         return Predictions(*(None if part is None else part[mask] for part in parts))  # type: ignore[arg-type]
 
     @cached_property
@@ -157,9 +159,11 @@ def predict(
             np.full((count, points, 2), np.nan, np.float32),
             np.full((count, points), np.nan, np.float32),
             np.full(count, np.nan),
+            np.full((count, points), np.nan, np.float32),
         )
         for name in views
     }
+    tells_visible = False
     for index, (sample, picture) in enumerate(_pictures(samples, broken)):
         advance()
         if picture is None or not (crops := _crops(views, sample, picture, landmarker.card.crop.size)):
@@ -169,12 +173,17 @@ def predict(
         )
         faces = landmarker.read_crops(picture, transforms, centres)
         for row, name in enumerate(crops):
-            landmarks, spread, confidence, scale = arrays[name]
+            landmarks, spread, confidence, scale, visible = arrays[name]
             landmarks[index], spread[index] = faces.landmarks[row], faces.spread[row]
             confidence[index] = faces.confidence[row]
             assert faces.crops is not None
             scale[index] = np.hypot(*faces.crops[row, :, 0])
-    return {name: Predictions(*parts) for name, parts in arrays.items()}
+            if faces.visible is not None:
+                tells_visible, visible[index] = True, faces.visible[row]
+    return {
+        name: Predictions(landmarks, spread, confidence, scale, visible if tells_visible else None)
+        for name, (landmarks, spread, confidence, scale, visible) in arrays.items()
+    }
 
 
 def _crops(views: Mapping[str, View], sample: Sample, picture: Picture, size: int) -> dict[str, Crop]:

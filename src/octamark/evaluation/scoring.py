@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from octamark import metrics, uncertainty
 from octamark.datasets import Sample
@@ -199,12 +200,16 @@ def _comparison(truth: Truth, model_layout: Layout) -> _Comparison:
 
 
 def _converted(predictions: Predictions, from_layout: Layout, to_layout: Layout) -> Predictions:
-    """Predictions in another layout, with spread and confidence; NaN for points that have no counterpart."""
+    """Predictions in another layout, with spread, confidence and ``visible``; NaN for points without a counterpart."""
     change = conversion(from_layout, to_layout)
-    confidence = predictions.confidence
+
+    def per_point(values: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        return None if values is None else change.points(values[..., None])[..., 0].astype(np.float32)
+
     return Predictions(
         change.points(predictions.landmarks).astype(np.float32),
         None if predictions.spread is None else change.spread(predictions.spread).astype(np.float32),
-        None if confidence is None else change.points(confidence[..., None])[..., 0].astype(np.float32),
+        per_point(predictions.confidence),
         predictions.scale,
+        per_point(predictions.visible),
     )
