@@ -224,3 +224,40 @@ def test_points_without_a_place_are_not_drawn(photograph: Picture) -> None:
     assert (drawing.overlay(photograph, some, enlarge=False) != photograph).any()
     np.testing.assert_array_equal(drawing.overlay(photograph, none), photograph)
     np.testing.assert_array_equal(drawing.overlay(photograph, some, parts=["mouth"], enlarge=False), photograph)
+
+
+def seen(faces: Faces, hidden: list[int]) -> Faces:
+    visible = np.ones((len(faces), 68), np.float32)
+    visible[:, hidden] = 0.3
+    return dataclasses.replace(faces, visible=visible)
+
+
+def test_hidden_points_are_thin_rings() -> None:
+    """Thinner than those of low confidence, and without their dark middle; all other points stay as they are."""
+    picture = np.full((800, 800, 3), 90, np.uint8)
+    plain, unsure = (drawing.overlay(picture, one_face(confidence), lines=False) for confidence in (0.9, 0.1))
+    drawn = drawing.overlay(picture, seen(one_face(), [8]), lines=False)
+    x, y = one_face().landmarks[0, 8].round().astype(int)
+    around = np.s_[y - 12 : y + 13, x - 12 : x + 13]
+    assert tuple(drawn[y, x]) == (90, 90, 90)
+    ground = np.array([90, 90, 90]) - drawing.GLOBAL_COLOUR
+    shares = [((one[around] - drawing.GLOBAL_COLOUR) / ground).max(axis=2) for one in (drawn, unsure, plain)]
+    counts = [int((share < 0.4).sum()) for share in shares]
+    assert 0 < counts[0] < counts[1] < counts[2]
+    elsewhere = np.ones((800, 800), bool)
+    elsewhere[around] = False
+    np.testing.assert_array_equal(drawn[elsewhere], plain[elsewhere])
+    np.testing.assert_array_equal(drawing.overlay(picture, seen(one_face(), []), lines=False), plain)
+
+
+def test_lines_to_hidden_points_are_thin_and_pale() -> None:
+    picture = np.zeros((800, 800, 3), np.uint8)
+    faces = seen(one_face(), [8])
+    plain, drawn = drawing.overlay(picture, one_face()), drawing.overlay(picture, faces)
+    for other, pale in ((7, True), (9, True), (5, False)):
+        first, second = faces.landmarks[0, [other, 8 if pale else 6]]
+        x, y = ((first + second) / 2).round().astype(int)
+        around = np.s_[y - 5 : y + 6, x - 5 : x + 6]
+        assert (drawn[around].sum() < 0.6 * plain[around].sum()) == pale
+        assert drawn[around].any()
+    np.testing.assert_array_equal(drawing.overlay(picture, seen(one_face(), [])), plain)

@@ -29,7 +29,12 @@ DEVICE = typer.Option(
     help="What runs the networks: cpu, cuda, tensorrt, openvino, coreml or directml; `octamark devices` lists what is "
     "there",
 )
-MIN_CONFIDENCE = typer.Option("--min-confidence", min=0.0, max=1.0, help="Leave out faces of a lower mean confidence")
+MIN_CONFIDENCE = typer.Option(
+    "--min-confidence",
+    min=0.0,
+    max=1.0,
+    help="Leave out faces of a lower mean confidence; points count by their visible where the model tells it",
+)
 FULL_FRAME = typer.Option("--full-frame", help="One face fills each picture, as in drawings: no detector is needed")
 TILES = typer.Option("--tiles", help="Also search large pictures tile by tile for small faces: slower")
 MAX_MEGAPIXELS = typer.Option("--max-megapixels", min=0.001, max=1e6, help="Refuse larger pictures")

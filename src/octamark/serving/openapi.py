@@ -63,10 +63,14 @@ _FACE_SCHEMA = {
     "properties": {
         "box": {**_NUMBERS, "minItems": 4, "maxItems": 4, "description": "x1, y1, x2, y2 in pixels"},
         "score": {"type": "number", "description": "The detector's"},
-        "mean_confidence": {"type": "number"},
+        "mean_confidence": {"type": "number", "description": "Of the points, which count by visible if there is one"},
         "landmarks": {**_POINTS, "description": "x, y of each point of the layout, in pixels"},
         "spread": {**_POINTS, "description": "Expected absolute error of each point along x and y, in pixels"},
         "confidence": {**_NUMBERS, "description": "Of each point, 0 to 1"},
+        "visible": {
+            **_NUMBERS,
+            "description": "How likely each point can be seen, 0 to 1; only of models that tell it",
+        },
     },
 }
 _RESULT_SCHEMA = {

@@ -47,7 +47,7 @@ class Options(BaseModel):
     )
     box_kind: BoxKind = Field("detector", description="Whether boxes are a detector's or tight around the landmarks")
     full_frame: bool = Field(False, description="One face fills the picture, such as a drawing: no detector is needed")
-    min_confidence: float = Field(0.0, ge=0, le=1, description="Leave out faces of a lower mean confidence")
+    min_confidence: float = Field(0.0, ge=0, le=1, description="Leave out faces of a lower mean_confidence")
 
 
 class ResultOptions(Options):
