@@ -333,3 +333,71 @@ def test_empty_is_an_empty_faces() -> None:
     assert (empty.boxes.shape, empty.scores.shape, empty.crops.shape) == ((0, 4), (0,), (0, 2, 3))
     assert empty["nose"].shape == (0, 9, 2)
     assert len(empty[1:]) == 0
+
+
+def seen(count: int = 3) -> Faces:
+    """Faces of a model that tells which points can be seen."""
+    visible = np.random.default_rng(1).uniform(0, 1, (count, 68)).astype(np.float32)
+    return replace(made(count), visible=visible)
+
+
+def test_visible_follows_the_points() -> None:
+    faces = seen()
+    assert faces.visible is not None
+    np.testing.assert_array_equal(faces[1].visible, faces.visible[1])
+    np.testing.assert_array_equal(faces[[2, 0]].visible, faces.visible[[2, 0]])
+    np.testing.assert_array_equal(faces[1].part("left_eye").visible, faces.visible[1, 42:48])
+    assert made()[0].visible is None
+    assert made()[:1].visible is None
+    assert made()[0].part("left_eye").visible is None
+
+
+def test_visible_of_a_conversion_is_the_mean_of_its_points() -> None:
+    faces = seen()
+    assert faces.visible is not None
+    five = faces.convert("five")
+    assert five.visible is not None
+    assert five.visible.dtype == np.float32
+    eyes = np.stack([faces.visible[:, g].mean(axis=1) for g in EYES], axis=1)
+    np.testing.assert_allclose(five.visible[:, :2], eyes, rtol=1e-5)
+    np.testing.assert_array_equal(five.visible[:, 2:], faces.visible[:, [30, 48, 54]])
+    np.testing.assert_array_equal(faces[1].convert("five").visible, five.visible[1])
+    assert made().convert("five").visible is None
+    manga = layout("manga60")
+    ones = np.ones((1, 60), np.float32)
+    points = (manga.diagram[None] * 200).astype(np.float32)
+    drawn = Faces(manga, (200, 200), points, points, ones, np.array([[0, 0, 9, 9]]), ones[:, 0], visible=ones)
+    converted = drawn.convert("ibug68")
+    assert converted.visible is not None
+    assert np.isnan(converted.visible[0, 27])
+    assert converted.to_dict()["faces"][0]["visible"][27] is None
+
+
+def test_mean_confidence_counts_points_by_their_visibility() -> None:
+    faces = seen()
+    assert faces.visible is not None
+    expected = np.average(faces.confidence, axis=1, weights=faces.visible)
+    np.testing.assert_allclose(faces.mean_confidence, expected, rtol=1e-6)
+    assert faces[1].mean_confidence == pytest.approx(expected[1], rel=1e-6)
+    hidden = replace(faces, visible=np.zeros((3, 68), np.float32))
+    np.testing.assert_array_equal(hidden.mean_confidence, made().mean_confidence)
+    all_visible = replace(faces, visible=np.ones((3, 68), np.float32))
+    np.testing.assert_array_equal(all_visible.mean_confidence, made().mean_confidence)
+
+
+def test_visible_as_plain_values() -> None:
+    faces = seen(2)
+    assert faces.visible is not None
+    values = json.loads(json.dumps(faces.to_dict(), allow_nan=False))
+    np.testing.assert_allclose(values["faces"][1]["visible"], faces.visible[1], atol=0.000051)
+    assert values["faces"][0] == faces[0].to_dict()
+    assert "visible" not in made(2).to_dict()["faces"][0]
+
+
+def test_empty_faces_of_a_model_that_tells_visibility() -> None:
+    empty = Faces.empty(IBUG, (640, 480), visible=True)
+    assert empty.visible is not None
+    assert empty.visible.shape == (0, 68)
+    assert empty.convert("five").visible is not None
+    assert empty.mean_confidence.shape == (0,)
+    assert Faces.empty(IBUG, (640, 480)).visible is None

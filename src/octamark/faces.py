@@ -19,6 +19,9 @@ from octamark.layouts import Layout, chip_template, conversion, head_pose, layou
 
 _MAX_CHIP = 4096
 
+VISIBLE = 0.5
+"""A point whose ``visible`` is at least this counts as visible where a yes or no is needed, as in COCO's v."""
+
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
@@ -32,16 +35,18 @@ class Landmarks:
         spread: (K, 2) expected absolute error per axis, pixels of the picture.
         confidence: (K,) in 0..1, the probability that a point is less than 5 % of the inter-ocular distance off.
         heatmaps: (K, h, w) probabilities over the crop; None unless requested.
+        visible: (K,) in 0..1, the probability that a point can be seen; None where the model does not tell it.
     """
 
     points: NDArray[np.floating]
     spread: NDArray[np.floating]
     confidence: NDArray[np.floating]
     heatmaps: F32 | None = None
+    visible: NDArray[np.floating] | None = None
 
     @property
     def mean_confidence(self) -> float:
-        """Mean confidence of the points."""
+        """Mean confidence of the points, visible or not."""
         return float(self.confidence.mean())
 
     def __len__(self) -> int:
@@ -56,6 +61,7 @@ class _Measures:
     spread: F32
     confidence: F32
     radius_ratios: tuple[tuple[float, float], ...] | None
+    visible: F32 | None
 
     @property
     def eye_opening(self) -> F64:
@@ -125,12 +131,16 @@ class _Measures:
         """The fields of the faces in another layout, as far as they differ."""
         target = layout(to)
         change = conversion(self.layout, target)
-        confidence = change.points(self.confidence[..., None])[..., 0]
+
+        def per_point(values: F32) -> F32:
+            return change.points(values[..., None])[..., 0]
+
         return {
             "layout": target,
             "landmarks": change.points(self.landmarks),
             "spread": change.spread(self.spread),
-            "confidence": confidence,
+            "confidence": per_point(self.confidence),
+            "visible": None if self.visible is None else per_point(self.visible),
         }
 
 
@@ -142,7 +152,7 @@ class Face(_Measures):
     (2,) point of that number.
 
     Attributes: as in ``Faces``, without the first axis: ``landmarks`` (M, 2), ``spread`` (M, 2), ``confidence``
-    (M,), ``box`` (4,), ``score``, ``id``.
+    (M,), ``visible`` (M,), ``box`` (4,), ``score``, ``id``.
 
     Examples:
         >>> import numpy as np, octamark
@@ -160,11 +170,12 @@ class Face(_Measures):
     score: float
     id: int | None = None
     radius_ratios: tuple[tuple[float, float], ...] | None = None
+    visible: F32 | None = None
 
     @property
     def mean_confidence(self) -> float:
-        """Mean confidence of the points; points without counterpart after ``convert`` are left out."""
-        return float(_mean_known(self.confidence))
+        """Mean confidence of the points, weighted as in ``Faces.mean_confidence``."""
+        return float(_mean_confidence(self.confidence, self.visible))
 
     def __getitem__(self, part: str | int) -> F32:
         if isinstance(part, str):
@@ -172,7 +183,7 @@ class Face(_Measures):
         return np.asarray(self.landmarks[part])
 
     def part(self, name: str) -> Landmarks:
-        """The points of a part or group of parts with their spread and confidence.
+        """The points of a part or group of parts with their spread, confidence and ``visible``.
 
         Raises:
             LayoutError: no part of that name; the message lists the parts.
@@ -186,7 +197,8 @@ class Face(_Measures):
             ((6, 2), (6, 2), (6,))
         """
         indices = list(self.layout.part(name))
-        return Landmarks(self.landmarks[indices], self.spread[indices], self.confidence[indices])
+        visible = None if self.visible is None else self.visible[indices]
+        return Landmarks(self.landmarks[indices], self.spread[indices], self.confidence[indices], visible=visible)
 
     def convert(self, to: str | Path | Layout) -> Face:
         """The same face with the points of another layout; see ``Faces.convert``."""
@@ -215,6 +227,7 @@ class Face(_Measures):
             "landmarks": _plain(self.landmarks, 2),
             "spread": _plain(self.spread, 3),
             "confidence": _plain(self.confidence, 4),
+            **({} if self.visible is None else {"visible": _plain(self.visible, 4)}),
         }
 
     def __repr__(self) -> str:
@@ -248,6 +261,8 @@ class Faces(_Measures):
         ids: (n,) the number of each face's track in a video; None outside video.
         radius_ratios: pairs (ratio, share), both rising from 0: that share of points is less than ``ratio`` times the
             root mean square of its two spreads off; the model's calibration, None where it is unknown.
+        visible: (n, M) in 0..1, the probability that a point can be seen in the picture: that it lies neither behind
+            the head itself, nor behind a thing, nor outside the picture. None for models that do not tell it.
 
     Examples:
         >>> import numpy as np, octamark
@@ -268,10 +283,15 @@ class Faces(_Measures):
     heatmaps: F32 | None = None
     ids: NDArray[np.int64] | None = None
     radius_ratios: tuple[tuple[float, float], ...] | None = None
+    visible: F32 | None = None
 
     @classmethod
-    def empty(cls, layout: Layout, size: tuple[int, int]) -> Faces:
-        """Faces without any face, of a picture of that (width, height)."""
+    def empty(cls, layout: Layout, size: tuple[int, int], *, visible: bool = False) -> Faces:
+        """Faces without any face, of a picture of that (width, height).
+
+        Args:
+            visible: whether they have ``visible``, (0, M), as those of a model that tells it.
+        """
         count = layout.count
         points = np.zeros((0, count, 2), np.float32)
         return cls(
@@ -283,6 +303,7 @@ class Faces(_Measures):
             boxes=np.zeros((0, 4), np.float32),
             scores=np.zeros(0, np.float32),
             crops=np.zeros((0, 2, 3)),
+            visible=np.zeros((0, count), np.float32) if visible else None,
         )
 
     @property
@@ -290,9 +311,10 @@ class Faces(_Measures):
         """(n,) mean confidence of each face's points.
 
         The detector's score says whether there is a face; this says how well its points are placed, and is close to 0
-        for a blurred face in the background. Points without counterpart after ``convert`` are left out.
+        for a blurred face in the background. Where ``visible`` is known, each point counts by it, so that the hidden
+        side of a profile does not lower the mean. Points without counterpart after ``convert`` are left out.
         """
-        return _mean_known(self.confidence).astype(np.float32)
+        return _mean_confidence(self.confidence, self.visible).astype(np.float32)
 
     def convert(self, to: str | Path | Layout) -> Faces:
         """The same faces with the points of another layout, such as ``"five"`` or ``"ibug51"``.
@@ -300,7 +322,8 @@ class Faces(_Measures):
         A point is the mean of one or more points (``octamark.layouts.conversion`` says which, and which are exactly
         the same places on the face), or NaN where this layout has no counterpart. The spread of a mean takes the errors
         of its points as correlated by 0.5; its confidence is the mean of theirs, and still refers to 5 % of the
-        inter-ocular distance of this layout. Boxes, scores, crops and ids stay; heatmaps are dropped.
+        inter-ocular distance of this layout. Its ``visible`` is the mean of theirs too. Boxes, scores, crops and ids
+        stay; heatmaps are dropped.
 
         Raises:
             LayoutError: an unknown layout, or one to which there is no conversion; the message lists what there is.
@@ -416,7 +439,8 @@ class Faces(_Measures):
     def to_dict(self) -> dict[str, Any]:
         """The faces as plain values, ready for ``json.dumps``, with the field names of the json format.
 
-        Pixels are rounded to 0.01, spread to 0.001, confidence to 0.0001; NaN becomes None.
+        Pixels are rounded to 0.01, spread to 0.001, confidence and ``visible`` to 0.0001; NaN becomes None. Faces
+        that do not know ``visible`` have no such key.
 
         Examples:
             >>> import numpy as np, octamark
@@ -460,6 +484,7 @@ class Faces(_Measures):
                 float(self.scores[index]),
                 None if self.ids is None else int(self.ids[index]),
                 self.radius_ratios,
+                None if self.visible is None else self.visible[index],
             )
         rows = {name: getattr(self, name) for name in (field.name for field in fields(self))}
         for name, values in rows.items():
@@ -472,11 +497,18 @@ class Faces(_Measures):
         return f"Faces({count}, layout={self.layout.name!r}, picture {self.size[0]}x{self.size[1]})"
 
 
-def _mean_known(values: NDArray[np.floating]) -> F64:
-    """Means over the last axis without the values that are NaN; NaN where all are."""
-    known = np.isfinite(values)
+def _mean_confidence(confidence: F32, visible: F32 | None) -> F64:
+    """Means over the last axis of what is not NaN, weighted by ``visible``; NaN where all is.
+
+    Faces of which no point can be seen have the plain mean.
+    """
+    known = np.isfinite(confidence)
+    weights = known.astype(np.float64)
+    if visible is not None:
+        seen = np.where(known & np.isfinite(visible), visible, 0.0)
+        weights = np.where(seen.sum(axis=-1, keepdims=True) > 0, seen, weights)
     with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(known, values, 0).sum(axis=-1, dtype=np.float64) / known.sum(axis=-1))
+        return np.asarray((np.where(known, confidence, 0) * weights).sum(axis=-1) / weights.sum(axis=-1))
 
 
 def _plain(values: NDArray[np.floating] | np.floating, digits: int) -> Any:
