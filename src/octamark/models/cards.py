@@ -125,10 +125,13 @@ class ModelCard(Card):
         offset: (x, y) in shares of the inter-ocular distance that the predictor adds to all points. A network that
             learns from mirrored pictures cannot learn that a data set's labels lie to one side; the offset is that
             shift, measured on validation faces. 300W's labels lie about 1 % to the right.
+        visibility: (slope, intercept) of the probability that a point can be seen, a logistic function of the network's
+            logit, fitted on validation faces; applied inside the graph. None of a model that does not tell it.
     """
 
     crop: CropRule
     offset: tuple[_Offset, _Offset] = (0.0, 0.0)
+    visibility: tuple[_NotNegative, float] | None = None
 
 
 class RegionCard(Card):
@@ -266,6 +269,8 @@ def check_graph(
             "confidence": (any_size, count),
             "heatmaps": (any_size, count, size // 4, size // 4),
         }
+        if card.visibility is not None or "visible" in shapes:
+            expected["visible"] = (any_size, count)
     else:
         assert isinstance(card, RegionCard)
         size, place = card.rule.size, "rule.size"
@@ -289,6 +294,8 @@ def check_graph(
         for name, shape in expected.items()
         if not _agree(shapes[name], shape)
     ]
+    if isinstance(card, ModelCard) and card.visibility is None and "visible" in shapes:
+        problems.append("the card has no calibration of visible")
     if (calibrated := len(card.calibration.gain)) != count:
         problems.append(f"the calibration is for {calibrated} points")
     if problems:

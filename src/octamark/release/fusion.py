@@ -39,7 +39,8 @@ Term = tuple[Tensor, Tensor, int]
 class IntegerNetwork(nn.Module):
     """A network of folded normalisations, rewritten.
 
-    Input: crops (n, s, s, 3) uint8. Output: heatmaps (n, M, s/4, s/4), unnormalised.
+    Input: crops (n, s, s, 3) uint8. Output: heatmaps (n, M, s/4, s/4), unnormalised, and the evidence for visibility
+    (n, M, s/8, s/8), None of a network that does not tell it.
 
     Raises:
         ConfigError: a network without high frequency, or with attention between few channels.
@@ -69,8 +70,13 @@ class IntegerNetwork(nn.Module):
             for layer, level in zip(decoder, (levels[2], levels[1]), strict=True)
         )
         self.head = _Head(network.head, levels[1])
+        self.visibility: _Conv | None = None
+        if network.visibility is not None:
+            weight, bias = network.visibility.weight.detach(), network.visibility.bias
+            assert bias is not None
+            self.visibility = _Conv(len(weight), [(weight, levels[2].readers.high, 0)], [(bias.detach(), 0)])
 
-    def forward(self, crops: Tensor) -> Tensor:
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
         maps: _Maps = self.stem(crops)
         skips = []
         for block in (*self.encoder, *self.coarsest):
@@ -79,10 +85,12 @@ class IntegerNetwork(nn.Module):
             maps = block(maps)
         if self.attention is not None:
             maps = self.attention(maps)
+        evidence: Tensor | None = None
         for up, refine, skip in zip(self.ups, self.refines, reversed(skips[1:]), strict=True):
             maps = refine(up(maps, skip))
-        heatmaps: Tensor = self.head(maps)
-        return heatmaps
+            if evidence is None and self.visibility is not None:  # which reads the coarser of both levels
+                evidence = self.visibility(maps.high)
+        return self.head(maps), evidence
 
 
 class _Maps(NamedTuple):

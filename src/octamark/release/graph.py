@@ -30,14 +30,14 @@ OPSET = 18
 
 
 def recalibrated(data: bytes, card: ModelCard) -> bytes:
-    """The ONNX file with the card's calibration in its graph, and the card in its metadata.
+    """The ONNX file with the card's calibration (of spreads and of visibility) in its graph, and with the card itself.
 
     Raises:
         WeightsError: a graph that holds no calibration of that size.
     """
     model = onnx.load_from_string(data)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for name, values in calibration_constants(card.calibration).items():
+    for name, values in calibration_constants(card.calibration, card.visibility).items():
         if name not in tensors or tuple(tensors[name].dims) != values.shape:
             raise WeightsError(f"{card.name}: its graph holds no {name} of shape {values.shape}")
         tensors[name].CopyFrom(numpy_helper.from_array(values, name))
@@ -62,7 +62,7 @@ def to_onnx(
         ConfigError: integer arithmetic without crops, or with another storage.
     """
     example = torch.zeros(2, card.crop.size, card.crop.size, 3, dtype=torch.uint8)
-    model = _graph(predictor, example, ["landmarks", "spread", "confidence", "heatmaps"], storage, crops)
+    model = _graph(predictor, example, predictor.outputs, storage, crops)
     return _finish(model, card.model_copy(update={"arithmetic": predictor.arithmetic}), predictor.layout)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -84,18 +84,24 @@ class Predictor(nn.Module):
 
     Input: crops (n, size, size, 3) uint8 RGB. Output: landmarks (n, M, 2) and spread (n, M, 2) in pixels of the crop;
     confidence (n, M), the probability that a point is less than 5 % of the inter-ocular distance off (of half the root
-    of the landmark box's area, for a layout without that normaliser); heatmaps (n, M, size/4, size/4), probabilities.
+    of the landmark box's area, for a layout without that normaliser); of a network that tells it, visible (n, M), the
+    probability that a point can be seen; heatmaps (n, M, size/4, size/4), probabilities.
     Spread and confidence follow the calibration (octamark.models.calibration); landmarks are those of the heatmaps,
     after the shape correction if there is one.
 
     Args:
         arithmetic: ``"int8"`` for a graph whose convolutions ``octamark.release.quantization`` quantises; it is the
             same function.
+        visibility: slope and intercept from the network's logits to those of ``visible``.
+
+    Attributes:
+        outputs: names of the outputs, in their order.
     """
 
     calibration_gain: Tensor
     calibration_own: Tensor
     calibration_face: Tensor
+    calibration_visibility: Tensor
 
     def __init__(
         self,
@@ -105,17 +111,21 @@ class Predictor(nn.Module):
         calibration: Calibration,
         shape: ShapeCorrection | None = None,
         arithmetic: Arithmetic = "float32",
+        visibility: tuple[float, float] = (1.0, 0.0),
     ) -> None:
         super().__init__()
         self.network = prepared(network, arithmetic)
+        tells_visible = network.visibility is not None
+        self.outputs = ["landmarks", "spread", "confidence", *(["visible"] if tells_visible else []), "heatmaps"]
         self.beta, self.layout, self.arithmetic = beta, layout, arithmetic
         self.shape = None if shape is None else _FewerOperators(shape)
         self.eyes = [list(group) for group in layout.normalisers.get("inter-ocular", ())]
-        for name, values in calibration_constants(calibration).items():
+        for name, values in calibration_constants(calibration, visibility if tells_visible else None).items():
             self.register_buffer(name, torch.from_numpy(values))
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        p = heatmaps.probabilities(self.network(crops), self.beta)
+    def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
+        maps, evidence = self.network(crops)
+        p = heatmaps.probabilities(maps, self.beta)
         position, raw = _decode(p)
         if self.shape is not None:
             position = self.shape(position)
@@ -126,7 +136,12 @@ class Predictor(nn.Module):
         # n, M: the root mean square * 2**0.5
         length = torch.linalg.vector_norm(spread, dim=-1).clamp(min=2**0.5 * 1e-6)
         radius = 2**0.5 * CONFIDENCE_SHARE * self._inter_ocular(position)
-        return position, spread, self._chain(radius / length, "ratios"), p
+        outputs = (position, spread, self._chain(radius / length, "ratios"))
+        if evidence is None:
+            return *outputs, p
+        logits = heatmaps.visibility_logits(p, evidence)
+        terms = torch.stack([logits, torch.ones_like(logits)], dim=-1)
+        return *outputs, torch.sigmoid(terms @ self.calibration_visibility), p
 
     def _chain(self, x: Tensor, table: str) -> Tensor:
         """Values ``x`` under a table of the calibration: a chain of straight lines from (0, 0)."""
@@ -176,20 +191,26 @@ class _FewerOperators(nn.Module):
 
 
 class FloatNetwork(nn.Module):
-    """A network of folded normalisations; crops (n, s, s, 3) uint8 -> heatmaps (n, M, s/4, s/4), unnormalised."""
+    """A network of folded normalisations.
+
+    Input: crops (n, s, s, 3) uint8. Output: heatmaps (n, M, s/4, s/4), unnormalised, and the evidence for visibility
+    (n, M, s/8, s/8), None of a network that does not tell it.
+    """
 
     def __init__(self, network: OctaveNetwork) -> None:
         super().__init__()
         self.network = network
         _pool_first(network)
 
-    def forward(self, crops: Tensor) -> Tensor:
-        heatmaps: Tensor = self.network(crops.permute(0, 3, 1, 2).float() * (1 / 255))
-        return heatmaps
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
+        pictures = crops.permute(0, 3, 1, 2).float() * (1 / 255)
+        if self.network.visibility is None:
+            return self.network(pictures), None
+        return self.network.both(pictures)
 
 
 def prepared(network: OctaveNetwork, arithmetic: Arithmetic) -> FloatNetwork | IntegerNetwork:
-    """A network for inference, from crops uint8 to unnormalised heatmaps."""
+    """A network for inference, from crops uint8 to unnormalised heatmaps and the evidence for visibility or None."""
     folded = fold_norms(network)
     return IntegerNetwork(folded) if arithmetic == "int8" else FloatNetwork(folded)
 
@@ -198,10 +219,17 @@ _LINE = ("start", "length", "slope")
 _NO_END = 1e30
 
 
-def calibration_constants(calibration: Calibration) -> dict[str, NDArray[np.float32]]:
-    """The initializers of the graph that hold a calibration, by name; their shapes depend on the layout alone."""
+def calibration_constants(
+    calibration: Calibration, visibility: tuple[float, float] | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """The initializers of the graph that hold what a card calibrates, by name; their shapes depend on the layout alone.
 
-    constants = {"gain": calibration.gain, "own": [calibration.own], "face": [calibration.face]}
+    Args:
+        visibility: see ``octamark.models.ModelCard``; None has no initializer.
+    """
+    constants: dict[str, Any] = {"gain": calibration.gain, "own": [calibration.own], "face": [calibration.face]}
+    if visibility is not None:
+        constants["visibility"] = visibility
     for name, table in (("knots", calibration.knots), ("ratios", calibration.ratios)):
         x, y = np.array(table).T
         length = np.diff(x)
@@ -228,7 +256,8 @@ class RegionalPredictor(nn.Module):
         self.layout, self.beta = regional.table.layout, regional.beta
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        position, spread = _decode(heatmaps.probabilities(self.network(crops), self.beta))
+        maps, _ = self.network(crops)
+        position, spread = _decode(heatmaps.probabilities(maps, self.beta))
         return position, spread.clamp(min=LEAST_SPREAD)
 
 
@@ -246,7 +275,7 @@ def flops(network: OctaveNetwork, size: int) -> int:
     copied = fold_norms(network)
     hooks = [m.register_forward_hook(count) for m in copied.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     with torch.no_grad():
-        copied(torch.zeros(1, 3, size, size))
+        (copied if copied.visibility is None else copied.both)(torch.zeros(1, 3, size, size))
     for hook in hooks:
         hook.remove()
     if copied.attention is not None:
