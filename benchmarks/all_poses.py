@@ -1,0 +1,257 @@
+"""Accuracy, visibility and coverage on every kind of faces: photographs, profiles, rendered heads, drawings, night.
+
+    python -m benchmarks.all_poses PATH/TO/300w --profiles PROFILES/val.json --manga MANGA/val.json
+        --rendered PATH/TO/RENDERED [--models small] [--update]
+
+Crops follow the labels. PROFILES and MANGA are COCO keypoints, of ibug68 and manga60; RENDERED is a folder that
+``octamark render`` writes. Night: the photographs, seen by ``octamark.synthesis.camera.sensor``.
+
+Rendered labels mean other places than those of photographs (octamark.training.convention). So that the figures show how
+far a model is off and not what it was taught, the labels of each half of the heads are moved by the correction that the
+model's readings of the other half give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.measurements import Measurement, Value, add_update_option, finish
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+import octamark
+from octamark import models
+from octamark.datasets import Sample, read
+from octamark.evaluation.run import Predictions, View, label_crop, predict
+from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, squares
+from octamark.layouts import convert, layout
+from octamark.synthesis.camera import sensor
+from octamark.training.convention import fit_convention
+from octamark.training.visibility import VisibilityKind, visible_labels
+from octamark.uncertainty import auroc, calibration_error
+
+IBUG68, MANGA60 = layout("ibug68"), layout("manga60")
+COMMAND = (
+    "python -m benchmarks.all_poses PATH/TO/300w --profiles PROFILES/val.json --manga MANGA/val.json "
+    "--rendered PATH/TO/RENDERED"
+)
+YAWS = ((0, 15), (15, 30), (30, 45), (45, 60), (60, 75), (75, 120))
+"""Bands of the absolute yaw of rendered heads, degrees."""
+
+DRAWN = [*range(27), 30, 36, 39, 42, 45, 48, 51, 54, 57]
+"""Points of ibug68 that are the same places in manga60: outline, brows, tip of the nose, corners of eyes and mouth, and
+the middles of the outer lips."""
+
+PHOTOGRAPHS, PROFILES, RENDERED, DRAWINGS, NIGHT = "photographs", "profiles", "rendered heads", "drawings", "night"
+SHARE = 0.9
+
+NIGHT_MARGIN, NIGHT_SIDE = 1.5, 270
+"""Side of what the small camera takes over the longer side of the landmark box, and its pixels: a network's crop of 224
+pixels, and some room, as in training."""
+
+
+@dataclass(frozen=True, eq=False)
+class NightSample(Sample):
+    """A face that a small camera takes in little light; the same picture at each call.
+
+    Attributes:
+        transform: (2, 3) from pixels of the taken picture, of side ``NIGHT_SIDE``, to those of the photograph.
+    """
+
+    transform: NDArray[np.float64] = field(default_factory=lambda: np.eye(2, 3))
+
+    @classmethod
+    def of(cls, face: Sample) -> NightSample:
+        """A face of a photograph, at night."""
+        transform = crop_transform(squares(landmark_boxes(face.landmarks), NIGHT_MARGIN)[0], NIGHT_SIDE)
+        points = apply(invert(transform), face.landmarks).astype(np.float32)
+        return cls(face.name, face.picture, points, transform=transform)
+
+    def read(self) -> Picture:
+        cut = crop(super().read(), self.transform, NIGHT_SIDE)
+        pixels = torch.from_numpy(cut).permute(2, 0, 1)[None].float() / 255
+        dark = sensor(pixels, torch.Generator().manual_seed(sum(self.name.encode())))[0]
+        taken: Picture = (dark.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        return taken
+
+
+def read_sets(arguments: argparse.Namespace) -> dict[str, Sequence[Sample]]:
+    """The labelled faces of each kind that the command names."""
+    sets: dict[str, Sequence[Sample]] = {PHOTOGRAPHS: read("300w", arguments.data, "val")}
+    if arguments.profiles is not None:
+        sets[PROFILES] = read("coco", arguments.profiles, layout=IBUG68)
+    if arguments.rendered is not None:
+        sets[RENDERED] = read("coco", arguments.rendered / "landmarks-ibug68.json", layout=IBUG68)
+    if arguments.manga is not None:
+        sets[DRAWINGS] = [
+            replace(face, landmarks=np.asarray(convert(face.landmarks, MANGA60, IBUG68)[0], np.float32))
+            for face in read("coco", arguments.manga, layout=MANGA60)
+        ]
+    sets[NIGHT] = [NightSample.of(face) for face in sets[PHOTOGRAPHS]]
+    if arguments.faces:
+        sets = {name: samples[:: max(1, len(samples) // arguments.faces)] for name, samples in sets.items()}
+    return sets
+
+
+def own_convention(
+    truth: NDArray[np.float32], predictions: Predictions, seen: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """The labels of rendered heads, moved to a model's convention: each half by the readings of the other one."""
+    assert predictions.spread is not None
+    mirror, moved = torch.from_numpy(IBUG68.mirror.copy()), truth.copy()
+    half = np.arange(len(truth)) % 2 == 0
+    for fitted, rest in ((half, ~half), (~half, half)):
+        parts = (truth, predictions.landmarks, predictions.spread, seen.astype(np.float32))
+        correction = fit_convention(*(torch.from_numpy(np.asarray(part[fitted])) for part in parts), mirror)
+        moved[rest] = correction(torch.from_numpy(truth[rest])).numpy()
+    return moved
+
+
+def units(truth: NDArray[np.float32], name: str) -> NDArray[np.float64]:
+    """What errors are divided by (n,): the root of the label box's area; inter-ocular of photographs and drawings."""
+    if name in (PROFILES, RENDERED):
+        low, high = np.nanmin(truth, axis=1), np.nanmax(truth, axis=1)
+        return np.asarray((high - low).prod(axis=1) ** 0.5, np.float64)
+    return np.asarray(IBUG68.distance(truth, "inter-ocular"), np.float64)
+
+
+def covered(predictions: Predictions, errors: NDArray[np.float64], ratios: Sequence[Sequence[float]]) -> float:
+    """Share of the labelled points within the radius that should hold ``SHARE`` of them."""
+    assert predictions.spread is not None
+    x, y = np.array(ratios).T
+    radius = np.sqrt((predictions.spread.astype(np.float64) ** 2).mean(axis=2)) * np.interp(SHARE, y, x)
+    known = np.isfinite(errors)
+    return float((errors[known] <= radius[known]).mean())
+
+
+def visibility(predictions: Predictions, seen: NDArray[np.float32]) -> tuple[float, float] | None:
+    """AUROC and expected calibration error of ``visible`` where the labels tell; None for models without it."""
+    if predictions.visible is None:
+        return None
+    known = np.isfinite(seen) & np.isfinite(predictions.visible)
+    visible, truth = predictions.visible[known].astype(np.float64), seen[known] == 1
+    return auroc(visible, truth), calibration_error(visible, truth)
+
+
+def seen_in(samples: Sequence[Sample], kind: VisibilityKind) -> NDArray[np.float32]:
+    """Which points can be seen by the labels (n, M), NaN where they do not tell."""
+    return np.stack([visible_labels(face.landmarks, face.occluded, kind, IBUG68.mirror) for face in samples])
+
+
+Row = dict[str, Value]
+
+
+def figures(name: str, samples: Sequence[Sample], predictions: Predictions, card: models.ModelCard) -> Row:
+    """The figures of a model on one kind of faces, by column."""
+    truth = np.stack([face.landmarks for face in samples]).astype(np.float32)
+    row: Row = {"faces": len(samples)}
+    if name == DRAWINGS:
+        others = np.setdiff1d(np.arange(IBUG68.count), DRAWN)
+        truth[:, others] = np.nan
+    if name == RENDERED:
+        seen = ~np.stack([np.zeros(IBUG68.count, bool) if s.occluded is None else s.occluded for s in samples])
+        raw = np.where(seen[..., None], truth, np.nan)
+        row["as labelled"] = float(np.nanmean(face_errors(predictions, raw, name))) * 100
+        unit = units(truth, name)
+        truth = np.where(seen[..., None], own_convention(truth, predictions, seen), np.nan)
+    else:
+        unit = units(truth, name)
+    errors = np.linalg.norm(predictions.landmarks.astype(np.float64) - truth, axis=2)
+    nme = np.nanmean(errors, axis=1) / unit
+    row |= {
+        "mean": nme.mean() * 100,
+        "median": float(np.median(nme)) * 100,
+        "over 10 %": float((nme > 0.1).mean()) * 100,
+    }
+    row["held"] = covered(predictions, errors, card.calibration.ratios) * 100
+    if name in (PROFILES, RENDERED):
+        told = visibility(predictions, seen_in(samples, "flags" if name == RENDERED else "one-sided"))
+        if told is not None:
+            row |= {"AUROC": told[0], "calibration": told[1] * 100}
+    row["faces' NME"] = nme.tolist()
+    return row
+
+
+def face_errors(predictions: Predictions, truth: NDArray[np.float32], name: str) -> NDArray[np.float64]:
+    """NME of each face (n,), a fraction, over its labelled points."""
+    errors = np.linalg.norm(predictions.landmarks.astype(np.float64) - truth, axis=2)
+    return np.asarray(np.nanmean(errors, axis=1) / units(truth, name))
+
+
+def measurements(rows: Mapping[tuple[str, str], Row], yaws: NDArray[np.float64]) -> list[Measurement]:
+    """The entries for results.json."""
+    kinds = list(dict.fromkeys(kind for kind, _ in rows))
+    data = "; ".join(
+        f"{kind}: {next(row['faces'] for (k, _), row in rows.items() if k == kind)} faces" for kind in kinds
+    )
+    common = {"page": "accuracy", "command": COMMAND, "data": data, "boxes": "labels"}
+    table = [[kind, f"`{model}`", *(row.get(column) for column in
+              ("mean", "median", "over 10 %", "as labelled", "held", "AUROC", "calibration"))]
+             for (kind, model), row in rows.items()]  # fmt: skip
+    by_yaw = []
+    for (kind, model), row in rows.items():
+        if kind == RENDERED:
+            nme = np.array(row["faces' NME"])
+            bands = [nme[(yaws >= low) & (yaws < high)] for low, high in YAWS]
+            by_yaw.append([f"`{model}`", *(float(band.mean()) * 100 if len(band) else None for band in bands)])
+    entries = [Measurement(
+        name="all-poses", title="Every kind of faces", **common,
+        text="Errors of profiles and rendered heads are those of points that can be seen, divided by the root of the "
+        "label box's area; those of photographs, drawings (36 points) and night (the photographs, taken in little "
+        "light) are divided by the inter-ocular distance. *As labelled*: rendered heads before their labels are moved "
+        "to the model's convention. *Held*: share of points within the radius that should hold 90 %. AUROC and "
+        "calibration error of `visible`, of models that tell it.",
+        columns=(("faces", ""), ("model", ""), ("NME, %", ".2f"), ("median", ".2f"), ("over 10 %", ".1f"),
+                 ("as labelled", ".2f"), ("held, %", ".1f"), ("AUROC", ".3f"), ("calibration error, %", ".1f")),
+        rows=table,
+    )]  # fmt: skip
+    if by_yaw:
+        entries.append(Measurement(
+            name="all-poses-yaw", title="Rendered heads by yaw, error in % of the root of the box's area", **common,
+            text="Degrees to either side; points that can be seen; labels moved to each model's convention.",
+            columns=(("model", ""), *((f"{low} to {high}", ".2f") for low, high in YAWS)),
+            rows=by_yaw,
+        ))  # fmt: skip
+    return entries
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="300W's folder, with splits/val.txt")
+    parser.add_argument("--profiles", type=Path, help="COCO keypoints of faces in profile, 68 points")
+    parser.add_argument("--manga", type=Path, help="COCO keypoints of drawn faces, 60 points")
+    parser.add_argument("--rendered", type=Path, help="a folder of octamark render")
+    parser.add_argument("--models", nargs="*", default=models.available(), help="names or files; all that ship")
+    parser.add_argument("--faces", type=int, help="only so many of each kind, evenly spaced")
+    add_update_option(parser)
+    arguments = parser.parse_args()
+    sets = read_sets(arguments)
+    yaws = np.array([rendered_yaw(face.picture) for face in sets.get(RENDERED, ())])
+    rows: dict[tuple[str, str], Row] = {}
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("reading faces", total=len(arguments.models) * sum(map(len, sets.values())))
+        for name, samples in sets.items():
+            for model in arguments.models:
+                landmarker = octamark.load(model, refine="never", rotation="never")
+                view = View(label_crop(landmarker.card.crop))
+                predictions = predict(landmarker, samples, {"": view}, advance=lambda: bar.advance(task))[""]
+                rows[name, Path(model).stem] = figures(name, samples, predictions, landmarker.card)
+    finish(measurements(rows, yaws), arguments.update)
+
+
+def rendered_yaw(picture: Path) -> float:
+    """The absolute yaw of the head in a rendered picture, degrees."""
+    labels = picture.parent.parent / "labels" / f"{picture.stem}.npz"
+    with np.load(labels) as stored:
+        return abs(float(json.loads(str(stored["person"]))["yaw"]))
+
+
+if __name__ == "__main__":
+    main()
