@@ -23,7 +23,7 @@ from octamark.layouts import layout
 from octamark.models import CropRule
 from octamark.models.calibration import Calibration
 from octamark.release import model as release_module
-from octamark.release.model import _moved_randomly, calibrate, load_network, release
+from octamark.release.model import HeldOut, _moved_randomly, calibrate, load_network, release
 from octamark.training import checkpoints
 from octamark.training.engine import Trainer
 from octamark.training.recipe import parse
@@ -79,7 +79,7 @@ def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {name: tuple(value.shape) for name, value in shape.items()} == {"mean": (68, 2), "weight": (136, 136)}
     assert stated_nme < finished.card.scores["validation NME without the shape correction, %, label boxes"]
 
-    anew, card = calibrate(finished.onnx, held_out, detector=Oracle(), seed=config.seed)  # type: ignore[arg-type]
+    anew, card = calibrate(finished.onnx, [HeldOut("300w", held_out)], detector=Oracle(), seed=config.seed)  # type: ignore[arg-type]
     assert card.calibration == fitted
     assert {**finished.card.scores, **card.scores} == finished.card.scores
     assert octamark.load(anew).card == card
@@ -133,7 +133,7 @@ def test_the_overlapping_box_is_taken() -> None:
 def test_few_faces_give_a_global_calibration(tmp_path: Path) -> None:
     root = write_w300(tmp_path, per_folder=1, validation=3)
     few = w300.read(root, "val")  # 204 points
-    data, card = calibrate(models.read("nano"), few, detector=Oracle())  # type: ignore[arg-type]
+    data, card = calibrate(models.read("nano"), [HeldOut("300w", few)], detector=Oracle())  # type: ignore[arg-type]
     assert card.calibration.kind == "global"
     loaded = octamark.load(data, refine="never")
     assert loaded.card == card
@@ -150,8 +150,8 @@ def test_points_without_a_label_count_for_nothing(tmp_path: Path) -> None:
     for sample in hidden[:20]:
         sample.landmarks[rng.choice(np.arange(17, 36), 10, replace=False)] = np.nan
     hidden[20].landmarks[36:48] = np.nan  # no eyes: its error has no unit
-    whole = calibrate(models.read("nano"), samples, detector=Oracle())[1]  # type: ignore[arg-type]
-    part = calibrate(models.read("nano"), hidden, detector=Oracle())[1]  # type: ignore[arg-type]
+    whole = calibrate(models.read("nano"), [HeldOut("300w", samples)], detector=Oracle())[1]  # type: ignore[arg-type]
+    part = calibrate(models.read("nano"), [HeldOut("300w", hidden)], detector=Oracle())[1]  # type: ignore[arg-type]
     np.testing.assert_allclose(part.offset, whole.offset, atol=0.01)
     (name,) = (name for name in part.scores if "label boxes, 29 faces" in name)
     assert part.scores[name] == pytest.approx(whole.scores[name.replace("29", "30")], rel=0.25)
@@ -159,7 +159,9 @@ def test_points_without_a_label_count_for_nothing(tmp_path: Path) -> None:
     nobody = [replace(sample, landmarks=sample.landmarks.copy()) for sample in samples]
     for sample in nobody:
         sample.landmarks[27] = np.nan
-    assert calibrate(models.read("nano"), nobody, detector=Oracle())[1].calibration.kind == "per_point"  # type: ignore[arg-type]
+    assert (
+        calibrate(models.read("nano"), [HeldOut("300w", nobody)], detector=Oracle())[1].calibration.kind == "per_point"
+    )  # type: ignore[arg-type]
 
 
 def test_the_crop_rule_is_fitted_on_complete_faces() -> None:

@@ -403,7 +403,10 @@ class Landmarker:
 
     def read(self, crops: Sequence[Crop], heatmaps: bool = False) -> list[Landmarks]:
         """The landmarks of each crop, in pixels of its picture; ``CROPS_PER_BATCH`` of them are cut at a time."""
-        names = ["landmarks", "spread", "confidence"] + (["heatmaps"] if heatmaps else [])
+        tells_visible = self.card.visibility is not None
+        names = ["landmarks", "spread", "confidence", *(["visible"] if tells_visible else [])]
+        if heatmaps:
+            names.append("heatmaps")
         results = []
         count = CROPS_PER_BATCH[DEVICES[self.options.device].on_processor]
         batches = [crops[start : start + count] for start in range(0, len(crops), count)]
@@ -413,10 +416,12 @@ class Landmarker:
 
         for batch, pixels in ahead(cut, batches, self.options.device):
             outputs = run(self._session, names, pixels, self.card.name)  # type: ignore[attr-defined]
-            for crop, points, spread, confidence, *maps in zip(batch, *outputs, strict=True):
-                wide = points.astype(np.float64), spread.astype(np.float64)
+            for crop, *values in zip(batch, *outputs, strict=True):
+                output = dict(zip(names, values, strict=True))
+                wide = (output[name].astype(np.float64) for name in ("landmarks", "spread"))
                 moved, turned = transform_with_spread(crop.transform, *wide)
-                results.append(Landmarks(moved, turned, confidence, *maps))
+                further = {name: output.get(name) for name in ("heatmaps", "visible")}
+                results.append(Landmarks(moved, turned, output["confidence"], **further))
         return results
 
     def _detected(self, picture: Picture | ReducedPicture) -> Detections:
@@ -456,7 +461,8 @@ class Landmarker:
         heatmaps: bool,
     ) -> Faces:
         """The faces of one picture; without boxes and scores, these come from the landmarks and their confidence."""
-        faces = Faces.empty(self.layout, (picture.shape[1], picture.shape[0]))
+        tells_visible = self.card.visibility is not None
+        faces = Faces.empty(self.layout, (picture.shape[1], picture.shape[0]), visible=tells_visible)
         if not landmarks:
             if not heatmaps:
                 return faces
@@ -476,6 +482,7 @@ class Landmarker:
             crops=np.stack([crop.transform for crop in crops]),
             heatmaps=np.stack([face.heatmaps for face in landmarks]) if heatmaps else None,  # type: ignore[misc]
             radius_ratios=self._calibration(crops).ratios,
+            visible=np.asarray([face.visible for face in landmarks], np.float32) if tells_visible else None,
         )
         confident = result.mean_confidence >= self.options.min_confidence
         return result if confident.all() else result[confident]

@@ -16,7 +16,7 @@ from torch import nn
 
 from octamark._version import __version__
 from octamark.datasets import FORMATS, Sample
-from octamark.datasets.load import split_of, training_and_validation
+from octamark.datasets.load import LabelledSet, labelled_sets, split_of
 from octamark.errors import ConfigError, listed
 from octamark.evaluation.crop_rule import detected_boxes, fit_crop_rule
 from octamark.evaluation.run import Placement, View, detector_crop, label_crop, predict
@@ -25,7 +25,7 @@ from octamark.inference.detector import Detector, FaceDetector
 from octamark.inference.landmarker import Landmarker, shifted
 from octamark.inference.session import session
 from octamark.layouts import Layout, layout
-from octamark.metrics import distances, failures, nme, usual_normaliser
+from octamark.metrics import failures, nme, usual_normaliser
 from octamark.models import Arithmetic, ModelCard, Source, merged, terms_of
 from octamark.models.calibration import Calibration
 from octamark.nets.network import OctaveNetwork
@@ -36,16 +36,29 @@ from octamark.release.predictor import Predictor
 from octamark.release.progress import step_counter
 from octamark.release.quantization import INT8_STORAGES, Storage
 from octamark.release.shape_correction import LEAST_FACES, fit_shape, predicted_shapes
+from octamark.release.visibility import (
+    READING,
+    UNFITTED,
+    cross_fitted_visibility,
+    fit_visibility,
+    logits_of,
+    visibility_figures,
+)
 from octamark.synthesis.caricature import Caricatures
 from octamark.training import checkpoints
 from octamark.training.augmentation import augment
+from octamark.training.convention import aligned_sets
 from octamark.training.data import FaceStore
 from octamark.training.provenance import check_claim, sources_of
 from octamark.training.recipe import Recipe
 from octamark.training.starting import trained_network, trained_shape
+from octamark.training.visibility import VisibilityRule, visible_in
 
 SHAPE_FACES = 2000
 """Largest number of training faces that the shape correction is fitted on."""
+
+CROP_FACES = 2000
+"""Largest number of training faces of a set that the map from detector boxes to crops is fitted on."""
 
 ArithmeticChoice = Arithmetic | Literal["auto"]
 
@@ -153,19 +166,21 @@ def release(
     check_arithmetic(arithmetic, storage)
     network, recipe, meta = load_network(run)
     sources, points = checked_sources(run, recipe, meta), layout(recipe.layout)
-    training, validation = training_and_validation(recipe.data, data, points, recipe.seed, recipe.normaliser)
+    sets = aligned_sets(labelled_sets(recipe.data, data, points, recipe.seed, recipe.normaliser), recipe, points)
+    training = [face for entry in sets for face in entry.training]
+    held_out = held_out_sets(sets, points)
+    validation = [face for part in held_out for face in part.samples]
     checkpoints.check_held_out(meta, validation, run)
-    complete = [sample for sample in training if np.isfinite(sample.landmarks).all()]
     kept_shape = None if run.is_dir() else trained_shape(run)
-    shape_faces = [] if kept_shape is not None else complete[:: max(1, -(-len(complete) // SHAPE_FACES))]
-    crop_faces = training or validation
-    steps = len(crop_faces) + len(shape_faces) + (4 if arithmetic == "auto" else 2) * len(validation)
+    shape_sets = [] if kept_shape is not None else complete_faces(sets)
+    crop_faces = [face for entry in sets for face in evenly(entry.training, CROP_FACES)] or validation
+    steps = len(crop_faces) + sum(map(len, shape_sets)) + (4 if arithmetic == "auto" else 2) * len(validation)
     tick = step_counter(advance, steps)
     detector = FaceDetector()
     boxes = detected_boxes(crop_faces, detector, tick)
     labels = [sample.landmarks for sample in crop_faces]
     rule = fit_crop_rule(labels, boxes, size=recipe.stages[-1].size, margin=recipe.margin)
-    shape = kept_shape or _shape_correction(network, recipe, points, shape_faces, tick)
+    shape = kept_shape or _shape_correction(network, recipe, points, shape_sets, tick)
     draft = ModelCard(
         name=recipe.name,
         layout=points.name,
@@ -173,6 +188,7 @@ def release(
         width=network.config.width,
         crop=rule,
         calibration=Calibration.identity(points.count),
+        visibility=UNFITTED if network.config.visibility else None,
         normaliser=recipe.normaliser or usual_normaliser(points),
         scores={},
         training_data=learned_from(recipe, meta, len(training), len(validation)),
@@ -187,11 +203,11 @@ def release(
         return to_onnx(predictor, draft, storage=storage, crops=crops if arithmetic == "int8" else None)
 
     def error(graph: bytes) -> float:
-        return _nme_in_label_boxes(Landmarker(graph, rotation="never", refine="never"), validation, tick)
+        return _nme_in_label_boxes(Landmarker(graph, rotation="never", refine="never"), held_out, tick)
 
     crops = None if arithmetic == "float32" else augmented_crops(recipe, crop_faces)
     exported = choose_arithmetic(arithmetic, storage, lambda kind: graph(shape, kind), error)
-    onnx, card = calibrate(exported, validation, detector=detector, seed=recipe.seed, tick=tick)
+    onnx, card = calibrate(exported, held_out, detector=detector, seed=recipe.seed, tick=tick)
     further = {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100}
     if shape is not None:
         further["validation NME without the shape correction, %, label boxes"] = error(graph(None, card.arithmetic))
@@ -199,6 +215,51 @@ def release(
     rounded = {name: round(value, 4) for name, value in further.items()}
     final = card.model_copy(update={"scores": {**card.scores, **rounded}})
     return Release(recalibrated(onnx, final), final, half_checkpoint(network, meta, sources, shape))
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """The held-out faces of one set.
+
+    Attributes:
+        name: of the set.
+        samples: its faces, at least one; points without a label (NaN) are left out of all that is fitted.
+        visible: (n, M) 1 for a point that can be seen, 0 for a hidden one, NaN where it is unknown; None if it is
+            unknown of all.
+        aligned: whether the labels were moved to where the network finds the points (octamark.training.convention):
+            the card's offset is then added to them too.
+    """
+
+    name: str
+    samples: Sequence[Sample]
+    visible: NDArray[np.float32] | None = None
+    aligned: bool = False
+
+
+def held_out_sets(sets: Sequence[LabelledSet], points: Layout) -> list[HeldOut]:
+    """The sets of a recipe that hold out faces, in its order."""
+    return [
+        HeldOut(
+            entry.name,
+            entry.validation,
+            visible_in(entry.validation, VisibilityRule(entry.section.visibility, points.mirror)),
+            getattr(entry.section, "convention", None) is not None,
+        )
+        for entry in sets
+        if entry.validation
+    ]
+
+
+def complete_faces(sets: Sequence[LabelledSet]) -> list[list[Sample]]:
+    """Training faces of each set all of whose points are labelled, ``SHAPE_FACES`` at most and each set as many."""
+    complete = [[face for face in entry.training if np.isfinite(face.landmarks).all()] for entry in sets]
+    complete = [faces for faces in complete if faces]
+    return [evenly(faces, SHAPE_FACES // len(complete)) for faces in complete]
+
+
+def evenly(faces: Sequence[Sample], most: int) -> list[Sample]:
+    """At most so many faces, evenly spaced."""
+    return list(faces[:: max(1, -(-len(faces) // most))])
 
 
 def augmented_crops(recipe: Recipe, samples: Sequence[Sample], count: int = RANGE_FACES) -> NDArray[np.uint8]:
@@ -271,9 +332,10 @@ def check_arithmetic(arithmetic: str, storage: str) -> ArithmeticChoice:
 
 
 def _shape_correction(
-    network: OctaveNetwork, recipe: Recipe, points: Layout, samples: Sequence[Sample], tick: Callable[[], None]
+    network: OctaveNetwork, recipe: Recipe, points: Layout, sets: Sequence[Sequence[Sample]], tick: Callable[[], None]
 ) -> ShapeCorrection | None:
     """The correction for the shapes that the network finds in these faces, all of whose points are labelled."""
+    samples = [face for faces in sets for face in faces]
     if len(samples) < LEAST_FACES:
         for _ in samples:
             tick()
@@ -284,14 +346,17 @@ def _shape_correction(
         network, faces, mirror, size=size, beta=recipe.loss.beta, seed=recipe.seed,
         caricatures=Caricatures.of(recipe.caricature, points, faces.landmarks), advance=tick,
     )  # fmt: skip
-    back = fit_offset(labels[0].numpy(), shapes[0].numpy(), points)  # labels where a mirrored network can find them
-    target = torch.stack([torch.from_numpy(shifted(view.numpy(), back, points)) for view in labels])
-    return fit_shape(shapes, target, mirror)
+    lengths = [len(part) for part in sets]
+    targets = []
+    for found, truth in zip(torch.split(shapes, lengths, dim=1), torch.split(labels, lengths, dim=1), strict=True):
+        back = fit_offset(truth[0].numpy(), found[0].numpy(), points)  # labels where a mirrored network can find them
+        targets.append(torch.stack([torch.from_numpy(shifted(view.numpy(), back, points)) for view in truth]))
+    return fit_shape(shapes, torch.cat(targets, dim=1), mirror)
 
 
 def calibrate(
     graph: bytes,
-    samples: Sequence[Sample],
+    sets: Sequence[HeldOut],
     *,
     detector: Detector | None = None,
     seed: int = 0,
@@ -301,7 +366,8 @@ def calibrate(
 
     Args:
         graph: bytes of the model file.
-        samples: labelled faces; points without a label (NaN) are left out.
+        sets: the labelled faces. The offset is that of the first set, whose labels the network learned to find; the
+            calibrations are fitted to all sets. Scores of the others begin with their names.
         detector: finds the faces; ``octamark.FaceDetector`` by default.
         seed: of the random movements of boxes.
         tick: called after each face.
@@ -315,7 +381,8 @@ def calibrate(
     """
     card = Landmarker(graph, rotation="never", refine="never").card
     identity = Calibration.identity(len(card.calibration.gain))
-    plain = card.model_copy(update={"calibration": identity, "offset": (0.0, 0.0)})
+    reading = None if card.visibility is None else READING
+    plain = card.model_copy(update={"calibration": identity, "offset": (0.0, 0.0), "visibility": reading})
     landmarker = Landmarker(recalibrated(graph, plain), rotation="never", refine="never")
     from_detector = detector_crop(card.crop, detector)
     views = {
@@ -323,40 +390,101 @@ def calibrate(
         "detector": View(from_detector),
         "moved": View(_moved_randomly(from_detector, card.crop.size, seed)),
     }
+    samples = [sample for part in sets for sample in part.samples]
+    set_of = np.repeat(np.arange(len(sets)), [len(part.samples) for part in sets])
     predictions = predict(landmarker, samples, views, advance=tick)
-    truth = np.stack([sample.landmarks for sample in samples])
+    labels = np.stack([sample.landmarks for sample in samples])
     in_labels = predictions["labels"]
     assert in_labels.spread is not None
     assert in_labels.scale is not None
     points, unit = landmarker.layout, in_labels.scale[:, None, None]
-    offset = fit_offset(in_labels.landmarks, truth, points)
+    first = set_of == 0
+    offset = fit_offset(in_labels.landmarks[first], labels[first], points)
+    aligned = np.array([part.aligned for part in sets])[set_of]
+    truth = np.where(aligned[:, None, None], shifted(labels, offset, points), labels)
     moved = {name: shifted(view.landmarks, offset, points) for name, view in predictions.items()}
     raw, signed_errors, mirror = in_labels.spread / unit, (moved["labels"] - truth) / unit, points.mirror
     fitted = fit_calibration(raw, signed_errors, mirror)
     eyes = points.reference_distance(truth) / in_labels.scale
-    scored = np.isfinite(distances(truth, points, card.normaliser))
-    errors = {name: nme(landmarks, truth, points, card.normaliser)[scored] for name, landmarks in moved.items()}
-    detected = errors["detector"][predictions["detector"].found[scored]]
-    scores = {
-        f"validation NME, %, label boxes, {int(scored.sum())} faces": _percent(errors["labels"]),
-        "failures at 8 %, %, label boxes": _percent(failures(errors["labels"])),
-        f"validation NME, %, YuNet boxes, {len(detected)} faces found": _percent(detected),
-        "failures at 8 %, %, YuNet boxes": _percent(failures(detected)),
-        "validation NME, %, YuNet boxes moved and scaled by up to 10 %": _percent(errors["moved"]),
-        **{f"{name} (cross-fitted)": value for name, value in cross_fitted(raw, signed_errors, eyes, mirror).items()},
-    }
+    checks = {f"{name} (cross-fitted)": value for name, value in cross_fitted(raw, signed_errors, eyes, mirror).items()}
+    scores = dict[str, float]()
+    errors = {name: nme(landmarks, truth, points, card.normaliser) for name, landmarks in moved.items()}
+    for number, part in enumerate(sets):
+        chosen = set_of == number
+        figures = _scores(
+            {name: values[chosen] for name, values in errors.items()}, predictions["detector"].found[chosen]
+        )
+        scores |= (
+            figures | checks if number == 0 else {f"{part.name}: {name}": value for name, value in figures.items()}
+        )
+    visibility = None
+    if in_labels.visible is not None:
+        visibility, further = _fit_visibility(in_labels.visible, sets)
+        scores |= further
     finite = {name: round(value, 4) for name, value in scores.items() if np.isfinite(value)}  # no failures: no ranking
-    final = card.model_copy(update={"calibration": fitted, "offset": offset, "scores": finite})
+    final = card.model_copy(
+        update={"calibration": fitted, "offset": offset, "visibility": visibility, "scores": finite}
+    )
     return recalibrated(graph, final), final
 
 
-def _nme_in_label_boxes(landmarker: Landmarker, samples: Sequence[Sample], tick: Callable[[], None]) -> float:
-    """NME in percent, in crops from labels, after an offset that was fitted on these faces."""
+def _scores(errors: Mapping[str, NDArray[np.float64]], found: NDArray[np.bool_]) -> dict[str, float]:
+    """The scores of a set by their names in a card.
+
+    Args:
+        errors: NME (n,) in each view, NaN for a face that cannot be normalised.
+        found: (n,) whether the detector found the face.
+    """
+    scored = np.isfinite(errors["labels"])
+    labels, detected = errors["labels"][scored], errors["detector"][scored & found]
+    return {
+        f"validation NME, %, label boxes, {len(labels)} faces": _percent(labels),
+        "failures at 8 %, %, label boxes": _percent(failures(labels)),
+        f"validation NME, %, YuNet boxes, {len(detected)} faces found": _percent(detected),
+        "failures at 8 %, %, YuNet boxes": _percent(failures(detected)),
+        "validation NME, %, YuNet boxes moved and scaled by up to 10 %": _percent(errors["moved"][scored]),
+    }
+
+
+def _fit_visibility(
+    visible: NDArray[np.floating], sets: Sequence[HeldOut]
+) -> tuple[tuple[float, float], dict[str, float]]:
+    """Slope and intercept of the visibility, and how well it agrees with the labels of each set that has some.
+
+    Every set has the same weight.
+
+    Args:
+        visible: (n, M) of all faces, read with ``READING``.
+    """
+    seen = np.concatenate(
+        [
+            np.full((len(part.samples), visible.shape[1]), np.nan) if part.visible is None else part.visible
+            for part in sets
+        ]
+    )
+    set_of = np.repeat(np.arange(len(sets)), [len(part.samples) for part in sets])
+    known = np.array([np.isfinite(seen[set_of == number]).sum() for number in range(len(sets))])
+    weights = np.broadcast_to((1 / np.maximum(known, 1))[set_of, None], seen.shape)
+    logits = logits_of(visible)
+    stated = cross_fitted_visibility(logits, seen, weights)
+    figures = {
+        f"{part.name}: {name} (cross-fitted)" if len(sets) > 1 else f"{name} (cross-fitted)": value
+        for number, part in enumerate(sets)
+        for name, value in visibility_figures(stated[set_of == number], seen[set_of == number]).items()
+    }
+    return fit_visibility(logits, seen, weights), figures
+
+
+def _nme_in_label_boxes(landmarker: Landmarker, sets: Sequence[HeldOut], tick: Callable[[], None]) -> float:
+    """The mean NME of the sets in percent, in crops from labels, each set after an offset that was fitted on it."""
     views = {"labels": View(label_crop(landmarker.card.crop))}
-    landmarks = predict(landmarker, samples, views, advance=tick)["labels"].landmarks
-    truth, points = np.stack([sample.landmarks for sample in samples]), landmarker.layout
-    moved = shifted(landmarks, fit_offset(landmarks, truth, points), points)
-    return _percent(nme(moved, truth, points, landmarker.card.normaliser))
+    points, means = landmarker.layout, []
+    for part in sets:
+        landmarks = predict(landmarker, part.samples, views, advance=tick)["labels"].landmarks
+        truth = np.stack([sample.landmarks for sample in part.samples])
+        moved = shifted(landmarks, fit_offset(landmarks, truth, points), points)
+        means.append(_percent(nme(moved, truth, points, landmarker.card.normaliser)))
+    return float(np.nanmean(means))
 
 
 def _percent(errors: NDArray[np.float64]) -> float:
