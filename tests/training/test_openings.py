@@ -126,13 +126,17 @@ def test_a_run_adds_the_weighted_term_to_its_loss(root: Path, tmp_path: Path) ->
     objective = run.objective
     assert isinstance(objective, FaceObjective)
     truth = 40 + 8 * torch.rand(2, 68, 2)
-    batch = Batch(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64), truth, None, 1.0, 0.0)
+    visible = torch.full((2, 68), torch.nan)
+    visible[0, 40], visible[1, 40] = 0.0, 1.0  # a lid of the first face is hidden
+    batch = Batch(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64), truth, visible, None, 1.0, 0.0)
     loss, logs = objective(batch, run.model)
     del objective.terms["openings"]
     torch.testing.assert_close(loss - objective(batch, run.model)[0], 2.0 * logs["openings"])
     term = Openings(IBUG, 3.0)
     position = heatmaps.decode(heatmaps.probabilities(run.model(batch.pictures))).position
-    torch.testing.assert_close(logs["openings"], opening_loss(position, batch.target, term.eyes, 1.0, 3.0))
+    seen = batch.target.clone()
+    seen[0, 40] = torch.nan
+    torch.testing.assert_close(logs["openings"], opening_loss(position, seen, term.eyes, 1.0, 3.0))
 
 
 def test_the_log_has_a_column_for_it(root: Path, tmp_path: Path) -> None:

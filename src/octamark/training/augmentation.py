@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +16,9 @@ from torch import Tensor
 
 from octamark.nets.sampling import cut, move_points
 from octamark.synthesis.camera import GREY, blur, jpeg, low_resolution, noise, sensor, sharpen
+from octamark.synthesis.caricature import Caricatures, Drawn
+from octamark.synthesis.eyelids import Eyelids
 from octamark.training.recipe import Augment
-
-if TYPE_CHECKING:
-    from octamark.synthesis.caricature import Caricatures, Drawn
 
 
 def similarity(
@@ -98,7 +96,8 @@ class Views:
 
     Attributes:
         matrices, mirrored: (n, 2, 3) and (n,), see ``similarity``.
-        chosen: (k,) indices of the faces that are seen as caricatures; drawn: these, or None where there are none.
+        chosen: (k,) indices of the faces that are seen with other eyes or as caricatures; drawn: these, or None where
+            there are none.
         seed: of the damage.
     """
 
@@ -134,25 +133,41 @@ def draw_views(
     size: int,
     generator: torch.Generator,
     caricatures: Caricatures | None = None,
+    eyelids: Eyelids | None = None,
+    visible: Tensor | None = None,
 ) -> Views:
-    """Random views of stored faces. Caricatures are made here, so that worker processes can make them.
+    """Random views of stored faces. Eyes and caricatures are drawn here, so that worker processes can do it.
 
     Args:
         take: the stored crops (k, 3, s, s) uint8 at indices (k,) of the batch.
         landmarks: (n, M, 2) pixels of the stored crops; NaN where a point has no label.
         side: s.
-        config, size, generator, caricatures: see ``augment``.
+        config, size, generator, caricatures, eyelids, visible: see ``augment``.
     """
     count, device = len(landmarks), landmarks.device
     seed = int(torch.randint(2**62, (1,), generator=generator))
     matrices, mirrored = (x.to(device) for x in similarity(config, count, side, size, generator))
-    chosen, drawn = torch.zeros(0, dtype=torch.int64, device=device), None
+    drawn_as, changed = (torch.zeros(0, dtype=torch.int64, device=device) for _ in range(2))
     if caricatures is not None:
-        chosen = _some(caricatures.settings.share, count, generator).to(device)
-        chosen = chosen[torch.isfinite(landmarks[chosen]).all(dim=2).all(dim=1)]  # all points steer the warp
-        if len(chosen):
-            drawn = caricatures(take(chosen), landmarks[chosen], matrices[chosen], size, generator)
-    return Views(matrices, mirrored, chosen, drawn, seed)
+        drawn_as = _some(caricatures.settings.share, count, generator).to(device)
+        drawn_as = drawn_as[torch.isfinite(landmarks[drawn_as]).all(dim=2).all(dim=1)]  # all points steer the warp
+    if eyelids is not None:
+        changed = _some(eyelids.settings.share, count, generator).to(device)
+    photographs = changed[~torch.isin(changed, drawn_as)]
+    chosen = torch.cat([photographs, drawn_as])
+    if not len(chosen):
+        return Views(matrices, mirrored, chosen, None, seed)
+    stored, points, placed = take(chosen), landmarks[chosen], matrices[chosen]
+    if eyelids is not None:
+        some = torch.nonzero(torch.isin(chosen, changed))[:, 0]
+        closing = eyelids.draw(len(some), generator).to(device)
+        hidden = None if visible is None else visible[chosen[some]]
+        stored[some], points[some] = eyelids(stored[some], points[some], closing, hidden)
+    first = len(photographs)
+    parts = [(cut(stored[:first], placed[:first], size), points[:first], placed[:first])] if first else []
+    if caricatures is not None and len(drawn_as):
+        parts.append(caricatures(stored[first:], points[first:], placed[first:], size, generator))
+    return Views(matrices, mirrored, chosen, Drawn(*map(torch.cat, zip(*parts, strict=True))), seed)
 
 
 def show(pictures: Tensor, landmarks: Tensor, views: Views, *, mirror: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -184,6 +199,8 @@ def augment(
     size: int,
     generator: torch.Generator,
     caricatures: Caricatures | None = None,
+    eyelids: Eyelids | None = None,
+    visible: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A training batch from stored faces.
 
@@ -194,13 +211,15 @@ def augment(
         size: side of the network's input.
         generator: on the CPU; the batch depends on its state alone.
         caricatures: turns some of the faces of which all points have labels into caricatures.
+        eyelids: shuts and opens the eyes of some faces.
+        visible: (n, M) 0 for hidden landmarks, whose eyes stay as they are; None where it is not known of any.
 
     Returns:
         Pictures (n, 3, size, size) float32 in 0..1, the same views undamaged, and landmarks (n, M, 2) in their pixels.
     """
     views = draw_views(
         lambda chosen: pictures[chosen], landmarks, pictures.shape[-1],
-        config=config, size=size, generator=generator, caricatures=caricatures,
+        config=config, size=size, generator=generator, caricatures=caricatures, eyelids=eyelids, visible=visible,
     )  # fmt: skip
     plain, points = show(pictures, landmarks, views, mirror=mirror, size=size)
     return damaged(plain, config, views.generator())[0], plain, points

@@ -247,6 +247,13 @@ class Caricature(_Section):
     )
 
 
+class Eyes(_Section):
+    """Eyes of photographs that are shut, narrowed and opened wider; see octamark.synthesis.eyelids."""
+
+    share: float = Field(0.0, ge=0.0, le=1.0, description="share of a step's faces whose eyes are changed")
+    shut: float = Field(0.5, ge=0.0, le=1.0, description="share of them whose eyes are shut")
+
+
 class Regional(_Section):
     """Attention-driven cropping: the recipe's network reads regions of faces; see octamark.training.regions.
 
@@ -311,6 +318,7 @@ class Recipe(_Section):
     distillation: Distillation | None = None
     regional: Regional | None = None
     caricature: Caricature | None = None
+    eyes: Eyes = Eyes()
     visibility: Visibility | None = None
     init: str | None = Field(None, description="released model, run or checkpoint (.safetensors) to start from")
     commercial_use: bool = Field(

@@ -22,6 +22,7 @@ from octamark.models import RegionRule, Source
 from octamark.nets.network import OctaveNetwork
 from octamark.nets.regional import RegionalModel, RegionalNetwork, RegionalView, compose, regional_start
 from octamark.nets.sampling import cut, middle, move_points
+from octamark.synthesis.eyelids import Eyelids
 from octamark.training import checkpoints, data
 from octamark.training.augmentation import damaged, similarity
 from octamark.training.data import ROOM, FaceStore
@@ -46,7 +47,7 @@ class Regions:
 
     Raises:
         ConfigError: stages of different sizes, a global network of another layout or margin, a teacher of other
-            crops, or openings of a layout without lids.
+            crops, or openings or changed eyes of a layout without lids.
         WeightsError: no such global network or teacher; ``init`` names a network of another shape.
         LayoutError: a layout without regions.
     """
@@ -69,6 +70,7 @@ class Regions:
         self.view_size, self.global_scale = global_recipe.stages[-1].size, global_recipe.loss.target_scale
         if recipe.loss.openings:
             check_lids(layout)
+        self.eyelids = Eyelids.of(recipe.eyes, layout)
         self.table = RegionTable(layout)
         network = regional_network(recipe, self.table)
         if recipe.init is None:
@@ -133,6 +135,12 @@ class Regions:
         """The chosen faces as the global network reads them, and how their regions are cropped."""
         config, device, generator = self.recipe.augment, self.fabric.device, step.generator
         stored, landmarks = faces.take(chosen, device)
+        if self.eyelids is not None:
+            some = torch.nonzero(torch.rand(len(stored), generator=generator) < self.eyelids.settings.share)[:, 0]
+            closing = self.eyelids.draw(len(some), generator).to(device)
+            visible = faces.visible[chosen[some].to(faces.visible.device)].to(device)
+            some = some.to(device)
+            stored[some], landmarks[some] = self.eyelids(stored[some], landmarks[some], closing, visible)
         side, mirror = stored.shape[-1], self.mirror.to(device)
         zoom = data.zoom(side, self.view_size)
         frames, mirrored = similarity(config, len(stored), side, self.view_size, generator, zoom)

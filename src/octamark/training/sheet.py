@@ -13,6 +13,7 @@ from octamark.drawing import dotted, sheet
 from octamark.images import write_picture
 from octamark.layouts import layout
 from octamark.synthesis.caricature import Caricatures
+from octamark.synthesis.eyelids import Eyelids
 from octamark.training.augmentation import augment
 from octamark.training.data import FaceStore, epoch_order
 from octamark.training.recipe import Recipe
@@ -34,6 +35,8 @@ def draw(samples: Sequence[Sample], recipe: Recipe, path: Path) -> int:
         size=size,
         generator=torch.Generator().manual_seed(recipe.seed),
         caricatures=Caricatures.of(recipe.caricature, points_of, store.landmarks[complete]) if complete.any() else None,
+        eyelids=Eyelids.of(recipe.eyes, points_of),
+        visible=store.visible,
     )
     arrays = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
     drawn = np.nan_to_num(points.numpy(), nan=-1e4)  # a point without a label lies outside the tile

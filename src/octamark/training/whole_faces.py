@@ -19,6 +19,7 @@ from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.nets.sampling import cut
 from octamark.synthesis.caricature import Caricatures
+from octamark.synthesis.eyelids import Eyelids
 from octamark.training import data, unlabelled
 from octamark.training.augmentation import Views, damaged, draw_views, show, similarity, still_visible
 from octamark.training.data import FaceStore, centre_crops, endless_batch
@@ -49,7 +50,8 @@ class WholeFaces:
         resumed: whether the run is resumed; it then needs no checkpoint to start from.
 
     Raises:
-        ConfigError: a recipe with the section and no faces, or too few unlabelled faces a step.
+        ConfigError: a recipe with the section and no faces, too few unlabelled faces a step, or eyes to change of
+            a layout without lids.
         WeightsError: ``init`` names no checkpoint, or one of another network.
     """
 
@@ -74,6 +76,7 @@ class WholeFaces:
         self.network: OctaveNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stored_size = max(stage.size for stage in recipe.stages)
         self.caricatures: Caricatures | None = None
+        self.eyelids = Eyelids.of(recipe.eyes, layout)
         self.counts = ""
         self.crop_sources: tuple[Source, ...] = unlabelled.expected_sources(recipe, faces)
         self.others: tuple[int, PictureStack | Tensor] = (0, torch.empty(0))
@@ -162,6 +165,8 @@ class WholeFaces:
             size=stage.size,
             generator=step.generator,
             caricatures=self.caricatures,
+            eyelids=self.eyelids,
+            visible=faces.visible[chosen.to(faces.visible.device)],
         )
 
     def batch(self, faces: FaceStore, chosen: Tensor, stage: Stage, step: Step, drawn: Views) -> Batch:

@@ -53,7 +53,9 @@ def opening_loss(
 
 
 class Openings(Stateless):
-    """The error of the openings of eyes (``opening_loss``); the log has it as ``openings``, before its weight.
+    """The error of the openings of the eyes that can be seen (``opening_loss``).
+
+    The log has it as ``openings``, before its weight. Eyes with a landmark that is known to be hidden do not count.
 
     Raises:
         ConfigError: a layout without lids.
@@ -68,7 +70,8 @@ class Openings(Stateless):
 
     def __call__(self, batch: Batch, prediction: Prediction) -> tuple[Tensor, dict[str, Tensor]]:
         position = prediction.labelled(batch).points.position
-        loss = opening_loss(position, batch.target, self.eyes, batch.target_scale, self.shut_weight)
+        seen = torch.where((batch.visible == 0)[..., None], torch.nan, batch.target)
+        loss = opening_loss(position, seen, self.eyes, batch.target_scale, self.shut_weight)
         return loss, {"openings": loss}
 
 
