@@ -1,4 +1,5 @@
 /** Drawing faces on a canvas: points, error ellipses and heatmaps, in screen pixels over a picture that may be zoomed. */
+import { VISIBLE } from "./lib/faces.js";
 import { apply, landmarkBox } from "./lib/geometry.js";
 
 const OUTLINE_COLOUR = "#ffb000";
@@ -56,30 +57,43 @@ export function drawScene(context, picture, faces, { scale, x, y }, mode) {
   });
 }
 
-function drawEdges(context, { layout }, points, radius, outline) {
-  context.globalAlpha = 0.45;
-  context.lineWidth = Math.max(1, radius * 0.5);
-  for (const colour of [OUTLINE_COLOUR, INNER_COLOUR]) {
-    context.strokeStyle = colour;
-    context.beginPath();
-    for (const [first, second] of layout.edges) {
-      const isOutline = outline.has(first) && outline.has(second);
-      if (isOutline !== (colour === OUTLINE_COLOUR)) continue;
-      context.moveTo(...points[first]);
-      context.lineTo(...points[second]);
+/** Whether a point can hardly be seen; false where the model does not tell it. */
+function isHidden({ visible }, index) {
+  return visible?.[index] < VISIBLE;
+}
+
+function drawEdges(context, face, points, radius, outline) {
+  for (const hidden of [true, false]) {
+    context.globalAlpha = hidden ? 0.25 : 0.45;
+    context.lineWidth = Math.max(1, radius * (hidden ? 0.2 : 0.5));
+    for (const colour of [OUTLINE_COLOUR, INNER_COLOUR]) {
+      context.strokeStyle = colour;
+      context.beginPath();
+      for (const [first, second] of face.layout.edges) {
+        const isOutline = outline.has(first) && outline.has(second);
+        if (isOutline !== (colour === OUTLINE_COLOUR)) continue;
+        if ((isHidden(face, first) || isHidden(face, second)) !== hidden) continue;
+        context.moveTo(...points[first]);
+        context.lineTo(...points[second]);
+      }
+      context.stroke();
     }
-    context.stroke();
   }
   context.globalAlpha = 1;
 }
 
 function drawPoints(context, face, points, radius, colour) {
   points.forEach(([x, y], index) => {
-    const hollow = face.confidence[index] < LOW_CONFIDENCE;
-    const line = Math.max(1, radius * 0.4);
+    const hidden = isHidden(face, index);
+    const hollow = hidden || face.confidence[index] < LOW_CONFIDENCE;
+    const line = Math.max(1, radius * (hidden ? 0.25 : 0.4));
     context.beginPath();
     context.arc(x, y, hollow ? radius - line / 2 : radius, 0, 2 * Math.PI);
-    if (hollow) {
+    if (hidden) {
+      context.lineWidth = line;
+      context.strokeStyle = colour(index);
+      context.stroke();
+    } else if (hollow) {
       context.lineWidth = line + 1.2;
       context.strokeStyle = RIM;
       context.stroke();

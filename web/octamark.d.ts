@@ -49,7 +49,7 @@ export interface Options {
   refine?: Mode;
   /** Name of the regional network, or the URL or bytes of one. */
   regions?: string | URL | ArrayBuffer | Uint8Array;
-  /** Faces whose mean confidence is lower are left out, 0 to 1. */
+  /** Faces whose mean confidence is lower are left out, 0 to 1; points count by `visible` where the model tells it. */
   minConfidence?: number;
   /** Least score of the face detector, 0.01 to 0.99. */
   threshold?: number;
@@ -140,6 +140,7 @@ export interface Part {
   landmarks: Point[];
   spread: Point[];
   confidence: number[];
+  visible?: number[];
 }
 
 /** One face. Sides are the person's own. */
@@ -151,6 +152,8 @@ export class Face {
   readonly spread: Point[];
   /** Probability that a point is less than 5 % of the inter-ocular distance off. */
   readonly confidence: number[];
+  /** Probability that a point can be seen, 0 to 1; only of models that tell it. */
+  readonly visible?: number[];
   readonly box: Box;
   readonly score: number;
   /** From pixels of the network's input to pixels of the picture. */

@@ -299,6 +299,7 @@ class Landmarker {
         landmarks: points,
         spread: landmarks.spread.map((pair) => pair.map(Math.fround)),
         confidence: landmarks.confidence,
+        ...(landmarks.visible ? { visible: landmarks.visible } : {}),
         box: faces[index].box ?? landmarkBox(points),
         score: faces[index].score ?? landmarks.meanConfidence,
         crop: crop.transform,
@@ -318,20 +319,23 @@ class Landmarker {
     const bytes = size * size * 3;
     const pixels = new Uint8Array(crops.length * bytes);
     crops.forEach((crop, index) => cutCrop(crop.picture, crop.transform, size, pixels, index * bytes));
-    const names = ["landmarks", "spread", "confidence", ...(heatmaps ? ["heatmaps"] : [])];
+    const visible = (this.card.visibility ?? null) !== null; // of models that tell what can be seen
+    const names = ["landmarks", "spread", "confidence", ...(visible ? ["visible"] : []), ...(heatmaps ? ["heatmaps"] : [])];
     const outputs = await this.network.runCrops(pixels, crops.length, size, names);
     return crops.map(({ transform }, place) => {
       const pair = (values, index) => {
         const at = 2 * (place * count + index);
         return [values[at], values[at + 1]];
       };
+      const ofCrop = (values) => Array.from(values.subarray(place * count, (place + 1) * count));
       const indices = Array.from({ length: count }, (_, index) => index);
       const area = count * (size / 4) ** 2;
       return new Landmarks(
         indices.map((index) => apply(transform, pair(outputs.landmarks, index))),
         indices.map((index) => applyToSpread(transform, pair(outputs.spread, index))),
-        Array.from(outputs.confidence.subarray(place * count, (place + 1) * count)),
+        ofCrop(outputs.confidence),
         heatmaps ? outputs.heatmaps.slice(place * area, (place + 1) * area) : undefined,
+        visible ? ofCrop(outputs.visible) : undefined,
       );
     });
   }

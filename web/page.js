@@ -587,8 +587,9 @@ function name(place) {
   const face = faces[near.number];
   const [x, y] = face.spread[near.point];
   const sure = Math.round(100 * face.confidence[near.point]);
+  const seen = face.visible ? `, ${Math.round(100 * face.visible[near.point])} % visible` : "";
   element("readout").textContent =
-    `${face.layout.pointNames[near.point].replaceAll("_", " ")}: ± ${x.toFixed(1)}, ${y.toFixed(1)} px, ${sure} % sure`;
+    `${face.layout.pointNames[near.point].replaceAll("_", " ")}: ± ${x.toFixed(1)}, ${y.toFixed(1)} px, ${sure} % sure${seen}`;
 }
 
 canvas.addEventListener(

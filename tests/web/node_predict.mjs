@@ -1,6 +1,6 @@
 // Runs jobs under Node: node node_predict.mjs SITE_FOLDER SITE_URL RESULTS.json < jobs.json
 // A job is { model, options, how, picture: { file, width, height } } with a file of RGB bytes, or, with `frames` (a list
-// of { file, width, height, time }) and `tracking` options, a video.
+// of { file, width, height, time }) and `tracking` options, a video. With `written` the results are texts of files.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -22,17 +22,23 @@ async function landmarkerOf(model, options) {
 }
 
 function values(face) {
-  const { landmarks, spread, confidence, box, score, crop, id, pose, eyeOpening, mouthOpening } = face;
-  return { landmarks, spread, confidence, box, score, crop, id, pose, eyeOpening, mouthOpening, radius: face.radius(0.9) };
+  const { landmarks, spread, confidence, visible, box, score, crop, id, pose, eyeOpening, mouthOpening } = face;
+  const radius = face.radius(0.9);
+  return { landmarks, spread, confidence, visible, box, score, crop, id, pose, eyeOpening, mouthOpening, radius };
 }
 
 function filtered(layout, smoothing, [first, ...readings]) {
   const filter = new MotionFilter(layout, smoothing);
-  let estimate = filter.start(first.time, first.points, first.spread);
-  return readings.map(({ time, points, spread }) => {
-    estimate = filter.update(filter.predict(estimate, time), points, spread);
+  let estimate = filter.start(first.time, first.points, first.spread, first.visible);
+  return readings.map(({ time, points, spread, visible }) => {
+    estimate = filter.update(filter.predict(estimate, time), points, spread, visible);
     return { points: pointsOf(estimate), spread: spreadOf(estimate, spread) };
   });
+}
+
+function texts(model, faces) {
+  const records = [{ file: "a.png", model, faces }];
+  return { json: octamark.toJson(records), csv: octamark.toCsv(records), coco: octamark.toCoco(records) };
 }
 
 const read = ({ file, width, height }) => ({ data: new Uint8Array(readFileSync(file)), width, height });
@@ -42,12 +48,14 @@ function cut(picture, transform, size) {
   return Array.from(pixels);
 }
 
-async function run({ model, options = {}, how = {}, picture, transforms, size, frames, tracking, readings, smoothing }) {
+async function run({ model, options = {}, how = {}, picture, written, ...others }) {
+  const { transforms, size, frames, tracking, readings, smoothing } = others;
   if (model === undefined && !transforms) return Object.keys(octamark);
   if (transforms) return transforms.map((transform) => cut(read(picture), transform, size));
   const landmarker = await landmarkerOf(model, options);
   if (!picture && !readings && !frames) return landmarker.layout;
   if (readings) return filtered(landmarker.layout, smoothing, readings);
+  if (written) return texts(landmarker.card.name, await landmarker(read(picture), how));
   if (!frames) return (await landmarker(read(picture), how)).map(values);
   const tracker = new Tracker(landmarker, tracking);
   const results = [];

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,10 @@ import octamark
 from octamark import Faces, models
 from octamark.geometry import crop, crop_transform
 from octamark.inference.motion import MotionFilter, Smoothing
+from octamark.inference.regions import fuse
 from octamark.inference.tracker import Tracker
 from octamark.inference.yunet import YUNET_FILE
+from octamark.io import read_records
 from web.conftest import Predict, Server, serving
 
 Picture = NDArray[np.uint8]
@@ -166,9 +171,10 @@ def test_the_tracker_agrees(predict: Predict, portrait: Picture) -> None:
     assert [len(frame) for frame in results[9:15]] == [1] * 6
 
 
+@pytest.mark.parametrize("hidden", [0, 20])
 @pytest.mark.parametrize("smoothing", ["low", "high"])
-def test_the_filter_agrees(predict: Predict, smoothing: Smoothing) -> None:
-    """A face that moves, turns and grows, whose eyes blink, and which stands still between."""
+def test_the_filter_agrees(predict: Predict, smoothing: Smoothing, hidden: int) -> None:
+    """A face that moves, turns and grows, whose eyes blink, and which stands still between; some points are hidden."""
     layout = octamark.layout("ibug68")
     random = np.random.default_rng(5)
     readings, time = [], 3.0
@@ -180,15 +186,91 @@ def test_the_filter_agrees(predict: Predict, smoothing: Smoothing) -> None:
         if number % 9 == 0:
             shape[list(layout.part("eyes")), 1] = shape[list(layout.part("eyes")), 1].mean()
         points = shape @ turn.T + [50 + 5 * max(number - 15, 0), 40] + random.normal(0, 0.4, shape.shape)
-        readings.append((time, points, random.uniform(0.3, 2.0, shape.shape)))
-    plain = [{"time": time, "points": points.tolist(), "spread": spread.tolist()} for time, points, spread in readings]
+        visible = np.where(np.arange(68) < hidden, random.uniform(0, 0.3, 68), 0.95) if hidden else None
+        readings.append((time, points, random.uniform(0.3, 2.0, shape.shape), visible))
+    plain = [
+        {"time": time, "points": points.tolist(), "spread": spread.tolist()}
+        | ({} if visible is None else {"visible": visible.tolist()})
+        for time, points, spread, visible in readings
+    ]
     (results,) = predict([{"model": "pico", "smoothing": smoothing, "readings": plain}])
     motion = MotionFilter(layout, smoothing)
     estimate = motion.start(*readings[0])
-    for (time, points, spread), values in zip(readings[1:], results, strict=True):
-        estimate = motion.update(motion.predict(estimate, time), points, spread).updated
+    for (time, points, spread, visible), values in zip(readings[1:], results, strict=True):
+        estimate = motion.update(motion.predict(estimate, time), points, spread, visible).updated
         np.testing.assert_allclose(values["points"], estimate.points, atol=1e-6)
         np.testing.assert_allclose(values["spread"], estimate.spread(spread), atol=1e-6)
+
+
+def telling_model(folder: Path) -> None:
+    """Writes ``telling.onnx``: ``pico`` with a further output ``visible``, which is one minus the confidence."""
+    onnx = pytest.importorskip("onnx", reason="needs onnx")
+    model = onnx.load_from_string(models.read("pico"))
+    graph = model.graph
+    graph.initializer.append(onnx.helper.make_tensor("visible_one", onnx.TensorProto.FLOAT, [1], [1.0]))
+    graph.node.append(onnx.helper.make_node("Sub", ["visible_one", "confidence"], ["visible"]))
+    graph.output.append(onnx.helper.make_tensor_value_info("visible", onnx.TensorProto.FLOAT, [None, 68]))
+    for entry in model.metadata_props:
+        if entry.key == models.METADATA_KEY:
+            entry.value = json.dumps(json.loads(entry.value) | {"visibility": [1.0, 0.0]})
+    (folder / "telling.onnx").write_bytes(model.SerializeToString())
+
+
+def test_visible_is_told_where_the_model_tells_it(
+    predict: Predict, portrait: Picture, photograph: Picture, tmp_path: Path
+) -> None:
+    """In pictures, in videos and in files, as Python writes them."""
+    telling_model(tmp_path)
+    with contextmanager(serving)(tmp_path) as own:
+        model = f"{own.url}telling.onnx"
+        leaning = turned(photograph, 20)  # two readings are blended
+        results = predict([
+            {"model": model, "picture": portrait},
+            {"model": model, "picture": leaning},
+            {"model": model, "frames": [(portrait, 0.0), (portrait, 0.04)]},
+            {"model": model, "picture": portrait, "written": True},
+            {"model": "pico", "picture": portrait},
+        ])  # fmt: skip
+    straight, lean, video, texts, silent = results
+    for (face,) in (straight, lean, *video):
+        np.testing.assert_allclose(face["visible"], 1 - np.array(face["confidence"]), atol=1e-6)
+    assert "visible" not in silent[0]
+    for form, text in texts.items():
+        path = tmp_path / ("a.csv" if form == "csv" else "a.json")
+        path.write_text(text)
+        (record,) = read_records(path)
+        np.testing.assert_allclose(record.faces.visible, [straight[0]["visible"]], atol=6e-5, err_msg=form)
+    stated = json.loads(texts["json"])[0]["faces"][0]["mean_confidence"]
+    assert stated == pytest.approx(np.average(straight[0]["confidence"], weights=straight[0]["visible"]), abs=6e-5)
+    v = np.reshape(json.loads(texts["coco"])["annotations"][0]["keypoints"], (68, 3))[:, 2]
+    np.testing.assert_array_equal(v, np.where(np.array(straight[0]["visible"]) < 0.5, 1, 2))
+
+
+def test_fusion_counts_hidden_points_less(site: Path) -> None:
+    """As ``octamark.inference.regions.fuse`` with shares."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs Node (Debian: apt-get install nodejs)")
+    random = np.random.default_rng(0)
+    points, readings = random.uniform(0, 100, (1, 3, 2)), random.uniform(0, 100, (1, 3, 2))
+    spread, own = random.uniform(1, 3, (1, 3, 2)), random.uniform(1, 3, (1, 3, 2))
+    visible, bias, sharpness = np.array([0.0, 0.4, 1.0]), random.normal(size=3), 0.8
+    entries = [
+        {"landmark": index, "share": 1, "bias": bias[index], "point": readings[0, index].tolist(),
+         "spread": own[0, index].tolist()} for index in range(3)
+    ]  # fmt: skip
+    face = {"points": points[0].tolist(), "spread": spread[0].tolist(), "visible": visible.tolist()}
+    script = (
+        f"import {{ fuse }} from {json.dumps((site / 'lib' / 'refinement.js').as_uri())};"
+        f"console.log(JSON.stringify(fuse({json.dumps(face)}, {json.dumps(entries)}, {sharpness})));"
+    )
+    done = subprocess.run(
+        [node, "--input-type=module", "-e", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    fused = json.loads(done.stdout)
+    expected = fuse(points, spread, readings, own, bias, sharpness, np.eye(3), shares=visible[None])
+    np.testing.assert_allclose(fused["points"], expected[0][0])
+    np.testing.assert_allclose(fused["spread"], expected[1][0])
 
 
 def test_wrong_inputs_are_named(predict: Predict, server: Server, portrait: Picture) -> None:

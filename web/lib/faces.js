@@ -4,27 +4,41 @@ import { radiusRatio, rootMeanSquare } from "./calibration.js";
 import { openingRatio } from "./layout.js";
 import { headPose } from "./pose.js";
 
+export const VISIBLE = 0.5; // from here on a point counts as visible where a yes or no is needed
+
 /** One face. Sides are the person's own. */
 export class Face {
   /**
    * @param layout of the landmarks
-   * @param values { landmarks, spread, confidence, box, score, crop, heatmaps, id, radiusRatios }
+   * @param values { landmarks, spread, confidence, visible, box, score, crop, heatmaps, id, radiusRatios }
    */
   constructor(layout, values) {
     this.layout = layout;
     Object.assign(this, values);
   }
 
-  /** Mean confidence of the points: how well they are placed, while `score` says whether there is a face. */
+  /**
+   * Mean confidence of the points: how well they are placed, while `score` says whether there is a face. Each counts by
+   * its `visible`, where the model tells that.
+   */
   get meanConfidence() {
-    return this.confidence.reduce((sum, value) => sum + value, 0) / this.confidence.length;
+    const { confidence, visible } = this;
+    const sum = (values) => values.reduce((total, value) => total + value, 0);
+    const seen = visible ? sum(visible) : 0;
+    if (seen > 0) return sum(confidence.map((value, index) => value * visible[index])) / seen;
+    return sum(confidence) / confidence.length;
   }
 
-  /** Landmarks, spread and confidence of one part, or of a group such as "eyes" or "mouth". */
+  /** Landmarks, spread, confidence and `visible` of one part, or of a group such as "eyes" or "mouth". */
   part(name) {
     const indices = this.layout.part(name);
     const of = (values) => indices.map((index) => values[index]);
-    return { landmarks: of(this.landmarks), spread: of(this.spread), confidence: of(this.confidence) };
+    return {
+      landmarks: of(this.landmarks),
+      spread: of(this.spread),
+      confidence: of(this.confidence),
+      ...(this.visible ? { visible: of(this.visible) } : {}),
+    };
   }
 
   /** The names of the layout's parts, each with its landmarks. */
@@ -80,6 +94,7 @@ export class Face {
       landmarks: pairs(this.landmarks, 2),
       spread: pairs(this.spread, 3),
       confidence: this.confidence.map((value) => rounded(value, 4)),
+      ...(this.visible ? { visible: this.visible.map((value) => rounded(value, 4)) } : {}),
     };
   }
 }

@@ -2,7 +2,7 @@
  * Files of landmarks, in the formats that octamark writes and reads in Python (octamark.io). A record is
  * { file, model, faces } with `faces` of one picture, and in a video `frame` and `time` in seconds.
  */
-import { rounded } from "./faces.js";
+import { VISIBLE, rounded } from "./faces.js";
 
 /** One list of objects, one per picture. */
 export function toJson(records) {
@@ -17,7 +17,7 @@ function entry({ file, model, faces, frame, time }) {
 
 const COLUMNS = [
   "file", "width", "height", "layout", "model", "face", "id", "score", "mean_confidence",
-  "box_x1", "box_y1", "box_x2", "box_y2", "point", "name", "x", "y", "spread_x", "spread_y", "confidence",
+  "box_x1", "box_y1", "box_x2", "box_y2", "point", "name", "x", "y", "spread_x", "spread_y", "confidence", "visible",
 ];
 
 /** One row per point; a picture without faces has one row with empty cells. */
@@ -33,7 +33,8 @@ export function toCsv(records) {
       const cells = [...picture, number, face.id ?? "", face.score, face.mean_confidence, ...face.box];
       face.landmarks.forEach((point, index) => {
         const name = record.faces.layout.pointNames[index];
-        rows.push([...cells, index, name, ...point, ...face.spread[index], face.confidence[index], ...place]);
+        const shares = [face.confidence[index], face.visible?.[index] ?? ""];
+        rows.push([...cells, index, name, ...point, ...face.spread[index], ...shares, ...place]);
       });
     });
   }
@@ -51,7 +52,7 @@ export function toPts(face) {
   return `version: 1\nn_points: ${face.landmarks.length}\n{\n${points}}\n`;
 }
 
-/** COCO keypoints, 0-based, all points labelled (2); the skeleton is 1-based. */
+/** COCO keypoints, 0-based; the skeleton is 1-based. v is 1 for points that are hidden, otherwise 2. */
 export function toCoco(records) {
   const [images, annotations] = [[], []];
   const layouts = new Map();
@@ -67,7 +68,7 @@ export function toCoco(records) {
         image_id: index + 1,
         category_id: [...layouts.keys()].indexOf(layout.name) + 1,
         iscrowd: 0,
-        keypoints: landmarks.flatMap((point) => [...point, 2]),
+        keypoints: landmarks.flatMap((point, at) => [...point, face.visible?.[at] < VISIBLE ? 1 : 2]),
         num_keypoints: landmarks.length,
         bbox: [box[0], box[1], w, h],
         area: rounded(w * h, 2),

@@ -3,8 +3,9 @@
  *
  * A similarity (centre, logarithm of the size, roll) moves all points together and takes the points in the frame of the
  * face to the picture. Each of these 4 + 2 M quantities has a filter of its own, whose state is a position and a
- * velocity that decays. The measurement variance comes from the spread. Where innovations of a part of the face are
- * larger than the filter expects, its variance is raised until they fit, and the result follows the reading.
+ * velocity that decays. The measurement variance comes from the spread, and is the larger the less likely a point can be
+ * seen, where that is known. Where innovations of a part of the face are larger than the filter expects, its variance is
+ * raised until they fit, and the result follows the reading.
  *
  * An estimate is { time, mean, covariance }: `mean` holds position and velocity of each quantity, one behind the other,
  * `covariance` the variance of the position, the covariance, and the variance of the velocity.
@@ -27,6 +28,7 @@ const TURNING = 0.3; // how much points of a moving face move in its frame
 const HUBER = 1.5;
 const RETURN = 0.02;
 const MIN_SIZE = 1e-3;
+const MIN_VISIBLE = 0.02; // points count as if their `visible` were at least this
 const MEAN_ABSOLUTE = Math.sqrt(2 / Math.PI);
 
 /** How much velocities change by themselves: of the centre, the size, the roll, the points. */
@@ -53,8 +55,8 @@ export class MotionFilter {
     this.parts = Object.keys(layout.parts).length + 1;
   }
 
-  /** The estimate of a new face. */
-  start(time, points, spread) {
+  /** The estimate of a new face; `visible` of each point, if it is known. */
+  start(time, points, spread, visible) {
     const [x, y] = middleOf(points);
     const size = Math.max(rootMeanSquareLength(points, x, y), MIN_SIZE);
     const mean = new Float64Array(2 * this.count);
@@ -63,7 +65,7 @@ export class MotionFilter {
       mean[2 * (FACE + 2 * index)] = (u - x) / size;
       mean[2 * (FACE + 2 * index + 1)] = (v - y) / size;
     });
-    const noise = measurementVariance(spread, size, 0);
+    const noise = measurementVariance(spread, size, 0, countsOf(visible));
     const covariance = new Float64Array(3 * this.count);
     for (let index = 0; index < this.count; index++) {
       covariance[3 * index] = noise[index];
@@ -94,9 +96,9 @@ export class MotionFilter {
     return { estimate: { time, mean, covariance }, elapsed };
   }
 
-  /** The estimate after a reading of points and spread. */
-  update({ estimate, elapsed }, points, spread) {
-    const { values, noise } = measured(estimate, points, spread);
+  /** The estimate after a reading of points, spread and, if it is known, `visible`. */
+  update({ estimate, elapsed }, points, spread, visible) {
+    const { values, noise } = measured(estimate, points, spread, countsOf(visible));
     const innovation = values.map((value, index) => value - estimate.mean[2 * index]);
     const covariance = this.#raised(estimate.covariance, elapsed, innovation, noise);
     const mean = new Float64Array(estimate.mean);
@@ -197,13 +199,18 @@ export function spreadOf(estimate, read) {
   });
 }
 
+/** How much each point counts; undefined where all count in full. */
+function countsOf(visible) {
+  return visible?.map((value) => Math.min(Math.max(value, MIN_VISIBLE), 1));
+}
+
 /** The quantities of a reading and their noise, as variances. */
-function measured(predicted, points, spread) {
+function measured(predicted, points, spread, counts) {
   const shape = points.map((_, index) => {
     const at = 2 * (FACE + 2 * index);
     return [predicted.mean[at], predicted.mean[at + 2]];
   });
-  const weights = spread.map(([x, y]) => 1 / Math.max((x * x + y * y) / 2, 1e-12));
+  const weights = spread.map(([x, y], index) => (counts?.[index] ?? 1) / Math.max((x * x + y * y) / 2, 1e-12));
   let fit = similarity(shape, points, weights);
   for (let round = 0; round < 2; round++) {
     const residuals = shape.map(([u, v], index) =>
@@ -234,7 +241,7 @@ function measured(predicted, points, spread) {
     values[FACE + 2 * index] = (fit.cos * p + fit.sin * q) / size ** 2;
     values[FACE + 2 * index + 1] = (fit.cos * q - fit.sin * p) / size ** 2;
   });
-  return { values, noise: measurementVariance(spread, size, angle) };
+  return { values, noise: measurementVariance(spread, size, angle, counts) };
 }
 
 /** Centre (x, y) and factor (cos, sin) of the weighted least squares fit placed = centre + factor * shape. */
@@ -255,15 +262,17 @@ function similarity(shape, placed, weights) {
 }
 
 /** Variance of what changes in a reading from frame to frame, of each quantity. */
-function measurementVariance(spread, size, angle) {
+function measurementVariance(spread, size, angle, counts) {
   const variances = spread.map((pair) => pair.map((value) => Math.max(value ** 2, (1e-4 * size) ** 2)));
-  const face = (FACE_NOISE ** 2 * variances.reduce((sum, [x, y]) => sum + x + y, 0)) / (2 * variances.length);
+  const count = (index) => counts?.[index] ?? 1;
+  const total = variances.reduce((sum, _, index) => sum + count(index), 0);
+  const face = (FACE_NOISE ** 2 * variances.reduce((sum, [x, y], index) => sum + count(index) * (x + y), 0)) / (2 * total);
   const [cos, sin] = [(Math.cos(angle) / size) ** 2, (Math.sin(angle) / size) ** 2];
   const noise = new Float64Array(FACE + 2 * spread.length);
   noise.set([face, face, face / size ** 2, face / size ** 2]);
   variances.forEach(([x, y], index) => {
-    noise[FACE + 2 * index] = POINT_NOISE ** 2 * (x * cos + y * sin);
-    noise[FACE + 2 * index + 1] = POINT_NOISE ** 2 * (y * cos + x * sin);
+    noise[FACE + 2 * index] = (POINT_NOISE ** 2 * (x * cos + y * sin)) / count(index);
+    noise[FACE + 2 * index + 1] = (POINT_NOISE ** 2 * (y * cos + x * sin)) / count(index);
   });
   return noise;
 }

@@ -133,21 +133,21 @@ async function refineFully(crop, landmarks, size, { card, layout, table, run }) 
   const spread = calibratedSpread(card.calibration, inUnits).map(([x, y]) => [x * unit, y * unit]);
   const radius = CONFIDENCE_SHARE * layout.referenceDistance(points);
   const confidence = spread.map((value) => Math.fround(within(card.calibration, value, radius)));
-  return new Landmarks(points, spread, confidence, landmarks.heatmaps);
+  return new Landmarks(points, spread, confidence, landmarks.heatmaps, landmarks.visible);
 }
 
 /**
  * Global points and regional readings, weighted by (e^bias / spread^2) ^ sharpness, and the root of the weighted mean of
- * their variances.
+ * their variances. Readings of points that may be hidden count less: a region shows nothing of these.
  */
-function fuse({ points, spread }, readings, sharpness) {
+export function fuse({ points, spread, visible }, readings, sharpness) {
   const total = spread.map(() => [1, 1]);
   const sums = points.map(([x, y]) => [x, y]);
   const variances = spread.map(([x, y]) => [x * x, y * y]);
   for (const { landmark, share, bias, point, spread: own } of readings) {
     for (const axis of [0, 1]) {
       const global = -2 * sharpness * Math.log(spread[landmark][axis]);
-      const weight = share * Math.exp(sharpness * (bias - 2 * Math.log(own[axis])) - global);
+      const weight = share * (visible?.[landmark] ?? 1) * Math.exp(sharpness * (bias - 2 * Math.log(own[axis])) - global);
       total[landmark][axis] += weight;
       sums[landmark][axis] += weight * point[axis];
       variances[landmark][axis] += weight * own[axis] ** 2;

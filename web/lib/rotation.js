@@ -77,13 +77,17 @@ function moreConfident(first, second, weight) {
   return { crop: (share >= 0.5 ? second : first).crop, landmarks: blend(first.landmarks, second.landmarks, share) };
 }
 
-/** What a network read of one face: points, spread [x, y] each in pixels of the picture, confidence, perhaps heatmaps. */
+/**
+ * What a network read of one face: points, spread [x, y] each in pixels of the picture, confidence, heatmaps if they were
+ * asked for, and `visible` if the network tells it.
+ */
 export class Landmarks {
-  constructor(points, spread, confidence, heatmaps) {
+  constructor(points, spread, confidence, heatmaps, visible) {
     this.points = points;
     this.spread = spread;
     this.confidence = confidence;
     this.heatmaps = heatmaps;
+    this.visible = visible;
   }
 
   get meanConfidence() {
@@ -102,6 +106,7 @@ export function blend(first, second, share) {
     pairs(first.spread, second.spread),
     first.confidence.map((value, index) => mixed(value, second.confidence[index])),
     (share >= 0.5 ? second : first).heatmaps,
+    first.visible?.map((value, index) => mixed(value, second.visible[index])),
   );
 }
 

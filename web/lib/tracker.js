@@ -26,7 +26,7 @@ const CUT_SHAPE = 0.07; // at a cut, every face differs from the one before by m
 const CUT_LOOK = 0.5; // or by this in looks
 const OVERLAP = 1.5; // faces may hide parts of each other where they are nearer than so many times the sum of their sizes
 const CUT_TIME = 0.15; // seconds between two frames up to which a cut is looked for
-const CLEAR_SHARE = 0.8; // a reading of this share of the normal confidence is clear
+const CLEAR_SHARE = 0.8; // a reading of this share of the normal clarity is clear
 const SHAPE_WEIGHT = 4;
 const LOOK_WEIGHT = 2;
 const SAME_APPEARANCE = 0.8; // a missing face and a new reading are one face below this cost
@@ -152,7 +152,9 @@ export class Tracker {
       points: face.landmarks,
       spread: face.spread,
       confidence: face.confidence,
+      visible: face.visible,
       meanConfidence: face.meanConfidence,
+      clarity: face.confidence.reduce((sum, value) => sum + value, 0) / face.confidence.length, // of all points, hidden too
       crop: face.crop,
       box: faces[index].box,
       score: faces[index].score,
@@ -273,16 +275,15 @@ export class Tracker {
     readings.forEach((reading, number) => {
       const isNew = reading.box !== null && reading.meanConfidence >= NEW_SHARE * this.options.minConfidence;
       if (followed.has(number) || !isNew) return;
-      const motion = this.filter.start(time, reading.points, reading.spread);
-      const confidence = reading.meanConfidence;
+      const motion = this.filter.start(time, reading.points, reading.spread, reading.visible);
       const track = {
         id: this.nextId++,
         motion,
         points: pointsOf(motion),
         clear: { time, points: pointsOf(motion) },
         look: reading.look,
-        usual: confidence,
-        normal: confidence,
+        usual: reading.meanConfidence,
+        normal: reading.clarity,
         box: boxInFace(motion, reading.box),
         score: reading.score,
       };
@@ -298,15 +299,15 @@ export class Tracker {
     const jumped = placeDifference(step.points, step.elapsed, reading.points) === Infinity;
     const motion =
       jumped || step.elapsed > RESTART
-        ? this.filter.start(step.estimate.time, reading.points, reading.spread)
-        : this.filter.update(step, reading.points, reading.spread);
+        ? this.filter.start(step.estimate.time, reading.points, reading.spread, reading.visible)
+        : this.filter.update(step, reading.points, reading.spread, reading.visible);
     const points = pointsOf(motion);
     const next = { ...track, motion, points };
     if (isClear(track, reading)) Object.assign(next, { clear: { time: motion.time, points }, look: reading.look });
     const confidence = reading.meanConfidence;
     const share = Math.min(1, step.elapsed / USUAL_TIME);
     next.usual = track.usual + share * (confidence - track.usual);
-    next.normal = Math.max(confidence, track.normal + share * (confidence - track.normal));
+    next.normal = Math.max(reading.clarity, track.normal + share * (reading.clarity - track.normal));
     if (reading.box !== null) {
       const box = boxInFace(motion, reading.box);
       Object.assign(next, { usual: Math.min(next.usual, confidence), box, score: reading.score });
@@ -326,6 +327,7 @@ export class Tracker {
           landmarks: smooth ? track.points : reading.points,
           spread: smooth ? spreadOf(track.motion, reading.spread) : reading.spread,
           confidence: reading.confidence,
+          ...(reading.visible ? { visible: reading.visible } : {}),
           box: [x - halfWidth, y - halfHeight, x + halfWidth, y + halfHeight],
           score: track.score,
           crop: reading.crop,
@@ -390,7 +392,7 @@ function overlap(first, second) {
 }
 
 function isClear(track, reading) {
-  return reading.meanConfidence >= CLEAR_SHARE * track.normal;
+  return reading.clarity >= CLEAR_SHARE * track.normal;
 }
 
 /** How little a reading fits a track; infinite where it cannot be that face. The last two arguments widen the limits. */
