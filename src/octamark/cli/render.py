@@ -41,6 +41,15 @@ def render(
         int, typer.Option("--input-size", min=32, help="Input of the networks, for the shards")
     ] = 160,
     margin: Annotated[float, typer.Option("--margin", min=1.01, max=3.0, help="data.margin of the recipe")] = 1.25,
+    caricatures: Annotated[
+        float,
+        typer.Option(
+            "--caricatures",
+            min=0.0,
+            max=1.0,
+            help="Share of caricatures: features far outside the human range, half of them drawn in ink",
+        ),
+    ] = 0.0,
     hidden: Annotated[
         str, typer.Option("--hidden", help="Points that the head hides: keep, or drop their labels")
     ] = "keep",
@@ -84,7 +93,8 @@ def render(
 
     sources = Assets(assets)
     folder = RenderFolder(make_folder(out))
-    folder.prepare({"seed": seed, "size": size, "samples": samples, "generator": GENERATOR}, sources.mean)
+    settings = {"seed": seed, "size": size, "samples": samples, "generator": GENERATOR, "caricatures": caricatures}
+    folder.prepare(settings, sources.mean)
     try:
         with progress() as bar:
             crowd = [number for number in CROWD_SEEDS if not folder.crowd_picture(number).exists()]
@@ -112,7 +122,16 @@ def render(
                     hourly = finished / (time.monotonic() - started) * 3600
                     note(f"{count - len(missing) + finished} of {count} pictures, {hourly:.0f} an hour")
 
-            render_seeds(folder, assets, missing, size=size, samples=samples, workers=workers, advance=advance)
+            render_seeds(
+                folder,
+                assets,
+                missing,
+                size=size,
+                samples=samples,
+                workers=workers,
+                caricatures=caricatures,
+                advance=advance,
+            )
     except KeyboardInterrupt:
         fail(f"interrupted after {counted(len(folder.finished()), 'picture')}; the same command goes on")
         raise typer.Exit(130) from None

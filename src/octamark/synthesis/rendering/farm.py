@@ -53,6 +53,7 @@ def render_seeds(
     samples: int,
     workers: int,
     crowd: bool = False,
+    caricatures: float = 0.0,
     advance: Callable[[], None] = lambda: None,
     command: Sequence[str] = (sys.executable, "-m", "octamark.synthesis.rendering.worker"),
 ) -> dict[int, str]:
@@ -61,6 +62,7 @@ def render_seeds(
     Args:
         size: side of the pictures, pixels. samples: rays per pixel. workers: processes at a time.
         crowd: write small pictures for crowds in place of pictures with labels.
+        caricatures: share of seeds that show a caricature.
         advance: called after each picture.
         command: what starts a worker process; the file of its job is appended.
 
@@ -100,7 +102,7 @@ def render_seeds(
                 return
             job = {
                 "folder": str(folder.path), "assets": str(assets), "size": size, "samples": samples, "seeds": some,
-                "crowd": crowd, "threads": threads_each,
+                "crowd": crowd, "caricatures": caricatures, "threads": threads_each,
             }  # fmt: skip
             started, left, errors = _run_process(job, command, work.stop, succeed, give_up)
             if work.stop.is_set():

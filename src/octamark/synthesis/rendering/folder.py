@@ -81,7 +81,7 @@ class RenderFolder:
             raise OutputError(f"{self.path}: the folder cannot be made ({error.strerror})") from error
         file = self.path / "settings.json"
         if file.exists():
-            before = json.loads(file.read_text(encoding="utf-8"))
+            before = {"caricatures": 0.0, **json.loads(file.read_text(encoding="utf-8"))}
             differing = [
                 f"{key} {before.get(key)!r}, now {settings[key]!r}"
                 for key in settings
@@ -236,6 +236,7 @@ def audit(
     found_faces: list[bool] = []
     rows: list[tuple[float, ...]] = []
     counts = {"nan": 0, "empty": 0, "outside": 0}
+    special = {"caricature": 0, "drawing": 0}
     kinds: dict[str, int] = {}
     for seed, labels, found in folder.landmarks(layout):
         picture = read_picture(folder.picture(seed))
@@ -247,6 +248,8 @@ def audit(
         counts["nan"] += not np.isfinite(found.landmarks).all()
         counts["empty"] += float(picture.std()) < 6
         counts["outside"] += bool(found.outside.any())
+        for kind in special:
+            special[kind] += kind in person["options"]
         for kind in person["options"]["things"] or ["nothing"]:
             kinds[kind] = kinds.get(kind, 0) + 1
         boxes, middle = detections(find, picture)[0], found.landmarks.mean(axis=0)
@@ -287,5 +290,7 @@ def audit(
         "share of points behind things": shares(table[:, 4], (0.01, 0.1, 0.3, 0.6)),
         "share of points behind the head itself": shares(table[:, 5], (0.01, 0.1, 0.3)),
         "age, 0 young to 1 old": shares(table[:, 6], (0.01, 0.5, 0.9)),
+        "caricatures": round(special["caricature"] / number, 4),
+        "drawings": round(special["drawing"] / number, 4),
         "things": {kind: round(share / number, 4) for kind, share in sorted(kinds.items())},
     }

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from octamark.errors import ConfigError, DataError, install_hint
 from octamark.geometry import Picture
-from octamark.synthesis.rendering import hair, light, things
+from octamark.synthesis.rendering import hair, ink, light, things
 from octamark.synthesis.rendering.assets import F64, Assets, Fit, Ints, ObjMesh
 from octamark.synthesis.rendering.camera import Camera, looking_at
+from octamark.synthesis.rendering.cartoon import HeadMap, caricatured
 from octamark.synthesis.rendering.heads import PARTS, SKIN, HeadModel, load_head, vertex_normals
 from octamark.synthesis.rendering.labels import Labels, brow_edges
 from octamark.synthesis.rendering.person import Person, sample_person
@@ -91,15 +92,19 @@ class Renderer:
         size: side of the pictures, pixels.
         samples: rays per pixel before denoising.
         crowd: pictures of other heads, linear, for crowds in the background.
+        caricatures: share of seeds that show a caricature.
 
     Raises:
         ConfigError: a package is missing.
         DataError: a file of the assets is missing.
     """
 
-    def __init__(self, assets: Assets, size: int = 256, samples: int = 16, crowd: Sequence[F32] = ()) -> None:
+    def __init__(
+        self, assets: Assets, size: int = 256, samples: int = 16, crowd: Sequence[F32] = (), caricatures: float = 0.0
+    ) -> None:
         self.mi = load_mitsuba()
         self.assets, self.size, self.samples, self.crowd = assets, size, samples, list(crowd)
+        self.caricatures = caricatures
         self.head: HeadModel = load_head(assets)
         self.skin = SkinMap(self.head, assets)
         body = assets.obj("base")
@@ -126,7 +131,10 @@ class Renderer:
         return mesh, fit, things.picture_texture(picture)
 
     def geometry(self, person: Person) -> tuple[F64, F64, F64]:
-        """Vertices (26719, 3) and normals (26719, 3) of a person's head, and MakeHuman's base mesh (19158, 3) on it."""
+        """Vertices (26719, 3) and normals (26719, 3) of a person's head, and MakeHuman's base mesh (19158, 3) on it.
+
+        Of a caricature they are those before ``head_map`` moves them.
+        """
         expression = {**gaze_shapes(person), **person.expression}
         vertices = self.head.vertices(np.array(person.identity), expression, person.ages)
         if person.expression.get("jawOpen", 0) < 0.02 and not any("UpperUp" in name for name in person.expression):
@@ -136,6 +144,11 @@ class Renderer:
         vertices = turn_body(vertices, self.head.mean, person.body)
         base = turn_body(base, self.head.base, person.body)
         return vertices, vertex_normals(vertices, self.head.triangles["skin"]), base
+
+    def head_map(self, person: Person, vertices: F64) -> HeadMap | None:
+        """What moves everything in the scene of a caricature with these vertices; None for other persons."""
+        shape = person.options.get("caricature")
+        return None if shape is None else HeadMap(shape, self.head.mean, vertices)
 
     def _lips_closed(self, vertices: F64) -> F64:
         """The vertices with the lips brought to touch, where they are slightly apart; the mean head's are."""
@@ -201,11 +214,13 @@ class Renderer:
 
     def render(self, seed: int, person: Person | None = None) -> Rendering:
         """The picture of a seed, or of a person."""
-        person = sample_person(seed, self.assets) if person is None else person
+        person = caricatured(sample_person(seed, self.assets), self.caricatures) if person is None else person
         vertices, normals, base = self.geometry(person)
         rng = np.random.default_rng([person.seed, 4])
+        move = self.head_map(person, vertices)
+        frame = vertices[self._frame]
         camera = looking_at(
-            vertices[self._frame], person.yaw, person.pitch, person.roll, person.distance, self.size,
+            frame if move is None else move(frame), person.yaw, person.pitch, person.roll, person.distance, self.size,
             room=float(rng.uniform(2.05, 2.3)), shift=(float(rng.normal(0, 0.015)), float(rng.normal(0, 0.015))),
         )  # fmt: skip
         return self._render(person, camera, vertices, normals, base, rng)
@@ -218,14 +233,24 @@ class Renderer:
         self, person: Person, camera: Camera, vertices: F64, normals: F64, base: F64, rng: np.random.Generator
     ) -> Rendering:
         pieces = self.pieces(person, vertices, normals, base)
+        move = self.head_map(person, vertices)
+        if move is not None:
+            pieces = [move.piece(piece) for piece in pieces]
         picture = self._picture(person, camera, pieces, rng)
-        return Rendering(picture, self.labels(person, camera, vertices, pieces, rng), vertices, camera)
+        labels = self.labels(person, camera, vertices, pieces, rng)
+        return Rendering(picture, labels, vertices if move is None else move(vertices), camera)
 
     def labels(
         self, person: Person, camera: Camera, vertices: F64, pieces: Sequence[Piece], rng: np.random.Generator
     ) -> Labels:
-        """The labels of a picture of these pieces; ``vertices`` (26719, 3) are the head's."""
+        """The labels of a picture of these pieces.
+
+        Args:
+            vertices: (26719, 3) of the head, as ``geometry`` gives them.
+        """
         labelled = turned_eyes(vertices, person)[LABELLED]
+        move = self.head_map(person, vertices)
+        labelled = labelled if move is None else move(labelled)
         brow = next(piece.vertices for piece in pieces if piece.name == "brow")
         brows = np.stack([brow_edges(brow[brow[:, 0] < 0]), brow_edges(brow[brow[:, 0] > 0])])
         behind = self.hidden(camera, np.concatenate([labelled, brows.reshape(-1, 3)]), pieces, rng)
@@ -255,6 +280,8 @@ class Renderer:
 
         mi = self.mi
         lit, plain = light.environment(person, self.assets)
+        if "drawing" in person.options:
+            return self._drawing(person, camera, pieces, plain, rng)
         scene: dict[str, Any] = {
             "type": "scene",
             "integrator": {"type": "path", "max_depth": 3, "hide_emitters": True},
@@ -293,6 +320,16 @@ class Renderer:
             hdr=True,
         )
         return develop(np.clip(np.nan_to_num(np.asarray(clean)), 0, 1000) * exposed, person)
+
+    def _drawing(
+        self, person: Person, camera: Camera, pieces: list[Piece], surroundings: F32, rng: np.random.Generator
+    ) -> Picture:
+        loaded = self.mi.load_dict(
+            {"type": "scene", **{f"piece_{piece.name}": _mesh(self.mi, piece) for piece in pieces}}
+        )
+        behind = light.background(person, surroundings, camera.forward, camera.angle, self.size, self.crowd, rng)
+        shown = np.clip(behind, 0, 1) ** np.float32(1 / 2.2)
+        return ink.drawing(ink.seen(self.mi, loaded, camera, pieces), person.options["drawing"], shown, rng)
 
     def hidden(self, camera: Camera, points: F64, pieces: Sequence[Piece], rng: np.random.Generator) -> tuple[F64, F64]:
         """The share of rays to points (m, 3) that the head stops, and that other things stop, (m,) each.

@@ -136,6 +136,8 @@ class SkinMap:
 
     def tone(self, person: Person) -> F32:
         """The linear colour (3,) of a person's facial skin."""
+        if "skin_colour" in person.options:
+            return np.array(person.options["skin_colour"], np.float32)
         position = person.options["tone"]
         low = min(int(position), len(SKIN_TONES) - 2)
         share = position - low
@@ -152,6 +154,9 @@ class SkinMap:
         usual = chart[cheeks].mean(axis=0)
         tone = self.tone(person)
         gain = tone / usual
+        smooth = person.options.get("plain_skin", 0.0)
+        if smooth:
+            chart = chart + smooth * (usual - chart)
         small = cv2.resize(whole, (self.size // 4, self.size // 4), interpolation=cv2.INTER_AREA) * gain
         out = chart * gain
         scalp = self.scalp[..., None]
@@ -265,17 +270,23 @@ def eye_texture(person: Person, rng: np.random.Generator, side: int = 192) -> F3
     inner, outer = (
         np.array(colour, np.float32) * person.options["iris_light"] for colour in IRIS[person.options["iris"]]
     )
-    share = np.clip(angle / IRIS_ANGLE, 0, 1)[..., None]
+    rim = person.options.get("iris_angle", IRIS_ANGLE)
+    share = np.clip(angle / rim, 0, 1)[..., None]
     fibres = np.interp(turn, np.linspace(-np.pi, np.pi, 128), rng.normal(0, 1, 128), period=2 * np.pi)
     fine = np.interp(turn, np.linspace(-np.pi, np.pi, 400), rng.normal(0, 1, 400), period=2 * np.pi)
     iris = (inner * (1 - share) + outer * share) * (1 + 0.18 * fibres + 0.12 * fine)[..., None]
     iris = iris * (1 - 0.75 * np.clip((share - 0.82) / 0.18, 0, 1))
-    pupil = IRIS_ANGLE * person.options["pupil"]
+    pupil = rim * person.options["pupil"]
     iris = iris * np.clip((angle - pupil) / 1.5, 0, 1)[..., None] + 0.002
+    if person.options.get("highlight"):  # painted, as in drawings
+        for way, size in (((-0.4, -0.45), 1.0), ((0.35, 0.4), 0.55)):
+            spot = np.hypot(x * 90 / rim - way[0], y * 90 / rim - way[1]) - size * person.options["highlight"]
+            iris = iris + np.clip(0.5 - spot * rim / 3.0, 0, 1)[..., None] * (0.85 - iris)
     white = np.array([0.50, 0.45, 0.42], np.float32) * (1 - 0.25 * np.clip((angle - 35) / 50, 0, 1))[..., None]
+    white = white * np.float32(person.options["eye_white"] / 0.5) if "eye_white" in person.options else white
     veins = np.clip(noise_field((side, side), 5, rng) - 1.2, 0, 1) * np.clip((angle - 28) / 30, 0, 1)
     white = white * (1 - 0.35 * veins[..., None] * np.array([0.2, 1, 1], np.float32))
-    edge = np.clip((angle - IRIS_ANGLE) / 2.0 + 0.5, 0, 1)[..., None]
+    edge = np.clip((angle - rim) / 2.0 + 0.5, 0, 1)[..., None]
     return np.asarray(np.clip(iris * (1 - edge) + white * edge, 0.001, 0.8), np.float32)
 
 

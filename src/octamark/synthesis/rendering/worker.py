@@ -32,7 +32,9 @@ def main(job_file: str) -> None:
     drjit.set_thread_count(max(2, int(job["threads"])))  # a pool of one waits for ever
     folder = RenderFolder(Path(job["folder"]))
     crowd = [to_linear(picture) for picture in folder.crowd()] if not job["crowd"] else []
-    renderer = Renderer(Assets(Path(job["assets"])), int(job["size"]), int(job["samples"]), crowd)
+    renderer = Renderer(
+        Assets(Path(job["assets"])), int(job["size"]), int(job["samples"]), crowd, float(job["caricatures"])
+    )
     for seed in job["seeds"]:
         _tell({"start": seed})
         try:
