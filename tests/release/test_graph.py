@@ -21,15 +21,20 @@ from octamark.datasets import read, w300
 from octamark.errors import WeightsError
 from octamark.geometry import crop, crop_transform, detector_squares
 from octamark.inference.detector import FaceDetector
+from octamark.inference.devices import available_devices
+from octamark.inference.float_graph import without_quantization
+from octamark.inference.landmarker import Landmarker
+from octamark.inference.session import session
 from octamark.layouts import layout, parse
-from octamark.models import CropRule, ModelCard, parse_card
+from octamark.models import Arithmetic, CropRule, ModelCard, parse_card
 from octamark.models.calibration import KNOTS, RATIOS, Calibration
 from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, NetworkConfig, OctaveNetwork
 from octamark.nets.shape import ShapeCorrection
-from octamark.release.graph import recalibrated, to_onnx
+from octamark.release.graph import recalibrated, to_onnx, with_card
 from octamark.release.model import load_network
 from octamark.release.predictor import Predictor, calibration_constants, fold_norms
+from octamark.release.quantization import Storage
 from octamark.training import recipe as config_module
 from octamark.training.data import FaceStore, centre_crops
 from octamark.training.recipe import Recipe
@@ -133,6 +138,83 @@ def test_the_graph_computes_what_torch_computes(config: NetworkConfig) -> None:
     assert maps.shape == (3, config.landmarks, 16, 16)
     np.testing.assert_allclose(maps.sum(axis=(2, 3)), 1, atol=1e-4)
     assert np.ptp(landmarks) > 5
+
+
+@cache
+def telling(arithmetic: Arithmetic, storage: Storage) -> tuple[OctaveNetwork, bytes]:
+    """A network that tells which points can be seen, and its file with slope 1.5 and intercept -0.5."""
+    network = lively(NetworkConfig(width=8, visibility=True))
+    assert network.visibility is not None
+    with torch.no_grad():
+        network.visibility.weight.mul_(20)
+    crops = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    own = card(64).model_copy(update={"visibility": (1.0, 0.0)})
+    data = to_onnx(Predictor(network, 1.0, IBUG, own.calibration, None, arithmetic), own, storage=storage, crops=crops)
+    arithmetic_kept = own.model_copy(update={"visibility": (1.5, -0.5), "arithmetic": arithmetic})
+    return network, recalibrated(data, arithmetic_kept)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arithmetic", "storage", "far"), [("float32", "float32", 1e-4), ("float32", "int4", 0.05), ("int8", "int4", 0.05)]
+)
+def test_the_graph_tells_what_can_be_seen_as_torch_does(arithmetic: Arithmetic, storage: Storage, far: float) -> None:
+    network, data = telling(arithmetic, storage)
+    crops = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    with torch.no_grad():
+        maps, evidence = network.both(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255)
+        logits = heatmaps.visibility_logits(heatmaps.probabilities(maps), evidence)
+    expected = torch.sigmoid(1.5 * logits - 0.5).numpy()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    assert names == ["landmarks", "spread", "confidence", "visible", "heatmaps"]
+    (visible,) = session.run(["visible"], {"crops": crops})
+    assert np.ptp(expected) > 0.5
+    np.testing.assert_allclose(visible, expected, atol=far)
+    assert card_of(data).visibility == (1.5, -0.5)
+
+
+@pytest.mark.slow
+def test_faces_hold_what_can_be_seen(photograph: NDArray[np.uint8]) -> None:
+    """Landmarker and Faces pass it on; the same in OpenVINO but for the rounding, and in a graph of floats."""
+    _, data = telling("int8", "int4")
+    landmarker = Landmarker(data, rotation="never")
+    boxes = np.array([[180, 60, 270, 160], [0, 0, 200, 200]], np.float32)
+    faces = landmarker(photograph, boxes)
+    assert faces.visible is not None
+    assert faces.visible.shape == (2, 68)
+    assert faces.visible.dtype == np.float32
+    assert np.ptp(faces.visible) > 0.3
+    crops = np.stack([crop.pixels(64) for crop in landmarker.locate(photograph, boxes).crops])
+    (expected,) = onnxruntime.InferenceSession(data).run(["visible"], {"crops": crops})
+    np.testing.assert_array_equal(faces.visible, expected)
+    none = landmarker(photograph, np.zeros((0, 4), np.float32))
+    assert none.visible is not None
+    assert none.visible.shape == (0, 68)
+    with_maps = landmarker(photograph, boxes, heatmaps=True)
+    np.testing.assert_array_equal(with_maps.visible, faces.visible)  # type: ignore[arg-type]
+    assert with_maps.heatmaps is not None
+    (exact,) = onnxruntime.InferenceSession(without_quantization(data)).run(["visible"], {"crops": crops})
+    np.testing.assert_allclose(exact, expected, atol=0.05)
+    if "openvino" in available_devices():
+        (values,) = session(data, "x", 1, "openvino").run(["visible"], {"crops": crops})
+        np.testing.assert_allclose(values, expected, atol=0.05)
+    assert Landmarker(models.read("nano"), rotation="never")(photograph, boxes).visible is None
+
+
+def test_a_graph_and_a_card_that_disagree_about_visibility_are_refused(shipped: bytes, shipped_card: ModelCard) -> None:
+    telling_card = shipped_card.model_copy(update={"visibility": (1.0, 0.0)})
+    with pytest.raises(WeightsError, match=r"its graph holds no calibration_visibility of shape \(2,\)"):
+        recalibrated(shipped, telling_card)
+    with pytest.raises(WeightsError, match="a graph without visible; export it with this version"):
+        Landmarker(with_card(shipped, telling_card))
+
+
+@pytest.mark.slow
+def test_a_card_without_the_calibration_of_visibility_is_refused() -> None:
+    _, data = telling("float32", "float32")
+    with pytest.raises(WeightsError, match="the card has no calibration of visible"):
+        Landmarker(with_card(data, card_of(data).model_copy(update={"visibility": None})))
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from octamark.evaluation.results import Visibility
 from octamark.release.calibration import FOLDS
-from octamark.uncertainty import auroc, calibration_error
 
 F64 = NDArray[np.float64]
 
@@ -86,14 +86,15 @@ def visibility_figures(probability: NDArray[np.floating], seen: NDArray[np.float
         seen: 1, 0 or NaN (unknown), the same shape.
 
     Returns:
-        The area under the ROC curve of finding what can be seen, without it where all points are of one kind, and the
+        The area under the ROC curve of finding what can be seen (NaN where all points are of one kind), and the
         expected calibration error; empty if nothing is known.
     """
     known = np.isfinite(seen) & np.isfinite(probability)
-    stated, is_seen = np.asarray(probability)[known], np.asarray(seen)[known] > 0.5
-    if not len(stated):
+    if not known.any():
         return {}
-    figures = {"calibration error of the visibility": calibration_error(stated, is_seen)}
-    if 0 < is_seen.sum() < len(is_seen):
-        figures["AUROC of the visibility"] = auroc(stated, is_seen)
-    return figures
+    figures = Visibility(np.asarray(probability, np.float64)[known], np.asarray(seen)[known] > 0.5).summary()
+    return {title: figures[key] for key, title in _TITLES.items()}
+
+
+_TITLES = {"auroc": "AUROC of visible", "calibration_error": "calibration error of visible"}
+"""Figures of octamark.evaluation.results.Visibility that a card states, and their names there."""
