@@ -146,7 +146,7 @@ def telling(arithmetic: Arithmetic, storage: Storage) -> tuple[OctaveNetwork, by
     network = lively(NetworkConfig(width=8, visibility=True))
     assert network.visibility is not None
     with torch.no_grad():
-        network.visibility.weight.mul_(20)
+        network.visibility.second.weight.mul_(20)
     crops = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
     own = card(64).model_copy(update={"visibility": (1.0, 0.0)})
     data = to_onnx(Predictor(network, 1.0, IBUG, own.calibration, None, arithmetic), own, storage=storage, crops=crops)

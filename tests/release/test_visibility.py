@@ -109,7 +109,7 @@ def test_a_model_file_is_calibrated_on_what_its_sets_tell(tmp_path: Path) -> Non
     network = lively(NetworkConfig(width=8, visibility=True))
     assert network.visibility is not None
     with torch.no_grad():
-        network.visibility.weight.mul_(20)
+        network.visibility.second.weight.mul_(20)
     rule = CropRule(size=64, margin=1.25, detector_scale=1.14, detector_shift=(0, 0.15), detector_residual=(0, 0, 0))
     card = ModelCard(
         name="x", layout="ibug68", parameters=1, width=8, crop=rule, calibration=Calibration.identity(68),

@@ -134,8 +134,26 @@ def test_a_run_learns_what_is_hidden(tmp_path: Path) -> None:
     assert {"loss", "visibility"} <= set(trainer.rows[0])
     init = parse({**settings.model_dump(), "init": str(tmp_path / "run")}, "next")
     weights = starting_network(init).visibility
-    saved = checkpoints.load(tmp_path / "run" / "best.safetensors")[0]["ema"]["visibility.weight"]
+    saved = checkpoints.load(tmp_path / "run" / "best.safetensors")[0]["ema"]["visibility.first.weight"]
     assert weights is not None
-    assert torch.equal(weights.weight, saved)
+    assert torch.equal(weights.first.weight, saved)
     plain = parse({**init.model_dump(), "visibility": None}, "plain")
     assert starting_network(plain).visibility is None
+
+
+def test_visibility_alone_leaves_the_landmarks_as_they_are(tmp_path: Path) -> None:
+    root = write_w300(tmp_path / "w300", per_folder=8, validation=4)
+    first = parse({**recipe().model_dump(), "visibility": None, "data": {"format": "300w"}}, "first")
+    Trainer(first, labelled_sets(first.data, root, IBUG), tmp_path / "first", device="cpu").run()
+    alone = recipe(init=str(tmp_path / "first"), visibility={"alone": True})
+    trainer = Trainer(alone, labelled_sets(alone.data, root, IBUG), tmp_path / "alone", device="cpu")
+    trainer.run()
+    before, after = (checkpoints.load(tmp_path / name / "best.safetensors")[0]["ema"] for name in ("first", "alone"))
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    start, learned = (trainer.rows[index]["visibility"] for index in (0, -1))
+    assert learned < start
+    assert len({row["validation_nme"] for row in trainer.rows}) == 1
+    kept = checkpoints.load(tmp_path / "alone" / "best.safetensors")[1]
+    assert kept["epoch"] == len(trainer.rows)  # the last one
+    with pytest.raises(ConfigError, match="name the weights that stay"):
+        recipe(visibility={"alone": True})

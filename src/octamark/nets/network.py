@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -90,6 +91,23 @@ class DecoderLayer(nn.Module):
         return refined
 
 
+class VisibilityHead(nn.Module):
+    """How much speaks for seeing each landmark, place by place: two convolutions of features of the decoder.
+
+    Args:
+        channels: of the features; hidden: of the layer between; landmarks: M.
+    """
+
+    def __init__(self, channels: int, hidden: int, landmarks: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, hidden, 3, padding=1)
+        self.second = nn.Conv2d(hidden, landmarks, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        evidence: Tensor = self.second(F.relu(self.first(features)))
+        return evidence
+
+
 class OctaveNetwork(nn.Module):
     """Encoder-decoder of octave convolutions with multi-frequency attention (WO 2022/264089, figures 3A to 3C).
 
@@ -129,7 +147,23 @@ class OctaveNetwork(nn.Module):
         )
         self.head = BilinearOctaveConv(2 * width, config.landmarks, alpha_in=alpha, alpha_out=0.0, stride=1, bias=True)
         channels = split_channels(4 * width, alpha)[0]
-        self.visibility = nn.Conv2d(channels, config.landmarks, 1) if config.visibility else None
+        self.visibility = VisibilityHead(channels, 2 * width, config.landmarks) if config.visibility else None
+        self._frozen = False
+
+    def freeze_landmarks(self) -> None:
+        """Keep all weights and normalisations as they are, but for those of the visibility."""
+        assert self.visibility is not None, "a network without visibility"
+        self.requires_grad_(False)
+        self.visibility.requires_grad_(True)
+        self._frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> OctaveNetwork:
+        super().train(mode)
+        if self._frozen:
+            for name, part in self.named_children():
+                part.train(mode and name == "visibility")
+        return self
 
     def features(self, pictures: Tensor) -> list[Maps]:
         """The maps behind each stage, in order: stem, four encoder layers, attention, two decoder layers."""
@@ -158,8 +192,10 @@ class OctaveNetwork(nn.Module):
         ``octamark.nets.heatmaps.visibility_logits`` reads the evidence where the heatmap has the landmark.
         """
         assert self.visibility is not None, "a network without visibility"
-        stages = self.features(pictures)
-        return self._heatmaps(stages), self.visibility(stages[-2].high)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
+            stages = self.features(pictures)
+            heatmaps = self._heatmaps(stages)
+        return heatmaps, self.visibility(stages[-2].high)
 
     def _heatmaps(self, stages: list[Maps]) -> Tensor:
         heatmaps: Tensor = self.head(stages[-1]).high

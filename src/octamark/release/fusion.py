@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from octamark.errors import ConfigError
 from octamark.nets.attention import MultiFrequencyAttention
-from octamark.nets.network import DecoderLayer, EncoderLayer, OctaveNetwork
+from octamark.nets.network import DecoderLayer, EncoderLayer, OctaveNetwork, VisibilityHead
 from octamark.nets.octave import OctaveConv, up_bilinear
 
 LANES = 16
@@ -70,11 +70,7 @@ class IntegerNetwork(nn.Module):
             for layer, level in zip(decoder, (levels[2], levels[1]), strict=True)
         )
         self.head = _Head(network.head, levels[1])
-        self.visibility: _Conv | None = None
-        if network.visibility is not None:
-            weight, bias = network.visibility.weight.detach(), network.visibility.bias
-            assert bias is not None
-            self.visibility = _Conv(len(weight), [(weight, levels[2].readers.high, 0)], [(bias.detach(), 0)])
+        self.visibility = None if network.visibility is None else _Visibility(network.visibility, levels[2])
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
         maps: _Maps = self.stem(crops)
@@ -476,6 +472,22 @@ class _Up(nn.Module):
         assert skip.low is not None
         low = low + skip.low
         return _Maps(high, low, torch.cat([pooled, low], dim=1))
+
+
+class _Visibility(nn.Module):
+    """The evidence for visibility, from the coarser level of the decoder."""
+
+    def __init__(self, head: VisibilityHead, level: _Level) -> None:
+        super().__init__()
+        weights = [conv.weight.detach() for conv in (head.first, head.second)]
+        biases = [cast(Tensor, conv.bias).detach() for conv in (head.first, head.second)]
+        hidden = _padded(len(weights[0]))
+        self.first = _Conv(hidden, [(weights[0], level.readers.high, 0)], [(biases[0], 0)])
+        self.second = _Conv(len(weights[1]), [(weights[1], _at(0, len(weights[0]), hidden), 0)], [(biases[1], 0)])
+
+    def forward(self, high: Tensor) -> Tensor:
+        evidence: Tensor = self.second(F.relu(self.first(high)))
+        return evidence
 
 
 class _Head(nn.Module):

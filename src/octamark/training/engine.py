@@ -2,7 +2,8 @@
 
 A run lives in one folder: ``config.json`` (the recipe), ``log.csv``, ``tensorboard/``, ``last.safetensors`` (all that
 resuming needs but teachers and pictures) and ``best.safetensors`` (the moving average of the weights at the last
-stage's best validation NME; of a run that learns from caricatures, whose validation faces are photographs, at its end).
+stage's best validation NME; at its end where that does not tell which are best: of a run that learns from caricatures,
+whose validation faces are photographs, or visibility alone).
 
 What differs between recipes is behind two interfaces. The *task* knows the network, which batches it reads and how it
 is validated: octamark.training.whole_faces or octamark.training.regions. The *objective* knows what is learned:
@@ -68,6 +69,7 @@ class Task(Protocol):
     stored_size: int  # input side, pixels, for which faces are stored
     counts: str  # what is known of the unlabelled faces
     crop_sources: tuple[Source, ...]  # what the rule that cropped them was learned from
+    takes_last: bool  # the last epoch's weights, not those of the least validation error
 
     @property
     def network(self) -> nn.Module: ...
@@ -208,7 +210,7 @@ class Trainer:
                 if self.epoch == stage_start:  # the best epoch is one of the last stage, at the size that ships
                     self.best = math.inf
                 self.epoch += 1
-                is_best = nme < self.best or self.recipe.caricature is not None  # photographs alone cannot tell
+                is_best = nme < self.best or self.task.takes_last
                 self.best = nme if is_best else self.best
                 rate = self.optimiser.param_groups[0]["lr"]
                 scores = {"learning_rate": rate, **means, **further, "validation_nme": nme, "validation_fr8": failures}

@@ -235,6 +235,9 @@ class Visibility(_Section):
     """
 
     weight: float = Field(0.5, gt=0.0, description="of the cross-entropy of what is seen")
+    alone: bool = Field(
+        False, description="keep all other weights as they are in init, so that its landmarks stay exactly the same"
+    )
 
 
 class Caricature(_Section):
@@ -348,6 +351,8 @@ class Recipe(_Section):
     def _visibility_is_labelled(self) -> Recipe:
         if self.visibility is not None and not any(section.visibility for section in self.data):
             raise ValueError("visibility: no set says which landmarks can be seen; give one of them a visibility")
+        if self.visibility is not None and self.visibility.alone and (self.init is None or self.optimiser.init_weight):
+            raise ValueError("visibility.alone: name the weights that stay in init, without optimiser.init_weight")
         if self.visibility is not None and self.network.alpha == 1.0:
             raise ValueError("visibility: is read from the high frequency: set network.alpha below 1")
         return self

@@ -90,6 +90,7 @@ class Regions:
         self.mirror = torch.from_numpy(layout.mirror.copy())
         self.counts = ""
         self.crop_sources: tuple[Source, ...] = ()
+        self.takes_last = False
 
     def objective(self, average: ExponentialAverage) -> RegionalObjective:
         """The loss of readings and combined points, and the divergence from the teacher if there is one."""

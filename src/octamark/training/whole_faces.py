@@ -73,7 +73,11 @@ class WholeFaces:
             )
         self.mirror = torch.from_numpy(layout.mirror.copy())
         network = OctaveNetwork(network_config(recipe)) if resumed else starting_network(recipe)
+        if recipe.visibility is not None and recipe.visibility.alone:
+            network.freeze_landmarks()
         self.network: OctaveNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        alone = recipe.visibility is not None and recipe.visibility.alone
+        self.takes_last = recipe.caricature is not None or alone
         self.stored_size = max(stage.size for stage in recipe.stages)
         self.caricatures: Caricatures | None = None
         self.eyelids = Eyelids.of(recipe.eyes, layout)
