@@ -19,6 +19,7 @@ from octamark.training.engine import Trainer
 from octamark.training.objectives.regional import RegionalObjective
 from octamark.training.recipe import Recipe, parse
 from octamark.training.regions import Regions, at_lower_resolution, jitter
+from octamark.training.steps import Step, step_generator
 
 STAGE = {"size": 64, "epochs": 6, "batch": 8, "learning_rate": 5e-3}
 
@@ -183,6 +184,20 @@ def divergence(config: Recipe, root: Path, folder: Path, run: str) -> float:
     model = judge.network.eval()
     with torch.no_grad():
         return sum(float(objective._taught(view)) for view, _ in judge.task._views(model, faces))
+
+
+def test_eyes_are_shut_in_regional_batches_too(root: Path, tmp_path: Path) -> None:
+    openings = []
+    for share in (0.0, 1.0):
+        table = {**recipe(Path("nano")).model_dump(), "eyes": {"share": share, "shut": 1.0}}
+        run = trainer(parse(table, "x"), root, tmp_path / f"share {share}")
+        task, faces = run.task, run._stores()[0]
+        assert isinstance(task, Regions)
+        step = Step(0, 0.0, step_generator(0, 0, 0, 0))
+        batch = task.batch(faces, torch.arange(8), task.recipe.stages[0], step, None)
+        openings.append(layout("ibug68").eye_opening(batch.landmarks.numpy()).min(axis=1))
+    assert openings[0].min() > 0.08
+    assert openings[1].max() < 0.02
 
 
 def test_random_placements() -> None:
