@@ -17,6 +17,7 @@ from octamark import BoxError, ConfigError, PictureError, ServiceError, drawing,
 from octamark.client import PER_REQUEST, Client
 from octamark.layouts import BUILTIN
 from running_service import listening
+from telling_model import telling_model
 
 TOKEN = "0123456789abcdef"  # noqa: S105
 PORTRAIT = Path(__file__).parent.parent / "docs" / "portrait.jpg"
@@ -155,3 +156,16 @@ def test_wrong_arguments_are_errors() -> None:
         Client(None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="attempts 0"):
         Client(attempts=0)
+
+
+def test_what_can_be_seen_comes_back(tmp_path: Path) -> None:
+    """And counts in ``min_confidence``."""
+    pytest.importorskip("onnx", reason="needs onnx")
+    (tmp_path / "telling.onnx").write_bytes(telling_model())
+    with listening(models=(str(tmp_path / "telling.onnx"),)) as (host, port, _), Client(f"http://{host}:{port}") as one:
+        faces = one.landmarks(PORTRAIT)
+        assert faces.visible is not None
+        np.testing.assert_allclose(faces.visible, faces.confidence, atol=1e-4)
+        plain, weighted = float(faces.confidence.mean()), float(faces.mean_confidence[0])
+        assert len(one.landmarks(PORTRAIT, min_confidence=(plain + weighted) / 2)) == 1
+        assert len(one.landmarks(PORTRAIT, min_confidence=weighted + 0.001)) == 0

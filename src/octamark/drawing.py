@@ -115,16 +115,10 @@ def _draw_face(canvas: Picture, face: Face, points: NDArray[np.float64], drawn: 
         high = np.clip(box[2:] + 2 * radius + 1, 0, canvas.shape[1::-1]).astype(int)
         around = canvas[low[1] : high[1], low[0] : high[0]]
         edges = [(first, second) for first, second in face.layout.edges if first in drawn and second in drawn]
-        to_hidden = [(first, second) for first, second in edges if first in hidden or second in hidden]
-        to_visible = [edge for edge in edges if edge not in to_hidden]
-        for of_kind, width, opacity in ((to_hidden, radius * 0.2, 0.3), (to_visible, radius * 0.5, 0.5)):
-            if not around.size or not of_kind:
-                continue
-            layer = around.copy()
-            for first, second in of_kind:
-                colour = GLOBAL_COLOUR if first in outline and second in outline else LOCAL_COLOUR
-                _line(layer, points[first] - low, points[second] - low, colour, width)
-            around[:] = cv2.addWeighted(layer, opacity, around, 1 - opacity, 0.0)
+        to_hidden = [edge for edge in edges if not hidden.isdisjoint(edge)]
+        to_visible = [edge for edge in edges if hidden.isdisjoint(edge)]
+        _draw_edges(around, points - low, to_hidden, outline, radius * 0.2, 0.3)
+        _draw_edges(around, points - low, to_visible, outline, radius * 0.5, 0.5)
     for index in sorted(drawn):
         colour = GLOBAL_COLOUR if index in outline else LOCAL_COLOUR
         if index in hidden:
@@ -134,6 +128,24 @@ def _draw_face(canvas: Picture, face: Face, points: NDArray[np.float64], drawn: 
             _circle(canvas, points[index], radius * 1.3, _RIM, -1)
         filled = face.confidence[index] >= LOW_CONFIDENCE
         _circle(canvas, points[index], radius, colour, -1 if filled else max(1, round(radius * 0.4)))
+
+
+def _draw_edges(
+    canvas: Picture,
+    points: NDArray[np.float64],
+    edges: Sequence[tuple[int, int]],
+    outline: set[int],
+    width: float,
+    opacity: float,
+) -> None:
+    """Draw lines between points (M, 2), each edge in the colour of its points."""
+    if not canvas.size or not edges:
+        return
+    layer = canvas.copy()
+    for first, second in edges:
+        colour = GLOBAL_COLOUR if first in outline and second in outline else LOCAL_COLOUR
+        _line(layer, points[first], points[second], colour, width)
+    canvas[:] = cv2.addWeighted(layer, opacity, canvas, 1 - opacity, 0.0)
 
 
 def _draw_number(canvas: Picture, number: int, points: NDArray[np.float64]) -> None:

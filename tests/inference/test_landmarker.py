@@ -33,6 +33,7 @@ from octamark import (
 )
 from octamark.geometry import check_boxes, landmark_boxes
 from octamark.release.graph import with_card
+from telling_model import telling_model
 
 Picture = NDArray[np.uint8]
 
@@ -359,6 +360,35 @@ def test_options(photograph: Picture, box: NDArray[np.float32]) -> None:
     kept = never.with_options(min_confidence=float(low + high) / 2)(photograph, boxes, heatmaps=True)
     assert len(kept) == 1
     np.testing.assert_array_equal(kept.landmarks, faces.landmarks[faces.confidence.mean(axis=1) == high])
+
+
+@pytest.fixture(scope="module")
+def telling() -> Landmarker:
+    """A model that tells what can be seen: of each point its confidence."""
+    pytest.importorskip("onnx", reason="needs onnx")
+    return Landmarker(telling_model(), threads=1)
+
+
+def test_a_model_tells_what_can_be_seen(telling: Landmarker, photograph: Picture, box: NDArray[np.float32]) -> None:
+    for faces in (telling(photograph), telling(photograph, [box], heatmaps=True), telling(photograph, full_frame=True)):
+        assert faces.visible is not None
+        assert faces.visible.dtype == np.float32
+        np.testing.assert_allclose(faces.visible, faces.confidence, atol=1e-6)
+    np.testing.assert_allclose(faces.scores, faces.mean_confidence)  # of the full frame
+    empty = telling(np.zeros((64, 64, 3), np.uint8))
+    assert empty.visible is not None
+    assert empty.visible.shape == (0, 68)
+    assert Landmarker("pico", threads=1)(photograph).visible is None
+
+
+def test_min_confidence_counts_points_by_their_visibility(
+    telling: Landmarker, photograph: Picture, box: NDArray[np.float32]
+) -> None:
+    (face,) = telling(photograph, [box])
+    plain, weighted = float(face.confidence.mean()), face.mean_confidence
+    assert weighted > plain + 0.001
+    for least, count in (((plain + weighted) / 2, 1), (weighted + 0.001, 0)):
+        assert len(telling.with_options(min_confidence=least)(photograph, [box])) == count
 
 
 def _predicted(landmarker: Landmarker, picture: Picture) -> NDArray[np.float32]:

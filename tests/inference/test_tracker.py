@@ -54,8 +54,7 @@ class Person:
         detected: whether the detector sees it.
         angle: by which it leans, degrees.
         stretch: factor to its height.
-        hidden: how many of its points cannot be seen, and have a confidence of 0.05; None as of a network that does not
-            tell what can be seen.
+        hidden: how many of its points cannot be seen, and have a confidence of 0.05.
     """
 
     x: float
@@ -67,7 +66,7 @@ class Person:
     detected: bool = True
     angle: float = 0.0
     stretch: float = 1.0
-    hidden: int | None = None
+    hidden: int = 0
 
     @property
     def points(self) -> F64:
@@ -83,18 +82,14 @@ class Person:
 class FakeLandmarker:
     """Reads the faces of ``scene`` with noise: in each crop the one nearest to its middle, if it lies inside."""
 
-    def __init__(self, noise: float = 0.0, min_confidence: float = 0.0) -> None:
+    def __init__(self, noise: float = 0.0, min_confidence: float = 0.0, tells_visible: bool = False) -> None:
         self.layout = IBUG
-        self.card: Any = SimpleNamespace(crop=RULE)
+        self.card: Any = SimpleNamespace(crop=RULE, visibility=(1.0, 0.0) if tells_visible else None)
         self.options = InferenceOptions(min_confidence=min_confidence)
         self.noise, self.rng = noise, np.random.default_rng(0)
         self.scene: Sequence[Person] = ()
         self.searches = self.reads = 0
         self.angles: list[float] = []
-
-    @property
-    def tells_visible(self) -> bool:
-        return any(face.hidden is not None for face in self.scene)
 
     def with_options(self, *, min_confidence: float) -> FakeLandmarker:
         assert min_confidence == 0
@@ -131,10 +126,9 @@ class FakeLandmarker:
             if near:
                 face = min(near, key=lambda other: float(np.linalg.norm(other.points.mean(axis=0) - middle)))
                 rows.append(face.points + self.noise * self.rng.normal(size=(68, 2)))
-                first = np.arange(68) < (face.hidden or 0)
+                first = np.arange(68) < face.hidden
                 confidence.append(np.where(first, 0.05, face.confidence))
-                if face.hidden is not None:
-                    visible.append(np.where(first, 0.02, 0.98))
+                visible.append(np.where(first, 0.02, 0.98))
             else:
                 rows.append(middle + self.rng.normal(0, 0.2 * side, (68, 2)))
                 confidence.append(np.full(68, 0.05))
@@ -152,7 +146,7 @@ class FakeLandmarker:
             np.zeros(count, np.float32) if located.scores is None else located.scores,
             np.array([crop.transform for crop in located.crops]).reshape(count, 2, 3),
             radius_ratios=RATIOS,
-            visible=np.array(visible, np.float32).reshape(count, 68) if self.tells_visible else None,
+            visible=None if self.card.visibility is None else np.array(visible, np.float32).reshape(count, 68),
         )
 
 
@@ -410,11 +404,16 @@ def test_min_confidence_of_the_landmarker_holds() -> None:
 @pytest.mark.parametrize("smoothing", ["none", "low"])
 def test_what_can_be_seen_is_told_of_each_face(smoothing: str) -> None:
     """And half a face whose other half is hidden is as sure as a whole one."""
-    landmarker = FakeLandmarker(min_confidence=0.8)
+    landmarker = FakeLandmarker(min_confidence=0.8, tells_visible=True)
     frames = follow(
-        lambda _: [Person(300, hidden=34), Person(800, hidden=0)], 1, landmarker=landmarker, smoothing=smoothing
+        lambda time: [Person(300, hidden=34), Person(800)] if time else [],
+        1,
+        landmarker=landmarker,
+        smoothing=smoothing,
     )
-    for _, faces in frames:
+    assert frames[0][1].visible is not None
+    assert frames[0][1].visible.shape == (0, 68)
+    for _, faces in frames[1:]:
         assert len(faces) == 2
         assert faces.visible is not None
         by_place = faces.visible[np.argsort(faces.landmarks[:, :, 0].mean(axis=1))]
@@ -428,10 +427,11 @@ def test_what_can_be_seen_is_told_of_each_face(smoothing: str) -> None:
 
 
 def test_offline_smoothing_counts_hidden_points_less() -> None:
-    def scene(hidden: int | None) -> list[tuple[float, Faces]]:
-        return follow(lambda _: [Person(300, hidden=hidden)], 2, landmarker=FakeLandmarker(noise=0.3), smoothing="none")
+    def scene(tells_visible: bool) -> list[tuple[float, Faces]]:
+        landmarker = FakeLandmarker(noise=0.3, tells_visible=tells_visible)
+        return follow(lambda _: [Person(300, hidden=9)], 2, landmarker=landmarker, smoothing="none")
 
-    (told, untold), truth = (smooth_offline(scene(hidden), "low") for hidden in (9, None)), Person(300).points
+    (told, untold), truth = (smooth_offline(scene(tells), "low") for tells in (True, False)), Person(300).points
     errors = [
         np.sqrt(np.mean([(faces.landmarks[0, :9] - truth[:9]) ** 2 for _, faces in clip])) for clip in (told, untold)
     ]

@@ -23,6 +23,7 @@ from octamark.inference.regions import fuse
 from octamark.inference.tracker import Tracker
 from octamark.inference.yunet import YUNET_FILE
 from octamark.io import read_records
+from telling_model import telling_model
 from web.conftest import Predict, Server, serving
 
 Picture = NDArray[np.uint8]
@@ -202,25 +203,13 @@ def test_the_filter_agrees(predict: Predict, smoothing: Smoothing, hidden: int) 
         np.testing.assert_allclose(values["spread"], estimate.spread(spread), atol=1e-6)
 
 
-def telling_model(folder: Path) -> None:
-    """Writes ``telling.onnx``: ``pico`` with a further output ``visible``, which is one minus the confidence."""
-    onnx = pytest.importorskip("onnx", reason="needs onnx")
-    model = onnx.load_from_string(models.read("pico"))
-    graph = model.graph
-    graph.initializer.append(onnx.helper.make_tensor("visible_one", onnx.TensorProto.FLOAT, [1], [1.0]))
-    graph.node.append(onnx.helper.make_node("Sub", ["visible_one", "confidence"], ["visible"]))
-    graph.output.append(onnx.helper.make_tensor_value_info("visible", onnx.TensorProto.FLOAT, [None, 68]))
-    for entry in model.metadata_props:
-        if entry.key == models.METADATA_KEY:
-            entry.value = json.dumps(json.loads(entry.value) | {"visibility": [1.0, 0.0]})
-    (folder / "telling.onnx").write_bytes(model.SerializeToString())
-
-
 def test_visible_is_told_where_the_model_tells_it(
     predict: Predict, portrait: Picture, photograph: Picture, tmp_path: Path
 ) -> None:
     """In pictures, in videos and in files, as Python writes them."""
-    telling_model(tmp_path)
+    pytest.importorskip("onnx", reason="needs onnx")
+    content = telling_model(inverted=True)
+    (tmp_path / "telling.onnx").write_bytes(content)
     with contextmanager(serving)(tmp_path) as own:
         model = f"{own.url}telling.onnx"
         leaning = turned(photograph, 20)  # two readings are blended
@@ -232,6 +221,7 @@ def test_visible_is_told_where_the_model_tells_it(
             {"model": "pico", "picture": portrait},
         ])  # fmt: skip
     straight, lean, video, texts, silent = results
+    np.testing.assert_allclose(straight[0]["visible"], octamark.load(content)(portrait)[0].visible, atol=0.1)
     for (face,) in (straight, lean, *video):
         np.testing.assert_allclose(face["visible"], 1 - np.array(face["confidence"]), atol=1e-6)
     assert "visible" not in silent[0]

@@ -50,6 +50,8 @@ def models(
         table.add_row("arithmetic", card.arithmetic)
         for title, text in _crops(card):
             table.add_row(title, text)
+        if isinstance(card, ModelCard):
+            table.add_row("visible", "not told" if card.visibility is None else "told of each point")
         if card.calibration.kind == "global":
             table.add_row("calibration", "one factor for all points: too few labelled faces were held out for more")
         for score, value in card.scores.items():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from octamark import models
 from octamark.errors import BoxError, ConfigError, PictureError, WeightsError, listed
-from octamark.faces import Faces, Landmarks
+from octamark.faces import Faces, Landmarks, mean_confidence
 from octamark.geometry import (
     Crop,
     Picture,
@@ -470,7 +470,8 @@ class Landmarker:
             return replace(faces, heatmaps=np.zeros((0, self.layout.count, side, side), np.float32))
         points = shifted(np.stack([face.points for face in landmarks]), self.card.offset, self.layout)
         confidence = np.stack([face.confidence for face in landmarks]).astype(np.float32)
-        mean_confidence = confidence.mean(axis=1)
+        visible = np.asarray([face.visible for face in landmarks], np.float32) if tells_visible else None
+        certain = mean_confidence(confidence, visible).astype(np.float32)
         result = Faces(
             self.layout,
             faces.size,
@@ -478,13 +479,13 @@ class Landmarker:
             spread=np.stack([face.spread for face in landmarks]).astype(np.float32),
             confidence=confidence,
             boxes=landmark_boxes(points).astype(np.float32) if boxes is None else boxes,
-            scores=mean_confidence if scores is None else scores,
+            scores=certain if scores is None else scores,
             crops=np.stack([crop.transform for crop in crops]),
             heatmaps=np.stack([face.heatmaps for face in landmarks]) if heatmaps else None,  # type: ignore[misc]
             radius_ratios=self._calibration(crops).ratios,
-            visible=np.asarray([face.visible for face in landmarks], np.float32) if tells_visible else None,
+            visible=visible,
         )
-        confident = result.mean_confidence >= self.options.min_confidence
+        confident = certain >= self.options.min_confidence
         return result if confident.all() else result[confident]
 
     def _calibration(self, crops: Sequence[Crop]) -> Calibration:

@@ -531,7 +531,9 @@ class Tracker:
     def _faces(self, shown: Sequence[tuple[_Track, _Reading]]) -> Faces:
         """The result: the estimates of tracks that were read, or the readings themselves."""
         assert self._size is not None
-        empty = replace(Faces.empty(self.landmarker.layout, self._size), ids=np.zeros(0, np.int64))
+        tells_visible = self.landmarker.card.visibility is not None
+        empty = Faces.empty(self.landmarker.layout, self._size, visible=tells_visible)
+        empty = replace(empty, ids=np.zeros(0, np.int64))
         reported = [(track, reading) for track, reading in shown if reading.mean_confidence >= self._min_reported]
         if not reported:
             return empty
@@ -550,7 +552,7 @@ class Tracker:
             crops=np.stack([reading.crop for reading in readings]),
             ids=np.array([track.id for track in tracks], np.int64),
             radius_ratios=readings[0].radius_ratios,
-            visible=None if readings[0].visible is None else np.array([reading.visible for reading in readings]),
+            visible=np.array([reading.visible for reading in readings], np.float32) if tells_visible else None,
         )
 
 
