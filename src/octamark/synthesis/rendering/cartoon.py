@@ -56,7 +56,7 @@ CHIN, NOSE_BASE, BROWS = -8.4, -1.4, 5.4
 """Heights on the mean head between which the storeys of a face lie: below the nose, between, and above the brows."""
 
 WIDTH_LEVELS = (-60.0, -17.0, -11.0, -7.5, -3.5, 3.5, 9.0, 14.5, 60.0)
-"""Heights at which a caricature gives a factor of the width: body, body, neck, chin, mouth, eyes, forehead, top, top."""
+"""Heights at which a caricature gives factors of the width: body, body, neck, chin, mouth, eyes, forehead, top, top."""
 
 SKIN_COLOURS: tuple[Colour, ...] = (
     (0.80, 0.60, 0.50), (0.75, 0.56, 0.20), (0.25, 0.50, 0.18), (0.20, 0.35, 0.65), (0.65, 0.22, 0.16),
@@ -257,8 +257,8 @@ class HeadMap:
         self._middles, self._axes, self._reaches = np.array(middles), np.array(axes), np.array(reaches)
         self._steps, self._shifts, self._growth = np.array(steps), np.array(shifts), np.array(growth)
         lower, middle_storey, upper = shape["storeys"]
-        heights = np.array([-70.0, -13.0, CHIN - 1.0, CHIN + 1.0, NOSE_BASE, BROWS, 60.0])
-        slopes = np.array([1.0, 1.0, 1.0, lower, middle_storey, upper])
+        heights = np.array([-70.0, -13.0, CHIN - 1.0, CHIN + 1.0, NOSE_BASE, BROWS, BROWS + 3.0, 60.0])
+        slopes = np.array([1.0, 1.0, 1.0, lower, middle_storey, upper, upper])
         lifted = np.concatenate([[0.0], np.cumsum(np.diff(heights) * slopes)])
         self._height = PchipInterpolator(heights, lifted)
         self._level = float(self._height(3.6)) - 3.6  # the eyes stay

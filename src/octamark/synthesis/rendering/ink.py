@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.geometry import Picture
-from octamark.synthesis.rendering.assets import F64
 from octamark.synthesis.rendering.camera import Camera
 from octamark.synthesis.rendering.pieces import Piece
 from octamark.synthesis.rendering.skin import noise_field
@@ -99,9 +98,9 @@ def drawing(view: Seen, style: Mapping[str, Any], behind: F32, rng: np.random.Ge
         behind: (s, s, 3) the background, 0 to 1 as it is shown.
     """
     side = len(view.group)
-    normal = cv2.GaussianBlur(view.normal, (0, 0), 1.2)
-    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
-    ground = cv2.resize(_ground(behind, style), (side, side), interpolation=cv2.INTER_LINEAR)
+    soft = cv2.GaussianBlur(view.normal, (0, 0), 1.2)
+    normal: F32 = np.asarray(soft / np.maximum(np.linalg.norm(soft, axis=-1, keepdims=True), 1e-6), np.float32)
+    ground = np.asarray(cv2.resize(_ground(behind, style), (side, side), interpolation=cv2.INTER_LINEAR), np.float32)
     canvas = _flat(view, style, ground, rng)
     toward = np.array([style["light"][0], style["light"][1], 0.9], np.float32)
     lit = normal @ (toward / np.linalg.norm(toward))
@@ -142,8 +141,7 @@ def _pattern(style: Mapping[str, Any], side: int, share: float) -> Bools:
     across = (np.cos(turn) * x + np.sin(turn) * y) * 2 * np.pi / (style["period"] * FINE)
     along = (np.cos(turn) * y - np.sin(turn) * x) * 2 * np.pi / (style["period"] * FINE)
     wave = np.cos(across) + (np.cos(along) if style["shade"] == "tone" else 0.0)
-    limit = np.cos(np.pi * share) * (2.0 if style["shade"] == "tone" else 1.0)
-    return np.asarray(wave > limit)
+    return np.asarray(wave > np.quantile(wave, 1.0 - share))
 
 
 def _flat(view: Seen, style: Mapping[str, Any], ground: F32, rng: np.random.Generator) -> F32:
@@ -270,7 +268,7 @@ def sample_style(rng: np.random.Generator) -> dict[str, Any]:
         "hair_lines": round(float(rng.uniform(0.6, 1.6)), 3),
         "shine": round(float(rng.uniform(0.2, 0.8)), 3),
         "jump": round(float(rng.uniform(0.35, 0.8)), 3),
-        "crease": round(float(rng.uniform(0.3, 0.75)), 3),
+        "crease": round(float(rng.uniform(0.6, 0.92)), 3),
         "under": round(float(rng.uniform(0.55, 0.8)), 3),
         "width": int(rng.integers(1, 4)),
         "lid": int(rng.integers(2, 7)),
