@@ -112,3 +112,5 @@ def test_a_set_is_rendered_extended_and_packed(tmp_path: Path, monkeypatch: pyte
     assert (out / "sheet.png").exists()
     with pytest.raises(ConfigError, match="was begun with size 64, now 96"):
         run("render", "-o", out, "--count", 5, *options, "--size", "96")
+    with pytest.raises(ConfigError, match="was begun with caricatures"):
+        run("render", "-o", out, "--count", 5, *options, "--caricatures", "0.5")

@@ -38,8 +38,8 @@ def part(size: tuple[float, float, float], shift: tuple[float, float, float] = (
 
 @pytest.fixture(scope="module")
 def skin() -> np.ndarray:
-    """Places (20000, 3) in and around a head."""
-    return np.random.default_rng(0).uniform((-9, -12, -9), (9, 14, 13), (20000, 3))
+    """Places (4000, 3) in and around a head."""
+    return np.random.default_rng(0).uniform((-9, -12, -9), (9, 14, 13), (4000, 3))
 
 
 def test_without_a_share_everybody_stays_as_before() -> None:

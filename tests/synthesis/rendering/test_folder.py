@@ -82,6 +82,9 @@ def test_a_set_goes_on_with_its_settings_only(folder: RenderFolder) -> None:
     assert folder.mean().shape == (COUNT, 3)  # the first one stays
     with pytest.raises(ConfigError, match="begun with seed 0, now 1"):
         folder.prepare({"seed": 1}, np.zeros((3, 3)))
+    folder.prepare({"seed": 0, "caricatures": 0.0}, np.zeros((3, 3)))  # as sets begun before there were any
+    with pytest.raises(ConfigError, match="begun with caricatures"):
+        folder.prepare({"seed": 0, "caricatures": 0.5}, np.zeros((3, 3)))
     with pytest.raises(DataError, match="octamark render makes them"):
         RenderFolder(folder.path / "elsewhere").mean()
 

@@ -95,11 +95,19 @@ def caricatured(person: Person, share: float) -> Person:
     options = {**person.options, **_look(kind, person, rng), "caricature": shape}
     if rng.random() < DRAWN[kind]:
         options["drawing"] = sample_style(rng)
+    expression = _expression(kind, person, rng)
+    ages = dict(person.ages)
+    if "drawing" in options:  # mouths are lines, or openings between them
+        ages["thin lips"] = round(float(rng.uniform(0.3, 1.0)), 4)
+        ages.pop("full lips", None)
+        for name in ("mouthRollUpper", "mouthRollLower"):
+            expression[name] = round(float(rng.uniform(0.2, 0.9)), 3)
     options["things"] = {name: thing for name, thing in person.options["things"].items() if name != "occluder"}
     return replace(
         person,
         identity=tuple(np.round(identity, 4).tolist()),
-        expression=_expression(kind, person, rng),
+        ages=ages,
+        expression=expression,
         options=options,
     )
 
@@ -144,13 +152,13 @@ def _shape(kind: str, strength: float, rng: np.random.Generator) -> dict[str, An
         storeys, widths = 1.5 * storeys, 1.5 * widths
         uneven = 0.12
     elif kind == "doll":
-        wide = rng.uniform(1.2, 1.6)
-        toward("eye", (wide, wide * rng.uniform(1.3, 2.0), 1.1), 0.06)
-        toward("nose", (0.8, 0.65, 0.35))
+        wide = rng.uniform(1.3, 1.75)
+        toward("eye", (wide, wide * rng.uniform(1.4, 2.1), 1.1), 0.06)
+        toward("nose", (0.65, 0.65, 0.35))
         toward("tip", (0.7, 0.7, 0.6))
         toward("mouth", (rng.uniform(0.55, 1.0), rng.uniform(0.6, 1.0), 0.8))
         toward("chin", (0.75, 0.85, 0.9))
-        shifts["eye"] += pull * np.array([0.45, -0.5, 0.3])
+        shifts["eye"] += pull * np.array([0.6, -0.6, 0.3])
         storeys += pull * np.array([-0.18, -0.1, 0.22])
         widths += pull * np.array([-0.5, -0.5, -0.55, -0.25, -0.08, 0.08, 0.14, 0.1, 0.1])
     elif kind == "toon":
@@ -199,7 +207,7 @@ def _shape(kind: str, strength: float, rng: np.random.Generator) -> dict[str, An
     }
 
 
-LARGEST = (-2.1, 1.05)
+LARGEST = (-2.1, 1.25)
 """Smallest and largest logarithm of a factor by which a part is scaled."""
 
 
