@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from command_line import run
 from drawn_faces import draw_face, write_w300
@@ -20,6 +22,7 @@ from octamark.nets.heatmaps import Points
 from octamark.training import checkpoints
 from octamark.training.data import ROOM
 from octamark.training.engine import Trainer
+from octamark.training.objectives import Batch, Prediction
 from octamark.training.objectives.distillation import Distiller, heatmap_kl, redrawn
 from octamark.training.recipe import Recipe, parse
 from octamark.training.shards import write_shard
@@ -235,6 +238,32 @@ def test_refusals(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"distillation\.teacher"):
         recipe(distillation={})
     with pytest.raises(
-        ConfigError, match=r"unknown key distillation\.model; allowed there: teacher, weight, spread_at_half"
+        ConfigError, match=r"unknown key distillation\.model; allowed there: teacher, weight, sets, spread_at_half"
     ):
         recipe(distillation={"teacher": "small", "model": "x"})
+
+
+def test_only_the_faces_of_the_named_sets_are_taught(teacher: str) -> None:
+    """The gradient of each face's heatmaps: none for a face of a set that the recipe does not name."""
+    sets = [{"name": "a", "format": "300w", "validation": "splits/val.txt"}, {"name": "b", "format": "300w"}]
+    named = recipe(data=sets, distillation={"teacher": teacher, "sets": ["b"]})
+    assert named.distillation is not None
+    some = Distiller(named, named.distillation, Fabric(accelerator="cpu"))
+    maps = torch.rand(4, 68, 16, 16, requires_grad=True)
+    p = heatmaps.probabilities(maps)
+    pictures = torch.rand(4, 3, 64, 64)
+    owners = torch.tensor([0, 1, 0, 1])
+    batch = Batch(pictures, pictures, torch.zeros(4, 68, 2), torch.ones(4, 68), owners, None, 1.0, 0.0)
+    value, _ = some(batch, Prediction(p, heatmaps.decode(p)))
+    value.backward()
+    assert maps.grad is not None
+    assert (maps.grad.flatten(1).abs().sum(dim=1) > 0).tolist() == [False, True, False, True]
+    everywhere = recipe(data=sets, distillation={"teacher": teacher})
+    assert everywhere.distillation is not None
+    whole = Distiller(everywhere, everywhere.distillation, Fabric(accelerator="cpu"))
+    alone = replace(batch, sets=torch.ones(4, dtype=torch.int64))
+    detached = Prediction(p.detach(), heatmaps.decode(p.detach()))
+    torch.testing.assert_close(some(alone, detached)[0], whole(alone, detached)[0])
+    assert float(some(replace(batch, sets=torch.zeros(4, dtype=torch.int64)), detached)[0]) == 0.0
+    with pytest.raises(ConfigError, match=r"distillation\.sets"):
+        recipe(data=sets, distillation={"teacher": teacher, "sets": ["c"]})

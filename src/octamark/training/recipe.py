@@ -199,10 +199,15 @@ class Teacher(_Section):
 
 
 class Distillation(_Section):
-    """A larger network's heatmaps as further targets; see octamark.training.objectives.distillation."""
+    """Another network's heatmaps as further targets; see octamark.training.objectives.distillation."""
 
     teacher: str = Field(description="released model, run or checkpoint (.safetensors), of the recipe's layout")
     weight: float = Field(2.0, gt=0.0, description="of the divergence from the teacher's heatmaps")
+    sets: tuple[str, ...] | None = Field(
+        None,
+        description="names of the sets on whose faces the teacher teaches, such as those that it learned from itself; "
+        "by default all, and faces without labels",
+    )
     spread_at_half_weight: float = Field(
         1.0, gt=0.0, description="the teacher's spread, heatmap pixels, at which a point has half its weight"
     )
@@ -361,6 +366,16 @@ class Recipe(_Section):
     def _init_weight_has_init(self) -> Recipe:
         if self.optimiser.init_weight and self.init is None:
             raise ValueError("optimiser.init_weight: name the weights to average with, in init")
+        return self
+
+    @model_validator(mode="after")
+    def _taught_sets_are_there(self) -> Recipe:
+        if self.distillation is not None and self.distillation.sets is not None:
+            titles = [section.title for section in self.data if not section.held_out]
+            if unknown := [name for name in self.distillation.sets if name not in titles] or not self.distillation.sets:
+                raise ValueError(f"distillation.sets: {unknown or 'none'}; sets to learn from: {listed(titles)}")
+            if self.regional is not None:
+                raise ValueError("distillation.sets: a regional network is taught on the faces of all sets")
         return self
 
     @field_validator("data", mode="before")

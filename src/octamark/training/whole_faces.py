@@ -82,6 +82,7 @@ class WholeFaces:
         self.caricatures: Caricatures | None = None
         self.eyelids = Eyelids.of(recipe.eyes, layout)
         self.counts = ""
+        self.set_sizes: Sequence[int] = ()
         self.crop_sources: tuple[Source, ...] = unlabelled.expected_sources(recipe, faces)
         self.others: tuple[int, PictureStack | Tensor] = (0, torch.empty(0))
 
@@ -200,7 +201,8 @@ class WholeFaces:
             pictures = torch.cat([pictures, damaged(plain, config, generator)[0]])
             undamaged = torch.cat([undamaged, plain])
         scale = stage.target_scale or self.recipe.loss.target_scale
-        return Batch(pictures, undamaged, landmarks, visible, views, scale, step.progress)
+        sets = torch.searchsorted(torch.tensor(self.set_sizes).cumsum(0), chosen.cpu(), right=True).to(device)
+        return Batch(pictures, undamaged, landmarks, visible, sets, views, scale, step.progress)
 
     def _resized(self, size: int) -> PictureStack | Tensor:
         """The unlabelled faces for a stage's size; in memory where they all fit there."""

@@ -51,6 +51,7 @@ class Batch:
         undamaged: the same views before colours were changed and pieces hidden.
         landmarks: (n, M, 2) of the labelled faces, input pixels; NaN where a point has no label.
         visible: (n, M) which of them can be seen: 1 seen, 0 hidden, NaN unknown.
+        sets: (n,) number of each labelled face's set, in the order of the recipe's sets that are trained on.
         unlabelled: of the u unlabelled faces; None in a step without any.
         target_scale: of the labels' density, heatmap pixels.
         progress: share of the run's steps that are done.
@@ -60,6 +61,7 @@ class Batch:
     undamaged: Tensor
     landmarks: Tensor
     visible: Tensor
+    sets: Tensor
     unlabelled: UnlabelledViews | None
     target_scale: float
     progress: float

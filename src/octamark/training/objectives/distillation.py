@@ -21,8 +21,9 @@ class Distiller(Stateless):
     """Another network's heatmaps as targets (G. Hinton and others: Distilling the knowledge in a neural network, 2015).
 
     It reads the same view of a face as the network in training, but before colours are changed and pieces hidden.
-    Labels are not needed: faces with and without them are treated alike. The log has the weighted divergence
-    (``distillation``).
+    Labels are not needed: faces with and without them are treated alike, unless the recipe names the sets that are
+    taught: a network that goes on to learn from further sets is held by its former self where that is good. The log has
+    the weighted divergence (``distillation``).
 
     Networks are less accurate at other input sizes than the last they were trained at. Therefore the teacher teaches
     only in stages of its own size. Where the recipe has no such stage, it teaches in all: it reads the views resized to
@@ -55,6 +56,9 @@ class Distiller(Stateless):
             problem = ""
         if problem:
             raise ConfigError(f"distillation.teacher {settings.teacher!r}: {problem}")
+        trained = [section.title for section in recipe.data if not section.held_out]
+        names = settings.sets
+        self.taught = None if names is None else torch.tensor([trained.index(name) for name in names])
         self.fabric, self.beta, self.settings = fabric, teacher_recipe.loss.beta, settings
         self.network = network.to(fabric.device, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
 
@@ -62,10 +66,17 @@ class Distiller(Stateless):
         return self.everywhere or self.size == size
 
     def uses_unlabelled(self) -> bool:
-        return True
+        return self.taught is None
 
     def __call__(self, batch: Batch, prediction: Prediction) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.distance(batch.undamaged, prediction.p, batch.target_scale), {}
+        if self.taught is None:
+            return self.distance(batch.undamaged, prediction.p, batch.target_scale), {}
+        chosen = torch.nonzero(torch.isin(batch.sets, self.taught.to(batch.sets.device)))[:, 0]
+        if not len(chosen):
+            return prediction.p.sum() * 0.0, {}
+        share = len(chosen) / len(batch.sets)  # so that a face counts as much as where all are taught
+        distance = self.distance(batch.undamaged[chosen], prediction.p[chosen], batch.target_scale)
+        return share * distance, {}
 
     def distance(self, plain: Tensor, p: Tensor, target_scale: float) -> Tensor:
         """The divergence ``heatmap_kl`` of the network's heatmaps from the teacher's, a scalar.
