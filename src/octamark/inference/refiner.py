@@ -123,21 +123,22 @@ class Refiner:
         known = chosen[:, owners, None]
         return np.where(known, moved, points), np.where(known, turned, spread)
 
-    def join(self, landmarks: Sequence[Landmarks], readings: F64, spread: F64, shares: F64) -> tuple[F64, F64]:
-        """Landmarks (n, M, 2) combined from both networks, and their uncalibrated spreads, pixels of the pictures.
+    def reading_shares(self, shares: F64, visible: NDArray[np.floating] | None) -> F64:
+        """How much each reading counts (n, K): its region's share, and by ``visible`` (n, M) where that is known.
 
-        Where the global network tells ``visible``, readings count by it: a region shows nothing of a hidden point,
-        whose place only the whole face tells.
+        A region shows nothing of a hidden point, whose place only the whole face tells.
         """
         counts = shares[:, self.table.owners]
+        return counts if visible is None else np.asarray(counts * visible[:, self.table.landmarks])
+
+    def join(self, landmarks: Sequence[Landmarks], readings: F64, spread: F64, shares: F64) -> tuple[F64, F64]:
+        """Landmarks (n, M, 2) combined from both networks, and their uncalibrated spreads, pixels of the pictures."""
         visible = [face.visible for face in landmarks if face.visible is not None]
-        if len(visible) == len(landmarks):
-            counts = counts * np.stack(visible)[:, self.table.landmarks]
+        counts = self.reading_shares(shares, np.stack(visible) if visible else None)
         bias = np.array(self.card.bias)[self.table.reading_kinds]
         joined: tuple[F64, F64] = fuse(
-            *_stacked(landmarks), readings, spread, bias, self.card.sharpness, self.table.joining,
-            shares=counts,
-        )  # fmt: skip
+            *_stacked(landmarks), readings, spread, bias, self.card.sharpness, self.table.joining, shares=counts
+        )
         return joined
 
     def __call__(self, faces: Sequence[Crop], landmarks: Sequence[Landmarks], size: int) -> list[Landmarks]:

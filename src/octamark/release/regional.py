@@ -69,7 +69,7 @@ class FaceReadings(NamedTuple):
     Attributes:
         points, spread: (n, M, 2) of the global network.
         readings, reading_spread: (n, K, 2) of the regional one; a landmark in two regions is read twice.
-        shares: (n, K) how much each reading counts, see ``Refiner.shares``.
+        shares: (n, K) how much each reading counts, see ``Refiner.reading_shares``.
     """
 
     points: F64
@@ -315,7 +315,8 @@ def _read(
             landmarks = Landmarks(points[index], spread[index], np.ones(len(spread[index])))
             readings[:, index] = np.concatenate(refiner.read([sample.read()], [landmarks], shares[index : index + 1]))
         tick()
-    return FaceReadings(points, spread, readings[0], readings[1], shares[:, refiner.table.owners])
+    visible = None if predictions.visible is None else predictions.visible.astype(np.float64)
+    return FaceReadings(points, spread, readings[0], readings[1], refiner.reading_shares(shares, visible))
 
 
 def _read_nudged(
@@ -332,7 +333,7 @@ def _read_nudged(
         assert prediction.crops is not None
         shares = refiner.shares([float(np.hypot(*prediction.crops[0, :, 0]))])
         readings, raw = refiner.read([picture], [landmarks], shares)
-        back, weights = invert(matrix), shares[:, refiner.table.owners]
+        back, weights = invert(matrix), refiner.reading_shares(shares, prediction.visible)
         faces.append(FaceReadings(apply(back, points), spread, apply(back, readings), raw, weights))
         tick()
     return FaceReadings(*(np.concatenate(parts) for parts in zip(*faces, strict=True)))
