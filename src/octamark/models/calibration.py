@@ -3,8 +3,9 @@
 Three monotone maps, fitted on validation faces (octamark.release.calibration), stored in the model card and applied
 inside the exported graph:
 
-1. u = gain[k, axis] * b ** own * mean(b) ** face, with b the raw spread of one axis of one point in pixels of the crop
-   and mean(b) the geometric mean over all points and axes of the face;
+1. u = gain[k, axis] * b ** own * mean(b) ** face * shift ** s * contrast ** c, with b the raw spread of one axis of one
+   point in pixels of the crop, mean(b) the geometric mean over all points and axes of the face, and two numbers that
+   tell how unusual a face is: shift, how far the shape correction moves its points, and the contrast of its crop;
 2. spread = a rising chain of straight lines through ``knots`` at u: the expected absolute error per axis;
 3. with s = root mean square of the two axes' spreads, the share of points whose distance from the truth is below r * s,
    a rising chain of straight lines through ``ratios`` at r.
@@ -22,6 +23,10 @@ from pydantic import BaseModel, ConfigDict, model_validator
 CONFIDENCE_SHARE = 0.05
 """``confidence`` is the probability of an error below this share of the face's inter-ocular distance."""
 
+SHIFT_FLOOR, CONTRAST_FLOOR = 0.05, 1.0
+"""What is added to the mean distance (pixels of the crop) that the shape correction moves a face's points, and to the
+standard deviation (grey levels) of its crop's pixels: their logarithms are used."""
+
 KNOTS, RATIOS = 9, 24
 """Lengths of the two tables; the same in all files, so that the calibration in a graph can be replaced."""
 
@@ -38,6 +43,8 @@ class Calibration(BaseModel):
             labelled faces to fit more.
         gain: (M, 2) factor of each point and axis.
         own, face: exponents of the point's own raw spread and of the face's mean; both at least 0.
+        shift, contrast: exponents of how far the shape correction moves the face's points and of the contrast of its
+            crop; both at least 0. Cards that older versions wrote have 0.
         knots: ``KNOTS`` pairs (u, spread), both rising, from (0, 0); beyond the last, the last slope goes on.
         ratios: ``RATIOS`` pairs (ratio, share), both rising, from (0, 0) to share 1.
     """
@@ -50,6 +57,8 @@ class Calibration(BaseModel):
     face: float
     knots: Table
     ratios: Table
+    shift: float = 0.0
+    contrast: float = 0.0
 
     @model_validator(mode="after")
     def _monotone(self) -> Calibration:
@@ -61,8 +70,8 @@ class Calibration(BaseModel):
                 raise ValueError(f"{name}: the second of each pair must not fall, and all must be finite")
         if self.ratios[-1][1] != 1:
             raise ValueError("ratios: the last share must be 1")
-        factors = np.array([self.own, self.face, *np.ravel(self.gain)])
-        if not np.isfinite(factors).all() or (factors < 0).any() or (factors[2:] == 0).any():
+        factors = np.array([self.own, self.face, self.shift, self.contrast, *np.ravel(self.gain)])
+        if not np.isfinite(factors).all() or (factors < 0).any() or (factors[4:] == 0).any():
             raise ValueError("exponents at least 0, gains above 0, all finite")
         return self
 
@@ -72,11 +81,24 @@ class Calibration(BaseModel):
         knots = _plain([(step, step) for step in np.linspace(0, 64, KNOTS)])
         return cls(gain=((1.0, 1.0),) * points, own=1.0, face=0.0, knots=knots, ratios=laplace_ratios())
 
-    def spread(self, raw: Floats) -> NDArray[np.float64]:
-        """Expected absolute errors of raw spreads, both (n, M, 2), pixels of the crop, as the graph computes them."""
+    def spread(self, raw: Floats, unusual: Floats | None = None) -> NDArray[np.float64]:
+        """Expected absolute errors of raw spreads, both (n, M, 2), pixels of the crop, as the graph computes them.
+
+        Args:
+            unusual: (n, 2) shift and contrast of each face, with what is added to them (``SHIFT_FLOOR``,
+                ``CONTRAST_FLOOR``); None if their exponents are 0.
+
+        Raises:
+            ValueError: ``unusual`` is None, but an exponent of it is not 0.
+        """
         log_raw = np.log(np.maximum(np.asarray(raw, np.float64), 1e-6))
         log_mean = log_raw.mean(axis=(1, 2), keepdims=True)
-        u = np.array(self.gain) * np.exp(self.own * log_raw + self.face * log_mean)
+        log_u = self.own * log_raw + self.face * log_mean
+        if unusual is not None:
+            log_u = log_u + (np.log(np.asarray(unusual, np.float64)) @ [self.shift, self.contrast])[:, None, None]
+        elif self.shift or self.contrast:
+            raise ValueError("this calibration depends on shift and contrast of each face; give them as unusual")
+        u = np.array(self.gain) * np.exp(log_u)
         x, y = np.array(self.knots).T
         beyond = np.maximum(u - x[-1], 0) * (y[-1] - y[-2]) / (x[-1] - x[-2])
         return np.asarray(np.interp(u, x, y) + beyond)

@@ -32,15 +32,31 @@ NARROW = 32
 PIXEL_MEAN, PIXEL_SCALE = 127.5, 4 / 255
 """The network's input is (pixel - mean) * scale, see octamark.nets.network."""
 
+PIXEL_STEP = 4
+"""Every so many pixels of every so many rows are in ``Reading.pixels``."""
+
 Term = tuple[Tensor, Tensor, int]
 """A kernel (o, i, h, w), the channels (i, c) that it reads of a map with c channels, and its first output channel."""
+
+
+class Reading(NamedTuple):
+    """What a network for inference gives.
+
+    Attributes:
+        heatmaps: (n, M, s/4, s/4), unnormalised.
+        evidence: of visibility (n, M, s/8, s/8), see ``OctaveNetwork.both``; None of a network that does not tell it.
+        pixels: (n, 3, s/4, s/4) some pixels of the crops, less a constant.
+    """
+
+    heatmaps: Tensor
+    evidence: Tensor | None
+    pixels: Tensor
 
 
 class IntegerNetwork(nn.Module):
     """A network of folded normalisations, rewritten.
 
-    Input: crops (n, s, s, 3) uint8. Output: heatmaps (n, M, s/4, s/4), unnormalised, and the evidence for visibility
-    (n, M, s/8, s/8), None of a network that does not tell it.
+    Input: crops (n, s, s, 3) uint8. Output: ``Reading``.
 
     Raises:
         ConfigError: a network without high frequency, or with attention between few channels.
@@ -72,8 +88,9 @@ class IntegerNetwork(nn.Module):
         self.head = _Head(network.head, levels[1])
         self.visibility = None if network.visibility is None else _Visibility(network.visibility, levels[2])
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
-        maps: _Maps = self.stem(crops)
+    def forward(self, crops: Tensor) -> Reading:
+        quads = as_quads(crops)
+        maps: _Maps = self.stem(quads)
         skips = []
         for block in (*self.encoder, *self.coarsest):
             if isinstance(block, _Descent):
@@ -86,7 +103,7 @@ class IntegerNetwork(nn.Module):
             maps = refine(up(maps, skip))
             if evidence is None and self.visibility is not None:  # which reads the coarser of both levels
                 evidence = self.visibility(maps.high)
-        return self.head(maps), evidence
+        return Reading(self.head(maps), evidence, quads[:, :3, ::PIXEL_STEP])
 
 
 class _Maps(NamedTuple):
@@ -249,6 +266,12 @@ def add_upsampled(high: Tensor, low: Tensor) -> Tensor:
     return (rows + repeated).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
 
 
+def as_quads(crops: Tensor) -> Tensor:
+    """Crops (n, s, s, 3) uint8, less ``PIXEL_MEAN``, four pixels of a row as 12 channels: (n, 12, s, s/4)."""
+    size = crops.shape[1]
+    return crops.reshape(-1, size, size // 4, 12).permute(0, 3, 1, 2).float() - PIXEL_MEAN
+
+
 class _Stem(nn.Module):
     """The first octave convolution, from pixels; the pooling before its low path is part of the weights."""
 
@@ -290,9 +313,8 @@ class _Stem(nn.Module):
             )
         self.pool = _Pool(width) if low is not None else None
 
-    def forward(self, crops: Tensor) -> _Maps:
-        size, width = crops.shape[1], self.level.widths[0]
-        quads = crops.reshape(-1, size, size // 4, 12).permute(0, 3, 1, 2).float() - PIXEL_MEAN
+    def forward(self, quads: Tensor) -> _Maps:
+        size, width = quads.shape[2], self.level.widths[0]
         high = F.relu(self.high(quads))
         if self.level.form == "folded":
             return _Maps(high, high, high)

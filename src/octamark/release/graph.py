@@ -38,6 +38,8 @@ def recalibrated(data: bytes, card: ModelCard) -> bytes:
     model = onnx.load_from_string(data)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for name, values in calibration_constants(card.calibration, card.visibility).items():
+        if name not in tensors and name == "calibration_unusual" and not values.any():
+            continue  # a file of an older version, in which both exponents are 0
         if name not in tensors or tuple(tensors[name].dims) != values.shape:
             raise WeightsError(f"{card.name}: its graph holds no {name} of shape {values.shape}")
         tensors[name].CopyFrom(numpy_helper.from_array(values, name))

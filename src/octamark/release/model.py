@@ -30,7 +30,7 @@ from octamark.models import Arithmetic, ModelCard, Source, merged, terms_of
 from octamark.models.calibration import Calibration
 from octamark.nets.network import OctaveNetwork
 from octamark.nets.shape import ShapeCorrection
-from octamark.release.calibration import cross_fitted, fit_calibration, fit_offset
+from octamark.release.calibration import cross_fitted, fit_calibration, fit_offset, set_weights
 from octamark.release.graph import recalibrated, to_onnx
 from octamark.release.predictor import Predictor
 from octamark.release.progress import step_counter
@@ -174,7 +174,7 @@ def release(
     kept_shape = None if run.is_dir() else trained_shape(run)
     shape_sets = [] if kept_shape is not None else complete_faces(sets)
     crop_faces = [face for entry in sets for face in evenly(entry.training, CROP_FACES)] or validation
-    steps = len(crop_faces) + sum(map(len, shape_sets)) + (4 if arithmetic == "auto" else 2) * len(validation)
+    steps = len(crop_faces) + sum(map(len, shape_sets)) + (6 if arithmetic == "auto" else 4) * len(validation)
     tick = step_counter(advance, steps)
     detector = FaceDetector()
     boxes = detected_boxes(crop_faces, detector, tick)
@@ -393,6 +393,7 @@ def calibrate(
     samples = [sample for part in sets for sample in part.samples]
     set_of = np.repeat(np.arange(len(sets)), [len(part.samples) for part in sets])
     predictions = predict(landmarker, samples, views, advance=tick)
+    unusual = _unusual(graph, plain, samples, tick)
     labels = np.stack([sample.landmarks for sample in samples])
     in_labels = predictions["labels"]
     assert in_labels.spread is not None
@@ -404,19 +405,20 @@ def calibrate(
     truth = np.where(aligned[:, None, None], shifted(labels, offset, points), labels)
     moved = {name: shifted(view.landmarks, offset, points) for name, view in predictions.items()}
     raw, signed_errors, mirror = in_labels.spread / unit, (moved["labels"] - truth) / unit, points.mirror
-    fitted = fit_calibration(raw, signed_errors, mirror)
+    weights = set_weights(signed_errors, set_of)
+    fitted = fit_calibration(raw, signed_errors, mirror, unusual=unusual, weights=weights)
     eyes = points.reference_distance(truth) / in_labels.scale
-    checks = {f"{name} (cross-fitted)": value for name, value in cross_fitted(raw, signed_errors, eyes, mirror).items()}
+    checks = [
+        {f"{name} (cross-fitted)": value for name, value in figures.items()}
+        for figures in cross_fitted(raw, signed_errors, eyes, mirror, unusual, set_of)
+    ]
     scores = dict[str, float]()
     errors = {name: nme(landmarks, truth, points, card.normaliser) for name, landmarks in moved.items()}
     for number, part in enumerate(sets):
         chosen = set_of == number
-        figures = _scores(
-            {name: values[chosen] for name, values in errors.items()}, predictions["detector"].found[chosen]
-        )
-        scores |= (
-            figures | checks if number == 0 else {f"{part.name}: {name}": value for name, value in figures.items()}
-        )
+        found = predictions["detector"].found[chosen]
+        figures = _scores({name: values[chosen] for name, values in errors.items()}, found) | checks[number]
+        scores |= figures if number == 0 else {f"{part.name}: {name}": value for name, value in figures.items()}
     visibility = None
     if in_labels.visible is not None:
         visibility, further = _fit_visibility(in_labels.visible, sets)
@@ -426,6 +428,24 @@ def calibrate(
         update={"calibration": fitted, "offset": offset, "visibility": visibility, "scores": finite}
     )
     return recalibrated(graph, final), final
+
+
+def _unusual(
+    graph: bytes, plain: ModelCard, samples: Sequence[Sample], tick: Callable[[], None]
+) -> NDArray[np.float64]:
+    """Shift and contrast of each face (n, 2) in crops from labels, as the graph computes them: its spreads are read
+    with a calibration that gives one of them.
+    """
+    columns = []
+    for name in ("shift", "contrast"):
+        alone = plain.calibration.model_copy(update={"own": 0.0, "face": 0.0, name: 1.0})
+        card = plain.model_copy(update={"calibration": alone})
+        landmarker = Landmarker(recalibrated(graph, card), rotation="never", refine="never")
+        found = predict(landmarker, samples, {"labels": View(label_crop(card.crop))}, advance=tick)["labels"]
+        assert found.spread is not None
+        assert found.scale is not None
+        columns.append(found.spread[:, 0, 0] / found.scale)
+    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def _scores(errors: Mapping[str, NDArray[np.float64]], found: NDArray[np.bool_]) -> dict[str, float]:

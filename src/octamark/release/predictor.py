@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from octamark.layouts import Layout
 from octamark.models import Arithmetic
-from octamark.models.calibration import CONFIDENCE_SHARE, Calibration
+from octamark.models.calibration import CONFIDENCE_SHARE, CONTRAST_FLOOR, SHIFT_FLOOR, Calibration
 from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, EncoderLayer, OctaveNetwork
 from octamark.nets.octave import Maps, OctaveBlock, OctaveConv
 from octamark.nets.regional import LEAST_SPREAD, RegionalNetwork
 from octamark.nets.shape import ShapeCorrection
-from octamark.release.fusion import IntegerNetwork, pooling_kernel
+from octamark.release.fusion import PIXEL_STEP, IntegerNetwork, Reading, pooling_kernel
 
 
 def fold_norms(network: OctaveNetwork) -> OctaveNetwork:
@@ -101,6 +101,7 @@ class Predictor(nn.Module):
     calibration_gain: Tensor
     calibration_own: Tensor
     calibration_face: Tensor
+    calibration_unusual: Tensor
     calibration_visibility: Tensor
 
     def __init__(
@@ -124,22 +125,27 @@ class Predictor(nn.Module):
             self.register_buffer(name, torch.from_numpy(values))
 
     def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
-        maps, evidence = self.network(crops)
-        p = heatmaps.probabilities(maps, self.beta)
+        read = self.network(crops)
+        p = heatmaps.probabilities(read.heatmaps, self.beta)
         position, raw = _decode(p)
+        shift = torch.zeros_like(position[:, 0, 0])
         if self.shape is not None:
-            position = self.shape(position)
+            corrected = self.shape(position)
+            shift, position = torch.linalg.vector_norm(corrected - position, dim=-1).mean(dim=1), corrected
+        unusual = torch.stack([shift + SHIFT_FLOOR, _contrast(read.pixels) + CONTRAST_FLOOR], dim=-1)
+        factor = unusual.log() @ self.calibration_unusual  # n
         log_raw = raw.clamp(min=1e-6).log()  # n, M, 2
         log_mean = log_raw.mean(dim=(1, 2), keepdim=True)  # n, 1, 1
-        u = self.calibration_gain * (self.calibration_own * log_raw + self.calibration_face * log_mean).exp()
+        log_u = self.calibration_own * log_raw + self.calibration_face * log_mean + factor[:, None, None]
+        u = self.calibration_gain * log_u.exp()
         spread = self._chain(u, "knots")
         # n, M: the root mean square * 2**0.5
         length = torch.linalg.vector_norm(spread, dim=-1).clamp(min=2**0.5 * 1e-6)
         radius = 2**0.5 * CONFIDENCE_SHARE * self._inter_ocular(position)
         outputs = (position, spread, self._chain(radius / length, "ratios"))
-        if evidence is None:
+        if read.evidence is None:
             return *outputs, p
-        logits = heatmaps.visibility_logits(p, evidence)
+        logits = heatmaps.visibility_logits(p, read.evidence)
         terms = torch.stack([logits, torch.ones_like(logits)], dim=-1)
         return *outputs, torch.sigmoid(terms @ self.calibration_visibility), p
 
@@ -156,6 +162,12 @@ class Predictor(nn.Module):
             distance: Tensor = torch.linalg.vector_norm(first - second, dim=-1)
             return distance
         return 0.5 * (points.amax(dim=1) - points.amin(dim=1)).prod(dim=-1, keepdim=True).sqrt()
+
+
+def _contrast(pixels: Tensor) -> Tensor:
+    """The standard deviation (n,) of the values of some pixels (n, ...)."""
+    values = pixels.flatten(1)
+    return (values - values.mean(dim=1, keepdim=True)).square().mean(dim=1).sqrt()
 
 
 def _decode(p: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,8 +205,7 @@ class _FewerOperators(nn.Module):
 class FloatNetwork(nn.Module):
     """A network of folded normalisations.
 
-    Input: crops (n, s, s, 3) uint8. Output: heatmaps (n, M, s/4, s/4), unnormalised, and the evidence for visibility
-    (n, M, s/8, s/8), None of a network that does not tell it.
+    Input: crops (n, s, s, 3) uint8. Output: ``octamark.release.fusion.Reading``.
     """
 
     def __init__(self, network: OctaveNetwork) -> None:
@@ -202,15 +213,16 @@ class FloatNetwork(nn.Module):
         self.network = network
         _pool_first(network)
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
-        pictures = crops.permute(0, 3, 1, 2).float() * (1 / 255)
+    def forward(self, crops: Tensor) -> Reading:
+        levels = crops.permute(0, 3, 1, 2).float()
+        pictures, pixels = levels * (1 / 255), levels[:, :, ::PIXEL_STEP, ::PIXEL_STEP]
         if self.network.visibility is None:
-            return self.network(pictures), None
-        return self.network.both(pictures)
+            return Reading(self.network(pictures), None, pixels)
+        return Reading(*self.network.both(pictures), pixels)
 
 
 def prepared(network: OctaveNetwork, arithmetic: Arithmetic) -> FloatNetwork | IntegerNetwork:
-    """A network for inference, from crops uint8 to unnormalised heatmaps and the evidence for visibility or None."""
+    """A network for inference, from crops uint8 to a ``Reading``."""
     folded = fold_norms(network)
     return IntegerNetwork(folded) if arithmetic == "int8" else FloatNetwork(folded)
 
@@ -227,7 +239,12 @@ def calibration_constants(
     Args:
         visibility: see ``octamark.models.ModelCard``; None has no initializer.
     """
-    constants: dict[str, Any] = {"gain": calibration.gain, "own": [calibration.own], "face": [calibration.face]}
+    constants: dict[str, Any] = {
+        "gain": calibration.gain,
+        "own": [calibration.own],
+        "face": [calibration.face],
+        "unusual": [calibration.shift, calibration.contrast],
+    }
     if visibility is not None:
         constants["visibility"] = visibility
     for name, table in (("knots", calibration.knots), ("ratios", calibration.ratios)):
@@ -256,8 +273,7 @@ class RegionalPredictor(nn.Module):
         self.layout, self.beta = regional.table.layout, regional.beta
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        maps, _ = self.network(crops)
-        position, spread = _decode(heatmaps.probabilities(maps, self.beta))
+        position, spread = _decode(heatmaps.probabilities(self.network(crops).heatmaps, self.beta))
         return position, spread.clamp(min=LEAST_SPREAD)
 
 

@@ -222,7 +222,7 @@ def release_regions(
     scores["validation NME of the last epoch, %"] = float(meta["rows"][-1]["validation_nme"]) * 100
     errors = (shifted(held_out["labels"][0], offset, points_layout) - truth) / unit
     eyes = points_layout.reference_distance(truth) / unit[:, 0, 0]
-    checks = cross_fitted(held_out["labels"][1] / unit, errors, eyes, points_layout.mirror)
+    (checks,) = cross_fitted(held_out["labels"][1] / unit, errors, eyes, points_layout.mirror)
     all_scores = {**scores, **{f"{name} (cross-fitted)": value for name, value in checks.items()}}
     final = refiner.card.model_copy(
         update={
