@@ -34,6 +34,18 @@ def test_spread_by_hand() -> None:
     np.testing.assert_allclose(made(own=0.5, face=0.5).spread(raw)[0], np.where(u <= 7, 2 * u, 14 + 8 * (u - 7)))
 
 
+def test_unusual_faces_have_larger_spreads() -> None:
+    raw = np.full((2, 2, 2), 1.0)
+    unusual = np.array([[1.0, 1.0], [4.0, 27.0]])  # the second: 4 ** 0.5 * 27 ** (1 / 3) = 6 times as large a u
+    one = made(shift=0.5, contrast=1 / 3)
+    usual, larger = one.spread(raw, unusual)
+    np.testing.assert_allclose(usual, [[2, 4], [1, 2]])
+    np.testing.assert_allclose(larger, [[12, 14 + 8 * 5], [6, 12]])
+    np.testing.assert_array_equal(made().spread(raw, unusual), made().spread(raw))
+    with pytest.raises(ValueError, match="depends on shift and contrast"):
+        one.spread(raw)
+
+
 def test_faces_do_not_touch_each_other() -> None:
     raw = np.random.default_rng(0).uniform(0.5, 4, (5, 2, 2))
     together = made(own=0.7, face=0.4).spread(raw)
@@ -100,6 +112,8 @@ NAN, INF = float("nan"), float("inf")
         ({"own": -0.1}, "exponents at least 0"),
         ({"face": -0.1}, "exponents at least 0"),
         ({"own": NAN}, "finite"),
+        ({"shift": -0.1}, "exponents at least 0"),
+        ({"contrast": NAN}, "finite"),
         ({"gain": ((1.0, 0.0), (1.0, 1.0))}, "gains above 0"),
         ({"gain": ((1.0, -1.0), (1.0, 1.0))}, "gains above 0"),
         ({"gain": ((1.0, NAN), (1.0, 1.0))}, "finite"),

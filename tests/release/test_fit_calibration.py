@@ -11,7 +11,7 @@ from octamark.errors import DataError
 from octamark.inference.landmarker import shifted
 from octamark.layouts import layout
 from octamark.models.calibration import KNOTS, Calibration, laplace_ratios
-from octamark.release.calibration import calibration_kind, cross_fitted, fit_calibration, fit_offset
+from octamark.release.calibration import calibration_kind, cross_fitted, fit_calibration, fit_offset, set_weights
 
 F64 = NDArray[np.float64]
 POINTS = 8
@@ -243,3 +243,65 @@ def test_points_of_an_untrained_network_give_no_offset() -> None:
     clumped = 50 + 0.02 * truth  # all points nearly in one place, far from the labels for so small a face
     assert fit_offset(clumped, truth + 40, points) == (0.0, 0.0)
     assert fit_offset(truth, truth + 1, points) != (0.0, 0.0)
+
+
+def test_shift_and_contrast_are_fitted_where_errors_follow_them() -> None:
+    rng = np.random.default_rng(5)
+    raw = np.exp(rng.normal(0, 0.3, (900, POINTS, 2)))
+    unusual = np.exp(rng.normal(0, 0.8, (900, 2)))
+    errors = rng.laplace(0, raw * (unusual[:, 0] ** 0.6)[:, None, None])
+    fitted = fit_calibration(raw, errors, MIRROR, unusual=unusual)
+    assert fitted.shift == pytest.approx(0.6, abs=0.05)
+    assert fitted.contrast == pytest.approx(0.0, abs=0.05)
+    assert fitted.own == pytest.approx(1.0, abs=0.05)
+    blind = fit_calibration(raw, errors, MIRROR)
+    assert (blind.shift, blind.contrast) == (0.0, 0.0)
+    far = unusual[:, 0] > 2.5
+    distance = np.linalg.norm(errors, axis=2)
+    assert (distance <= fitted.radius(fitted.spread(raw, unusual), 0.9))[far].mean() == pytest.approx(0.9, abs=0.03)
+    assert (distance <= blind.radius(blind.spread(raw), 0.9))[far].mean() < 0.8
+
+
+def test_errors_never_grow_faster_than_shift_and_contrast() -> None:
+    rng = np.random.default_rng(6)
+    raw, unusual = np.full((300, POINTS, 2), 1.5), np.exp(rng.normal(0, 0.3, (300, 2)))
+    errors = rng.laplace(0, 1.5 * (unusual[:, 0] ** 3 / unusual[:, 1])[:, None, None] + np.zeros_like(raw))
+    fitted = fit_calibration(raw, errors, MIRROR, unusual=unusual)
+    assert (fitted.shift, fitted.contrast) == (1.0, 0.0)
+    still = fit_calibration(raw, errors, MIRROR, unusual=np.full((300, 2), 0.05) * (1 + 1e-7 * rng.random((300, 2))))
+    assert (still.shift, still.contrast) == (0.0, 0.0)  # a model without shape correction: rounding alone differs
+
+
+def test_every_set_counts_alike() -> None:
+    """A set of 600 faces, one of 60 with labels of half the points and three times the errors."""
+    raw, _, errors = drawn(660, seed=7)
+    set_of = np.repeat([0, 1], [600, 60])
+    errors[600:] *= 3
+    errors[600:, ::2] = np.nan
+    weights = set_weights(errors, set_of)
+    labelled = np.isfinite(errors).all(axis=2).sum(axis=1)
+    sums = np.bincount(set_of, labelled * weights)
+    assert sums[0] == pytest.approx(sums[1])
+    assert (labelled * weights).sum() == pytest.approx(labelled.sum())
+    plain, alike = fit_calibration(raw, errors, MIRROR), fit_calibration(raw, errors, MIRROR, weights=weights)
+    distance = np.linalg.norm(errors, axis=2)
+    held = [
+        [np.mean((distance <= one.radius(one.spread(raw), 0.9))[part][np.isfinite(distance[part])]) for part in
+         (slice(600), slice(600, 660))]
+        for one in (plain, alike)
+    ]  # fmt: skip
+    assert held[0][1] < held[1][1] < 0.9 < held[1][0]
+    assert np.mean(held[1]) == pytest.approx(0.9, abs=0.01)
+    np.testing.assert_allclose(set_weights(errors, np.zeros(660, int)), 1)
+
+
+def test_figures_of_each_set() -> None:
+    raw, _, errors = drawn(400, seed=8)
+    set_of = np.repeat([0, 1, 2], [200, 150, 50])
+    distances = np.where(set_of == 0, 30.0, np.nan)
+    errors[350:] = np.nan
+    first, second, third = cross_fitted(raw, errors, distances, MIRROR, None, set_of)
+    assert "Spearman of spread and error, per point" in first
+    assert sorted(second) == [f"regions of {share}% hold the truth in, %" for share in (50, 90, 95)]
+    assert second["regions of 90% hold the truth in, %"] == pytest.approx(90, abs=4)
+    assert third == {}

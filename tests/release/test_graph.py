@@ -27,7 +27,7 @@ from octamark.inference.landmarker import Landmarker
 from octamark.inference.session import session
 from octamark.layouts import layout, parse
 from octamark.models import Arithmetic, CropRule, ModelCard, parse_card
-from octamark.models.calibration import KNOTS, RATIOS, Calibration
+from octamark.models.calibration import CONTRAST_FLOOR, KNOTS, RATIOS, SHIFT_FLOOR, Calibration
 from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, NetworkConfig, OctaveNetwork
 from octamark.nets.shape import ShapeCorrection
@@ -138,6 +138,64 @@ def test_the_graph_computes_what_torch_computes(config: NetworkConfig) -> None:
     assert maps.shape == (3, config.landmarks, 16, 16)
     np.testing.assert_allclose(maps.sum(axis=(2, 3)), 1, atol=1e-4)
     assert np.ptp(landmarks) > 5
+
+
+def unusual_of(
+    crops: NDArray[np.uint8], landmarks: NDArray[np.float32], maps: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Shift and contrast (n, 2) in numpy: how far landmarks are from the heatmaps' points; of every fourth pixel."""
+    places = (np.arange(maps.shape[-1]) + 0.5) * STRIDE - 0.5
+    before = np.stack([maps.sum(axis=2) @ places, maps.sum(axis=3) @ places], axis=-1)
+    shift = np.linalg.norm(landmarks - before, axis=2).mean(axis=1)
+    contrast = crops[:, ::4, ::4].reshape(len(crops), -1).astype(np.float64).std(axis=1)
+    return np.stack([shift + SHIFT_FLOOR, contrast + CONTRAST_FLOOR], axis=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arithmetic", ["float32", "int8"])
+def test_the_spread_follows_shift_and_contrast(arithmetic: Arithmetic) -> None:
+    generator = torch.Generator().manual_seed(3)
+    mean = torch.randn(68, 2, generator=generator)
+    mean = (mean - mean.mean(dim=0)) / (mean - mean.mean(dim=0)).norm()
+    shape = ShapeCorrection(mean, torch.randn(136, 136, generator=generator) * 0.05)
+    fitted = calibration().model_copy(update={"shift": 0.4, "contrast": 0.3})
+    pixels = np.random.default_rng(2).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    crops = np.concatenate([pixels, pixels // 8 + 100, np.full_like(pixels[:1], 90)])
+    predictor = Predictor(lively(NetworkConfig(width=8)), 1.0, IBUG, fitted, shape, arithmetic)
+    data = to_onnx(predictor, card(64, fitted), storage="int8", crops=crops)
+    held = card_of(data)
+    plain = held.model_copy(update={"calibration": Calibration.identity(68)})
+    landmarks, raw, _, maps = run(recalibrated(data, plain), crops)
+    unusual = unusual_of(crops, landmarks, maps)
+    assert np.ptp(np.log(unusual), axis=0).min() > 0.1
+    spread = run(data, crops)[1]
+    np.testing.assert_allclose(spread, fitted.spread(raw, unusual), rtol=2e-3, atol=1e-4)
+    without = fitted.model_copy(update={"shift": 0.0, "contrast": 0.0})
+    np.testing.assert_allclose(
+        run(recalibrated(data, held.model_copy(update={"calibration": without})), crops)[1],
+        without.spread(raw), rtol=1e-3, atol=1e-4,
+    )  # fmt: skip
+    kinds = [node.op_type for node in onnx.load_from_string(data).graph.node]
+    assert (arithmetic == "int8") == ("QuantizeLinear" in kinds)
+    exact = run(without_quantization(data), crops)[1]  # the runtimes without 8-bit kernels read the pixels too
+    assert np.abs(np.log(exact / spread)).mean() < 0.2
+    if "openvino" in available_devices():
+        names = ["landmarks", "spread", "confidence", "heatmaps"]
+        _, values, _, _ = session(data, "x", 1, "openvino").run(names, {"crops": crops})
+        assert np.abs(np.log(values / spread)).mean() < 0.2
+
+
+def test_files_of_older_versions_have_no_exponents_of_shift_and_contrast() -> None:
+    old = onnx.load_from_string(models.read("nano"))
+    for tensor in list(old.graph.initializer):
+        if tensor.name == "calibration_unusual":
+            tensor.name = "something"
+    data, held = old.SerializeToString(), card_of(old.SerializeToString())
+    same = held.model_copy(update={"calibration": calibration()})
+    assert card_of(recalibrated(data, same)) == same
+    other = held.model_copy(update={"calibration": calibration().model_copy(update={"shift": 0.5})})
+    with pytest.raises(WeightsError, match=r"its graph holds no calibration_unusual of shape \(2,\)"):
+        recalibrated(data, other)
 
 
 @cache
@@ -268,7 +326,7 @@ def test_recalibrating_changes_the_calibration_and_the_card_only(shipped: bytes,
         for one, other in zip(before.graph.initializer, after.graph.initializer, strict=True)
         if one.SerializeToString() != other.SerializeToString()
     }
-    assert different == set(calibration_constants(card.calibration))
+    assert different | {"calibration_unusual"} == set(calibration_constants(card.calibration))
     assert before.graph.node == after.graph.node
     assert before.graph.input == after.graph.input
     assert before.graph.output == after.graph.output
@@ -283,11 +341,12 @@ def test_calibration_constants_are_stored_in_full(shipped: bytes, shipped_card: 
     held = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(shipped).graph.initializer}
     constants = calibration_constants(shipped_card.calibration)
     assert constants["calibration_gain"].shape == (68, 2)
-    for name, values in constants.items():
+    names = {name for name in held if name.startswith("calibration")}
+    assert names | {"calibration_unusual", "calibration_visibility"} >= set(constants)  # some files lack these two
+    for name in names - {"calibration_visibility"}:
         assert held[name].dtype == np.float32
-        np.testing.assert_array_equal(held[name], values)
+        np.testing.assert_array_equal(held[name], constants[name])
     assert {np.dtype(kind) for kind in (np.int8, np.uint8, np.float16)} <= {values.dtype for values in held.values()}
-    assert {name for name in held if name.startswith("calibration")} == set(constants)
 
 
 def test_a_graph_without_calibration_cannot_be_calibrated(shipped: bytes, shipped_card: ModelCard) -> None:
