@@ -128,7 +128,11 @@ def test_a_run_adds_the_weighted_term_to_its_loss(root: Path, tmp_path: Path) ->
     truth = 40 + 8 * torch.rand(2, 68, 2)
     visible = torch.full((2, 68), torch.nan)
     visible[0, 40], visible[1, 40] = 0.0, 1.0  # a lid of the first face is hidden
-    batch = Batch(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64), truth, visible, None, 1.0, 0.0)
+    pictures = torch.rand(2, 3, 64, 64)
+    batch = Batch(
+        pictures, pictures, landmarks=truth, visible=visible, sets=torch.zeros(2, dtype=torch.int64), unlabelled=None,
+        target_scale=1.0, progress=0.0,
+    )  # fmt: skip
     loss, logs = objective(batch, run.model)
     del objective.terms["openings"]
     torch.testing.assert_close(loss - objective(batch, run.model)[0], 2.0 * logs["openings"])
