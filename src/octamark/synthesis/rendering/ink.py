@@ -41,8 +41,8 @@ STROKES = ("brow", "lash", "beard")
 
 
 SLIT = (-3.34, 0.03, 2.45)
-"""Where the lips meet on the mean head: the height in the middle, its fall by the square of the distance from there, and
-how far the line goes to either side."""
+"""Where the lips meet on the mean head: the height in the middle, its fall by the square of the distance from there,
+and how far the line goes to either side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,7 +270,7 @@ def _wide(lines: Bools, width: int) -> Bools:
 
 
 def sample_style(rng: np.random.Generator) -> dict[str, Any]:
-    """The content of ``options["drawing"]``: half of the drawings in flat colours, half in black and white."""
+    """The content of ``options["drawing"]``: 40 % of the drawings in flat colours, 60 % in black and white."""
     cel = bool(rng.random() < 0.4)
     plain = rng.random() < 0.7
     paper = [1.0, 1.0, 1.0] if plain else np.round(rng.uniform(0.8, 1.0, 3), 3).tolist()
