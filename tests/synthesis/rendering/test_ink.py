@@ -12,7 +12,7 @@ STYLE = {
     **sample_style(np.random.default_rng(0)),
     "kind": "ink", "paper": [1.0, 1.0, 1.0], "ink": [0.0, 0.0, 0.0], "light": [0.0, 0.0], "shade": "none",
     "shade_below": -0.5, "clothes": "tone", "hair": "black", "mouth": "black", "width": 2, "lid": 3, "blur": 0.0,
-    "ground": "paper", "jump": 0.5, "crease": 0.8, "under": 0.9,
+    "ground": "paper", "jump": 0.5, "crease": 0.8, "under": 0.9, "nose": 1.0,
 }  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def view(depth_step: float = 0.0) -> Seen:
     normal = np.zeros((SIDE, SIDE, 3), np.float32)
     normal[..., 2] = 1.0
     colour = np.full((SIDE, SIDE, 3), 0.3, np.float32)
-    return Seen(group, depth, normal, colour)
+    return Seen(group, depth, normal, colour, np.zeros((SIDE, SIDE, 3), np.float32))
 
 
 def drawn(seen: Seen, **style: object) -> np.ndarray:
@@ -55,6 +55,17 @@ def test_a_crease_of_the_skin_is_a_line_and_a_gentle_bend_is_not() -> None:
         seen.normal[:, 90:] = [np.sin(np.radians(angle)), 0.0, np.cos(np.radians(angle))]
         row = drawn(seen)[30:50, 42:48]
         assert (row.min() < 120) == line
+
+
+def test_the_lips_meet_in_a_line_as_wide_as_the_mouth() -> None:
+    seen = view()
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    seen.rest[..., 0] = (columns - 64) / 14
+    seen.rest[..., 1], seen.rest[..., 2] = -3.34 + (86.5 - rows) / 14, 11.0
+    picture = drawn(seen)
+    assert picture[42:45, 30:34].min(axis=0).max() < 160
+    assert picture[38:48, 12:14].min() == 255  # beyond the corners
+    assert picture[47:52, 20:44].min() == 255
 
 
 def test_shadows_are_flat_toned_or_hatched() -> None:

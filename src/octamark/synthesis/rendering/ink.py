@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.geometry import Picture
+from octamark.synthesis.rendering.assets import F64
 from octamark.synthesis.rendering.camera import Camera
 from octamark.synthesis.rendering.pieces import Piece
 from octamark.synthesis.rendering.skin import noise_field
@@ -39,6 +40,11 @@ STROKES = ("brow", "lash", "beard")
 """Groups that are drawn as strokes of ink themselves and have no line around them."""
 
 
+SLIT = (-3.34, 0.03, 2.45)
+"""Where the lips meet on the mean head: the height in the middle, its fall by the square of the distance from there,
+and how far the line goes to either side."""
+
+
 @dataclass(frozen=True, eq=False)
 class Seen:
     """What rays through a picture meet, (h, w) each.
@@ -48,20 +54,26 @@ class Seen:
         depth: distances, centimetres; 0 where nothing is.
         normal: (h, w, 3) in the camera's frame: right, up, towards the camera.
         colour: (h, w, 3) linear albedo.
+        rest: (h, w, 3) where the skin of the head lies on the mean head; 0 elsewhere.
     """
 
     group: NDArray[np.int64]
     depth: F32
     normal: F32
     colour: F32
+    rest: F32
 
     def of(self, *names: str) -> Bools:
         """Where one of these groups is."""
         return np.isin(self.group, [GROUPS.index(name) for name in names])
 
 
-def seen(mi: Any, scene: Any, camera: Camera, pieces: Sequence[Piece]) -> Seen:
-    """What the camera sees of a loaded scene of pieces, at ``FINE`` times the picture's size."""
+def seen(mi: Any, scene: Any, camera: Camera, pieces: Sequence[Piece], rest: F64) -> Seen:
+    """What the camera sees of a loaded scene of pieces, at ``FINE`` times the picture's size.
+
+    Args:
+        rest: (t, 3, 3) corners on the mean head of the triangles of the piece ``skin``.
+    """
     side = FINE * camera.size
     axis = ((np.arange(side) + 0.5) / side * 2 - 1) * np.tan(np.radians(camera.angle / 2))
     x, y = np.meshgrid(axis, -axis)
@@ -71,14 +83,20 @@ def seen(mi: Any, scene: Any, camera: Camera, pieces: Sequence[Piece]) -> Seen:
         mi.Point3f(*(float(value) for value in camera.position)),
         mi.Vector3f(*(np.ascontiguousarray(ways[:, k]) for k in range(3))),
     )
-    met = scene.ray_intersect(rays)
+    first = scene.ray_intersect_preliminary(rays)
+    met = first.compute_surface_interaction(rays)
     there = np.array(met.is_valid())
-    group = np.zeros(side * side, np.int64)
+    group, places = np.zeros(side * side, np.int64), np.zeros((side * side, 3))
     kinds = {piece.name: GROUPS.index(NAMES.get(piece.name, "thing")) for piece in pieces}
     for shape in scene.shapes():
         kind = kinds.get(shape.id().removeprefix("piece_"))
         if kind is not None:
-            group[np.array(met.shape == mi.ShapePtr(shape)) & there] = kind
+            own = np.array(met.shape == mi.ShapePtr(shape)) & there
+            group[own] = kind
+            if shape.id() == "piece_skin":
+                second, third = np.array(first.prim_uv)[:, own]
+                weights = np.stack([1 - second - third, second, third], axis=1)
+                places[own] = (rest[np.array(first.prim_index)[own]] * weights[..., None]).sum(axis=1)
     albedo = np.array(met.bsdf().eval_diffuse_reflectance(met, there)).T
     normal = np.array(met.sh_frame.n).T @ np.stack([camera.right, camera.up, -camera.forward], axis=1)
     normal *= np.where((normal * [0, 0, 1]).sum(axis=1, keepdims=True) < 0, -1.0, 1.0)
@@ -87,7 +105,7 @@ def seen(mi: Any, scene: Any, camera: Camera, pieces: Sequence[Piece]) -> Seen:
         values = np.where(there[:, None], np.nan_to_num(values.reshape(side * side, -1)), 0.0)
         return np.asarray(values.reshape(side, side, -1), np.float32)
 
-    return Seen(group.reshape(side, side), clean(np.array(met.t))[..., 0], clean(normal), clean(albedo))
+    return Seen(group.reshape(side, side), clean(np.array(met.t))[..., 0], clean(normal), clean(albedo), clean(places))
 
 
 def drawing(view: Seen, style: Mapping[str, Any], behind: F32, rng: np.random.Generator) -> Picture:
@@ -227,7 +245,14 @@ def _lines(view: Seen, normal: F32, style: Mapping[str, Any], rng: np.random.Gen
         outline[first] |= differ & nothing
         contour[first] |= (differ & ~nothing) | (jump & inside)
         contour |= bent
-    under = (normal[..., 1] < -style["under"]) & view.of("skin")
+    x, y, z = np.abs(view.rest[..., 0]), view.rest[..., 1], view.rest[..., 2]
+    below = y < SLIT[0] - SLIT[1] * x**2
+    between = (x < SLIT[2]) & (z > 9.0)
+    contour[:-1] |= (below[:-1] != below[1:]) & between[:-1] & between[1:]
+    contour[:, :-1] |= (below[:, :-1] != below[:, 1:]) & between[:, :-1] & between[:, 1:]
+    nose = (x < 2.0) & (y > -1.9) & (y < 0.5) & (z > 9.5)
+    lip = (x < 1.8) & (y > -5.6) & (y < -3.4) & (z > 9.5)
+    under = (normal[..., 1] < -style["under"] * np.where(nose, style["nose"], 1.0)) & (nose | lip)
     count, parts, facts, _ = cv2.connectedComponentsWithStats(under.astype(np.uint8))
     small = np.zeros(count, np.bool_)
     small[1:] = facts[1:, cv2.CC_STAT_AREA] < 0.0025 * under.size
@@ -245,7 +270,7 @@ def _wide(lines: Bools, width: int) -> Bools:
 
 
 def sample_style(rng: np.random.Generator) -> dict[str, Any]:
-    """The content of ``options["drawing"]``: half of the drawings in flat colours, half in black and white."""
+    """The content of ``options["drawing"]``: 40 % of the drawings in flat colours, 60 % in black and white."""
     cel = bool(rng.random() < 0.4)
     plain = rng.random() < 0.7
     paper = [1.0, 1.0, 1.0] if plain else np.round(rng.uniform(0.8, 1.0, 3), 3).tolist()
@@ -269,6 +294,7 @@ def sample_style(rng: np.random.Generator) -> dict[str, Any]:
         "shine": round(float(rng.uniform(0.2, 0.8)), 3),
         "jump": round(float(rng.uniform(0.35, 0.8)), 3),
         "crease": round(float(rng.uniform(0.6, 0.92)), 3),
+        "nose": round(float(rng.uniform(0.3, 1.0)), 3),
         "under": round(float(rng.uniform(0.55, 0.8)), 3),
         "width": int(rng.integers(1, 4)),
         "lid": int(rng.integers(2, 7)),

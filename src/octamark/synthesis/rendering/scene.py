@@ -328,8 +328,9 @@ class Renderer:
             {"type": "scene", **{f"piece_{piece.name}": _mesh(self.mi, piece) for piece in pieces}}
         )
         behind = light.background(person, surroundings, camera.forward, camera.angle, self.size, self.crowd, rng)
+        rest = self.head.mean[self.head.triangles["skin"][self.skin.head_triangles]]
         shown = np.clip(behind, 0, 1) ** np.float32(1 / 2.2)
-        return ink.drawing(ink.seen(self.mi, loaded, camera, pieces), person.options["drawing"], shown, rng)
+        return ink.drawing(ink.seen(self.mi, loaded, camera, pieces, rest), person.options["drawing"], shown, rng)
 
     def hidden(self, camera: Camera, points: F64, pieces: Sequence[Piece], rng: np.random.Generator) -> tuple[F64, F64]:
         """The share of rays to points (m, 3) that the head stops, and that other things stop, (m,) each.
