@@ -22,6 +22,7 @@ from octamark.geometry import apply, best_overlap, detector_squares, landmark_bo
 from octamark.layouts import layout
 from octamark.models import CropRule
 from octamark.models.calibration import Calibration
+from octamark.nets.shape import ShapeCorrection
 from octamark.release import model as release_module
 from octamark.release.model import HeldOut, _moved_randomly, calibrate, load_network, release
 from octamark.training import checkpoints
@@ -208,3 +209,30 @@ def test_detected_boxes_keep_the_samples_order(tmp_path: Path) -> None:
         assert best_overlap(box[None], landmark_boxes(sample.landmarks)) == 0
     blind = detected_boxes(samples, lambda picture: (np.zeros((0, 4), np.float32), np.zeros(0)))  # type: ignore[arg-type]
     assert blind == [None, None]
+
+
+@pytest.mark.slow
+def test_a_shape_correction_that_harms_the_sets_on_average_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = {name: write_w300(tmp_path / name, per_folder=8, validation=6) for name in ("a", "b")}
+    sets = [{"name": name, "format": "300w", "validation": "splits/val.txt"} for name in roots]
+    config = parse({**RECIPE, "data": sets, "stages": [{**RECIPE["stages"][0], "epochs": 1}]}, "x")
+    Trainer(config, labelled_sets(config.data, roots, layout(config.layout)), tmp_path / "run", device="cpu").run()
+    monkeypatch.setattr(release_module, "FaceDetector", Oracle)
+    mean = torch.tensor(layout("ibug68").diagram, dtype=torch.float32)
+    mean = (mean - mean.mean(dim=0)) / (mean - mean.mean(dim=0)).square().sum().sqrt()
+    correction = ShapeCorrection(mean, -1e-4 * torch.eye(136))
+    monkeypatch.setattr(release_module, "_shape_correction", lambda *_: correction)
+    errors = iter((1.0, 2.0))  # without and with the correction
+
+    def told(*_: object) -> float:
+        return next(errors, 0.0)
+
+    for name, kept in (("harmful", False), ("useful", True)):
+        monkeypatch.setattr(release_module, "_nme_in_label_boxes", told)
+        finished = release(tmp_path / "run", roots, arithmetic="float32")
+        file = tmp_path / f"{name}.safetensors"
+        file.write_bytes(finished.checkpoint)
+        assert ("shape" in checkpoints.load(file)[0]) is kept
+        errors = iter((2.0, 1.0))

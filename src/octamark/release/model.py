@@ -147,7 +147,8 @@ def release(
 
     The map from detector boxes to crops and the shape correction are fitted on training faces (of a run whose training
     faces are all stored crops, the map on validation faces and no shape correction); offset and calibration on
-    validation faces. The scores are those of the exported file in ONNX Runtime on the validation faces.
+    validation faces. Where several sets hold out faces, the shape correction is left out if it harms them on average.
+    The scores are those of the exported file in ONNX Runtime on the validation faces.
 
     Args:
         run: folder of the run, or a checkpoint. A checkpoint that holds a shape correction keeps it.
@@ -174,7 +175,8 @@ def release(
     kept_shape = None if run.is_dir() else trained_shape(run)
     shape_sets = [] if kept_shape is not None else complete_faces(sets)
     crop_faces = [face for entry in sets for face in evenly(entry.training, CROP_FACES)] or validation
-    steps = len(crop_faces) + sum(map(len, shape_sets)) + (6 if arithmetic == "auto" else 4) * len(validation)
+    readings = (6 if arithmetic == "auto" else 4) + (2 if shape_sets and len(held_out) > 1 else 0)
+    steps = len(crop_faces) + sum(map(len, shape_sets)) + readings * len(validation)
     tick = step_counter(advance, steps)
     detector = FaceDetector()
     boxes = detected_boxes(crop_faces, detector, tick)
@@ -206,6 +208,9 @@ def release(
         return _nme_in_label_boxes(Landmarker(graph, rotation="never", refine="never"), held_out, tick)
 
     crops = None if arithmetic == "float32" else augmented_crops(recipe, crop_faces)
+    if shape is not None and kept_shape is None and len(held_out) > 1:
+        without, corrected = (error(graph(choice, "float32")) for choice in (None, shape))
+        shape = shape if corrected < without else None  # fitted on faces with all labels alone, it may harm others
     exported = choose_arithmetic(arithmetic, storage, lambda kind: graph(shape, kind), error)
     onnx, card = calibrate(exported, held_out, detector=detector, seed=recipe.seed, tick=tick)
     further = {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100}
