@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +30,8 @@ import octamark
 from octamark import models
 from octamark.datasets import Sample, read
 from octamark.evaluation.run import Predictions, View, label_crop, predict
-from octamark.geometry import Picture, apply, crop, crop_transform, invert, landmark_boxes, squares
 from octamark.layouts import convert, layout
-from octamark.synthesis.camera import sensor
+from octamark.release.night import NightSample
 from octamark.training.convention import fit_convention
 from octamark.training.visibility import VisibilityKind, visible_labels
 from octamark.uncertainty import auroc, calibration_error
@@ -51,35 +50,6 @@ the middles of the outer lips."""
 
 PHOTOGRAPHS, PROFILES, RENDERED, DRAWINGS, NIGHT = "photographs", "profiles", "rendered heads", "drawings", "night"
 SHARE = 0.9
-
-NIGHT_MARGIN, NIGHT_SIDE = 1.5, 270
-"""Side of what the small camera takes over the longer side of the landmark box, and its pixels: a network's crop of 224
-pixels, and some room, as in training."""
-
-
-@dataclass(frozen=True, eq=False)
-class NightSample(Sample):
-    """A face that a small camera takes in little light; the same picture at each call.
-
-    Attributes:
-        transform: (2, 3) from pixels of the taken picture, of side ``NIGHT_SIDE``, to those of the photograph.
-    """
-
-    transform: NDArray[np.float64] = field(default_factory=lambda: np.eye(2, 3))
-
-    @classmethod
-    def of(cls, face: Sample) -> NightSample:
-        """A face of a photograph, at night."""
-        transform = crop_transform(squares(landmark_boxes(face.landmarks), NIGHT_MARGIN)[0], NIGHT_SIDE)
-        points = apply(invert(transform), face.landmarks).astype(np.float32)
-        return cls(face.name, face.picture, points, transform=transform)
-
-    def read(self) -> Picture:
-        cut = crop(super().read(), self.transform, NIGHT_SIDE)
-        pixels = torch.from_numpy(cut).permute(2, 0, 1)[None].float() / 255
-        dark = sensor(pixels, torch.Generator().manual_seed(sum(self.name.encode())))[0]
-        taken: Picture = (dark.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-        return taken
 
 
 def read_sets(arguments: argparse.Namespace) -> dict[str, Sequence[Sample]]:

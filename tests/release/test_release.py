@@ -24,7 +24,8 @@ from octamark.models import CropRule
 from octamark.models.calibration import Calibration
 from octamark.nets.shape import ShapeCorrection
 from octamark.release import model as release_module
-from octamark.release.model import HeldOut, _moved_randomly, calibrate, load_network, release
+from octamark.release.model import HeldOut, _moved_randomly, calibrate, held_out_sets, load_network, release
+from octamark.release.visibility import UNFITTED
 from octamark.training import checkpoints
 from octamark.training.engine import Trainer
 from octamark.training.recipe import parse
@@ -97,6 +98,60 @@ def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in shape.items():
         assert torch.equal(kept[name], value)
     assert release(tmp_path / "again.safetensors", root, arithmetic="int8").onnx == again.onnx
+
+
+@pytest.mark.slow
+def test_a_release_of_several_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every set has its scores, and so has the first one at night; the offset is that of the first set."""
+    roots = {name: write_w300(tmp_path / name, per_folder=10, validation=12) for name in ("photographs", "others")}
+    sections = [{"name": name, "format": "300w", "validation": "splits/val.txt"} for name in roots]
+    sections[0]["visibility"] = "labelled"
+    config = parse(
+        {
+            **RECIPE,
+            "stages": [{"size": 64, "epochs": 2, "batch": 8, "learning_rate": 5e-3}],
+            "data": sections,
+            "visibility": {"weight": 0.5},
+            "augment": {"sensor": 0.1},
+        },
+        "x",
+    )
+    points = layout(config.layout)
+    Trainer(config, labelled_sets(config.data, roots, points), tmp_path / "run", device="cpu").run()
+    monkeypatch.setattr(release_module, "FaceDetector", Oracle)
+    ticks: list[tuple[int, int]] = []
+    finished = release(
+        tmp_path / "run", roots, arithmetic="float32", advance=lambda done, total: ticks.append((done, total))
+    )
+    assert ticks[-1][0] == ticks[-1][1]
+    assert ticks[-2][0] == ticks[-1][1] - 24  # the scores without a shape correction, which so few faces do not have
+    scores = finished.card.scores
+    for prefix in ("", "others: ", "photographs at night: "):
+        for name in ("validation NME, %, label boxes, 12 faces", "regions of 90% hold the truth in, % (cross-fitted)"):
+            assert prefix + name in scores
+    assert finished.card.visibility == UNFITTED  # no point is known to be hidden
+    assert "photographs: calibration error of visible (cross-fitted)" in scores
+    assert not [name for name in scores if name.startswith("others") and "visible" in name]
+    assert finished.card.calibration.kind == "per_point"
+    landmarker = octamark.load(finished.onnx, rotation="never")
+    assert landmarker(np.zeros((64, 64, 3), np.uint8), [[10, 10, 50, 50]]).visible is not None
+    first = held_out_sets(labelled_sets(config.data, roots, points), points)[0]
+    alone = calibrate(finished.onnx, [first], detector=Oracle())[1]  # type: ignore[arg-type]
+    assert alone.offset == finished.card.offset
+
+
+def test_labels_that_were_moved_to_the_network_get_the_offset_too(tmp_path: Path) -> None:
+    root = write_w300(tmp_path, per_folder=15, validation=30)
+    samples = w300.read(root, "val")
+    first, moved = HeldOut("first", samples[:15]), HeldOut("moved", samples[15:], aligned=True)
+    as_labelled = HeldOut("moved", samples[15:])
+    cards = [
+        calibrate(models.read("nano"), [first, part], detector=Oracle())[1]  # type: ignore[arg-type]
+        for part in (moved, as_labelled)
+    ]
+    assert cards[0].offset == cards[1].offset != (0.0, 0.0)
+    name = next(name for name in cards[0].scores if name.startswith("moved: validation NME, %, label boxes"))
+    assert cards[0].scores[name] != cards[1].scores[name]
 
 
 def test_crop_rule_recovers_a_known_map() -> None:

@@ -46,6 +46,11 @@ def recalibrated(data: bytes, card: ModelCard) -> bytes:
     return _finish(model, card)
 
 
+def depends_on_unusual(data: bytes) -> bool:
+    """Whether the graph of an ONNX file can calibrate by shift and contrast; those of older versions cannot."""
+    return any(tensor.name == "calibration_unusual" for tensor in onnx.load_from_string(data).graph.initializer)
+
+
 def to_onnx(
     predictor: Predictor, card: ModelCard, *, storage: Storage = "int4", crops: NDArray[np.uint8] | None = None
 ) -> bytes:

@@ -31,7 +31,8 @@ from octamark.models.calibration import Calibration
 from octamark.nets.network import OctaveNetwork
 from octamark.nets.shape import ShapeCorrection
 from octamark.release.calibration import cross_fitted, fit_calibration, fit_offset, set_weights
-from octamark.release.graph import recalibrated, to_onnx
+from octamark.release.graph import depends_on_unusual, recalibrated, to_onnx
+from octamark.release.night import NightSample
 from octamark.release.predictor import Predictor
 from octamark.release.progress import step_counter
 from octamark.release.quantization import INT8_STORAGES, Storage
@@ -146,9 +147,11 @@ def release(
     """The model file of a run.
 
     The map from detector boxes to crops and the shape correction are fitted on training faces (of a run whose training
-    faces are all stored crops, the map on validation faces and no shape correction); offset and calibration on
-    validation faces. Where several sets hold out faces, the shape correction is left out if it harms them on average.
-    The scores are those of the exported file in ONNX Runtime on the validation faces.
+    faces are all stored crops, the map on validation faces and no shape correction); the offset on validation faces of
+    the first set that holds some out; the calibrations on those of all sets, each of the same weight, and of a recipe
+    that learns from pictures taken at night (``augment.sensor``) also on the first set's at night. Where several sets
+    hold out faces, the shape correction is left out if it harms them on average. The scores are those of the exported
+    file in ONNX Runtime on these faces.
 
     Args:
         run: folder of the run, or a checkpoint. A checkpoint that holds a shape correction keeps it.
@@ -171,12 +174,14 @@ def release(
     training = [face for entry in sets for face in entry.training]
     held_out = held_out_sets(sets, points)
     validation = [face for part in held_out for face in part.samples]
+    night = [at_night(held_out[0])] if recipe.augment.sensor else []
     checkpoints.check_held_out(meta, validation, run)
     kept_shape = None if run.is_dir() else trained_shape(run)
     shape_sets = [] if kept_shape is not None else complete_faces(sets)
     crop_faces = [face for entry in sets for face in evenly(entry.training, CROP_FACES)] or validation
     readings = (6 if arithmetic == "auto" else 4) + (2 if shape_sets and len(held_out) > 1 else 0)
     steps = len(crop_faces) + sum(map(len, shape_sets)) + readings * len(validation)
+    steps += 3 * sum(len(part.samples) for part in night)
     tick = step_counter(advance, steps)
     detector = FaceDetector()
     boxes = detected_boxes(crop_faces, detector, tick)
@@ -212,7 +217,7 @@ def release(
         without, corrected = (error(graph(choice, "float32")) for choice in (None, shape))
         shape = shape if corrected < without else None  # fitted on faces with all labels alone, it may harm others
     exported = choose_arithmetic(arithmetic, storage, lambda kind: graph(shape, kind), error)
-    onnx, card = calibrate(exported, held_out, detector=detector, seed=recipe.seed, tick=tick)
+    onnx, card = calibrate(exported, [*held_out, *night], detector=detector, seed=recipe.seed, tick=tick)
     further = {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100}
     if shape is not None:
         further["validation NME without the shape correction, %, label boxes"] = error(graph(None, card.arithmetic))
@@ -253,6 +258,11 @@ def held_out_sets(sets: Sequence[LabelledSet], points: Layout) -> list[HeldOut]:
         for entry in sets
         if entry.validation
     ]
+
+
+def at_night(part: HeldOut) -> HeldOut:
+    """The same faces, seen by a small sensor in little light; nothing is known of what can be seen in them."""
+    return HeldOut(f"{part.name} at night", [NightSample.of(face) for face in part.samples], aligned=part.aligned)
 
 
 def complete_faces(sets: Sequence[LabelledSet]) -> list[list[Sample]]:
@@ -398,7 +408,7 @@ def calibrate(
     samples = [sample for part in sets for sample in part.samples]
     set_of = np.repeat(np.arange(len(sets)), [len(part.samples) for part in sets])
     predictions = predict(landmarker, samples, views, advance=tick)
-    unusual = _unusual(graph, plain, samples, tick)
+    unusual = _unusual(graph, plain, samples, tick) if depends_on_unusual(graph) else None
     labels = np.stack([sample.landmarks for sample in samples])
     in_labels = predictions["labels"]
     assert in_labels.spread is not None
