@@ -87,9 +87,10 @@ def caricatured(person: Person, share: float) -> Person:
     strength = float(rng.uniform(0.4, 1.5))
     identity = np.array(person.identity)
     length = float(np.linalg.norm(identity))
-    identity = identity * rng.uniform(1.0, 1.0 + 0.35 * strength)
+    beyond = strength * (1.0 if kind == "caricature" else 0.4)  # the others have large changes of their own
+    identity = identity * rng.uniform(1.0, 1.0 + 0.35 * beyond)
     for place in rng.choice(40, 3, replace=False):
-        identity[place] += float(rng.choice([-1, 1])) * rng.uniform(1.0, 3.0) * strength
+        identity[place] += float(rng.choice([-1, 1])) * rng.uniform(1.0, 3.0) * beyond
     identity *= min(1.0, 1.7 * length / float(np.linalg.norm(identity)))
     shape = _shape(kind, strength, rng)
     options = {**person.options, **_look(kind, person, rng), "caricature": shape}
@@ -192,6 +193,8 @@ def _shape(kind: str, strength: float, rng: np.random.Generator) -> dict[str, An
         for side in ("left ", "right ") if name in PAIRS else ("",):
             size = np.clip(strength * sizes[name] + rng.normal(0, uneven * strength, 3), *LARGEST)
             shift = strength * shifts[name] + rng.normal(0, uneven * strength, 3)
+            if name == "eye":  # neither reaches the middle of the face
+                shift[0] = max(shift[0], 1.45 * float(np.exp(size[0])) - 2.55)
             parts[side + name] = {
                 "size": np.round(np.exp(size), 3).tolist(),
                 "shift": np.round(np.clip(shift, -2.5, 3.5), 3).tolist(),
