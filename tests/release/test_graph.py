@@ -151,13 +151,34 @@ def unusual_of(
     return np.stack([shift + SHIFT_FLOOR, contrast + CONTRAST_FLOOR], axis=1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("arithmetic", ["float32", "int8"])
-def test_the_spread_follows_shift_and_contrast(arithmetic: Arithmetic) -> None:
+def some_shape() -> ShapeCorrection:
+    """A correction that moves points by pixels."""
     generator = torch.Generator().manual_seed(3)
     mean = torch.randn(68, 2, generator=generator)
     mean = (mean - mean.mean(dim=0)) / (mean - mean.mean(dim=0)).norm()
-    shape = ShapeCorrection(mean, torch.randn(136, 136, generator=generator) * 0.05)
+    return ShapeCorrection(mean, torch.randn(136, 136, generator=generator) * 0.05)
+
+
+@pytest.mark.slow
+def test_a_correction_can_tell_how_unusual_a_face_is_and_move_nothing() -> None:
+    fitted = calibration().model_copy(update={"shift": 0.4, "contrast": 0.3})
+    crops = np.random.default_rng(2).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    network, shape = lively(NetworkConfig(width=8)), some_shape()
+    outputs = [
+        run(to_onnx(Predictor(network, 1.0, IBUG, fitted, **corrections), card(64, fitted), storage="float32"), crops)
+        for corrections in ({"shape": shape}, {"shift": shape}, {})
+    ]
+    corrects, tells, nothing = outputs
+    np.testing.assert_allclose(tells[1], corrects[1], rtol=1e-4)
+    np.testing.assert_allclose(tells[0], nothing[0], atol=1e-3)
+    assert np.abs(tells[0] - corrects[0]).max() > 0.5
+    assert (tells[1] > nothing[1]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arithmetic", ["float32", "int8"])
+def test_the_spread_follows_shift_and_contrast(arithmetic: Arithmetic) -> None:
+    shape = some_shape()
     fitted = calibration().model_copy(update={"shift": 0.4, "contrast": 0.3})
     pixels = np.random.default_rng(2).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
     crops = np.concatenate([pixels, pixels // 8 + 100, np.full_like(pixels[:1], 90)])

@@ -150,8 +150,8 @@ def release(
     faces are all stored crops, the map on validation faces and no shape correction); the offset on validation faces of
     the first set that holds some out; the calibrations on those of all sets, each of the same weight, and of a recipe
     that learns from pictures taken at night (``augment.sensor``) also on the first set's at night. Where several sets
-    hold out faces, the shape correction is left out if it harms them on average. The scores are those of the exported
-    file in ONNX Runtime on these faces.
+    hold out faces, the shape correction moves no points if that harms them on average; how far it would move them still
+    tells how unusual a face is. The scores are those of the exported file in ONNX Runtime on these faces.
 
     Args:
         run: folder of the run, or a checkpoint. A checkpoint that holds a shape correction keeps it.
@@ -176,8 +176,8 @@ def release(
     validation = [face for part in held_out for face in part.samples]
     night = [at_night(held_out[0])] if recipe.augment.sensor else []
     checkpoints.check_held_out(meta, validation, run)
-    kept_shape = None if run.is_dir() else trained_shape(run)
-    shape_sets = [] if kept_shape is not None else complete_faces(sets)
+    kept_shape, shift = (None, None) if run.is_dir() else (trained_shape(run), trained_shape(run, "shift"))
+    shape_sets = [] if kept_shape is not None or shift is not None else complete_faces(sets)
     crop_faces = [face for entry in sets for face in evenly(entry.training, CROP_FACES)] or validation
     readings = (6 if arithmetic == "auto" else 4) + (2 if shape_sets and len(held_out) > 1 else 0)
     steps = len(crop_faces) + sum(map(len, shape_sets)) + readings * len(validation)
@@ -206,7 +206,7 @@ def release(
     )
 
     def graph(shape: ShapeCorrection | None, arithmetic: Arithmetic) -> bytes:
-        predictor = Predictor(network, recipe.loss.beta, points, draft.calibration, shape, arithmetic)
+        predictor = Predictor(network, recipe.loss.beta, points, draft.calibration, shape, arithmetic, shift=shift)
         return to_onnx(predictor, draft, storage=storage, crops=crops if arithmetic == "int8" else None)
 
     def error(graph: bytes) -> float:
@@ -215,7 +215,8 @@ def release(
     crops = None if arithmetic == "float32" else augmented_crops(recipe, crop_faces)
     if shape is not None and kept_shape is None and len(held_out) > 1:
         without, corrected = (error(graph(choice, "float32")) for choice in (None, shape))
-        shape = shape if corrected < without else None  # fitted on faces with all labels alone, it may harm others
+        if corrected >= without:  # fitted on faces with all labels alone, it may harm others
+            shape, shift = None, shape
     exported = choose_arithmetic(arithmetic, storage, lambda kind: graph(shape, kind), error)
     onnx, card = calibrate(exported, [*held_out, *night], detector=detector, seed=recipe.seed, tick=tick)
     further = {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100}
@@ -224,7 +225,7 @@ def release(
     advance(steps, steps)
     rounded = {name: round(value, 4) for name, value in further.items()}
     final = card.model_copy(update={"scores": {**card.scores, **rounded}})
-    return Release(recalibrated(onnx, final), final, half_checkpoint(network, meta, sources, shape))
+    return Release(recalibrated(onnx, final), final, half_checkpoint(network, meta, sources, shape, shift))
 
 
 @dataclass(frozen=True, eq=False)
@@ -541,9 +542,16 @@ def _moved_randomly(placement: Placement, size: int, seed: int, share: float = 0
 
 
 def half_checkpoint(
-    network: nn.Module, meta: dict[str, Any], sources: Sequence[Source], shape: ShapeCorrection | None = None
+    network: nn.Module,
+    meta: dict[str, Any],
+    sources: Sequence[Source],
+    shape: ShapeCorrection | None = None,
+    shift: ShapeCorrection | None = None,
 ) -> bytes:
     """A checkpoint of averaged weights as float16, with recipe, log, sources and shape correction.
+
+    Args:
+        shape: the correction that moves points; shift: one that moves none, see ``Predictor``.
 
     It is enough to fine-tune the network and to export it again. It is made for sharing: the names of the faces that
     the run has learned from are left out.
@@ -552,4 +560,6 @@ def half_checkpoint(
     halves = {name: value.half() if value.is_floating_point() else value for name, value in state}
     shared = {key: value for key, value in meta.items() if key != "learned_from"}
     shared["sources"] = [source.model_dump(mode="json") for source in sources]
-    return checkpoints.dump({"ema": halves, "shape": {} if shape is None else shape.state_dict()}, shared)
+    corrections = {"shape": shape, "shift": shift}
+    groups = {name: {} if correction is None else correction.state_dict() for name, correction in corrections.items()}
+    return checkpoints.dump({"ema": halves, **groups}, shared)

@@ -93,6 +93,8 @@ class Predictor(nn.Module):
         arithmetic: ``"int8"`` for a graph whose convolutions ``octamark.release.quantization`` quantises; it is the
             same function.
         visibility: slope and intercept from the network's logits to those of ``visible``.
+        shape: moves the points; shift: where there is no ``shape``, a correction that moves none: how far it would move
+            them tells how unusual a face is.
 
     Attributes:
         outputs: names of the outputs, in their order.
@@ -113,13 +115,16 @@ class Predictor(nn.Module):
         shape: ShapeCorrection | None = None,
         arithmetic: Arithmetic = "float32",
         visibility: tuple[float, float] = (1.0, 0.0),
+        shift: ShapeCorrection | None = None,
     ) -> None:
         super().__init__()
         self.network = prepared(network, arithmetic)
         tells_visible = network.visibility is not None
         self.outputs = ["landmarks", "spread", "confidence", *(["visible"] if tells_visible else []), "heatmaps"]
         self.beta, self.layout, self.arithmetic = beta, layout, arithmetic
-        self.shape = None if shape is None else _FewerOperators(shape)
+        correction = shape or shift
+        self.correction = None if correction is None else _FewerOperators(correction)
+        self.corrects = shape is not None
         self.eyes = [list(group) for group in layout.normalisers.get("inter-ocular", ())]
         for name, values in calibration_constants(calibration, visibility if tells_visible else None).items():
             self.register_buffer(name, torch.from_numpy(values))
@@ -129,9 +134,10 @@ class Predictor(nn.Module):
         p = heatmaps.probabilities(read.heatmaps, self.beta)
         position, raw = _decode(p)
         shift = torch.zeros_like(position[:, 0, 0])
-        if self.shape is not None:
-            corrected = self.shape(position)
-            shift, position = torch.linalg.vector_norm(corrected - position, dim=-1).mean(dim=1), corrected
+        if self.correction is not None:
+            corrected = self.correction(position)
+            shift = torch.linalg.vector_norm(corrected - position, dim=-1).mean(dim=1)
+            position = corrected if self.corrects else position
         unusual = torch.stack([shift + SHIFT_FLOOR, _contrast(read.pixels) + CONTRAST_FLOOR], dim=-1)
         factor = unusual.log() @ self.calibration_unusual  # n
         log_raw = raw.clamp(min=1e-6).log()  # n, M, 2

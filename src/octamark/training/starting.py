@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -69,13 +69,17 @@ def trained_network(path: Path) -> tuple[OctaveNetwork, Recipe, dict[str, Any]]:
     return network.eval(), recipe, meta
 
 
-def trained_shape(path: Path) -> ShapeCorrection | None:
+def trained_shape(path: Path, group: Literal["shape", "shift"] = "shape") -> ShapeCorrection | None:
     """The shape correction that ``octamark export --checkpoint`` put beside the weights; a run's own files have none.
+
+    Args:
+        group: ``"shape"``: the one that moves points; ``"shift"``: one that moves none, of a model that is better
+            without, and only tells how unusual a face is.
 
     Raises:
         WeightsError: missing or damaged checkpoint.
     """
-    state = checkpoints.load(path)[0].get("shape")
+    state = checkpoints.load(path)[0].get(group)
     return ShapeCorrection(**state) if state else None
 
 
