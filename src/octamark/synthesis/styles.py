@@ -209,23 +209,6 @@ def pencil(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return inked(divided ** _uniform(len(pictures), generator, 1.5, 5.0).to(pictures.device), generator)
 
 
-def screen_tone(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Drawings as comics print them: black, white, and dots of one grey between, with contours in ink."""
-    (count, _, height, width), device = pictures.shape, pictures.device
-    grey = _grey(smooth(pictures, 0.035))
-    dark = _uniform(count, generator, 0.12, 0.3).to(device)
-    bright = dark + _uniform(count, generator, 0.05, 0.3).to(device)
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    turn = _uniform(count, generator, 0.2, 1.3)
-    period = _uniform(count, generator, 0.010, 0.022) * width
-    along = (x * torch.cos(turn) + y * torch.sin(turn)) / period.clamp_min(2.2)
-    across = (y * torch.cos(turn) - x * torch.sin(turn)) / period.clamp_min(2.2)
-    wave = torch.cos(2 * math.pi * along) + torch.cos(2 * math.pi * across)
-    dots = (wave > _uniform(count, generator, -0.6, 0.8)).float().to(device)
-    tone = torch.where(grey < dark, torch.zeros_like(grey), torch.where(grey < bright, 1 - dots, torch.ones_like(grey)))
-    return inked((tone * lines(smooth(pictures, 0.02), generator)).clamp(0, 1), generator)
-
-
 def grain(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Pictures on paper or canvas: noise of several sizes, and a weave for 40 % of them."""
     count, _, height, width = pictures.shape
@@ -251,5 +234,4 @@ STYLES: dict[str, Style] = {
     "palette": palette,
     "wash": wash,
     "pencil": pencil,
-    "screen tone": screen_tone,
 }
