@@ -93,3 +93,21 @@ def test_the_graph_corrects_as_torch_does() -> None:
         farthest = np.abs(wanted - before).max()
         assert farthest > 5
         np.testing.assert_allclose(landmarks(one, storage), wanted, atol=close * farthest)  # type: ignore[arg-type]
+
+
+def test_a_correction_fades_out_for_shapes_far_from_the_mean() -> None:
+    """The same direction of difference, at growing lengths: in full, in part, not at all."""
+    generator = torch.Generator().manual_seed(3)
+    mean = torch.randn(9, 2, generator=generator)
+    mean = (mean - mean.mean(dim=0)) / (mean - mean.mean(dim=0)).norm()
+    weight = 0.3 * torch.randn(18, 18, generator=generator)
+    away = torch.randn(9, 2, generator=generator)
+    points = torch.stack([100 * (mean + step * (away - away.mean(dim=0))) for step in (0.005, 0.06, 0.6)])
+    full = ShapeCorrection(mean, weight)(points) - points
+    frames = shape_frames(points, mean)
+    lengths = (in_frames(points - points.mean(dim=1, keepdim=True), frames) - mean).flatten(1).norm(dim=1)
+    fade = torch.stack([(lengths[0] + lengths[1]) / 2, lengths[1] + (lengths[1] - lengths[0]) / 2])
+    moved = ShapeCorrection(mean, weight, fade)(points) - points
+    torch.testing.assert_close(moved[0], full[0])
+    torch.testing.assert_close(moved[1], full[1] / 2, rtol=1e-3, atol=1e-4)
+    assert moved[2].abs().max() == 0

@@ -147,11 +147,12 @@ def release(
     """The model file of a run.
 
     The map from detector boxes to crops and the shape correction are fitted on training faces (of a run whose training
-    faces are all stored crops, the map on validation faces and no shape correction); the offset on validation faces of
-    the first set that holds some out; the calibrations on those of all sets, each of the same weight, and of a recipe
-    that learns from pictures taken at night (``augment.sensor``) also on the first set's at night. Where several sets
-    hold out faces, the shape correction moves no points if that harms them on average; how far it would move them still
-    tells how unusual a face is. The scores are those of the exported file in ONNX Runtime on these faces.
+    faces are all stored crops, the map on validation faces and no shape correction), the latter on those of the first
+    set that labels all points; the offset on validation faces of the first set that holds some out; the calibrations on
+    those of all sets, each of the same weight, and of a recipe that learns from pictures taken at night
+    (``augment.sensor``) also on the first set's at night. Where several sets hold out faces, the shape correction moves
+    no points if it raises their errors on average; how far it would move them still tells how unusual a face is. The
+    scores are those of the exported file in ONNX Runtime on these faces.
 
     Args:
         run: folder of the run, or a checkpoint. A checkpoint that holds a shape correction keeps it.
@@ -177,17 +178,17 @@ def release(
     night = [at_night(held_out[0])] if recipe.augment.sensor else []
     checkpoints.check_held_out(meta, validation, run)
     kept_shape, shift = (None, None) if run.is_dir() else (trained_shape(run), trained_shape(run, "shift"))
-    shape_sets = [] if kept_shape is not None or shift is not None else complete_faces(sets)
+    shape_faces = [] if kept_shape is not None or shift is not None else complete_faces(sets)
     crop_faces = [face for entry in sets for face in evenly(entry.training, CROP_FACES)] or validation
-    readings = (6 if arithmetic == "auto" else 4) + (2 if shape_sets and len(held_out) > 1 else 0)
-    steps = len(crop_faces) + sum(map(len, shape_sets)) + readings * len(validation)
+    readings = (6 if arithmetic == "auto" else 4) + (2 if shape_faces and len(held_out) > 1 else 0)
+    steps = len(crop_faces) + len(shape_faces) + readings * len(validation)
     steps += 3 * sum(len(part.samples) for part in night)
     tick = step_counter(advance, steps)
     detector = FaceDetector()
     boxes = detected_boxes(crop_faces, detector, tick)
     labels = [sample.landmarks for sample in crop_faces]
     rule = fit_crop_rule(labels, boxes, size=recipe.stages[-1].size, margin=recipe.margin)
-    shape = kept_shape or _shape_correction(network, recipe, points, shape_sets, tick)
+    shape = kept_shape or _shape_correction(network, recipe, points, shape_faces, tick)
     draft = ModelCard(
         name=recipe.name,
         layout=points.name,
@@ -209,8 +210,8 @@ def release(
         predictor = Predictor(network, recipe.loss.beta, points, draft.calibration, shape, arithmetic, shift=shift)
         return to_onnx(predictor, draft, storage=storage, crops=crops if arithmetic == "int8" else None)
 
-    def error(graph: bytes) -> float:
-        return _nme_in_label_boxes(Landmarker(graph, rotation="never", refine="never"), held_out, tick)
+    def error(graph: bytes, of: Sequence[HeldOut] = held_out) -> float:
+        return _nme_in_label_boxes(Landmarker(graph, rotation="never", refine="never"), of, tick)
 
     crops = None if arithmetic == "float32" else augmented_crops(recipe, crop_faces)
     if shape is not None and kept_shape is None and len(held_out) > 1:
@@ -221,7 +222,9 @@ def release(
     onnx, card = calibrate(exported, [*held_out, *night], detector=detector, seed=recipe.seed, tick=tick)
     further = {"validation NME of the last epoch, %": meta["rows"][-1]["validation_nme"] * 100}
     if shape is not None:
-        further["validation NME without the shape correction, %, label boxes"] = error(graph(None, card.arithmetic))
+        further["validation NME without the shape correction, %, label boxes"] = error(
+            graph(None, card.arithmetic), held_out[:1]
+        )
     advance(steps, steps)
     rounded = {name: round(value, 4) for name, value in further.items()}
     final = card.model_copy(update={"scores": {**card.scores, **rounded}})
@@ -266,11 +269,10 @@ def at_night(part: HeldOut) -> HeldOut:
     return HeldOut(f"{part.name} at night", [NightSample.of(face) for face in part.samples], aligned=part.aligned)
 
 
-def complete_faces(sets: Sequence[LabelledSet]) -> list[list[Sample]]:
-    """Training faces of each set all of whose points are labelled, ``SHAPE_FACES`` at most and each set as many."""
-    complete = [[face for face in entry.training if np.isfinite(face.landmarks).all()] for entry in sets]
-    complete = [faces for faces in complete if faces]
-    return [evenly(faces, SHAPE_FACES // len(complete)) for faces in complete]
+def complete_faces(sets: Sequence[LabelledSet]) -> list[Sample]:
+    """Training faces all of whose points are labelled, of the first set that has some; ``SHAPE_FACES`` at most."""
+    complete = ([face for face in entry.training if np.isfinite(face.landmarks).all()] for entry in sets)
+    return evenly(next((faces for faces in complete if faces), []), SHAPE_FACES)
 
 
 def evenly(faces: Sequence[Sample], most: int) -> list[Sample]:
@@ -348,10 +350,9 @@ def check_arithmetic(arithmetic: str, storage: str) -> ArithmeticChoice:
 
 
 def _shape_correction(
-    network: OctaveNetwork, recipe: Recipe, points: Layout, sets: Sequence[Sequence[Sample]], tick: Callable[[], None]
+    network: OctaveNetwork, recipe: Recipe, points: Layout, samples: Sequence[Sample], tick: Callable[[], None]
 ) -> ShapeCorrection | None:
     """The correction for the shapes that the network finds in these faces, all of whose points are labelled."""
-    samples = [face for faces in sets for face in faces]
     if len(samples) < LEAST_FACES:
         for _ in samples:
             tick()
@@ -362,12 +363,9 @@ def _shape_correction(
         network, faces, mirror, size=size, beta=recipe.loss.beta, seed=recipe.seed,
         caricatures=Caricatures.of(recipe.caricature, points, faces.landmarks), advance=tick,
     )  # fmt: skip
-    lengths = [len(part) for part in sets]
-    targets = []
-    for found, truth in zip(torch.split(shapes, lengths, dim=1), torch.split(labels, lengths, dim=1), strict=True):
-        back = fit_offset(truth[0].numpy(), found[0].numpy(), points)  # labels where a mirrored network can find them
-        targets.append(torch.stack([torch.from_numpy(shifted(view.numpy(), back, points)) for view in truth]))
-    return fit_shape(shapes, torch.cat(targets, dim=1), mirror)
+    back = fit_offset(labels[0].numpy(), shapes[0].numpy(), points)  # labels where a mirrored network can find them
+    target = torch.stack([torch.from_numpy(shifted(view.numpy(), back, points)) for view in labels])
+    return fit_shape(shapes, target, mirror)
 
 
 def calibrate(
@@ -512,7 +510,10 @@ def _fit_visibility(
 
 
 def _nme_in_label_boxes(landmarker: Landmarker, sets: Sequence[HeldOut], tick: Callable[[], None]) -> float:
-    """The mean NME of the sets in percent, in crops from labels, each set after an offset that was fitted on it."""
+    """NME in percent, in crops from labels, of each set after an offset that was fitted on it.
+
+    Of several sets it is the geometric mean: one with large errors counts no more than another.
+    """
     views = {"labels": View(label_crop(landmarker.card.crop))}
     points, means = landmarker.layout, []
     for part in sets:
@@ -520,7 +521,7 @@ def _nme_in_label_boxes(landmarker: Landmarker, sets: Sequence[HeldOut], tick: C
         truth = np.stack([sample.landmarks for sample in part.samples])
         moved = shifted(landmarks, fit_offset(landmarks, truth, points), points)
         means.append(_percent(nme(moved, truth, points, landmarker.card.normaliser)))
-    return float(np.nanmean(means))
+    return float(np.exp(np.nanmean(np.log(means))))
 
 
 def _percent(errors: NDArray[np.float64]) -> float:

@@ -17,7 +17,7 @@ from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, EncoderLayer, OctaveNetwork
 from octamark.nets.octave import Maps, OctaveBlock, OctaveConv
 from octamark.nets.regional import LEAST_SPREAD, RegionalNetwork
-from octamark.nets.shape import ShapeCorrection
+from octamark.nets.shape import ShapeCorrection, faded
 from octamark.release.fusion import PIXEL_STEP, IntegerNetwork, Reading, pooling_kernel
 
 
@@ -135,9 +135,9 @@ class Predictor(nn.Module):
         position, raw = _decode(p)
         shift = torch.zeros_like(position[:, 0, 0])
         if self.correction is not None:
-            corrected = self.correction(position)
-            shift = torch.linalg.vector_norm(corrected - position, dim=-1).mean(dim=1)
-            position = corrected if self.corrects else position
+            moved, share = self.correction(position)
+            shift = torch.linalg.vector_norm(moved, dim=-1).mean(dim=1)
+            position = position + share * moved if self.corrects else position
         unusual = torch.stack([shift + SHIFT_FLOOR, _contrast(read.pixels) + CONTRAST_FLOOR], dim=-1)
         factor = unusual.log() @ self.calibration_unusual  # n
         log_raw = raw.clamp(min=1e-6).log()  # n, M, 2
@@ -186,17 +186,21 @@ def _decode(p: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _FewerOperators(nn.Module):
-    """A shape correction; the same function of any face that has an extent, from a third of the operators."""
+    """A shape correction, of any face that has an extent, from a third of the operators.
+
+    Output: how far it would move the points (n, M, 2), and the share of this that counts (n, 1, 1).
+    """
 
     def __init__(self, shape: ShapeCorrection) -> None:
         super().__init__()
         self.mean, self.weight = nn.Parameter(shape.mean), nn.Parameter(shape.weight)
+        self.fade = nn.Parameter(shape.fade)
         x, y = shape.mean.unbind(-1)
         turn = torch.stack([torch.stack([x, y], -1), torch.stack([-y, x], -1)], -1)  # M, 2, (cosine, sine)
         self.turn = nn.Parameter((turn / shape.mean.square().sum()).flatten(0, 1))
         self.rotation = nn.Parameter(torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, -1.0, 1.0, 0.0]]))
 
-    def forward(self, points: Tensor) -> Tensor:
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         centred = points - points.mean(dim=1, keepdim=True)
         size = torch.linalg.vector_norm(centred, dim=(1, 2), keepdim=True).clamp(min=1e-3)
         alike = (centred / size).flatten(1) @ self.turn  # n, 2
@@ -204,8 +208,7 @@ class _FewerOperators(nn.Module):
         rotation = (direction @ self.rotation).view(-1, 2, 2)
         difference = (centred / size) @ rotation - self.mean
         moved = (difference.flatten(1) @ self.weight).view_as(difference)
-        corrected: Tensor = points + moved @ rotation.transpose(1, 2) * size
-        return corrected
+        return moved @ rotation.transpose(1, 2) * size, faded(difference, self.fade)
 
 
 class FloatNetwork(nn.Module):

@@ -26,6 +26,11 @@ WORTHWHILE = 0.995
 RIDGES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 """Strengths of the penalty, relative to the mean variance of a coordinate; cross-validation chooses one."""
 
+USUAL, FADE = 0.9, 1.5
+"""The correction counts in full up to the distance from the mean shape within which this share of the shapes lies that
+it was fitted on, and not at all from so many times that on. Fitted on 300W without fading, it made the error of full
+profiles larger by 9 %."""
+
 LEAST_VARIANCE = 1e-6
 """Least variance of a coordinate that the penalty is relative to, of shapes of size 1; identical faces have none."""
 
@@ -119,7 +124,11 @@ def fit_shape(predicted: Tensor, truth: Tensor, mirror: Tensor) -> ShapeCorrecti
 
     most = WORTHWHILE * error([torch.zeros_like(penalty)] * FOLDS)
     least, ridge = min((error(solved(ridge, part) for part in range(FOLDS)), ridge) for ridge in RIDGES)
-    return ShapeCorrection(mean.float(), solved(ridge).float()) if least < most else None
+    if least >= most:
+        return None
+    lengths = difference[:count].flatten(1).norm(dim=1)  # of the first views, which are photographs
+    usual = float(torch.quantile(lengths, USUAL))
+    return ShapeCorrection(mean.float(), solved(ridge).float(), torch.tensor([usual, FADE * usual]))
 
 
 def _mirrored(points: Tensor, mirror: Tensor) -> Tensor:
