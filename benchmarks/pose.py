@@ -30,8 +30,8 @@ def measurement(rows: Sequence[Sequence[Value]], faces: int) -> Measurement:
         name="pose",
         page="accuracy",
         title="Pose of rendered heads, mean absolute error in degrees",
-        text="*Exact landmarks*: what the generic head alone costs. `tiny` and `small` never saw full profiles; "
-        "`small-open` learned from other rendered heads of this kind.",
+        text="*Exact landmarks*: what the generic head alone costs. `tiny` never saw full profiles; "
+        "`small` and `small-open` learned from other rendered heads of this kind.",
         columns=(
             ("landmarks", ""), ("yaw of the head", ""), ("faces", "d"),
             ("yaw", ".1f"), ("pitch", ".1f"), ("roll", ".1f"),
