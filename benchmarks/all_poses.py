@@ -161,7 +161,7 @@ def measurements(rows: Mapping[tuple[str, str], Row], yaws: NDArray[np.float64])
     data = "; ".join(
         f"{kind}: {next(row['faces'] for (k, _), row in rows.items() if k == kind)} faces" for kind in kinds
     )
-    common = {"page": "accuracy", "command": COMMAND, "data": data, "boxes": "labels"}
+    common = {"page": "accuracy", "command": COMMAND, "data": data, "boxes": "labels", "normaliser": "as the text says"}
     table = [[kind, f"`{model}`", *(row.get(column) for column in
               ("mean", "median", "over 10 %", "as labelled", "held", "AUROC", "calibration"))]
              for (kind, model), row in rows.items()]  # fmt: skip

@@ -78,7 +78,9 @@ def test_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     (tmp_path / "drawn.safetensors").write_bytes(finished.checkpoint)
     shape = checkpoints.load(tmp_path / "drawn.safetensors")[0]["shape"]
-    assert {name: tuple(value.shape) for name, value in shape.items()} == {"mean": (68, 2), "weight": (136, 136)}
+    assert {name: tuple(value.shape) for name, value in shape.items()} == {
+        "mean": (68, 2), "weight": (136, 136), "fade": (2,),
+    }  # fmt: skip
     assert stated_nme < finished.card.scores["validation NME without the shape correction, %, label boxes"]
 
     anew, card = calibrate(finished.onnx, [HeldOut("300w", held_out)], detector=Oracle(), seed=config.seed)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import { calibratedSpread, within } from "./calibration.js";
 import { WeightsError } from "./errors.js";
 
 const CROP_RATIO = [1, 1.25]; // width of a face's crop over that of the network's input: refined from, fully from
-const MAX_SPREAD_RATIO = [1, 1.1]; // of refined over first spread: refined landmarks count less from, not at all from
+const MAX_SPREAD_RATIO = [1.1, 1.2]; // of refined over first spread: refined landmarks count less from, not at all from
 const OUTLINE_CROP_RATIO = [1.5, 2]; // the same as the first pair for the regions of the outline
 const CONFIDENCE_SHARE = 0.05; // of the inter-ocular distance
 const FACE_UNITS = 224; // side of a face's crop in the unit of a regional calibration

@@ -34,7 +34,7 @@ MIN_CROP_RATIO, FULL_CROP_RATIO = 1.0, 1.25
 """Width of a face's crop over that of the network's input. With ``"auto"``, a face is refined from the first ratio on;
 from the second on its refined landmarks count alone; in between, both are blended."""
 
-MAX_SPREAD_RATIO = (1.0, 1.1)
+MAX_SPREAD_RATIO = (1.1, 1.2)
 """Mean spread of the refined landmarks over that of the global ones. With ``"auto"``, refined landmarks count less
 above the first ratio and not at all from the second on: the regional network may not know what it reads, such as a part
 of a drawing."""

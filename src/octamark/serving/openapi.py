@@ -53,6 +53,7 @@ _FACE = {
     "landmarks": [[140.28, 102.18], [140.7, 114.46]],
     "spread": [[0.993, 2.041], [0.751, 1.831]],
     "confidence": [0.7006, 0.774],
+    "visible": [0.98, 0.99],
 }
 _RESULT = {"file": "-", "width": 400, "height": 400, "layout": "ibug68", "model": "small", "faces": [_FACE]}
 
