@@ -14,7 +14,6 @@ model's readings of the other half give.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,12 +28,16 @@ from rich.progress import Progress
 import octamark
 from octamark import models
 from octamark.datasets import Sample, read
+from octamark.evaluation.results import Visibility
 from octamark.evaluation.run import Predictions, View, label_crop, predict
 from octamark.layouts import convert, layout
+from octamark.metrics import distances, failure_rate, nme, point_errors
 from octamark.release.night import NightSample
+from octamark.synthesis.rendering.folder import RenderFolder
+from octamark.synthesis.rendering.labels import Labels
 from octamark.training.convention import fit_convention
-from octamark.training.visibility import VisibilityKind, visible_labels
-from octamark.uncertainty import auroc, calibration_error
+from octamark.training.visibility import VisibilityKind, VisibilityRule, visible_in
+from octamark.uncertainty import coverage
 
 IBUG68, MANGA60 = layout("ibug68"), layout("manga60")
 COMMAND = (
@@ -50,6 +53,10 @@ the middles of the outer lips."""
 
 PHOTOGRAPHS, PROFILES, RENDERED, DRAWINGS, NIGHT = "photographs", "profiles", "rendered heads", "drawings", "night"
 SHARE = 0.9
+
+
+Row = dict[str, Value]
+"""Figures by column."""
 
 
 def read_sets(arguments: argparse.Namespace) -> dict[str, Sequence[Sample]]:
@@ -84,75 +91,46 @@ def own_convention(
     return moved
 
 
-def units(truth: NDArray[np.float32], name: str) -> NDArray[np.float64]:
-    """What errors are divided by (n,): the root of the label box's area; inter-ocular of photographs and drawings."""
-    if name in (PROFILES, RENDERED):
-        low, high = np.nanmin(truth, axis=1), np.nanmax(truth, axis=1)
-        return np.asarray((high - low).prod(axis=1) ** 0.5, np.float64)
-    return np.asarray(IBUG68.distance(truth, "inter-ocular"), np.float64)
+def normaliser_of(kind: str) -> str:
+    """What errors are divided by: the root of the label box's area; inter-ocular of photographs and drawings."""
+    return "box" if kind in (PROFILES, RENDERED) else "inter-ocular"
 
 
-def covered(predictions: Predictions, errors: NDArray[np.float64], ratios: Sequence[Sequence[float]]) -> float:
-    """Share of the labelled points within the radius that should hold ``SHARE`` of them."""
-    assert predictions.spread is not None
-    x, y = np.array(ratios).T
-    radius = np.sqrt((predictions.spread.astype(np.float64) ** 2).mean(axis=2)) * np.interp(SHARE, y, x)
-    known = np.isfinite(errors)
-    return float((errors[known] <= radius[known]).mean())
-
-
-def visibility(predictions: Predictions, seen: NDArray[np.float32]) -> tuple[float, float] | None:
-    """AUROC and expected calibration error of ``visible`` where the labels tell; None for models without it."""
+def visibility(samples: Sequence[Sample], predictions: Predictions, kind: VisibilityKind) -> Row:
+    """AUROC and calibration error of ``visible`` where the labels tell; empty for models without it."""
     if predictions.visible is None:
-        return None
+        return {}
+    seen = visible_in(samples, VisibilityRule(kind, IBUG68.mirror))
     known = np.isfinite(seen) & np.isfinite(predictions.visible)
-    visible, truth = predictions.visible[known].astype(np.float64), seen[known] == 1
-    return auroc(visible, truth), calibration_error(visible, truth)
-
-
-def seen_in(samples: Sequence[Sample], kind: VisibilityKind) -> NDArray[np.float32]:
-    """Which points can be seen by the labels (n, M), NaN where they do not tell."""
-    return np.stack([visible_labels(face.landmarks, face.occluded, kind, IBUG68.mirror) for face in samples])
-
-
-Row = dict[str, Value]
+    summary = Visibility(predictions.visible[known].astype(np.float64), seen[known] == 1).summary()
+    return {"AUROC": summary["auroc"], "calibration": summary["calibration_error"] * 100}
 
 
 def figures(name: str, samples: Sequence[Sample], predictions: Predictions, card: models.ModelCard) -> Row:
     """The figures of a model on one kind of faces, by column."""
+    assert predictions.spread is not None
     truth = np.stack([face.landmarks for face in samples]).astype(np.float32)
     row: Row = {"faces": len(samples)}
     if name == DRAWINGS:
-        others = np.setdiff1d(np.arange(IBUG68.count), DRAWN)
-        truth[:, others] = np.nan
+        truth[:, np.setdiff1d(np.arange(IBUG68.count), DRAWN)] = np.nan
+    unit = distances(truth, IBUG68, normaliser_of(name))
     if name == RENDERED:
         seen = ~np.stack([np.zeros(IBUG68.count, bool) if s.occluded is None else s.occluded for s in samples])
-        raw = np.where(seen[..., None], truth, np.nan)
-        row["as labelled"] = float(np.nanmean(face_errors(predictions, raw, name))) * 100
-        unit = units(truth, name)
+        as_labelled = np.where(seen[..., None], truth, np.nan)
+        row["as labelled"] = float(nme(predictions.landmarks, as_labelled, IBUG68, normaliser_of(name)).mean()) * 100
         truth = np.where(seen[..., None], own_convention(truth, predictions, seen), np.nan)
-    else:
-        unit = units(truth, name)
-    errors = np.linalg.norm(predictions.landmarks.astype(np.float64) - truth, axis=2)
-    nme = np.nanmean(errors, axis=1) / unit
+    errors = point_errors(predictions.landmarks, truth)
+    of_faces, known = np.nanmean(errors, axis=1) / unit, np.isfinite(errors)
     row |= {
-        "mean": nme.mean() * 100,
-        "median": float(np.median(nme)) * 100,
-        "over 10 %": float((nme > 0.1).mean()) * 100,
+        "mean": of_faces.mean() * 100,
+        "median": float(np.median(of_faces)) * 100,
+        "over 10 %": failure_rate(of_faces, 0.1) * 100,
+        "held": coverage(errors[known], card.calibration.radius(predictions.spread, SHARE)[known]) * 100,
+        "faces' NME": of_faces.tolist(),
     }
-    row["held"] = covered(predictions, errors, card.calibration.ratios) * 100
     if name in (PROFILES, RENDERED):
-        told = visibility(predictions, seen_in(samples, "flags" if name == RENDERED else "one-sided"))
-        if told is not None:
-            row |= {"AUROC": told[0], "calibration": told[1] * 100}
-    row["faces' NME"] = nme.tolist()
+        row |= visibility(samples, predictions, "flags" if name == RENDERED else "one-sided")
     return row
-
-
-def face_errors(predictions: Predictions, truth: NDArray[np.float32], name: str) -> NDArray[np.float64]:
-    """NME of each face (n,), a fraction, over its labelled points."""
-    errors = np.linalg.norm(predictions.landmarks.astype(np.float64) - truth, axis=2)
-    return np.asarray(np.nanmean(errors, axis=1) / units(truth, name))
 
 
 def measurements(rows: Mapping[tuple[str, str], Row], yaws: NDArray[np.float64]) -> list[Measurement]:
@@ -203,7 +181,9 @@ def main() -> None:
     add_update_option(parser)
     arguments = parser.parse_args()
     sets = read_sets(arguments)
-    yaws = np.array([rendered_yaw(face.picture) for face in sets.get(RENDERED, ())])
+    labels = [Labels.read(RenderFolder(arguments.rendered).labels(int(face.picture.stem)))
+              for face in sets.get(RENDERED, ())]  # fmt: skip
+    yaws = np.array([abs(label.person["yaw"]) for label in labels])
     rows: dict[tuple[str, str], Row] = {}
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("reading faces", total=len(arguments.models) * sum(map(len, sets.values())))
@@ -214,13 +194,6 @@ def main() -> None:
                 predictions = predict(landmarker, samples, {"": view}, advance=lambda: bar.advance(task))[""]
                 rows[name, Path(model).stem] = figures(name, samples, predictions, landmarker.card)
     finish(measurements(rows, yaws), arguments.update)
-
-
-def rendered_yaw(picture: Path) -> float:
-    """The absolute yaw of the head in a rendered picture, degrees."""
-    labels = picture.parent.parent / "labels" / f"{picture.stem}.npz"
-    with np.load(labels) as stored:
-        return abs(float(json.loads(str(stored["person"]))["yaw"]))
 
 
 if __name__ == "__main__":

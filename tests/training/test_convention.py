@@ -96,7 +96,7 @@ def test_sets_with_a_convention_are_moved(tmp_path: Path, monkeypatch: pytest.Mo
         aligned_sets([sets[0], replace(sets[1], training=[partial])], second, IBUG)
     wrong = parse({**second.model_dump(), "data": [data[0], {**data[1], "convention": "nowhere"}]}, "wrong")
     with pytest.raises(WeightsError, match="nowhere"):
-        aligned_sets(sets, wrong, IBUG)
+        aligned_sets(labelled_sets(wrong.data, {"a": root, "b": root}, IBUG), wrong, IBUG)
     trainer = Trainer(second, sets, tmp_path / "second", device="cpu")
     trainer.run()
     assert len(trainer.rows) == 1

@@ -18,6 +18,9 @@ from octamark.layouts import Layout, convert
 from octamark.layouts import layout as named_layout
 from octamark.metrics import distances, usual_normaliser
 
+VisibilityKind = Literal["flags", "labelled", "one-sided"]
+"""How a set tells which landmarks can be seen; see octamark.training.visibility.visible_labels."""
+
 SHARDS = "shards"
 """Format of stored crops, which training reads itself (octamark.training.shards)."""
 
@@ -44,7 +47,9 @@ class DataSection(Protocol):
     @property
     def weight(self) -> float | None: ...
     @property
-    def visibility(self) -> Literal["flags", "labelled", "one-sided"] | None: ...
+    def visibility(self) -> VisibilityKind | None: ...
+    @property
+    def convention(self) -> str | None: ...
 
 
 @dataclass(frozen=True)

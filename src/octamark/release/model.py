@@ -257,7 +257,7 @@ def held_out_sets(sets: Sequence[LabelledSet], points: Layout) -> list[HeldOut]:
             entry.name,
             entry.validation,
             visible_in(entry.validation, VisibilityRule(entry.section.visibility, points.mirror)),
-            getattr(entry.section, "convention", None) is not None,
+            entry.section.convention is not None,
         )
         for entry in sets
         if entry.validation

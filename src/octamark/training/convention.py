@@ -21,12 +21,11 @@ from octamark.datasets.load import LabelledSet
 from octamark.errors import DataError, WeightsError
 from octamark.geometry import procrustes_mean
 from octamark.layouts import Layout
-from octamark.nets import heatmaps
-from octamark.nets.network import STRIDE, OctaveNetwork
 from octamark.nets.shape import in_frames, shape_frames
-from octamark.training.data import FaceStore, centre_crops
+from octamark.training.data import FaceStore, read_faces
 from octamark.training.recipe import Recipe
 from octamark.training.starting import checkpoint_path, trained_network
+from octamark.training.visibility import VisibilityRule
 
 MOST_FACES = 3000
 """Faces of a set that the model reads, evenly drawn from it."""
@@ -87,7 +86,7 @@ def fit_convention(labels: Tensor, readings: Tensor, spread: Tensor, visible: Te
 
     Args:
         labels, readings: (n, M, 2) pixels; spread: (n, M, 2) of the readings.
-        visible: (n, M) 0 for hidden points; others count.
+        visible: (n, M) 0 for hidden points; others count, unknown (NaN) ones among them.
         mirror: (M,) the layout's mirror permutation.
 
     Raises:
@@ -126,21 +125,6 @@ def fit_convention(labels: Tensor, readings: Tensor, spread: Tensor, visible: Te
     return Convention(mean.float(), centre.float(), basis.float(), weight.flatten(1).float())
 
 
-def read_faces(network: OctaveNetwork, faces: FaceStore, size: int, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels, readings and spreads of a network, (n, M, 2) each, in pixels of its crops."""
-    parts: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
-    with torch.no_grad():
-        for start in range(0, len(faces), 32):
-            chosen = torch.arange(start, min(start + 32, len(faces)))
-            pictures, labels = centre_crops(faces, chosen, size)
-            maps = network(pictures.contiguous(memory_format=torch.channels_last))
-            points = heatmaps.to_input_pixels(heatmaps.decode(heatmaps.probabilities(maps, beta)), STRIDE)
-            for part, values in zip(parts, (labels, points.position, points.spread), strict=True):
-                part.append(values)
-    labels, readings, spread = map(torch.cat, parts)
-    return labels, readings, spread
-
-
 def aligned_sets(
     sets: Sequence[LabelledSet],
     recipe: Recipe,
@@ -156,21 +140,21 @@ def aligned_sets(
         WeightsError: ``convention`` names no checkpoint, or one of another layout.
         DataError: a set of stored crops, one with too few faces, or one with faces that lack labels.
     """
-    chosen = {section.title: section.convention for section in recipe.data if section.convention is not None}
-    by_set = {entry.name: [*entry.training, *entry.validation] for entry in sets if entry.name in chosen}
-    total = sum(min(MOST_FACES, len(faces)) for faces in by_set.values())
+    total = sum(
+        min(MOST_FACES, len(entry.training) + len(entry.validation)) for entry in sets if entry.section.convention
+    )
+    flags, mirror = VisibilityRule("flags", layout.mirror), torch.from_numpy(layout.mirror.copy())
     done, results = 0, []
     for entry in sets:
-        if entry.name not in chosen:
+        if entry.section.convention is None:
             results.append(entry)
             continue
-        faces = by_set[entry.name]
+        faces = [*entry.training, *entry.validation]
         if not all(np.isfinite(face.landmarks).all() for face in faces):
             raise DataError(f"data {entry.name!r}: faces that lack labels; convention needs all points of each face")
         if entry.is_shards:
             raise DataError(f"data {entry.name!r}: stored crops; convention needs the set itself, not its shards")
-        name = chosen[entry.name]
-        path = checkpoint_path(name, f"data {entry.name!r}: convention")
+        path = checkpoint_path(entry.section.convention, f"data {entry.name!r}: convention")
         network, reader, _ = trained_network(path)
         if reader.layout != recipe.layout:
             raise WeightsError(
@@ -180,14 +164,13 @@ def aligned_sets(
         size, parts = reader.stages[-1].size, list[tuple[Tensor, ...]]()
         for start in range(0, len(drawn), 256):
             part = drawn[start : start + 256]
-            stored = FaceStore.load(part, size, reader.margin)
-            hidden = [np.zeros(layout.count, bool) if face.occluded is None else face.occluded for face in part]
-            parts.append((*read_faces(network, stored, size, reader.loss.beta), torch.from_numpy(~np.stack(hidden))))
+            stored = FaceStore.load(part, size, reader.margin, flags=flags)
+            parts.append((*read_faces(network, stored, size, reader.loss.beta), stored.visible))
             done += len(part)
             advance(done, total)
         labels, readings, spread, seen = (torch.cat(values) for values in zip(*parts, strict=True))
         try:
-            correction = fit_convention(labels, readings, spread, seen.float(), torch.from_numpy(layout.mirror.copy()))
+            correction = fit_convention(labels, readings, spread, seen, mirror)
         except DataError as error:
             raise DataError(f"data {entry.name!r}: {error}") from error
         moved = [_moved(part, correction) for part in (entry.training, entry.validation)]

@@ -17,6 +17,8 @@ from octamark.datasets import Sample
 from octamark.errors import DataError
 from octamark.geometry import apply, crop, crop_transform, invert, landmark_boxes, scale_points, squares
 from octamark.layouts import Layout, convert, layout
+from octamark.nets import heatmaps
+from octamark.nets.network import STRIDE
 from octamark.nets.sampling import cut, middle, move_points
 from octamark.training.shards import PictureStack, open_shards, resize_all, writing_shards
 from octamark.training.visibility import VisibilityRule, visible_in
@@ -279,6 +281,29 @@ def mixed_batch(counts: Sequence[int], shares: Sequence[float], batch: int, seed
         parts.append(offset + endless_faces(count, first, last, seed + 7919 * number))
         offset += count
     return torch.cat(parts)
+
+
+def read_faces(
+    model: Callable[..., Tensor], faces: FaceStore, size: int, beta: float, device: torch.device | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels, points that a network reads, and their spreads, (n, M, 2) each, in pixels of the ``centre_crops``.
+
+    Args:
+        model: the network, ready to predict.
+        size: side of its input, pixels; beta: of its soft-argmax.
+        device: where it is; by default that of the labels.
+    """
+    parts: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+    with torch.no_grad():
+        for start in range(0, len(faces), 32):
+            chosen = torch.arange(start, min(start + 32, len(faces)))
+            pictures, labels = centre_crops(faces, chosen, size, device)
+            maps = model(pictures.contiguous(memory_format=torch.channels_last))
+            points = heatmaps.to_input_pixels(heatmaps.decode(heatmaps.probabilities(maps, beta)), STRIDE)
+            for part, values in zip(parts, (labels, points.position, points.spread), strict=True):
+                part.append(values.cpu())
+    labels, readings, spread = map(torch.cat, parts)
+    return labels, readings, spread
 
 
 def centre_crops(

@@ -69,7 +69,6 @@ class Task(Protocol):
     stored_size: int  # input side, pixels, for which faces are stored
     counts: str  # what is known of the unlabelled faces
     crop_sources: tuple[Source, ...]  # what the rule that cropped them was learned from
-    set_sizes: Sequence[int]  # faces of each set that is trained on
     takes_last: bool  # the last epoch's weights, not those of the least validation error
 
     @property
@@ -162,11 +161,10 @@ class Trainer:
         self.watcher = watcher if watcher is not None and self.fabric.is_global_zero else Watcher()
         torch.manual_seed(recipe.seed)
         self.task: Task = (
-            WholeFaces(recipe, self.layout, unlabelled, out, resumed=resume, fabric=self.fabric)
+            WholeFaces(recipe, self.layout, unlabelled, out, set_sizes=self.counts, resumed=resume, fabric=self.fabric)
             if recipe.regional is None
             else Regions(recipe, self.layout, self.fabric)
         )
-        self.task.set_sizes = self.counts
         self.workers = workers
         last = self.folder.last
         self.recorded = checkpoints.sources(checkpoints.metadata(last), last) if resume else ()

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from octamark.datasets.load import VisibilityKind
 from octamark.errors import ConfigError, listed
 from octamark.metrics import OWN_BOX_NORMALISERS
 from octamark.models import SET_TERMS
@@ -52,7 +53,7 @@ class Data(_Section):
     weight: float | None = Field(
         None, gt=0.0, description="share of a step's faces, relative to the other sets; by default the number of faces"
     )
-    visibility: Literal["flags", "labelled", "one-sided"] | None = Field(
+    visibility: VisibilityKind | None = Field(
         None,
         description="which landmarks can be seen: as the set's flags say; all labelled ones; or labelled ones, while "
         "those without label are hidden whose counterpart on the other side of the face has one, as in profiles; by "

@@ -90,7 +90,6 @@ class Regions:
         self.mirror = torch.from_numpy(layout.mirror.copy())
         self.counts = ""
         self.crop_sources: tuple[Source, ...] = ()
-        self.set_sizes: Sequence[int] = ()
         self.takes_last = False
 
     def objective(self, average: ExponentialAverage) -> RegionalObjective:

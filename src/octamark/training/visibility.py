@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octamark.datasets import Sample
-
-VisibilityKind = Literal["flags", "labelled", "one-sided"]
+from octamark.datasets.load import VisibilityKind
 
 
 def visible_labels(

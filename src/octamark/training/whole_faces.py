@@ -15,14 +15,13 @@ from octamark.datasets.load import LabelledSet
 from octamark.errors import ConfigError, DataError
 from octamark.layouts import Layout
 from octamark.models import Source
-from octamark.nets import heatmaps
-from octamark.nets.network import STRIDE, OctaveNetwork
+from octamark.nets.network import OctaveNetwork
 from octamark.nets.sampling import cut
 from octamark.synthesis.caricature import Caricatures
 from octamark.synthesis.eyelids import Eyelids
 from octamark.training import data, unlabelled
 from octamark.training.augmentation import Views, damaged, draw_views, show, similarity, still_visible
-from octamark.training.data import FaceStore, centre_crops, endless_batch
+from octamark.training.data import FaceStore, endless_batch, read_faces
 from octamark.training.objectives import Batch, FaceObjective, Model, Term, UnlabelledViews, Weight
 from octamark.training.objectives.adversary import Adversary
 from octamark.training.objectives.distillation import Distiller
@@ -47,6 +46,7 @@ class WholeFaces:
         faces: of a recipe with a section ``unlabelled``: a folder of pictures, or what ``octamark crops`` wrote. The
             faces of a folder are found once and kept as shards in ``folder``, where a resumed run finds them.
         folder: the run's folder.
+        set_sizes: numbers of faces of the sets that are trained on.
         resumed: whether the run is resumed; it then needs no checkpoint to start from.
 
     Raises:
@@ -58,7 +58,15 @@ class WholeFaces:
     validation_columns: tuple[str, ...] = ()
 
     def __init__(
-        self, recipe: Recipe, layout: Layout, faces: Path | None, folder: Path, *, resumed: bool, fabric: Fabric
+        self,
+        recipe: Recipe,
+        layout: Layout,
+        faces: Path | None,
+        folder: Path,
+        *,
+        set_sizes: Sequence[int],
+        resumed: bool,
+        fabric: Fabric,
     ) -> None:
         self.recipe, self.layout, self.fabric, self.resumed = recipe, layout, fabric, resumed
         self.settings, self.source, self.folder = recipe.unlabelled, faces, folder
@@ -73,16 +81,16 @@ class WholeFaces:
             )
         self.mirror = torch.from_numpy(layout.mirror.copy())
         network = OctaveNetwork(network_config(recipe)) if resumed else starting_network(recipe)
-        if recipe.visibility is not None and recipe.visibility.alone:
+        alone = recipe.visibility is not None and recipe.visibility.alone
+        if alone:
             network.freeze_landmarks()
         self.network: OctaveNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        alone = recipe.visibility is not None and recipe.visibility.alone
         self.takes_last = recipe.caricature is not None or alone
         self.stored_size = max(stage.size for stage in recipe.stages)
         self.caricatures: Caricatures | None = None
         self.eyelids = Eyelids.of(recipe.eyes, layout)
         self.counts = ""
-        self.set_sizes: Sequence[int] = ()
+        self.set_ends = torch.tensor(set_sizes).cumsum(0)
         self.crop_sources: tuple[Source, ...] = unlabelled.expected_sources(recipe, faces)
         self.others: tuple[int, PictureStack | Tensor] = (0, torch.empty(0))
 
@@ -201,7 +209,7 @@ class WholeFaces:
             pictures = torch.cat([pictures, damaged(plain, config, generator)[0]])
             undamaged = torch.cat([undamaged, plain])
         scale = stage.target_scale or self.recipe.loss.target_scale
-        sets = torch.searchsorted(torch.tensor(self.set_sizes).cumsum(0), chosen.cpu(), right=True).to(device)
+        sets = torch.searchsorted(self.set_ends, chosen.cpu(), right=True).to(device)
         return Batch(pictures, undamaged, landmarks, visible, sets, views, scale, step.progress)
 
     def _resized(self, size: int) -> PictureStack | Tensor:
@@ -214,12 +222,5 @@ class WholeFaces:
 
     def validate(self, model: Model, faces: FaceStore, size: int) -> tuple[np.ndarray, dict[str, float]]:
         """NME of each face (n,), NaN where it cannot be normalised, and further columns of the log (none)."""
-        errors = []
-        for start in range(0, len(faces), 32):
-            chosen = torch.arange(start, min(start + 32, len(faces)))
-            pictures, truth = centre_crops(faces, chosen, size, self.fabric.device)
-            maps = model(pictures.contiguous(memory_format=torch.channels_last))
-            points = heatmaps.decode(heatmaps.probabilities(maps, self.recipe.loss.beta))
-            position = heatmaps.to_input_pixels(points, STRIDE).position
-            errors.append(metrics.nme(position.cpu().numpy(), truth.cpu().numpy(), self.layout, self.recipe.normaliser))
-        return np.concatenate(errors), {}
+        labels, readings, _ = read_faces(model, faces, size, self.recipe.loss.beta, self.fabric.device)
+        return metrics.nme(readings.numpy(), labels.numpy(), self.layout, self.recipe.normaliser), {}
