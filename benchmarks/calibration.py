@@ -20,7 +20,8 @@ from octamark import models
 from octamark.datasets import read
 from octamark.evaluation.results import SHARES
 from octamark.evaluation.run import View, label_crop, predict
-from octamark.models.calibration import CONFIDENCE_SHARE, Calibration
+from octamark.layouts import CONFIDENCE_SHARE
+from octamark.models.calibration import Calibration
 from octamark.release.calibration import calibration_figures, cross_fitted
 from octamark.release.graph import recalibrated
 

@@ -156,8 +156,8 @@ def test_convert() -> None:
     assert faces.convert("ibug68") is faces
     assert faces.convert(layout("ibug51")).landmarks.shape == (3, 51, 2)
     assert Faces.empty(IBUG, (5, 5)).convert("five").landmarks.shape == (0, 5, 2)
-    with pytest.raises(LayoutError, match="no conversion from ibug68 to wflw98"):
-        faces.convert("wflw98")
+    with pytest.raises(LayoutError, match="no conversion from ibug68 to manga60"):
+        faces.convert("manga60")
 
 
 def test_unknown_points_of_a_conversion() -> None:

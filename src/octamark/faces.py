@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from octamark.errors import ConfigError, PictureError
 from octamark.geometry import Picture, crop
 from octamark.images import PictureLike, read_picture
-from octamark.layouts import Layout, chip_template, conversion, head_pose, layout
+from octamark.layouts import CONFIDENCE_SHARE, Layout, chip_template, conversion, head_pose, layout
 
 _MAX_CHIP = 4096
 
@@ -132,15 +132,14 @@ class _Measures:
         target = layout(to)
         change = conversion(self.layout, target)
 
-        def per_point(values: F32) -> F32:
-            return change.points(values[..., None])[..., 0]
-
+        landmarks = change.points(self.landmarks)
+        radius = CONFIDENCE_SHARE * target.reference_distance(landmarks)
         return {
             "layout": target,
-            "landmarks": change.points(self.landmarks),
-            "spread": change.spread(self.spread),
-            "confidence": per_point(self.confidence),
-            "visible": None if self.visible is None else per_point(self.visible),
+            "landmarks": landmarks,
+            "spread": change.spread(self.spread, self.landmarks),
+            "confidence": change.confidence(self.confidence, self.landmarks, radius),
+            "visible": None if self.visible is None else change.probability(self.visible),
         }
 
 

@@ -184,6 +184,22 @@ def test_mistakes_of_the_caller(folder: Path, tmp_path: Path) -> None:
     refused("bad.onnx: damaged", good, "-m", tmp_path / "bad.onnx")
 
 
+def test_points_of_another_layout(folder: Path, tmp_path: Path) -> None:
+    assert octamark("predict", folder / "good.png", "-m", "nano", "-o", tmp_path / "own").returncode == 0
+    ran = octamark(
+        "predict", folder / "good.png", "-m", "nano", "--layout", "wflw98", "-o", tmp_path / "98", "--overlay"
+    )
+    assert ran.returncode == 0, ran.stderr
+    own, dense = (json.loads((tmp_path / name / "predictions.jsonl").read_text()) for name in ("own", "98"))
+    assert (dense["layout"], np.shape(dense["faces"][0]["landmarks"])) == ("wflw98", (98, 2))
+    assert dense["faces"][0]["landmarks"][54] == own["faces"][0]["landmarks"][30]
+    assert (tmp_path / "98" / "good.overlay.png").exists()
+    refused(
+        "no conversion from ibug68 to manga60; ibug68 converts to: cofw29", folder / "good.png", "--layout", "manga60"
+    )
+    refused("unknown layout 'ibug67'", folder / "good.png", "--layout", "ibug67")
+
+
 @pytest.mark.slow
 def test_a_close_look_and_tiles_on_demand(folder: Path) -> None:
     def points(*more: str) -> list[list[float]]:

@@ -24,8 +24,8 @@ from octamark.inference.refiner import (
     OUTLINE_CROP_RATIO,
     Refiner,
 )
-from octamark.layouts import Layout
-from octamark.models import CONFIDENCE_SHARE, Card, ModelCard
+from octamark.layouts import CONFIDENCE_SHARE, Layout
+from octamark.models import Card, ModelCard
 
 Picture = NDArray[np.uint8]
 

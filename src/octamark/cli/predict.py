@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from octamark import drawing, models
+from octamark import drawing, layouts, models
 from octamark.cli.console import (
     DEVICE,
     FULL_FRAME,
@@ -38,6 +38,7 @@ from octamark.inference.devices import DEVICES
 from octamark.inference.landmarker import load
 from octamark.inference.stream import Result, give_back_memory, stream
 from octamark.io import FORMATS, Record, Writer, open_writer, unique_stems
+from octamark.layouts import Layout
 
 _STDIN = "-"
 _PICTURES_BETWEEN_TRIMS = 8
@@ -63,6 +64,12 @@ def predict(
         ),
     ] = None,
     form: Annotated[str, typer.Option("-f", "--format", help="json, jsonl, csv, pts or coco")] = "jsonl",
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--layout", help="Points of another layout, made from the model's: five, ibug51, wflw98, cofw29, ..."
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after an interrupted call: leave out what the folder already holds")
     ] = False,
@@ -103,13 +110,15 @@ def predict(
         device=device,
         detector=FaceDetector(tiles=tiles, threads=threads or 1),
     )
+    target_layout = landmarker.layout if layout is None else layouts.layout(layout)
+    layouts.conversion(landmarker.layout, target_layout)
     for part in parts or ():
-        landmarker.layout.part(part)
+        target_layout.part(part)
     if out is not None:
         make_folder(out)
     target = sys.stdout.buffer if out is None else out
-    with open_writer(form, target, model=landmarker.card.name, layout=landmarker.layout, resume=resume) as writer:
-        batch = _Batch(landmarker.card.name, writer, out, overlay or show, heatmap, tuple(parts or ()))
+    with open_writer(form, target, model=landmarker.card.name, layout=target_layout, resume=resume) as writer:
+        batch = _Batch(landmarker.card.name, target_layout, writer, out, overlay or show, heatmap, tuple(parts or ()))
         names, failed = _pictures(inputs, out)
         batch.failed += failed
         jobs = [
@@ -156,6 +165,7 @@ class _Batch:
     """One call of the command: where results go, and how many there are so far."""
 
     model: str
+    layout: Layout
     writer: Writer
     out: Path | None
     overlay: bool
@@ -177,7 +187,8 @@ class _Batch:
             return
         if not len(result.faces):
             note(f"{name}: no face found")
-        self.writer.write(Record(name, stem, self.model, dataclasses.replace(result.faces, heatmaps=None)))
+        faces = result.faces.convert(self.layout)
+        self.writer.write(Record(name, stem, self.model, dataclasses.replace(faces, heatmaps=None)))
         self.pictures += 1
         self.faces += len(result.faces)
         try:
@@ -193,7 +204,9 @@ class _Batch:
             return
         if self.overlay:
             path = self.out / f"{stem}.overlay.png"
-            write_picture(path, drawing.overlay(result.picture, result.faces, parts=self.parts or None))
+            write_picture(
+                path, drawing.overlay(result.picture, result.faces.convert(self.layout), parts=self.parts or None)
+            )
             self.drawn.append(path)
         if self.heatmap:
             write_picture(self.out / f"{stem}.heatmap.png", drawing.heatmap_picture(result.picture, result.faces))

@@ -15,9 +15,9 @@ from octamark.datasets import Sample
 from octamark.errors import DataError, listed
 from octamark.evaluation.run import Predictions
 from octamark.faces import mean_confidence
-from octamark.layouts import Layout
+from octamark.layouts import CONFIDENCE_SHARE, Layout
 from octamark.metrics import Estimate, estimate
-from octamark.models.calibration import CONFIDENCE_SHARE, Calibration, root_mean_square
+from octamark.models.calibration import Calibration, root_mean_square
 
 F64 = NDArray[np.float64]
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from octamark import metrics, uncertainty
 from octamark.datasets import Sample
@@ -19,7 +18,7 @@ from octamark.evaluation.robustness import Curves, measure
 from octamark.evaluation.run import BOXES, Boxes, Predictions, View, placement_for, predict
 from octamark.inference.landmarker import Landmarker
 from octamark.io import further_face, read_entries
-from octamark.layouts import Layout, conversion, convert
+from octamark.layouts import CONFIDENCE_SHARE, Layout, conversion, convert
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,14 +201,15 @@ def _comparison(truth: Truth, model_layout: Layout) -> _Comparison:
 def _converted(predictions: Predictions, from_layout: Layout, to_layout: Layout) -> Predictions:
     """Predictions in another layout, with spread, confidence and ``visible``; NaN for points without a counterpart."""
     change = conversion(from_layout, to_layout)
-
-    def per_point(values: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
-        return None if values is None else change.points(values[..., None])[..., 0].astype(np.float32)
-
+    landmarks, spread, confidence, visible = (
+        predictions.landmarks, predictions.spread, predictions.confidence, predictions.visible,
+    )  # fmt: skip
+    points = change.points(landmarks).astype(np.float32)
+    radius = CONFIDENCE_SHARE * to_layout.reference_distance(points)
     return Predictions(
-        change.points(predictions.landmarks).astype(np.float32),
-        None if predictions.spread is None else change.spread(predictions.spread).astype(np.float32),
-        per_point(predictions.confidence),
+        points,
+        None if spread is None else change.spread(spread, landmarks).astype(np.float32),
+        None if confidence is None else change.confidence(confidence, landmarks, radius).astype(np.float32),
         predictions.scale,
-        per_point(predictions.visible),
+        None if visible is None else change.probability(visible).astype(np.float32),
     )

@@ -22,8 +22,8 @@ from octamark.inference.devices import DEVICES
 from octamark.inference.regions import RegionTable, fuse, place
 from octamark.inference.rotation import blend, ramp
 from octamark.inference.session import Network, run, session
-from octamark.layouts import Layout
-from octamark.models import CONFIDENCE_SHARE, FACE_UNITS, RegionCard
+from octamark.layouts import CONFIDENCE_SHARE, Layout
+from octamark.models import FACE_UNITS, RegionCard
 
 F64 = NDArray[np.float64]
 

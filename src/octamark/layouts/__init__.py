@@ -14,12 +14,13 @@ from pathlib import Path
 from octamark.errors import LayoutError, listed
 from octamark.layouts.chips import ChipTemplate, chip_template
 from octamark.layouts.conversion import Conversion, conversion, convert
-from octamark.layouts.definition import HeadPlace, Layout, Opening
+from octamark.layouts.definition import CONFIDENCE_SHARE, HeadPlace, Layout, Opening
 from octamark.layouts.head import head_pose
 from octamark.layouts.table import DRAWING_KEYS, dumps, parse, to_table
 
 __all__ = [
     "BUILTIN",
+    "CONFIDENCE_SHARE",
     "ChipTemplate",
     "Conversion",
     "HeadPlace",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import LayoutError, listed
-from octamark.layouts.definition import POINT_CORRELATION, Floats, Layout
+from octamark.layouts.definition import F64, POINT_CORRELATION, Floats, Layout
 from octamark.layouts.table import expand
+
+_SURE = 1 - 1e-6  # a confidence that is less, for its logarithm
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +24,16 @@ class Conversion:
     """How the N points of one layout are made from the M points of another.
 
     Attributes:
-        weights: (N, M): each point is this weighted mean; a row of zeros is a point without counterpart.
+        weights: (N, M): each point is this weighted mean, in which single weights may be negative; a row of zeros is a
+            point without counterpart.
         exact: (N,) whether a point is the same place on the face in both layouts.
+        apart: (N,) how far such a mean lies from the point that it stands for: expected absolute error per axis, as
+            a share of the root of the landmark box's area; 0 where it was not measured.
     """
 
-    weights: NDArray[np.float64]
+    weights: F64
     exact: NDArray[np.bool_]
+    apart: F64
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -39,31 +45,70 @@ class Conversion:
 
         NaN for points without counterpart and for means in which a value is NaN.
         """
-        array = _floats(values)
-        finite = np.isfinite(array)
-        means = self.weights @ np.where(finite, array, 0).astype(np.float64)
-        missing = (self.weights > 0).astype(np.float64) @ (~finite).astype(np.float64) > 0
-        return np.asarray(np.where(missing | ~self.known[:, None], np.nan, means), array.dtype)
+        return self._means(values, self.weights)
 
-    def spread(self, spread: Floats) -> Floats:
+    def spread(self, spread: Floats, landmarks: Floats) -> Floats:
         """Expected errors of the converted points: (..., M, 2) -> (..., N, 2), NaN as in ``points``.
 
         A mean is more certain than its points, as far as their errors are independent of each other: they are taken
-        to be correlated by ``octamark.layouts.definition.POINT_CORRELATION``.
+        to be correlated by ``octamark.layouts.definition.POINT_CORRELATION``. ``apart`` is a further error.
+
+        Args:
+            landmarks: (..., M, 2) the points themselves, pixels.
         """
         array = _floats(spread)
-        together = np.asarray(self.points(array), np.float64)
+        together = np.asarray(self._means(array, self._shares()), np.float64)
         apart = self.weights**2 @ np.where(np.isfinite(array), array, 0).astype(np.float64) ** 2
         variance = POINT_CORRELATION * together**2 + (1 - POINT_CORRELATION) * apart
-        single = (self.weights > 0).sum(axis=1)[:, None] == 1
-        return np.asarray(np.where(single, together, np.sqrt(variance)), array.dtype)
+        single = (self.weights != 0).sum(axis=1)[:, None] == 1
+        within = np.where(single, together, np.sqrt(variance))
+        return np.asarray(np.hypot(within, self._apart(landmarks)[..., None]), array.dtype)
+
+    def probability(self, values: Floats) -> Floats:
+        """Means of a probability per point: (..., M) -> (..., N), each point counting by the size of its weight."""
+        return np.asarray(self._means(np.asarray(values)[..., None], self._shares())[..., 0])
+
+    def confidence(self, confidence: Floats, landmarks: Floats, radius: F64) -> Floats:
+        """``confidence`` of the converted points: (..., M) -> (..., N), the probability of an error below a radius.
+
+        The mean of the points' own, lowered by ``apart`` as if errors had a normal distribution.
+
+        Args:
+            landmarks: (..., M, 2) the points themselves, pixels.
+            radius: (...) the radius of each face, pixels.
+        """
+        means = np.asarray(self.probability(confidence))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = self._apart(landmarks) / np.asarray(radius, np.float64)[..., None]
+            exponent = -np.log1p(-np.minimum(means, _SURE))  # radius**2 / (2 variance per axis) of a normal error
+            lowered = -np.expm1(-exponent / (1 + np.pi * exponent * ratio**2))
+        return np.asarray(np.where(ratio == 0, means, lowered), means.dtype)
 
     def then(self, other: Conversion) -> Conversion:
         """This conversion followed by another."""
-        needed = other.weights > 0
+        needed = other.weights != 0
         missing = np.asarray((needed & ~self.known).any(axis=1))
         weights = np.where(missing[:, None], 0.0, other.weights @ self.weights)
-        return Conversion(weights, other.exact & ~(needed & ~self.exact).any(axis=1))
+        apart = np.hypot(np.abs(other.weights) @ self.apart, other.apart)
+        return Conversion(weights, other.exact & ~(needed & ~self.exact).any(axis=1), apart)
+
+    def _means(self, values: Floats, weights: F64) -> Floats:
+        array = _floats(values)
+        finite = np.isfinite(array)
+        means = weights @ np.where(finite, array, 0).astype(np.float64)
+        missing = (weights != 0).astype(np.float64) @ (~finite).astype(np.float64) > 0
+        return np.asarray(np.where(missing | ~self.known[:, None], np.nan, means), array.dtype)
+
+    def _shares(self) -> F64:
+        """The weights without their signs, each row summing to 1 (or 0)."""
+        sizes = np.abs(self.weights)
+        return np.asarray(sizes / np.maximum(sizes.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny))
+
+    def _apart(self, landmarks: Floats) -> F64:
+        """``apart`` in pixels of faces with these points: (..., M, 2) -> (..., N)."""
+        points = np.asarray(landmarks, np.float64)
+        sides = np.fmax.reduce(points, axis=-2) - np.fmin.reduce(points, axis=-2)
+        return np.asarray(self.apart * np.sqrt(sides.prod(axis=-1))[..., None])
 
 
 def _floats(values: Any) -> Floats:
@@ -80,15 +125,26 @@ def _table() -> dict[tuple[str, str], dict[str, Any]]:
 
 def _read(entry: dict[str, Any], count: int) -> Conversion:
     """An entry of the table, from a layout of ``count`` points."""
-    groups: list[Sequence[int]] = []
+    rows: list[F64] = []
     for item in entry["points"]:
-        groups += [expand(item)] if isinstance(item, list) else [[index] for index in expand(item)]
-    weights = np.zeros((len(groups), count))
-    for row, group in zip(weights, groups, strict=True):
-        np.add.at(row, list(group), 1 / max(1, len(group)))
-    exact = np.zeros(len(groups), bool)
+        if isinstance(item, dict):
+            rows.append(_row({int(index): weight for index, weight in item.items()}.items(), count))
+        elif isinstance(item, list):
+            group = expand(item)
+            rows.append(_row(((index, 1 / len(group)) for index in group), count))
+        else:
+            rows += [_row([(index, 1.0)], count) for index in expand(item)]
+    exact = np.zeros(len(rows), bool)
     exact[list(expand(entry["exact"]))] = True
-    return Conversion(weights, exact)
+    apart = np.array(entry.get("apart", 0.0), np.float64) / 100
+    return Conversion(np.array(rows), exact, np.broadcast_to(apart, len(rows)))
+
+
+def _row(weights: Iterable[tuple[int, float]], count: int) -> F64:
+    row = np.zeros(count)
+    for index, weight in weights:
+        row[index] += weight
+    return row
 
 
 def conversion(from_layout: Layout, to_layout: Layout) -> Conversion:
@@ -99,7 +155,8 @@ def conversion(from_layout: Layout, to_layout: Layout) -> Conversion:
     """
     from_name, to_name = from_layout.name, to_layout.name
     if from_name == to_name:
-        return Conversion(np.eye(from_layout.count), np.ones(from_layout.count, bool))
+        count = from_layout.count
+        return Conversion(np.eye(count), np.ones(count, bool), np.zeros(count))
     table = _table()
     if (from_name, to_name) in table:
         return _read(table[from_name, to_name], from_layout.count)
@@ -107,7 +164,8 @@ def conversion(from_layout: Layout, to_layout: Layout) -> Conversion:
         if source == from_name and (middle, to_name) in table:
             step = _read(table[from_name, middle], from_layout.count)
             return step.then(_read(table[middle, to_name], len(step.weights)))
-    reached = sorted({to for source, to in table if source == from_name})
+    direct = {to for source, to in table if source == from_name}
+    reached = sorted(direct | {to for middle, to in table if middle in direct and to != from_name})
     raise LayoutError(
         f"no conversion from {from_name} to {to_name}; {from_name} converts to: {listed(reached) or 'no other layout'}"
     )

@@ -15,6 +15,9 @@ from octamark.errors import LayoutError, listed
 Floats = NDArray[np.floating]
 F64 = NDArray[np.float64]
 
+CONFIDENCE_SHARE = 0.05
+"""``confidence`` is the probability of an error below this share of ``Layout.reference_distance``."""
+
 POINT_CORRELATION = 0.5
 """Assumed correlation of the errors of points that are averaged; the spread of their mean follows from it.
 

@@ -93,7 +93,7 @@ class HeadShape:
         change = conversion(_reference(), to)
 
         def only(chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-            return np.asarray(change.known & ~(change.weights[:, ~chosen] > 0).any(axis=1))
+            return np.asarray(change.known & ~(change.weights[:, ~chosen] != 0).any(axis=1))
 
         points = np.asarray(change.points(self.points), np.float64)
         return HeadShape(points, only(self.rigid), only(self.right), only(self.left))

@@ -1,6 +1,6 @@
 """Model files: the ones that ship, the card inside each, and what its spread and confidence mean (calibration)."""
 
-from octamark.models.calibration import CONFIDENCE_SHARE, Calibration
+from octamark.models.calibration import Calibration
 from octamark.models.cards import (
     FACE_UNITS,
     LAYOUT_KEY,
@@ -20,7 +20,6 @@ from octamark.models.registry import REGIONS, REGIONS_MODEL, available, blobs, r
 from octamark.models.sources import SET_TERMS, Role, Source, commercial_use, merged, terms_of
 
 __all__ = [
-    "CONFIDENCE_SHARE",
     "FACE_UNITS",
     "LAYOUT_KEY",
     "METADATA_KEY",

@@ -20,9 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
-CONFIDENCE_SHARE = 0.05
-"""``confidence`` is the probability of an error below this share of the face's inter-ocular distance."""
-
 SHIFT_FLOOR, CONTRAST_FLOOR = 0.05, 1.0
 """What is added to the mean distance (pixels of the crop) that the shape correction moves a face's points, and to the
 standard deviation (grey levels) of its crop's pixels: their logarithms are used."""

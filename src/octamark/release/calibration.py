@@ -11,8 +11,8 @@ from scipy.optimize import isotonic_regression, minimize
 
 from octamark.errors import DataError
 from octamark.evaluation.results import SHARES, Reliability
-from octamark.layouts import Layout
-from octamark.models.calibration import CONFIDENCE_SHARE, KNOTS, RATIOS, Calibration, laplace_ratios, root_mean_square
+from octamark.layouts import CONFIDENCE_SHARE, Layout
+from octamark.models.calibration import KNOTS, RATIOS, Calibration, laplace_ratios, root_mean_square
 from octamark.models.cards import MAX_OFFSET
 from octamark.uncertainty import coverage
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from octamark.layouts import Layout
+from octamark.layouts import CONFIDENCE_SHARE, Layout
 from octamark.models import Arithmetic
-from octamark.models.calibration import CONFIDENCE_SHARE, CONTRAST_FLOOR, SHIFT_FLOOR, Calibration
+from octamark.models.calibration import CONTRAST_FLOOR, SHIFT_FLOOR, Calibration
 from octamark.nets import heatmaps
 from octamark.nets.network import STRIDE, EncoderLayer, OctaveNetwork
 from octamark.nets.octave import Maps, OctaveBlock, OctaveConv
