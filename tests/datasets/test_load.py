@@ -33,8 +33,8 @@ def test_split_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     (root / "other.txt").write_text("afw/face_0\nafw/nobody\n")
     with pytest.raises(DataError, match=r"other\.txt: lists afw/nobody \(1 names\), not in split train"):
         training_and_validation(Data(validation="other.txt"), root, IBUG)
-    with pytest.raises(LayoutError, match="layout wflw98 has 98"):
-        training_and_validation(Data(), root, layout("wflw98"))
+    with pytest.raises(LayoutError, match="layout aflw19 has 19"):
+        training_and_validation(Data(), root, layout("aflw19"))
 
 
 def test_a_share_is_drawn_by_the_seed_and_part_of_a_larger_one(tmp_path: Path) -> None:

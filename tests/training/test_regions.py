@@ -225,6 +225,6 @@ def test_shrinking_keeps_places_and_loses_detail() -> None:
 
 
 def test_a_set_without_the_regions_points_is_refused(root: Path, global_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(LayoutError, match="300w has 68 points, layout ibug68; layout wflw98 has 98"):
-        trainer(parse({**recipe(global_run).model_dump(), "layout": "wflw98"}, "x"), root, tmp_path / "run")
+    with pytest.raises(LayoutError, match="300w has 68 points, layout ibug68; layout aflw19 has 19"):
+        trainer(parse({**recipe(global_run).model_dump(), "layout": "aflw19"}, "x"), root, tmp_path / "run")
     assert models.REGIONS not in models.available()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from octamark.training.recipe import Augment, Recipe, parse
 from octamark.training.shards import open_shards, write_shard
 from octamark.training.starting import starting_network
 from octamark.training.visibility import VisibilityRule, visible_labels
+from octamark.training.watcher import Epoch, Watcher
 
 IBUG = layout("ibug68")
 STAGE = {"size": 64, "epochs": 2, "batch": 8, "learning_rate": 5e-3}
@@ -141,19 +143,55 @@ def test_a_run_learns_what_is_hidden(tmp_path: Path) -> None:
     assert starting_network(plain).visibility is None
 
 
-def test_visibility_alone_leaves_the_landmarks_as_they_are(tmp_path: Path) -> None:
+def test_a_stage_for_visibility_leaves_the_landmarks_as_they_are(tmp_path: Path) -> None:
     root = write_w300(tmp_path / "w300", per_folder=8, validation=4)
-    first = parse({**recipe().model_dump(), "visibility": None, "data": {"format": "300w"}}, "first")
-    Trainer(first, labelled_sets(first.data, root, IBUG), tmp_path / "first", device="cpu").run()
-    alone = recipe(init=str(tmp_path / "first"), visibility={"alone": True})
-    trainer = Trainer(alone, labelled_sets(alone.data, root, IBUG), tmp_path / "alone", device="cpu")
+    stages = [{**STAGE, "epochs": 2}, {**STAGE, "epochs": 3, "learns": "visibility"}]
+
+    class Interrupted(Watcher):
+        def finished_epoch(self, epoch: Epoch) -> None:
+            if epoch.number == 3:
+                raise KeyboardInterrupt
+
+    def trainer_of(settings: Recipe, name: str, **options: Any) -> Trainer:
+        return Trainer(settings, labelled_sets(settings.data, root, IBUG), tmp_path / name, device="cpu", **options)
+
+    trainer_of(recipe(stages=stages[:1]), "run").run()
+    before = checkpoints.load(tmp_path / "run" / "last.safetensors")[0]["ema"]
+    with pytest.raises(KeyboardInterrupt):  # in the middle of the second stage
+        trainer_of(recipe(stages=stages), "run", resume=True, watcher=Interrupted()).run()
+    trainer = trainer_of(recipe(stages=stages), "run", resume=True)
     trainer.run()
-    before, after = (checkpoints.load(tmp_path / name / "best.safetensors")[0]["ema"] for name in ("first", "alone"))
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
-    start, learned = (trainer.rows[index]["visibility"] for index in (0, -1))
+    after, kept = checkpoints.load(tmp_path / "run" / "best.safetensors")
+    same = {name for name, value in before.items() if torch.equal(value, after["ema"][name])}
+    assert {name for name in before if not name.startswith("visibility.")} == same
+    start, learned = (trainer.rows[index]["visibility"] for index in (2, -1))
     assert learned < start
-    assert len({row["validation_nme"] for row in trainer.rows}) == 1
-    kept = checkpoints.load(tmp_path / "alone" / "best.safetensors")[1]
+    assert len({row["validation_nme"] for row in trainer.rows[1:]}) == 1
     assert kept["epoch"] == len(trainer.rows)  # the last one
-    with pytest.raises(ConfigError, match="name the weights that stay"):
-        recipe(visibility={"alone": True})
+    whole = trainer_of(recipe(stages=stages), "whole")
+    whole.run()
+    for row, other in zip(whole.rows, trainer.rows, strict=True):
+        assert row["visibility"] == pytest.approx(other["visibility"], rel=1e-3)
+    # from a network that cannot tell it
+    first = parse({**recipe().model_dump(), "visibility": None, "data": {"format": "300w"}}, "first")
+    trainer_of(first, "first").run()
+    trainer_of(recipe(init=str(tmp_path / "first"), stages=stages[1:]), "alone").run()
+    plain, told = (checkpoints.load(tmp_path / name / "best.safetensors")[0]["ema"] for name in ("first", "alone"))
+    assert all(torch.equal(value, told[name]) for name, value in plain.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stages": [{**STAGE, "learns": "visibility"}]}, "name the weights of the landmarks in init"),
+        ({"stages": [{**STAGE, "learns": "visibility"}, STAGE], "init": "tiny"}, "all come before"),
+        ({"stages": [STAGE, {**STAGE, "learns": "visibility"}], "visibility": None}, "needs the section visibility"),
+        (
+            {"stages": [{**STAGE, "learns": "visibility"}], "init": "tiny", "optimiser": {"init_weight": 0.5}},
+            "optimiser.init_weight: leave it out",
+        ),
+    ],
+)
+def test_stages_that_cannot_learn_visibility_alone(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipe(**changes)

@@ -3,7 +3,8 @@
 A run lives in one folder: ``config.json`` (the recipe), ``log.csv``, ``tensorboard/``, ``last.safetensors`` (all that
 resuming needs but teachers and pictures) and ``best.safetensors`` (the moving average of the weights at the last
 stage's best validation NME; at its end where that does not tell which are best: of a run that learns from caricatures,
-whose validation faces are photographs, or visibility alone).
+whose validation faces are photographs, or of a stage that learns visibility alone, which goes on with what the stage
+before it would ship).
 
 What differs between recipes is behind two interfaces. The *task* knows the network, which batches it reads and how it
 is validated: octamark.training.whole_faces or octamark.training.regions. The *objective* knows what is learned:
@@ -79,6 +80,8 @@ class Task(Protocol):
     def find_faces(self, watcher: Watcher, sets: Sequence[LabelledSet], shards: Mapping[str, FaceStore]) -> None: ...
 
     def prepare(self, faces: FaceStore) -> None: ...
+
+    def freeze_landmarks(self) -> None: ...
 
     def for_stage(self, faces: FaceStore, stage: Stage) -> FaceStore: ...
 
@@ -171,9 +174,7 @@ class Trainer:
         self.sources = self._all_sources()
         provenance.check_claim(recipe, self.sources, recipe.name)
         self.network = self.task.network
-        self.model, self.optimiser = self.fabric.setup(self.network, optimiser(self.network, recipe.optimiser))
-        if recipe.visibility is not None:
-            self.model.mark_forward_method("both")
+        self._set_up()
         self.average = ExponentialAverage(self.network, recipe.optimiser.ema, recipe.optimiser.init_weight)
         self.objective = self.task.objective(self.average)
         self.columns = (*COLUMNS, *self.objective.columns, *self.task.validation_columns, *LAST_COLUMNS)
@@ -183,6 +184,17 @@ class Trainer:
         if resume:
             self._resume()
         self._make_folder()
+
+    def _set_up(self) -> None:
+        """Wrap the network for the run's device, with a new optimiser of the weights that it learns."""
+        self.model, self.optimiser = self.fabric.setup(self.network, optimiser(self.network, self.recipe.optimiser))
+        if self.recipe.visibility is not None:
+            self.model.mark_forward_method("both")
+
+    def _freeze_landmarks(self) -> None:
+        """From now on, learn visibility alone."""
+        self.task.freeze_landmarks()
+        self._set_up()
 
     def run(self) -> float:
         """Train to the end of the last stage; returns the best validation NME (a fraction)."""
@@ -200,6 +212,9 @@ class Trainer:
         stage_start = 0
         for index, stage in enumerate(self.recipe.stages):
             stage_end, device = stage_start + stage.epochs, self.fabric.device
+            if stage.learns == "visibility" and self.epoch == stage_start:  # of the weights that would ship
+                self.network.load_state_dict(self.average.result())
+                self._freeze_landmarks()
             if self.epoch < stage_end:
                 stored, held_out = (self.task.for_stage(store, stage) for store in (training, validation))
                 faces, held_out = stored.to(device), held_out.to(device)
@@ -210,7 +225,7 @@ class Trainer:
                 if self.epoch == stage_start:  # the best epoch is one of the last stage, at the size that ships
                     self.best = math.inf
                 self.epoch += 1
-                is_best = nme < self.best or self.task.takes_last
+                is_best = nme < self.best or self.task.takes_last or stage.learns == "visibility"
                 self.best = nme if is_best else self.best
                 rate = self.optimiser.param_groups[0]["lr"]
                 scores = {"learning_rate": rate, **means, **further, "validation_nme": nme, "validation_fr8": failures}
@@ -450,8 +465,12 @@ class Trainer:
         for into, saved in ((self.average.state, groups["ema"]), (self.average.start, groups.get("start", {}))):
             for name, value in saved.items():
                 into[name].copy_(value)
+        self.epoch = meta["epoch"]
+        learned = [stage.learns for stage in self.recipe.stages for _ in range(stage.epochs)]
+        if learned[: self.epoch][-1:] == ["visibility"]:
+            self._freeze_landmarks()
         set_moments(self.optimiser, self.network, groups["moments"])
         self.objective.restore(groups, self.folder.last)
         self.learned |= set(meta.get("learned_from", ()))
         self.average.updates = meta["average_updates"]
-        self.epoch, self.best, self.rows = meta["epoch"], meta["best_nme"], meta["rows"]
+        self.best, self.rows = meta["best_nme"], meta["rows"]

@@ -241,9 +241,6 @@ class Visibility(_Section):
     """
 
     weight: float = Field(0.5, gt=0.0, description="of the cross-entropy of what is seen")
-    alone: bool = Field(
-        False, description="keep all other weights as they are in init, so that its landmarks stay exactly the same"
-    )
 
 
 class Caricature(_Section):
@@ -304,6 +301,11 @@ class Stage(_Section):
     )
     warm_up: float = Field(0.05, ge=0.0, lt=1.0, description="share of the steps with a rising rate")
     target_scale: float | None = Field(None, gt=0.0, description="in place of loss.target_scale, in this stage")
+    learns: Literal["all", "visibility"] = Field(
+        "all",
+        description="visibility: only which landmarks can be seen; all other weights stay as they are, and with them "
+        "the landmarks",
+    )
 
 
 class Recipe(_Section):
@@ -357,8 +359,17 @@ class Recipe(_Section):
     def _visibility_is_labelled(self) -> Recipe:
         if self.visibility is not None and not any(section.visibility for section in self.data):
             raise ValueError("visibility: no set says which landmarks can be seen; give one of them a visibility")
-        if self.visibility is not None and self.visibility.alone and (self.init is None or self.optimiser.init_weight):
-            raise ValueError("visibility.alone: name the weights that stay in init, without optimiser.init_weight")
+        learns = [stage.learns for stage in self.stages]
+        if "visibility" in learns and self.visibility is None:
+            raise ValueError("stages.learns: visibility needs the section visibility")
+        if learns != sorted(learns):
+            raise ValueError("stages.learns: stages that learn all come before those that learn visibility alone")
+        if "visibility" in learns and self.optimiser.init_weight:
+            raise ValueError("optimiser.init_weight: leave it out where a stage learns visibility alone")
+        if learns[0] == "visibility" and self.init is None:
+            raise ValueError(
+                "stages.learns: name the weights of the landmarks in init, or let a stage before learn all"
+            )
         if self.visibility is not None and self.network.alpha == 1.0:
             raise ValueError("visibility: is read from the high frequency: set network.alpha below 1")
         return self

@@ -81,11 +81,8 @@ class WholeFaces:
             )
         self.mirror = torch.from_numpy(layout.mirror.copy())
         network = OctaveNetwork(network_config(recipe)) if resumed else starting_network(recipe)
-        alone = recipe.visibility is not None and recipe.visibility.alone
-        if alone:
-            network.freeze_landmarks()
         self.network: OctaveNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.takes_last = recipe.caricature is not None or alone
+        self.takes_last = recipe.caricature is not None
         self.stored_size = max(stage.size for stage in recipe.stages)
         self.caricatures: Caricatures | None = None
         self.eyelids = Eyelids.of(recipe.eyes, layout)
@@ -163,6 +160,11 @@ class WholeFaces:
         if self.recipe.caricature is not None and not complete.any():
             raise ConfigError("caricature: needs faces of which all points have a label; no training face has them")
         self.caricatures = Caricatures.of(self.recipe.caricature, self.layout, faces.landmarks[complete])
+
+    def freeze_landmarks(self) -> None:
+        """From now on, learn only which landmarks can be seen."""
+        self.network.freeze_landmarks()
+        self.terms.only = "visibility"
 
     def for_stage(self, faces: FaceStore, stage: Stage) -> FaceStore:
         """The stored faces at the size that a stage needs."""

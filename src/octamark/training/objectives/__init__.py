@@ -184,10 +184,14 @@ class FaceObjective:
         terms: by name, in the order in which they are computed and added.
         weights: of each.
         beta: of the soft-argmax.
+
+    Attributes:
+        only: name of the one term that is computed; None for all.
     """
 
     def __init__(self, terms: Mapping[str, Term], weights: Mapping[str, Weight], beta: float) -> None:
         self.terms, self.weights, self.beta = dict(terms), dict(weights), beta
+        self.only: str | None = None
         named = [([term.column] if term.column else []) + list(term.columns) for term in self.terms.values()]
         self.columns = tuple(dict.fromkeys(column for columns in named for column in columns))
 
@@ -203,7 +207,7 @@ class FaceObjective:
         loss = p.new_zeros(())
         logs: dict[str, Tensor] = {}
         for name, term in self.terms.items():
-            if not term.active(batch.size):
+            if not self._computes(name, batch.size):
                 continue
             value, term_logs = term(batch, prediction)
             weighted = self.weights[name].at(batch.progress) * value
@@ -211,11 +215,14 @@ class FaceObjective:
             logs |= term_logs
             if term.column is not None:
                 logs[term.column] = logs.get(term.column, 0.0) + weighted
-        return loss, logs
+        return loss, {"loss": loss, **logs}
 
     def uses_unlabelled(self, size: int) -> bool:
         """Whether steps at this input size learn from unlabelled faces."""
-        return any(term.active(size) and term.uses_unlabelled() for term in self.terms.values())
+        return any(self._computes(name, size) and term.uses_unlabelled() for name, term in self.terms.items())
+
+    def _computes(self, name: str, size: int) -> bool:
+        return self.only in (None, name) and self.terms[name].active(size)
 
     def state(self) -> State:
         return {group: tensors for term in self.terms.values() for group, tensors in term.state().items()}
