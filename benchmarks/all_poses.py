@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ from octamark import models
 from octamark.datasets import Sample, read
 from octamark.evaluation.results import Visibility
 from octamark.evaluation.run import Predictions, View, label_crop, predict
-from octamark.layouts import convert, layout
+from octamark.layouts import layout
 from octamark.metrics import distances, failure_rate, nme, point_errors
 from octamark.release.night import NightSample
 from octamark.synthesis.rendering.folder import RenderFolder
@@ -67,10 +66,7 @@ def read_sets(arguments: argparse.Namespace) -> dict[str, Sequence[Sample]]:
     if arguments.rendered is not None:
         sets[RENDERED] = read("coco", arguments.rendered / "landmarks-ibug68.json", layout=IBUG68)
     if arguments.manga is not None:
-        sets[DRAWINGS] = [
-            replace(face, landmarks=np.asarray(convert(face.landmarks, MANGA60, IBUG68)[0], np.float32))
-            for face in read("coco", arguments.manga, layout=MANGA60)
-        ]
+        sets[DRAWINGS] = [face.converted(MANGA60, IBUG68) for face in read("coco", arguments.manga, layout=MANGA60)]
     sets[NIGHT] = [NightSample.of(face) for face in sets[PHOTOGRAPHS]]
     if arguments.faces:
         sets = {name: samples[:: max(1, len(samples) // arguments.faces)] for name, samples in sets.items()}

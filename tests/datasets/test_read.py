@@ -431,3 +431,20 @@ def test_csv_rows_of_another_layout(tmp_path: Path) -> None:
     write_csv(tmp_path)
     with pytest.raises(DataError, match=r"labels\.csv:1: 17 points; layout aflw19 has 19 \(missing: x17, x18, y17\)"):
         read("folder", tmp_path, layout=layout("aflw19"))
+
+
+def test_a_face_in_another_layout() -> None:
+    """Flags follow their points; a mean is hidden where half of its points are."""
+    ibug, five = layout("ibug68"), layout("five")
+    hidden = np.zeros(68, bool)
+    hidden[[36, 37, 42, 43, 44, 30]] = True
+    face = Sample("a", Path("a.png"), ibug.diagram * 100, hidden, np.array([0, 0, 99, 99], np.float32))
+    moved = face.converted(ibug, five)
+    assert (moved.landmarks.shape, moved.landmarks.dtype, moved.box is face.box) == ((5, 2), np.float32, True)
+    assert moved.occluded is not None
+    assert moved.occluded.tolist() == [False, True, True, False, False]
+    assert Sample("a", Path("a.png"), ibug.diagram * 100).converted(ibug, five).occluded is None
+    drawn = Sample("a", Path("a.png"), layout("manga60").diagram * 100, np.ones(60, bool))
+    dense = drawn.converted(layout("manga60"), ibug)
+    assert dense.occluded is not None
+    assert not dense.occluded[np.isnan(dense.landmarks[:, 0])].any()

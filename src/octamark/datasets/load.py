@@ -215,10 +215,7 @@ def _read(section: DataSection, root: Path, split: str, layout: Layout) -> list[
     source = _source_layout(section, layout)
     if source is None:
         return read(section.format, root, split, layout=layout)
-    samples = [
-        replace(face, landmarks=np.asarray(convert(face.landmarks, source, layout)[0], np.float32), occluded=None)
-        for face in read(section.format, root, split, layout=source)
-    ]
+    samples = [face.converted(source, layout) for face in read(section.format, root, split, layout=source)]
     if empty := [face.name for face in samples if np.isnan(face.landmarks).all()]:
         raise DataError(
             f"{root}: {listed(empty[:3])} ({len(empty)} faces): no labelled point of layout {source.name} has a "

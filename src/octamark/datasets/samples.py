@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +16,7 @@ from octamark.geometry import Picture
 from octamark.images import SUFFIXES, picture_size, read_picture
 from octamark.io import FaceEntry, PictureEntry
 from octamark.io.files import FileFinder, plain_name
+from octamark.layouts import Layout, conversion
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,19 @@ class Sample:
             PictureError: a picture that cannot be read; the message names the file.
         """
         return read_picture(self.picture)
+
+    def converted(self, from_layout: Layout, to_layout: Layout) -> Sample:
+        """The same face with the points of another layout, NaN where there is no counterpart.
+
+        A mean of points counts as hidden where half of them or more are.
+
+        Raises:
+            LayoutError: layouts between which there is no conversion.
+        """
+        change, occluded = conversion(from_layout, to_layout), self.occluded
+        if occluded is not None:
+            occluded = np.asarray(change.probability(occluded.astype(np.float64)) >= 0.5)
+        return replace(self, landmarks=change.points(self.landmarks).astype(np.float32), occluded=occluded)
 
 
 def picture_named(stem: Path, labels: Path, finder: FileFinder | None = None) -> Path:

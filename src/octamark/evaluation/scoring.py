@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -191,10 +191,7 @@ def _comparison(truth: Truth, model_layout: Layout) -> _Comparison:
             lambda predictions: _converted(predictions, model_layout, label_layout),
             approximate,
         )
-    samples = [
-        replace(sample, landmarks=convert(sample.landmarks, label_layout, model_layout)[0], occluded=None)
-        for sample in truth.samples
-    ]
+    samples = [sample.converted(label_layout, model_layout) for sample in truth.samples]
     return _Comparison(model_layout, samples, lambda predictions: predictions, approximate)
 
 
