@@ -24,7 +24,7 @@ from octamark.errors import ConfigError, DataError, LayoutError, OutputError, We
 from octamark.evaluation import report
 from octamark.layouts import layout
 from octamark.metrics import failure_rate, nme
-from set_fixtures import write_cofw, write_wflw
+from set_fixtures import write_cofw, write_webcaricature, write_wflw
 
 IBUG = layout("ibug68")
 FILES = {"results.json", "pictures.csv", "predictions.json", "ced.png", "reliability.png", "worst.png"}
@@ -288,10 +288,19 @@ def test_truth_of_98_points(tmp_path: Path) -> None:
 
 
 def test_layouts_that_do_not_meet(tmp_path: Path) -> None:
+    (tmp_path / "drawn").mkdir()
+    write_webcaricature(tmp_path / "drawn")
+    with pytest.raises(LayoutError, match="no conversion from ibug68 to webcaricature17"):
+        evaluate(tmp_path / "drawn", "--format", "webcaricature", "-m", "nano", "-o", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_points_made_of_others_are_scored(tmp_path: Path) -> None:
+    """68 points against labels of 29, where the model's are converted."""
     (tmp_path / "cofw").mkdir()
     write_cofw(tmp_path / "cofw")
-    with pytest.raises(LayoutError, match="no conversion from ibug68 to cofw29"):
-        evaluate(tmp_path / "cofw", "--format", "cofw", "-m", "nano", "-o", tmp_path / "out")
+    message = evaluate(tmp_path / "cofw", "--format", "cofw", "-m", "nano", "-o", tmp_path / "out")
+    assert "approximate: points were converted to layout cofw29" in message
 
 
 @pytest.mark.slow
