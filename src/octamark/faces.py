@@ -448,7 +448,7 @@ class Faces(_Measures):
             >>> values = faces.to_dict()
             >>> list(values), list(values["faces"][0])  # doctest: +NORMALIZE_WHITESPACE
             (['width', 'height', 'layout', 'faces'],
-             ['box', 'score', 'mean_confidence', 'landmarks', 'spread', 'confidence'])
+             ['box', 'score', 'mean_confidence', 'landmarks', 'spread', 'confidence', 'visible'])
         """
         return {
             "width": int(self.size[0]),

@@ -178,7 +178,7 @@ def test_an_export_refuses_what_the_checkpoint_recorded(root: Path, tmp_path: Pa
 def test_an_export_refuses_another_global_model_of_research_terms(root: Path, trained: Path, tmp_path: Path) -> None:
     settings = recipe(regional={**REGIONAL, "global_model": str(trained / "free.safetensors")})
     file = write_checkpoint(tmp_path / "x.safetensors", settings)
-    with pytest.raises(ConfigError, match=r"global model: nano \(research use only"):
+    with pytest.raises(ConfigError, match=r"global model: nano \(no commercial use: 300W \(research use only"):
         release_regions(file, root, global_model="nano")
 
 
@@ -315,7 +315,9 @@ def test_shards_of_faces_remember_whose_rule_cropped_them(tmp_path: Path, photog
     (rule,) = unlabelled.read(tmp_path / "out").sources
     assert (rule.name, rule.role, rule.commercial_use) == ("nano", "crop rule", False)
     settings = recipe(unlabelled={**TEACHER, **FREE})
-    with pytest.raises(ConfigError, match=r"These are not: crop rule: nano \(research use only"):
+    with pytest.raises(
+        ConfigError, match=r"These are not: crop rule: nano \(no commercial use: 300W \(research use only"
+    ):
         Trainer(settings, labelled_sets(settings.data, root, IBUG), tmp_path / "run",
                 unlabelled=tmp_path / "out", device="cpu")  # fmt: skip
     (tmp_path / "out" / "sources.json").write_text("[1]")

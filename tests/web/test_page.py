@@ -177,7 +177,15 @@ def test_json_is_what_the_command_line_writes(visit: Visit, photograph: NDArray[
     visit.page.wait_for_selector(".card")
     (picture,) = json.loads(visit.saved("json")[1])
     assert list(picture) == ["file", "width", "height", "layout", "model", "faces"]
-    assert list(picture["faces"][0]) == ["box", "score", "mean_confidence", "landmarks", "spread", "confidence"]
+    assert list(picture["faces"][0]) == [
+        "box",
+        "score",
+        "mean_confidence",
+        "landmarks",
+        "spread",
+        "confidence",
+        "visible",
+    ]
 
 
 def test_several_pictures_a_model_and_the_views(visit: Visit, photograph: NDArray[np.uint8]) -> None:
