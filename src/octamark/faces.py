@@ -321,8 +321,8 @@ class Faces(_Measures):
         A point is the mean of one or more points (``octamark.layouts.conversion`` says which, and which are exactly
         the same places on the face), or NaN where this layout has no counterpart. The spread of a mean takes the errors
         of its points as correlated by 0.5; its confidence is the mean of theirs, and still refers to 5 % of the
-        inter-ocular distance of this layout. Its ``visible`` is the mean of theirs too. Boxes, scores, crops and ids
-        stay; heatmaps are dropped.
+        inter-ocular distance of this layout. Both allow for the error of the conversion itself where it was measured.
+        Its ``visible`` is the mean of theirs too. Boxes, scores, crops and ids stay; heatmaps are dropped.
 
         Raises:
             LayoutError: an unknown layout, or one to which there is no conversion; the message lists what there is.

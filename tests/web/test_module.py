@@ -268,7 +268,7 @@ def test_fusion_counts_hidden_points_less(site: Path) -> None:
 
 def test_wrong_inputs_are_named(predict: Predict, server: Server, portrait: Picture) -> None:
     cases: list[tuple[dict[str, Any], str, str]] = [
-        ({"model": "huge"}, "WeightsError", 'unknown model "huge"; models: pico, nano, pico-open'),
+        ({"model": "huge"}, "WeightsError", 'unknown model "huge"; models: pico, nano, pico-open, tiny-open, tiny-128'),
         ({"model": "regions"}, "WeightsError", "regions: a regional network"),
         ({"model": f"{server.url}models/none.onnx"}, "WeightsError", "cannot be fetched (status 404)"),
         ({"model": f"{server.url}models/{YUNET_FILE}"}, "WeightsError", "without octamark's model card"),

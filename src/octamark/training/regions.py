@@ -126,7 +126,7 @@ class Regions:
         """Nothing: regional networks need no preparation."""
 
     def freeze_landmarks(self) -> None:
-        """Nothing to do: recipes of regional networks have no stage that learns visibility alone."""
+        """Nothing: recipes of regional networks have no stage that learns visibility alone."""
 
     def for_stage(self, faces: FaceStore, stage: Stage) -> FaceStore:
         """The stored faces: regions are cut from them at full resolution."""
