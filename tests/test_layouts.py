@@ -18,6 +18,7 @@ import pytest
 
 from octamark.errors import LayoutError
 from octamark.layouts import BUILTIN, Layout, Opening, conversion, convert, dumps, layout, loads, parse
+from octamark.layouts.definition import LID_CORRELATION
 from octamark.layouts.table import KEYS
 
 # name -> count, global points, inter-ocular and inter-pupil groups
@@ -342,12 +343,16 @@ def test_spread_of_an_opening() -> None:
     shared = 0.5**0.5
     for right, eye in ((True, ibug.eyes["right"]), (False, ibug.mouth)):
         assert eye is not None
-        errors = rng.normal(size=(20000, 68, 2)) * spread
+        errors = rng.normal(size=(20000, 68, 2))
         # facing pairs move alike by half of their variance: the points above by one error, those below by another
         for side in range(2):
-            common = rng.normal(size=(20000, 1, 2))
             points = [pair[side] for pair in eye.pairs]
-            errors[:, points] = shared * (errors[:, points] + common * spread[points])
+            errors[:, points] = shared * (errors[:, points] + rng.normal(size=(20000, 1, 2)))
+        if right:  # and of an eye, both points of a pair by a part of theirs
+            for pair in eye.pairs:
+                alike = LID_CORRELATION**0.5 * rng.normal(size=(20000, 1, 2))
+                errors[:, pair] = (1 - LID_CORRELATION) ** 0.5 * errors[:, pair] + alike
+        errors *= spread
         change = eye.ratio(face + errors) - eye.ratio(face)
         expected = eye.ratio_spread(face, spread)
         assert np.sqrt((change**2).mean()) == pytest.approx(float(expected), rel=0.05)
@@ -375,7 +380,8 @@ def test_own_table(tmp_path: Path) -> None:
     assert tiny.eyes == {}
     assert tiny.groups == {"eyes": (0, 1), "chin": (2,)}
     path.write_text(TABLE.replace("eyes = {}", f"eyes = {EYES}"), encoding="utf-8")
-    assert layout(path).eyes == {"right": Opening((0, 1), ((0, 1),)), "left": Opening((1, 0), ((1, 0),))}
+    right, left = Opening((0, 1), ((0, 1),), LID_CORRELATION), Opening((1, 0), ((1, 0),), LID_CORRELATION)
+    assert layout(path).eyes == {"right": right, "left": left}
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,10 @@ from octamark.inference.regions import RegionTable
 from octamark.layouts import layout
 from octamark.release import model as release_module
 from octamark.release.model import release
-from octamark.release.regional import FaceReadings, fit_fusion, is_regional, release_regions
+from octamark.release.regional import FaceReadings, fit_fusion, release_regions
 from octamark.training.engine import Trainer
 from octamark.training.recipe import Recipe, parse
+from octamark.training.regions import is_regional
 
 IBUG = layout("ibug68")
 TABLE = RegionTable(IBUG)

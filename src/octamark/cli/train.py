@@ -246,7 +246,8 @@ def export(
     from octamark.models import ModelCard
     from octamark.release.model import check_arithmetic, release
     from octamark.release.quantization import STORAGES
-    from octamark.release.regional import is_regional, release_regions
+    from octamark.release.regional import release_regions
+    from octamark.training.regions import is_regional
 
     if out.suffix != ".onnx":
         raise ConfigError(f"{out}: weight files end in .onnx")

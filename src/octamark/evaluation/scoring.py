@@ -18,7 +18,8 @@ from octamark.evaluation.robustness import Curves, measure
 from octamark.evaluation.run import BOXES, Boxes, Predictions, View, placement_for, predict
 from octamark.inference.landmarker import Landmarker
 from octamark.io import further_face, read_entries
-from octamark.layouts import CONFIDENCE_SHARE, Layout, conversion, convert
+from octamark.layouts import Layout, convert
+from octamark.layouts.conversion import PointValues, convert_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,16 +198,10 @@ def _comparison(truth: Truth, model_layout: Layout) -> _Comparison:
 
 def _converted(predictions: Predictions, from_layout: Layout, to_layout: Layout) -> Predictions:
     """Predictions in another layout, with spread, confidence and ``visible``; NaN for points without a counterpart."""
-    change = conversion(from_layout, to_layout)
-    landmarks, spread, confidence, visible = (
-        predictions.landmarks, predictions.spread, predictions.confidence, predictions.visible,
-    )  # fmt: skip
-    points = change.points(landmarks).astype(np.float32)
-    radius = CONFIDENCE_SHARE * to_layout.reference_distance(points)
-    return Predictions(
-        points,
-        None if spread is None else change.spread(spread, landmarks).astype(np.float32),
-        None if confidence is None else change.confidence(confidence, landmarks, radius).astype(np.float32),
-        predictions.scale,
-        None if visible is None else change.probability(visible).astype(np.float32),
+    values = PointValues(predictions.landmarks, predictions.spread, predictions.confidence, predictions.visible)
+    parts = (
+        None if part is None else part.astype(np.float32) for part in convert_values(values, from_layout, to_layout)
     )
+    landmarks, spread, confidence, visible = parts
+    assert landmarks is not None
+    return Predictions(landmarks, spread, confidence, predictions.scale, visible)

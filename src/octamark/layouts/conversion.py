@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import LayoutError, listed
-from octamark.layouts.definition import F64, POINT_CORRELATION, Floats, Layout
+from octamark.layouts.definition import CONFIDENCE_SHARE, F64, POINT_CORRELATION, Floats, Layout
 from octamark.layouts.table import expand
 
 _SURE = 1 - 1e-6  # a confidence that is less, for its logarithm
@@ -168,6 +168,32 @@ def conversion(from_layout: Layout, to_layout: Layout) -> Conversion:
     reached = sorted(direct | {to for middle, to in table if middle in direct and to != from_name})
     raise LayoutError(
         f"no conversion from {from_name} to {to_name}; {from_name} converts to: {listed(reached) or 'no other layout'}"
+    )
+
+
+class PointValues(NamedTuple):
+    """Points and what is known of each: landmarks and spread (..., M, 2), confidence and visible (..., M), or None."""
+
+    landmarks: Floats
+    spread: Floats | None
+    confidence: Floats | None
+    visible: Floats | None
+
+
+def convert_values(values: PointValues, from_layout: Layout, to_layout: Layout) -> PointValues:
+    """Points of one layout, and what is known of them, as points of another; NaN for points without counterpart.
+
+    Raises:
+        LayoutError: no conversion between the two layouts.
+    """
+    change, (before, spread, confidence, visible) = conversion(from_layout, to_layout), values
+    after = change.points(before)
+    radius = CONFIDENCE_SHARE * to_layout.reference_distance(after)
+    return PointValues(
+        after,
+        None if spread is None else change.spread(spread, before),
+        None if confidence is None else change.confidence(confidence, before, radius),
+        None if visible is None else change.probability(visible),
     )
 
 

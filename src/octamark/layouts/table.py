@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import LayoutError, listed
-from octamark.layouts.definition import HeadPlace, Layout, Opening
+from octamark.layouts.definition import LID_CORRELATION, HeadPlace, Layout, Opening
 
 KEYS = (
     "name", "title", "count", "points", "parts", "edges", "mirror", "normalisers", "global", "eyes", "mouth", "regions",
@@ -299,7 +299,7 @@ def _opening(value: Any, kind: str, edges: str, names: Sequence[str]) -> Opening
     for pair in value[edges]:
         upper, lower = expand(pair, names)
         facing.append((upper, lower))
-    return Opening((first, second), tuple(facing))
+    return Opening((first, second), tuple(facing), LID_CORRELATION if edges == "lids" else 0.0)
 
 
 def _place(entry: Any) -> HeadPlace:

@@ -199,12 +199,15 @@ def regional_start(network: OctaveNetwork, whole_face: OctaveNetwork, table: Reg
 
     Each heatmap gets the weights of its landmark. Where the shapes differ, the regional network stays as it is.
     """
-    shapes = [replace(part.config, landmarks=0) for part in (network, whole_face)]
+    shapes = [replace(part.config, landmarks=0, visibility=False) for part in (network, whole_face)]
     if shapes[0] != shapes[1] or whole_face.config.landmarks != table.layout.count:
         return False
     chosen = list(table.channel_landmarks)
-    state = whole_face.state_dict()
     network.load_state_dict(
-        {name: value[chosen] if name.startswith("head.") else value for name, value in state.items()}
+        {
+            name: value[chosen] if name.startswith("head.") else value
+            for name, value in whole_face.state_dict().items()
+            if not name.startswith("visibility.")
+        }
     )
     return True

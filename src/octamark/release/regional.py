@@ -98,16 +98,6 @@ class Fusion(NamedTuple):
         return joined
 
 
-def is_regional(run: Path) -> bool:
-    """Whether a run's folder or checkpoint is of a regional network.
-
-    Raises:
-        WeightsError: missing or damaged checkpoint.
-    """
-    file = run / "best.safetensors" if run.is_dir() else run
-    return bool(checkpoints.load(file)[1]["config"].get("regional"))
-
-
 def load_regional(path: Path) -> tuple[RegionalNetwork, Recipe, dict[str, Any]]:
     """The averaged weights of a regional run's best epoch (a folder) or of a checkpoint, with recipe and metadata.
 

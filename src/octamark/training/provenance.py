@@ -106,10 +106,10 @@ def check_claim(recipe: Recipe, sources: Iterable[Source], place: str) -> None:
         )
 
 
-def _checkpoints(recipe: Recipe) -> Iterator[tuple[str, Role, str, bool]]:
-    """The checkpoints that a recipe names: name, role, place in the recipe, whether it must be a regional one."""
+def _checkpoints(recipe: Recipe) -> Iterator[tuple[str, Role, str, bool | None]]:
+    """The checkpoints that a recipe names: name, role, place in the recipe, and whether it must be a regional one."""
     if recipe.init is not None:
-        yield recipe.init, "initial weights", "init", False
+        yield recipe.init, "initial weights", "init", False if recipe.regional is None else None
     if recipe.distillation is not None:
         yield recipe.distillation.teacher, "teacher", "distillation.teacher", recipe.regional is not None
     for section in recipe.data:

@@ -264,8 +264,8 @@ class Regional(_Section):
     """Attention-driven cropping: the recipe's network reads regions of faces; see octamark.training.regions.
 
     The size of each stage is then that of the regions' crops. The network starts with the weights of ``init``, a model
-    that reads whole faces; without it, with those of the global model if its shape is the same. The teacher of
-    ``distillation`` is then another regional network.
+    that reads regions or whole faces; without it, with those of the global model if its shape is the same. The teacher
+    of ``distillation`` is then another regional network.
     """
 
     global_model: str = Field("small", description="released model, run or checkpoint that reads the whole face")

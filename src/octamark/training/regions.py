@@ -72,18 +72,8 @@ class Regions:
             check_lids(layout)
         self.eyelids = Eyelids.of(recipe.eyes, layout)
         self.table = RegionTable(layout)
-        network = regional_network(recipe, self.table)
-        if recipe.init is None:
-            regional_start(network, global_network, self.table)
-        else:
-            path = checkpoint_path(recipe.init)
-            if not regional_start(network, trained_network(path)[0], self.table):
-                raise WeightsError(
-                    f"{path}: cannot start this recipe; init names a network that reads whole faces, of the recipe's "
-                    f"layout ({recipe.layout}) and of its shape ({network.config})"
-                )
+        regional = self._start(global_network)
         self.teacher = None if recipe.distillation is None else self._teacher(recipe.distillation.teacher)
-        regional = RegionalNetwork(network, self.table, recipe.loss.beta)
         model = RegionalModel(global_network, global_recipe.loss.beta, regional, region_rule(recipe))
         self.network: RegionalModel = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stored_size = self.settings.view
@@ -99,6 +89,34 @@ class Regions:
             self.fabric, self.teacher, self.recipe.distillation,
             self.recipe.loss.openings, self.recipe.loss.shut_weight,
         )  # fmt: skip
+
+    def _start(self, global_network: OctaveNetwork) -> RegionalNetwork:
+        """The regional network that the run starts with: from ``init``, or from the global network where it fits.
+
+        Raises:
+            WeightsError: ``init`` names no checkpoint, or one of another layout, shape or crop size.
+        """
+        network = regional_network(self.recipe, self.table)
+        regional = RegionalNetwork(network, self.table, self.recipe.loss.beta)
+        if self.recipe.init is None:
+            regional_start(network, global_network, self.table)
+            return regional
+        path = checkpoint_path(self.recipe.init, regional=None)
+        if is_regional(path):
+            start, recipe, _ = trained_regional(path)
+            fits = (recipe.layout, region_rule(recipe).size) == (self.recipe.layout, region_rule(self.recipe).size)
+            fits = fits and start.network.config == network.config
+            if fits:
+                regional.load_state_dict(start.state_dict())
+        else:
+            fits = regional_start(network, trained_network(path)[0], self.table)
+        if not fits:
+            raise WeightsError(
+                f"{path}: cannot start this recipe; init names a network of the recipe's layout "
+                f"({self.recipe.layout}) and shape ({network.config}) that reads whole faces, or regions in crops of "
+                f"{region_rule(self.recipe).size}x{region_rule(self.recipe).size}"
+            )
+        return regional
 
     def _teacher(self, name: str) -> RegionalNetwork:
         """The larger regional network whose heatmaps are targets.
@@ -139,6 +157,8 @@ class Regions:
         """The chosen faces as the global network reads them, and how their regions are cropped."""
         config, device, generator = self.recipe.augment, self.fabric.device, step.generator
         stored, landmarks = faces.take(chosen, device)
+        hidden = faces.visible[chosen.to(faces.visible.device)].to(device) == 0
+        landmarks = landmarks.masked_fill(hidden[..., None], torch.nan)  # its region shows nothing of a hidden point
         if self.eyelids is not None:
             some = torch.nonzero(torch.rand(len(stored), generator=generator) < self.eyelids.settings.share)[:, 0]
             closing = self.eyelids.draw(len(some), generator).to(device)
@@ -189,6 +209,16 @@ class Regions:
             truth = move_points(landmarks, frames, still, torch.arange(self.layout.count, device=device))
             crop = self.network.cropper(stored.float() / 255, frames)
             yield model(cut(stored, frames, self.view_size), crop), truth
+
+
+def is_regional(run: Path) -> bool:
+    """Whether a run's folder or checkpoint is of a regional network.
+
+    Raises:
+        WeightsError: missing or damaged checkpoint.
+    """
+    file = run / "best.safetensors" if run.is_dir() else run
+    return bool(checkpoints.load(file)[1]["config"].get("regional"))
 
 
 def trained_regional(path: Path) -> tuple[RegionalNetwork, Recipe, dict[str, Any]]:

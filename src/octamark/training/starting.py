@@ -33,16 +33,18 @@ def network_config(recipe: Recipe) -> NetworkConfig:
     )
 
 
-def checkpoint_path(name: str, argument: str = "init", *, regional: bool = False) -> Path:
+def checkpoint_path(name: str, argument: str = "init", *, regional: bool | None = False) -> Path:
     """The checkpoint that an argument names: a .safetensors file, a run's folder (its best epoch) or a released model.
 
     Args:
-        regional: whether the argument names a regional network, not one that reads whole faces.
+        regional: whether the argument names a regional network, not one that reads whole faces; None: either.
 
     Raises:
         WeightsError: none of these; the message tells what there is.
     """
-    released = {file.stem: file for file in RELEASES.glob("*.safetensors") if (file.stem == models.REGIONS) == regional}
+    released = {
+        file.stem: file for file in RELEASES.glob("*.safetensors") if regional in (None, file.stem == models.REGIONS)
+    }
     if name in released:
         return released[name]  # ./small is the folder of that name
     path = Path(name) / "best.safetensors" if name and Path(name).is_dir() else Path(name)
