@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -142,8 +143,36 @@ def test_what_cannot_be_released_or_ignored_is_refused(global_run: Path, root: P
     good = recipe(global_run).model_dump()
     with pytest.raises(ConfigError, match="regional: its loss is laplace_kl"):
         parse({**good, "loss": {"name": "soft_argmax_l1"}}, "x")
-    with pytest.raises(WeightsError, match=r"init names a network that reads whole faces.* of its shape \(.*width=8"):
+    wrong = r"init names a network of the recipe's layout \(ibug68\) and shape \(.*width=8"
+    with pytest.raises(WeightsError, match=wrong):
         trainer(parse({**good, "init": "tiny"}, "x"), root, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_regional_run_goes_on_from_another(global_run: Path, root: Path, tmp_path: Path) -> None:
+    trainer(recipe(global_run, epochs=1), root, tmp_path / "first").run()
+    further = {**recipe(global_run, epochs=1).model_dump(), "init": str(tmp_path / "first")}
+    started = trainer(parse(further, "x"), root, tmp_path / "second").network.regional.state_dict()  # type: ignore[operator, union-attr]
+    saved = checkpoints.load(tmp_path / "first" / "best.safetensors")[0]["ema"]
+    assert {"bias", "sharpness"} < set(started)
+    for name, value in started.items():
+        torch.testing.assert_close(value, saved[f"regional.{name}"])
+    other = {**further, "stages": [{**STAGE, "size": 96}]}
+    with pytest.raises(WeightsError, match=r"that reads whole faces, or regions in crops of 96x96"):
+        trainer(parse(other, "x"), root, tmp_path / "none")
+
+
+def test_hidden_points_are_no_targets_of_regions(root: Path, tmp_path: Path) -> None:
+    run = trainer(recipe(Path("nano")), root, tmp_path / "run")
+    task, faces = run.task, run._stores()[0]
+    assert isinstance(task, Regions)
+    faces.visible[:, :10], faces.visible[:, 10:20] = 0.0, 1.0
+    batch = task.batch(faces, torch.arange(8), task.recipe.stages[0], Step(0, 0.0, step_generator(0, 0, 0, 0)), None)
+    known = torch.isfinite(batch.landmarks).all(dim=2)
+    mirrored = layout("ibug68").mirror[np.arange(10)]  # of the mirrored faces
+    assert (~known[:, :10].all(dim=1) | ~known[:, mirrored].all(dim=1)).all()
+    assert known[:, 27:].all()
+    assert (known.sum(dim=1) == 58).all()
 
 
 @pytest.mark.slow

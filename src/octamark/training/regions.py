@@ -157,14 +157,14 @@ class Regions:
         """The chosen faces as the global network reads them, and how their regions are cropped."""
         config, device, generator = self.recipe.augment, self.fabric.device, step.generator
         stored, landmarks = faces.take(chosen, device)
-        hidden = faces.visible[chosen.to(faces.visible.device)].to(device) == 0
-        landmarks = landmarks.masked_fill(hidden[..., None], torch.nan)  # its region shows nothing of a hidden point
         if self.eyelids is not None:
             some = torch.nonzero(torch.rand(len(stored), generator=generator) < self.eyelids.settings.share)[:, 0]
             closing = self.eyelids.draw(len(some), generator).to(device)
             visible = faces.visible[chosen[some].to(faces.visible.device)].to(device)
             some = some.to(device)
             stored[some], landmarks[some] = self.eyelids(stored[some], landmarks[some], closing, visible)
+        hidden = faces.visible[chosen.to(faces.visible.device)].to(device) == 0
+        landmarks = landmarks.masked_fill(hidden[..., None], torch.nan)  # its region shows nothing of a hidden point
         side, mirror = stored.shape[-1], self.mirror.to(device)
         zoom = data.zoom(side, self.view_size)
         frames, mirrored = similarity(config, len(stored), side, self.view_size, generator, zoom)
