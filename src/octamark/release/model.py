@@ -264,6 +264,19 @@ def held_out_sets(sets: Sequence[LabelledSet], points: Layout) -> list[HeldOut]:
     ]
 
 
+def numbers_of(sets: Sequence[HeldOut]) -> NDArray[np.int64]:
+    """The number of the set of each face, of all sets' faces behind each other."""
+    return np.repeat(np.arange(len(sets)), [len(part.samples) for part in sets])
+
+
+def labels_of(sets: Sequence[HeldOut], offset: tuple[float, float], points: Layout) -> NDArray[np.floating]:
+    """The labels (n, M, 2) of all sets' faces behind each other, those that were aligned with the card's offset."""
+    parts = [np.stack([sample.landmarks for sample in part.samples]) for part in sets]
+    return np.concatenate(
+        [shifted(labels, offset, points) if part.aligned else labels for part, labels in zip(sets, parts, strict=True)]
+    )
+
+
 def at_night(part: HeldOut) -> HeldOut:
     """The same faces, seen by a small sensor in little light; nothing is known of what can be seen in them."""
     return HeldOut(f"{part.name} at night", [NightSample.of(face) for face in part.samples], aligned=part.aligned)
@@ -404,19 +417,17 @@ def calibrate(
         "detector": View(from_detector),
         "moved": View(_moved_randomly(from_detector, card.crop.size, seed)),
     }
-    samples = [sample for part in sets for sample in part.samples]
-    set_of = np.repeat(np.arange(len(sets)), [len(part.samples) for part in sets])
+    samples, set_of = [sample for part in sets for sample in part.samples], numbers_of(sets)
     predictions = predict(landmarker, samples, views, advance=tick)
     unusual = _unusual(graph, plain, samples, tick) if depends_on_unusual(graph) else None
-    labels = np.stack([sample.landmarks for sample in samples])
     in_labels = predictions["labels"]
     assert in_labels.spread is not None
     assert in_labels.scale is not None
     points, unit = landmarker.layout, in_labels.scale[:, None, None]
     first = set_of == 0
-    offset = fit_offset(in_labels.landmarks[first], labels[first], points)
-    aligned = np.array([part.aligned for part in sets])[set_of]
-    truth = np.where(aligned[:, None, None], shifted(labels, offset, points), labels)
+    labels = np.stack([sample.landmarks for sample in sets[0].samples])
+    offset = fit_offset(in_labels.landmarks[first], labels, points)
+    truth = labels_of(sets, offset, points)
     moved = {name: shifted(view.landmarks, offset, points) for name, view in predictions.items()}
     raw, signed_errors, mirror = in_labels.spread / unit, (moved["labels"] - truth) / unit, points.mirror
     weights = set_weights(signed_errors, set_of)

@@ -14,7 +14,7 @@ from torch import Tensor
 from octamark import models
 from octamark._version import __version__
 from octamark.datasets import Sample
-from octamark.datasets.load import training_and_validation
+from octamark.datasets.load import labelled_sets
 from octamark.errors import ConfigError, listed
 from octamark.evaluation.run import Predictions, View, detector_crop, label_crop, predict
 from octamark.evaluation.steadiness import nudge
@@ -28,7 +28,7 @@ from octamark.metrics import distances, failure_rate, nme, part_nme, usual_norma
 from octamark.models import FACE_UNITS, Arithmetic, RegionCard, RegionRule, terms_of
 from octamark.models.calibration import Calibration
 from octamark.nets.regional import RegionalNetwork
-from octamark.release.calibration import FOLDS, cross_fitted, fit_calibration
+from octamark.release.calibration import FOLDS, cross_fitted, fit_calibration, set_weights
 from octamark.release.graph import regions_to_onnx, with_card
 from octamark.release.model import (
     ArithmeticChoice,
@@ -36,12 +36,16 @@ from octamark.release.model import (
     checked_sources,
     choose_arithmetic,
     half_checkpoint,
+    held_out_sets,
+    labels_of,
     learned_from,
+    numbers_of,
 )
 from octamark.release.predictor import RegionalPredictor
 from octamark.release.progress import step_counter
 from octamark.release.quantization import Storage
 from octamark.training import checkpoints
+from octamark.training.convention import aligned_sets
 from octamark.training.provenance import card_source
 from octamark.training.recipe import Recipe
 from octamark.training.regions import region_rule, trained_regional
@@ -121,8 +125,9 @@ def release_regions(
 ) -> RegionalRelease:
     """The model file of a regional run.
 
-    Fusion and calibration are fitted on validation faces in crops from their labels; the fused scores are those of a
-    fusion that was fitted on the other faces, in five folds.
+    Fusion and calibration are fitted on validation faces in crops from their labels, those of all sets, each of which
+    has the same weight in the calibration; the fused scores are those of a fusion that was fitted on the other faces,
+    in five folds. Scores of all sets but the first begin with the set's name.
 
     Args:
         run: folder of the run, or a checkpoint.
@@ -148,7 +153,11 @@ def release_regions(
     landmarker = Landmarker(without_offset, refine="never")  # crops are placed by points before the offset
     points_layout, table = regional.table.layout, regional.table
     sources = checked_sources(run, recipe, meta, [card_source(card, "global model"), *card.sources])
-    training, validation = training_and_validation(recipe.data, data, points_layout, recipe.seed)
+    sets = labelled_sets(recipe.data, data, points_layout, recipe.seed, recipe.normaliser)
+    sets = aligned_sets(sets, recipe, points_layout)
+    training = [face for entry in sets for face in entry.training]
+    held_out = held_out_sets(sets, points_layout)
+    validation, set_of = [face for part in held_out for face in part.samples], numbers_of(held_out)
     checkpoints.check_held_out(meta, validation, run)
     draft = RegionCard(
         name=recipe.name,
@@ -181,17 +190,17 @@ def release_regions(
 
     views = {**in_label_boxes, "detector": View(detector_crop(card.crop))}
     predictions = predict(landmarker, validation, views, advance=tick)
+    truth = labels_of(held_out, offset, points_layout).astype(np.float64)
+    size = _size(truth, points_layout)
 
     def error(graph: bytes) -> float:
         readings = _read(Refiner(graph), validation, predictions["labels"], lambda: None).readings
-        truth = np.stack([sample.landmarks for sample in validation])
         away = np.linalg.norm(readings - truth[:, table.landmarks], axis=-1)
-        return float(np.nanmean(away / points_layout.reference_distance(truth)[:, None]) * 100)
+        return float(np.nanmean(away / size[:, None]) * 100)
 
     exported = choose_arithmetic(arithmetic, storage, graph, error)
     refiner = Refiner(exported)
     faces = {name: _read(refiner, validation, predicted, tick) for name, predicted in predictions.items()}
-    truth = np.stack([sample.landmarks for sample in validation]).astype(np.float64)
     scale = predictions["labels"].scale
     assert scale is not None
     unit = (scale * card.crop.size / FACE_UNITS)[:, None, None]
@@ -200,26 +209,33 @@ def release_regions(
     fitted = fit_fusion(faces["labels"], target, table, nudged)
     points, raw = fitted.join(faces["labels"], table)
     signed_errors = (shifted(points, offset, points_layout) - truth) / unit
-    calibration = fit_calibration(raw / unit, signed_errors, points_layout.mirror)
+    weights = set_weights(signed_errors, set_of)
+    calibration = fit_calibration(raw / unit, signed_errors, points_layout.mirror, weights=weights)
     folds = _fold_fusions(faces["labels"], target, table, nudged)
-    held_out = {name: _held_out(folds, part, table) for name, part in faces.items()}
-    scores: dict[str, float] = {}
-    for name, boxes in (("labels", "label boxes"), ("detector", "YuNet boxes")):
-        scored = predictions[name].found & np.isfinite(distances(truth, points_layout, usual_normaliser(points_layout)))
-        for prefix, predicted in (("", held_out[name][0]), ("without refinement, ", faces[name].points)):
-            moved = shifted(predicted[scored], offset, points_layout)
-            scores |= _scores(f"{prefix}{boxes}, {int(scored.sum())} faces", moved, truth[scored], points_layout)
-    scores["validation NME of the last epoch, %"] = float(meta["rows"][-1]["validation_nme"]) * 100
-    errors = (shifted(held_out["labels"][0], offset, points_layout) - truth) / unit
+    unseen = {name: _held_out(folds, part, table) for name, part in faces.items()}
+    errors = (shifted(unseen["labels"][0], offset, points_layout) - truth) / unit
     eyes = points_layout.reference_distance(truth) / unit[:, 0, 0]
-    (checks,) = cross_fitted(held_out["labels"][1] / unit, errors, eyes, points_layout.mirror)
-    all_scores = {**scores, **{f"{name} (cross-fitted)": value for name, value in checks.items()}}
+    checks = cross_fitted(unseen["labels"][1] / unit, errors, eyes, points_layout.mirror, set_of=set_of)
+    scores = dict[str, float]()
+    known = np.isfinite(distances(truth, points_layout, usual_normaliser(points_layout)))
+    for number, part in enumerate(held_out):
+        figures = dict[str, float]()
+        for name, boxes in (("labels", "label boxes"), ("detector", "YuNet boxes")):
+            scored = (set_of == number) & predictions[name].found & known
+            for prefix, predicted in (("", unseen[name][0]), ("without refinement, ", faces[name].points)):
+                moved = shifted(predicted[scored], offset, points_layout)
+                if len(moved):
+                    title = f"{prefix}{boxes}, {int(scored.sum())} faces"
+                    figures |= _scores(title, moved, truth[scored], points_layout)
+        figures |= {f"{name} (cross-fitted)": value for name, value in checks[number].items()}
+        scores |= figures if number == 0 else {f"{part.name}: {name}": value for name, value in figures.items()}
+    scores["validation NME of the last epoch, %"] = float(meta["rows"][-1]["validation_nme"]) * 100
     final = refiner.card.model_copy(
         update={
             "bias": tuple(round(float(value), 4) for value in fitted.bias),
             "sharpness": round(fitted.sharpness, 4),
             "calibration": calibration,
-            "scores": {name: value for name, value in all_scores.items() if np.isfinite(value)},
+            "scores": {name: value for name, value in scores.items() if np.isfinite(value)},
         }
     )
     return RegionalRelease(with_card(exported, final), final, half_checkpoint(regional, meta, sources))
@@ -263,8 +279,8 @@ def fit_fusion(
     joining, kinds = torch.from_numpy(table.joining.astype(np.float64)), torch.from_numpy(table.reading_kinds)
     bias = torch.zeros(len(table.kinds), dtype=torch.float64, requires_grad=True)
     log_sharpness = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    unit = torch.from_numpy(table.layout.reference_distance(truth))[:, None]
-    known = torch.isfinite(labels).all(dim=-1) & torch.isfinite(unit)
+    unit = torch.from_numpy(_size(truth, table.layout))[:, None]
+    known = torch.isfinite(labels).all(dim=-1)
     again = None if nudged is None else [torch.from_numpy(part) for part in nudged]
 
     def distance(first: Tensor, second: Tensor) -> Tensor:
@@ -289,6 +305,12 @@ def fit_fusion(
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return Fusion(bias.detach().numpy(), float(log_sharpness.detach().exp()))
+
+
+def _size(truth: F64, points_layout: Layout) -> F64:
+    """What errors are measured by, (n,) pixels: the reference distance, half the box's root where eyes lack labels."""
+    known = points_layout.reference_distance(truth)
+    return np.asarray(np.where(np.isfinite(known), known, 0.5 * points_layout.distance(truth, "box")))
 
 
 def _read(
