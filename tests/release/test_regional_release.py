@@ -101,6 +101,26 @@ def test_a_regional_run_becomes_a_model_file_that_refines(tmp_path: Path, monkey
         release_regions(near, elsewhere, global_model=str(tmp_path / "global.onnx"))
 
 
+@pytest.mark.slow
+def test_every_set_counts_in_the_calibration_and_has_its_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("octamark.evaluation.run.FaceDetector", Oracle)
+    sets = [{"name": "near", "format": "300w", "weight": 1.0}, {"name": "far", "format": "300w", "validation": 1.0}]
+    paths = {name: write_w300(tmp_path / name, per_folder=8, validation=6) for name in ("near", "far")}
+    sets[0]["validation"] = "splits/val.txt"
+    regional = {"global_model": "nano", "view": 96, "lowest": 48}
+    settings = recipe("two", regional=regional, data=sets, stages=[{**STAGE, "epochs": 1}])
+    Trainer(settings, labelled_sets(settings.data, paths, IBUG), tmp_path / "run", device="cpu").run()
+    card = release_regions(tmp_path / "run", paths, arithmetic="float32").card
+    assert {"validation NME, %, label boxes, 6 faces", "regions of 90% hold the truth in, % (cross-fitted)"} <= set(
+        card.scores
+    )
+    others = {name.removeprefix("far: ") for name in card.scores if name.startswith("far: ")}
+    assert "validation NME, %, label boxes, 24 faces" in others
+    assert "regions of 90% hold the truth in, % (cross-fitted)" in others
+
+
 def drawn_readings(seed: int = 0) -> tuple[FaceReadings, np.ndarray]:
     """Readings of the mouth with a twentieth of the error that their spreads state, and noise elsewhere."""
     rng = np.random.default_rng(seed)
@@ -123,6 +143,16 @@ def test_the_fusion_finds_what_the_data_say() -> None:
     mouth = list(IBUG.groups["mouth"])
     assert np.abs(points - truth)[:, mouth].mean() < 0.3
     assert np.abs(points - truth).mean() < np.abs(faces.points - truth).mean()
+
+
+def test_faces_of_which_one_eye_has_no_label_count_in_the_fusion() -> None:
+    faces, truth = drawn_readings()
+    truth[:, list(IBUG.parts["left_eye"])] = np.nan
+    assert np.isnan(IBUG.reference_distance(truth)).all()
+    fitted = fit_fusion(faces, truth, TABLE)
+    bias = dict(zip(TABLE.kinds, fitted.bias * fitted.sharpness, strict=True))
+    assert bias["mouth"] > 3
+    assert max(value for kind, value in bias.items() if kind != "mouth") < -1.5
 
 
 def test_points_without_a_label_do_not_count_in_the_fusion() -> None:
