@@ -80,8 +80,9 @@ def test_a_frozen_global_network_stays_as_it_is() -> None:
         torch.testing.assert_close(value, before[name], msg=name)
 
 
-def test_the_start_takes_over_each_landmarks_heatmap() -> None:
-    whole_face, network = networks()
+@pytest.mark.parametrize("visibility", [False, True])
+def test_the_start_takes_over_each_landmarks_heatmap(visibility: bool) -> None:
+    network, whole_face = networks()[1], OctaveNetwork(NetworkConfig(68, 8, visibility=visibility))
     assert regional_start(network, whole_face, TABLE)
     crops = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
