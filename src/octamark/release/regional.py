@@ -308,7 +308,7 @@ def fit_fusion(
 
 
 def _size(truth: F64, points_layout: Layout) -> F64:
-    """What errors are relative to, (n,) pixels: the reference distance; without labels of both eyes, half the box's root."""
+    """What errors are relative to, (n,) pixels: the reference distance; where it is unknown, half the box's root."""
     known = points_layout.reference_distance(truth)
     return np.asarray(np.where(np.isfinite(known), known, 0.5 * points_layout.distance(truth, "box")))
 
