@@ -24,7 +24,7 @@ from rich.progress import Progress
 import octamark
 from octamark import models, uncertainty
 from octamark.cli.inspect import ALLOWED
-from octamark.datasets import Sample, read
+from octamark.datasets import Sample
 from octamark.datasets.load import training_and_validation
 from octamark.evaluation.results import About, Result
 from octamark.evaluation.run import BOXES, Predictions, View, label_crop, predict
@@ -32,7 +32,7 @@ from octamark.inference.landmarker import Landmarker
 from octamark.layouts import conversion, layout
 from octamark.metrics import nme
 from octamark.training.convention import fit_convention
-from octamark.training.recipe import load
+from octamark.training.recipe import Data, load
 
 RECIPE = Path(__file__).parent.parent / "configs" / "small-open.toml"
 IBUG68, LONDON = layout("ibug68"), layout("frl189")
@@ -79,13 +79,13 @@ def portrait_errors(landmarker: Landmarker, samples: Sequence[Sample], found: Pr
 
 
 def by_convention(
-    found: NDArray[np.floating], truth: NDArray[np.floating], moved: NDArray[np.floating]
+    points: NDArray[np.floating], labels: NDArray[np.floating], others: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """Points (k, M, 2) moved to where annotators have them, as points and labels (n, M, 2) of other faces tell."""
-    points, labels, others = (torch.from_numpy(np.asarray(values, np.float32)) for values in (found, truth, moved))
+    """Other points (k, M, 2) moved to where annotators have them, as points and labels (n, M, 2) of faces tell."""
+    found, truth, given = (torch.from_numpy(np.asarray(values, np.float32)) for values in (points, labels, others))
     mirror = torch.from_numpy(IBUG68.mirror.copy())
-    correction = fit_convention(points, labels, torch.zeros_like(points), torch.ones(points.shape[:2]), mirror)
-    return np.asarray(correction(others), np.float64)
+    correction = fit_convention(found, truth, torch.zeros_like(found), torch.ones(found.shape[:2]), mirror)
+    return np.asarray(correction(given), np.float64)
 
 
 def main() -> None:
@@ -95,9 +95,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=models.available(), help="all that ship by default")
     add_update_option(parser)
     arguments = parser.parse_args()
-    photographs, recipe = read("300w", arguments.data, "val"), load(RECIPE)
-    held_out = {sample.name for sample in photographs}
-    training = [sample for sample in read("300w", arguments.data, "train") if sample.name not in held_out]
+    recipe = load(RECIPE)
+    training, photographs = training_and_validation((Data(),), arguments.data, IBUG68, recipe.seed)
+    labels = np.stack([sample.landmarks for sample in training])
     section = next(part for part in recipe.data if part.layout == LONDON.name)
     _, portraits = training_and_validation((section,), arguments.portraits, IBUG68, recipe.seed)
     table: list[list[Value]] = []
@@ -116,7 +116,6 @@ def main() -> None:
             errors = (result.predictions.landmarks - result.truth) / result.distances[:, None, None]
             without = np.linalg.norm(errors - errors.mean(axis=0), axis=2).mean() * 100
             taught = predict(landmarker, training, view, advance=advance)[""].landmarks
-            labels = np.stack([sample.landmarks for sample in training])
             moved = by_convention(taught, labels, result.predictions.landmarks)
             london, covered = portrait_errors(
                 landmarker, portraits, predict(landmarker, portraits, view, advance=advance)[""]

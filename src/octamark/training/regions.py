@@ -101,11 +101,12 @@ class Regions:
         if self.recipe.init is None:
             regional_start(network, global_network, self.table)
             return regional
-        path = checkpoint_path(self.recipe.init, regional=None)
+        path, size = checkpoint_path(self.recipe.init, regional=None), self.recipe.stages[-1].size
         if is_regional(path):
             start, recipe, _ = trained_regional(path)
-            fits = (recipe.layout, region_rule(recipe).size) == (self.recipe.layout, region_rule(self.recipe).size)
-            fits = fits and start.network.config == network.config
+            fits = (recipe.layout, recipe.stages[-1].size, start.network.config) == (
+                self.recipe.layout, size, network.config,
+            )  # fmt: skip
             if fits:
                 regional.load_state_dict(start.state_dict())
         else:
@@ -114,7 +115,7 @@ class Regions:
             raise WeightsError(
                 f"{path}: cannot start this recipe; init names a network of the recipe's layout "
                 f"({self.recipe.layout}) and shape ({network.config}) that reads whole faces, or regions in crops of "
-                f"{region_rule(self.recipe).size}x{region_rule(self.recipe).size}"
+                f"{size}x{size}"
             )
         return regional
 
@@ -218,7 +219,7 @@ def is_regional(run: Path) -> bool:
         WeightsError: missing or damaged checkpoint.
     """
     file = run / "best.safetensors" if run.is_dir() else run
-    return bool(checkpoints.load(file)[1]["config"].get("regional"))
+    return bool(checkpoints.metadata(file)["config"].get("regional"))
 
 
 def trained_regional(path: Path) -> tuple[RegionalNetwork, Recipe, dict[str, Any]]:
