@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measurements import DOCS, Measurement, Value, add_update_option, finish
-from benchmarks.sizes import region_card, validated_on_w300
+from benchmarks.sizes import region_card
 from rich.console import Console
 from rich.progress import Progress
 
@@ -25,6 +25,7 @@ from octamark.evaluation import plots
 from octamark.evaluation.results import Result
 from octamark.evaluation.scoring import Truth, score_model
 from octamark.images import write_atomically
+from octamark.models import ModelCard, RegionCard
 
 COMMAND = "python -m benchmarks.scores PATH/TO/300w"
 CONDITIONS = {"command": COMMAND, "normaliser": "inter-ocular"}
@@ -70,24 +71,59 @@ def parts(rows: Sequence[Sequence[Value]], names: Sequence[str], faces: int) -> 
 
 
 CROSS_FITTED = " (cross-fitted)"
+SPREAD = (
+    ("regions of 50%", "regions of 50% hold the truth in, %", ".1f"),
+    ("of 90%", "regions of 90% hold the truth in, %", ".1f"),
+    ("of 95%", "regions of 95% hold the truth in, %", ".1f"),
+    ("Spearman, points", "Spearman of spread and error, per point", ".3f"),
+    ("Spearman, pictures", "Spearman of spread and error, per picture", ".3f"),
+    ("AUROC of failures", "AUROC of mean spread for NME over 8 %", ".3f"),
+    ("calibration error of the confidence", "calibration error of the confidence", ".3f"),
+    ("AUROC of visible", "AUROC of visible", ".3f"),
+    ("calibration error of visible", "calibration error of visible", ".3f"),
+)
+"""Columns: title, name of the score in a card, format."""
 
 
-def spread(cards: Mapping[str, Mapping[str, float]], faces: int) -> Measurement:
-    """What the models' cards say about their spread and confidence; ``cards``: name of a model -> its scores."""
-    figures = [key for key in next(iter(cards.values())) if CROSS_FITTED in key]
-    digits = [".1f" if figure.startswith("regions") else ".3f" for figure in figures]
+def spread_rows(name: str, card: ModelCard | RegionCard) -> list[list[Value]]:
+    """What a model's card says about its spread, confidence and visibility, a row for each set of held-out faces.
+
+    Scores of all sets but the first begin with the set's name; those of the visibility do in all sets of several.
+    """
+    first = next(str(section["name"] or section["format"]) for section in card.recipe["data"] if held_out(section))
+    sets = dict.fromkeys((first, *(score.partition(": ")[0] for score in card.scores if ": " in score)))
+    rows: list[list[Value]] = []
+    for part in sets:
+        starts = ("", f"{part}: ") if part == first else (f"{part}: ",)
+        figures = (
+            next((card.scores[key] for start in starts if (key := start + score + CROSS_FITTED) in card.scores), None)
+            for _, score, _ in SPREAD
+        )
+        rows.append([f"`{name}`", part.replace("-validation", ""), *figures])
+    return rows
+
+
+def held_out(section: Mapping[str, Any]) -> bool:
+    """Whether a set of a card's recipe holds faces out; 300W does by default."""
+    return section.get("validation") is not None or section["format"] == "300w"
+
+
+def spread(rows: Sequence[Sequence[Value]]) -> Measurement:
+    """What the models' cards say about their spread, confidence and visibility."""
     return Measurement(
         name="spread",
         page="accuracy",
-        title="Spread and confidence",
+        title="Spread, confidence and visibility",
         text="On faces that the calibration was not fitted on (fitted on four fifths, checked on the rest), from the "
-        "models' cards.",
-        columns=(("model", ""), *zip((figure.replace(CROSS_FITTED, "") for figure in figures), digits, strict=True)),
-        rows=[[f"`{name}`", *(scores.get(figure) for figure in figures)] for name, scores in cards.items()],
+        "models' cards. *Regions*: how often they hold the truth, %. *Spearman*: rank correlation of spread and error. "
+        "*AUROC of failures*: of the mean spread, for faces with an NME over 8 %. Cells are empty where a set has no "
+        "such faces, or does not tell which points are hidden.",
+        columns=(("model", ""), ("held-out faces", ""), *((title, digits) for title, _, digits in SPREAD)),
+        rows=rows,
         command="octamark models",
-        data=DATA.format(faces=faces),
+        data="the held-out faces of each model's recipe",
         boxes="labels",
-        normaliser="inter-ocular",
+        normaliser="inter-ocular, of models for any use box",
     )
 
 
@@ -190,11 +226,10 @@ def main() -> None:
         ]
         for (name, boxes), summary in summaries.items()
     ]  # fmt: skip
-    all_cards = {name: octamark.load(name, refine="never").card for name in names}
-    cards = {name: card.scores for name, card in all_cards.items() if validated_on_w300(card)}
-    cards[REFINED] = region_card().scores
+    cards = {name: octamark.load(name, refine="never").card for name in names} | {REFINED: region_card()}
+    spread_figures = [row for name, card in cards.items() for row in spread_rows(name, card)]
     measurements = [
-        accuracy(accuracy_rows, faces), parts(part_rows, [*part_names, *sources], faces), spread(cards, faces),
+        accuracy(accuracy_rows, faces), parts(part_rows, [*part_names, *sources], faces), spread(spread_figures),
         reliability(plotted, faces),
     ]  # fmt: skip
     for kind, (axis, lines) in zip(AXES, curves.items(), strict=True):

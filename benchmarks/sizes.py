@@ -142,12 +142,12 @@ def cards() -> list[Measurement]:
             name="cards-open",
             page="accuracy",
             title="The cards of the models that learned from rendered heads",
-            text="On held-out rendered heads, full profiles among them, and on held-out portraits: other faces and "
-            "another normaliser than above, so the figures of the two tables cannot be compared.",
+            text="On held-out rendered heads, full profiles among them: other faces and another normaliser than above, "
+            "so the figures of the two tables cannot be compared.",
             columns=columns,
             rows=other_rows,
             boxes="as the columns say",
-            data="rendered heads and London portraits that were held out",
+            data="744 rendered heads that were held out",
             normaliser="box",
             command="octamark models",
         ),

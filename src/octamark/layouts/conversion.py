@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octamark.errors import LayoutError, listed
-from octamark.layouts.definition import CONFIDENCE_SHARE, F64, POINT_CORRELATION, Floats, Layout
+from octamark.layouts.definition import CONFIDENCE_SHARE, F64, POINT_CORRELATION, Floats, Layout, box_root
 from octamark.layouts.table import expand
 
 _SURE = 1 - 1e-6  # a confidence that is less, for its logarithm
@@ -106,9 +106,7 @@ class Conversion:
 
     def _apart(self, landmarks: Floats) -> F64:
         """``apart`` in pixels of faces with these points: (..., M, 2) -> (..., N)."""
-        points = np.asarray(landmarks, np.float64)
-        sides = np.fmax.reduce(points, axis=-2) - np.fmin.reduce(points, axis=-2)
-        return np.asarray(self.apart * np.sqrt(sides.prod(axis=-1))[..., None])
+        return np.asarray(self.apart * box_root(landmarks)[..., None])
 
 
 def _floats(values: Any) -> Floats:

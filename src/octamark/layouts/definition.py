@@ -37,6 +37,16 @@ def part_kind(part: str) -> str:
     return re.sub(r"^((right|left|outer|inner|upper|lower)_)+", "", part)
 
 
+def box_root(landmarks: Floats) -> F64:
+    """The root of the area of each landmark box: (..., M, 2) -> (...); points without labels (NaN) are skipped."""
+    return np.asarray(np.sqrt(_box_sides(landmarks).prod(axis=-1)))
+
+
+def _box_sides(landmarks: Floats) -> F64:
+    points = np.asarray(landmarks, np.float64)
+    return np.asarray(np.fmax.reduce(points, axis=-2) - np.fmin.reduce(points, axis=-2))
+
+
 @dataclass(frozen=True)
 class Opening:
     """The points by which the opening of an eye or a mouth is measured: those of its corners and of its edges.
@@ -231,9 +241,10 @@ class Layout:
             LayoutError: unknown normaliser; the message lists the names.
         """
         points = np.asarray(landmarks, dtype=np.float64)
-        if normaliser in ("box", "diagonal"):
-            sides = np.fmax.reduce(points, axis=-2) - np.fmin.reduce(points, axis=-2)  # skips points without labels
-            return np.asarray(np.sqrt(sides.prod(axis=-1)) if normaliser == "box" else np.linalg.norm(sides, axis=-1))
+        if normaliser == "box":
+            return box_root(points)
+        if normaliser == "diagonal":
+            return np.asarray(np.linalg.norm(_box_sides(points), axis=-1))
         if normaliser not in self.normalisers:
             allowed = listed([*self.normalisers, "box", "diagonal"])
             raise LayoutError(f"layout {self.name} has no normaliser {normaliser!r}; allowed: {allowed}")
