@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from drawn_faces import write_w300
+from octamark import models
 from octamark.datasets.load import labelled_sets, training_and_validation
 from octamark.errors import ConfigError, DataError, DeviceError, LayoutError, OutputError, WeightsError
 from octamark.layouts import convert, layout
@@ -369,9 +370,31 @@ def test_averaging_with_the_start_needs_its_layout() -> None:
         starting_network(config(layout="webcaricature17", init="nano", optimiser={"init_weight": 0.5}))
 
 
-def test_adapting_forgets_how_the_released_model_was_made() -> None:
-    one = adaptation("small")
+@pytest.mark.parametrize("name", models.available())
+def test_a_released_model_adapts_with_its_first_set_alone(name: str) -> None:
+    """All its landmarks learn, and nothing is needed that the user does not have."""
+    one = adaptation(name)
     assert (one.caricature, one.optimiser.init_weight, one.distillation) == (None, 0.0, None)
+    (section,) = one.data
+    assert (section.title, section.convention) == (released_recipe(name).data[0].title, None)
+    (stage,) = one.stages
+    assert (stage.learns, stage.steps_per_epoch, stage.size) == ("all", None, released_recipe(name).stages[-1].size)
+
+
+def test_adapting_with_sets_by_name() -> None:
+    """Hidden points are learned where one of them tells them; labels go to the convention of the model itself."""
+    alone, three = adaptation("small"), adaptation("small", ["300w", "profiles", "rendered"])
+    assert (alone.visibility, alone.data[0].visibility) == (None, None)
+    assert [section.title for section in three.data] == ["300w", "profiles", "rendered"]
+    assert three.visibility == released_recipe("small").visibility
+    assert [section.visibility for section in three.data] == ["labelled", "one-sided", "flags"]
+    assert [section.convention for section in three.data] == [None, None, "small"]
+    with pytest.raises(DataError, match=r"no set of that name; its sets: 300w, profiles, rendered"):
+        labelled_sets(adaptation("small", ["mine"]).data, {"mine": Path("mine")}, layout("ibug68"))
+
+
+def released_recipe(name: str) -> Recipe:
+    return parse(checkpoints.metadata(checkpoint_path(name))["config"], name)
 
 
 def test_the_margin_that_shows_what_the_start_was_trained_on(root: Path) -> None:

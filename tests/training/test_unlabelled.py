@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -13,11 +14,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from command_line import run
+from drawn_faces import write_w300
 from octamark.errors import DataError, OutputError
 from octamark.geometry import apply, crop_transform, detector_squares, invert
 from octamark.inference.landmarker import load
 from octamark.training.data import ROOM
 from octamark.training.shards import PictureStack, open_shards
+from octamark.training.starting import checkpoint_path, trained_network
 from octamark.training.unlabelled import Counts, UnlabelledFaces, collect, model_rule, pictures_in, read
 
 
@@ -138,3 +142,19 @@ def test_refusals(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=message):
             read(tmp_path / name)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_released_model_adapts_as_the_guide_says(folder: Path, tmp_path: Path) -> None:
+    """Crops of the size that the model reads; then its own recipe goes on, and its landmarks change."""
+    root = write_w300(tmp_path / "w300", per_folder=6, validation=4)
+    run("crops", folder, "-o", tmp_path / "faces", "--rule", "pico")
+    assert read(tmp_path / "faces").pictures.side <= round(128 * ROOM)
+    run("train", "--init", "pico", "--data", root, "--unlabelled", tmp_path / "faces", "-o", tmp_path / "run")
+    before, _, _ = trained_network(checkpoint_path("pico"))
+    after, recipe, _ = trained_network(tmp_path / "run" / "last.safetensors")
+    assert recipe.name == "pico-adapted"
+    changed = {name for name, value in after.state_dict().items() if not torch.equal(value, before.state_dict()[name])}
+    assert any(name.startswith("head.") for name in changed)
+    with (tmp_path / "run" / "log.csv").open() as log:
+        assert [row["consistency"] != "" for row in csv.DictReader(log)] == [True] * 10

@@ -15,9 +15,13 @@ def crops(
     folder: Annotated[Path, typer.Argument(help="A folder of pictures; subfolders are searched too")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write; it must not exist yet")],
     size: Annotated[
-        int,
-        typer.Option("--size", min=32, help="Side of the network's input, pixels; the largest of the recipe's stages"),
-    ] = 128,
+        int | None,
+        typer.Option(
+            "--size",
+            min=32,
+            help="Side of the network's input, pixels; the largest of the recipe's stages; by default that of --rule",
+        ),
+    ] = None,
     margin: Annotated[float, typer.Option("--margin", min=1.01, max=3.0, help="data.margin of the recipe")] = 1.25,
     rule: Annotated[
         str,
@@ -44,6 +48,6 @@ def crops(
         def advance(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        faces = collect(folder, out, size, margin, crop_rule, sources, advance=advance)
+        faces = collect(folder, out, size or crop_rule.size, margin, crop_rule, sources, advance=advance)
     side = faces.pictures.side
     note(f"{faces.counts}: {out}, {len(faces) * 3 * side**2 / 1e6:.0f} MB at {side} pixels")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,9 +97,10 @@ def train(
     from octamark.training.starting import margin_of_init
     from octamark.training.watcher import Epoch, Watcher
 
-    settings = _recipe(recipe, init, unlabelled is not None)
+    paths = data_paths(data)
+    settings = _recipe(recipe, init, paths if isinstance(paths, dict) else {}, unlabelled is not None)
     points = layout(settings.layout)
-    sets = labelled_sets(settings.data, data_paths(data), points, settings.seed, settings.normaliser)
+    sets = labelled_sets(settings.data, paths, points, settings.seed, settings.normaliser)
     held_out = sum(len(labelled.validation) for labelled in sets)
     if sheet is not None:
         from octamark.training.sheet import draw
@@ -186,7 +188,7 @@ def calibration_hint(held_out: int, points: int) -> str:
     )
 
 
-def _recipe(path: Path | None, init: str | None, unlabelled: bool) -> Recipe:
+def _recipe(path: Path | None, init: str | None, sets: Collection[str], unlabelled: bool) -> Recipe:
     """The recipe with what the command line adds to it.
 
     Raises:
@@ -199,7 +201,7 @@ def _recipe(path: Path | None, init: str | None, unlabelled: bool) -> Recipe:
     if path is None and (init is None or not unlabelled):
         raise ConfigError("name a recipe; or adapt a trained model: --init MODEL --unlabelled FOLDER")
     changes: dict[str, Any] = {} if init is None else {"init": init}
-    recipe = adaptation(str(init)) if path is None else load(path, **changes)
+    recipe = adaptation(str(init), sets) if path is None else load(path, **changes)
     if recipe.regional is not None and unlabelled:
         raise ConfigError(f"{path}: a regional recipe takes no --unlabelled: regional networks learn from labels")
     added: dict[str, object] = {}

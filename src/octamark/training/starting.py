@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,21 +86,39 @@ def trained_shape(path: Path, group: Literal["shape", "shift"] = "shape") -> Sha
     return ShapeCorrection(**state) if state else None
 
 
-def adaptation(init: str) -> Recipe:
+def adaptation(init: str, names: Collection[str] = ()) -> Recipe:
     """The recipe that adapts a trained network to unlabelled faces: its own, with one short stage and a mean teacher.
 
-    It claims no commercial use: the terms of the unlabelled faces are unknown.
+    It claims no commercial use: the terms of the unlabelled faces are unknown. Sets whose labels were moved to the
+    convention of another network are moved to that of ``init``. If no set tells which landmarks are hidden, the
+    adapted network does not tell it either.
+
+    Args:
+        init: a released model, run or checkpoint.
+        names: of its recipe's labelled sets, those to go on with; without any, its first set alone.
 
     Raises:
         WeightsError: as ``checkpoint_path``, or a damaged checkpoint.
     """
     path = checkpoint_path(init)
     init_recipe = parse(checkpoints.load(path)[1]["config"], str(path))
-    stage = {**init_recipe.stages[-1].model_dump(), "epochs": 10, "learning_rate": 5e-4}
-    changes: dict[str, Any] = {"name": f"{init_recipe.name}-adapted", "init": init, "stages": [stage]}
+    sections = [section for section in init_recipe.data if section.title in names] or init_recipe.data[:1]
+    if not set(names) <= {section.title for section in init_recipe.data}:
+        sections = init_recipe.data  # a name is wrong: the reader of the sets says so, and lists all
+    hidden = any(section.visibility in ("flags", "one-sided") for section in sections)
+    data = [
+        section.model_dump()
+        | {"convention": section.convention and init, "visibility": section.visibility if hidden else None}
+        for section in sections
+    ]
+    stage = init_recipe.stages[-1].model_dump() | {
+        "epochs": 10, "steps_per_epoch": None, "learning_rate": 5e-4, "learns": "all"
+    }  # fmt: skip
+    changes: dict[str, Any] = {"name": f"{init_recipe.name}-adapted", "init": init, "data": data, "stages": [stage]}
     teacher: dict[str, Any] = {"teacher": {}, "crop_rule": init if init in models.available() else None}
     changes |= {"unlabelled": teacher, "distillation": None, "caricature": None, "commercial_use": False}
     changes["optimiser"] = {**init_recipe.optimiser.model_dump(), "init_weight": 0.0}
+    changes["visibility"] = init_recipe.visibility if hidden else None
     return parse({**init_recipe.model_dump(), **changes}, str(path))
 
 
