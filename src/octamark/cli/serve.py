@@ -47,10 +47,12 @@ def serve(
         str, typer.Option("--root-path", help="Path under which a proxy serves it, such as /faces")
     ] = "",
     decoders: Annotated[
-        int | None, typer.Option("--decoders", min=1, help="Processes that decode pictures; by default one per core")
+        int | None,
+        typer.Option("--decoders", min=1, help="Processes that decode pictures; by default one per core, 4 at most"),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Threads that run the networks; by default one per core")
+        int | None,
+        typer.Option("--threads", min=1, help="Threads that run the networks; by default one per core, 8 at most"),
     ] = None,
     queue: Annotated[int, typer.Option("--queue", min=1, help="Pictures that are held at a time; then 503")] = 128,
     max_megabytes: Annotated[

@@ -229,8 +229,8 @@ def export(
         str,
         typer.Option(
             "--arithmetic",
-            help="Of the convolutions: int8, float32, or auto: int8 where it is faster and costs at most 0.02 points "
-            "of NME on the validation faces",
+            help="Of the convolutions: int8, float32, or auto: int8 where it is faster and costs at most 0.02 "
+            "percentage points of NME on the validation faces",
         ),
     ] = "auto",
     checkpoint: Annotated[
