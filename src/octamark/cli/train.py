@@ -171,7 +171,8 @@ def train(
             plot({settings.name: trainer.rows}, folder / "curves.png", settings.normaliser or usual_normaliser(points))
     if trainer.fabric.is_global_zero:
         about = f"{settings.normaliser or usual_normaliser(points)}, boxes from labels, {held_out} faces"
-        which = "best" if settings.caricature is None else "last epoch's"
+        chosen = settings.caricature is None and settings.stages[-1].learns == "all"
+        which = "best" if chosen else "last epoch's"
         note(f"{which} validation NME {best:.2%} ({about}): {folder}")
 
 
