@@ -24,11 +24,20 @@ from octamark.models import CropRule
 from octamark.models.calibration import Calibration
 from octamark.nets.shape import ShapeCorrection
 from octamark.release import model as release_module
-from octamark.release.model import HeldOut, _moved_randomly, calibrate, held_out_sets, load_network, release
+from octamark.release.model import (
+    HeldOut,
+    _moved_randomly,
+    calibrate,
+    fitted_shapes,
+    held_out_sets,
+    load_network,
+    release,
+)
 from octamark.release.visibility import UNFITTED
 from octamark.training import checkpoints
 from octamark.training.engine import Trainer
 from octamark.training.recipe import parse
+from octamark.training.starting import checkpoint_path, trained_shape
 
 RECIPE = {
     "name": "drawn",
@@ -296,3 +305,19 @@ def test_a_shape_correction_that_harms_the_sets_on_average_is_left_out(
         again.write_bytes(release(file, roots, arithmetic="float32").checkpoint)
         assert set(checkpoints.load(again)[0]) == groups
         errors = iter((2.0, 1.0))
+
+
+def test_visibility_alone_keeps_the_shape_correction_of_its_start(tmp_path: Path) -> None:
+    """A run that learned landmarks, too, has to fit its own; a checkpoint has the one inside it."""
+    stage = {"size": 64, "epochs": 1}
+    table = {"name": "mine", "init": "tiny", "visibility": {}, "data": {"visibility": "flags"}}
+    alone = parse({**table, "stages": [{**stage, "learns": "visibility"}]}, "recipe")
+    both = parse({**table, "stages": [stage, {**stage, "learns": "visibility"}]}, "recipe")
+    kept = trained_shape(checkpoint_path("tiny"))
+    assert kept is not None
+    for run, recipe in ((tmp_path, alone), (checkpoint_path("tiny"), both)):
+        shape, shift = fitted_shapes(run, recipe)
+        assert shift is None
+        assert shape is not None
+        assert torch.equal(shape.weight, kept.weight)
+    assert fitted_shapes(tmp_path, both) == (None, None)

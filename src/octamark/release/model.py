@@ -52,7 +52,7 @@ from octamark.training.convention import aligned_sets
 from octamark.training.data import FaceStore
 from octamark.training.provenance import check_claim, sources_of
 from octamark.training.recipe import Recipe
-from octamark.training.starting import trained_network, trained_shape
+from octamark.training.starting import checkpoint_path, trained_network, trained_shape
 from octamark.training.visibility import VisibilityRule, visible_in
 
 SHAPE_FACES = 2000
@@ -95,6 +95,16 @@ def load_network(path: Path) -> tuple[OctaveNetwork, Recipe, dict[str, Any]]:
     if path.is_dir():
         meta["rows"] = checkpoints.load(path / "last.safetensors")[1]["rows"]  # the best epoch's file ends with it
     return network, recipe, meta
+
+
+def fitted_shapes(run: Path, recipe: Recipe) -> tuple[ShapeCorrection | None, ShapeCorrection | None]:
+    """The shape correction that moves points, and the one that only tells how unusual a face is; None: unknown."""
+    path = run
+    if run.is_dir():
+        if recipe.init is None or any(stage.learns == "all" for stage in recipe.stages):
+            return None, None
+        path = checkpoint_path(recipe.init)
+    return trained_shape(path), trained_shape(path, "shift")
 
 
 def learned_from(recipe: Recipe, meta: Mapping[str, Any], faces: int, held_out: int) -> str:
@@ -155,7 +165,8 @@ def release(
     scores are those of the exported file in ONNX Runtime on these faces.
 
     Args:
-        run: folder of the run, or a checkpoint. A checkpoint that holds a shape correction keeps it.
+        run: folder of the run, or a checkpoint. A checkpoint that holds a shape correction keeps it; so does a run that
+            learned visibility alone, of the checkpoint that it started from.
         data: folder of the labelled faces, or of each set of the recipe by name; see
             ``octamark.datasets.load.labelled_sets``.
         storage: precision of the stored weights, see ``octamark.release.quantization.STORAGES``.
@@ -177,7 +188,7 @@ def release(
     validation = [face for part in held_out for face in part.samples]
     night = [at_night(held_out[0])] if recipe.augment.sensor else []
     checkpoints.check_held_out(meta, validation, run)
-    kept_shape, shift = (None, None) if run.is_dir() else (trained_shape(run), trained_shape(run, "shift"))
+    kept_shape, shift = fitted_shapes(run, recipe)
     shape_faces = [] if kept_shape is not None or shift is not None else complete_faces(sets)
     crop_faces = [face for entry in sets for face in evenly(entry.training, CROP_FACES)] or validation
     readings = (6 if arithmetic == "auto" else 4) + (2 if shape_faces and len(held_out) > 1 else 0)
