@@ -15,11 +15,12 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: check docs
-	$(BIN)/python -m pytest --numprocesses auto --ignore tests/cluster
+	$(BIN)/python -m pytest --numprocesses auto --ignore tests/cluster -m "not alone"
+	$(BIN)/python -m pytest tests/training -m alone  # torchrun's processes: twice a worker of pytest died beside them
 	$(BIN)/python -m pytest tests/cluster  # alone: Ray does not share a process, or busy processors, with others
 
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses auto -m "not slow" --ignore tests/cluster
+	$(BIN)/python -m pytest --numprocesses auto -m "not slow and not alone" --ignore tests/cluster
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -208,6 +208,7 @@ def test_errors_are_divided_by_the_normaliser_of_the_recipe(root: Path, tmp_path
         config(1, normaliser="face-box")
 
 
+@pytest.mark.alone
 def test_two_processes(root: Path, tmp_path: Path) -> None:
     """torchrun with gloo: one run, one log, and weights that both processes agreed on."""
     recipe = tmp_path / "recipe.toml"

@@ -190,6 +190,7 @@ def test_resumed_goes_on_with_both_optimisers(root: Path, faces: Path, tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_two_processes(root: Path, faces: Path, tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(recipe().model_dump_json())
