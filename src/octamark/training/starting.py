@@ -101,7 +101,7 @@ def adaptation(init: str, names: Collection[str] = ()) -> Recipe:
         WeightsError: as ``checkpoint_path``, or a damaged checkpoint.
     """
     path = checkpoint_path(init)
-    init_recipe = parse(checkpoints.load(path)[1]["config"], str(path))
+    init_recipe = parse(checkpoints.metadata(path)["config"], str(path))
     sections = [section for section in init_recipe.data if section.title in names] or init_recipe.data[:1]
     if not set(names) <= {section.title for section in init_recipe.data}:
         sections = init_recipe.data  # a name is wrong: the reader of the sets says so, and lists all
@@ -189,7 +189,7 @@ def margin_of_init(recipe: Recipe) -> float | None:
     if recipe.init is None:
         return None
     path = checkpoint_path(recipe.init)
-    init_recipe = parse(checkpoints.load(path)[1]["config"], str(path))
+    init_recipe = parse(checkpoints.metadata(path)["config"], str(path))
     source, target = layout(init_recipe.layout), layout(recipe.layout)
     rows = counterparts(source, target).numpy()
     if source.name == target.name or not source.has_diagram or not rows.sum(axis=1).all() or len(rows) < 2:
